@@ -1,0 +1,142 @@
+"""The few places where jax, tensorflow and torch differ. Nothing else in the library branches on the backend."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+
+import keras
+from keras import ops
+
+
+def name() -> str:
+    """ "jax", "tensorflow" or "torch"."""
+    return keras.backend.backend()
+
+
+def _on_tpu() -> bool:
+    if name() != "jax":
+        return False
+    import jax
+
+    return jax.devices()[0].platform == "tpu"
+
+
+def attention(query, key, value):
+    """softmax(q k^T / sqrt(d)) v over [B, N, heads, d], not causal, through the backend's fused kernel where it has one.
+
+    On TPU keras 3.15 takes a Splash path that masks causally and does not scale when no mask is given, for every
+    sequence length that 128 divides; there the kernel is switched off and XLA's own attention is used.
+    """
+    return ops.dot_product_attention(query, key, value, flash_attention=False if _on_tpu() else None)
+
+
+class FixedSeed(keras.random.SeedGenerator):
+    """Lets `keras.random` draw once from `key`, an int32 tensor [2], with no state to carry or to save.
+
+    keras looks only at isinstance(seed, SeedGenerator) and at `next`; the base class's __init__ would make a variable.
+    """
+
+    def __init__(self, key):
+        self._key, self._initial_seed, self.backend = key, 0, keras.backend
+
+    def next(self, ordered=True):
+        dtype = keras.src.backend.random_seed_dtype()
+        return ops.cast(ops.bitwise_and(self._key, 0x7FFFFFFF), dtype)  # torch and tensorflow want them positive
+
+
+def step_value(variable, variables: Sequence, values: Sequence | None):
+    """`variable`'s value inside a train or test step.
+
+    jax hands its steps the state explicitly: `values` are those of `variables`, in order. Elsewhere `values` is None
+    and the variable holds its value itself.
+    """
+    if values is None:
+        return variable.value
+    return values[next(i for i, v in enumerate(variables) if v is variable)]
+
+
+def sync_variables(model: keras.Model):
+    """Makes the model's variables hold their present values, also in the midst of jax's fit."""
+    if name() == "jax":
+        model.jax_state_sync()
+
+
+@contextlib.contextmanager
+def variables_survive(model: keras.Model):
+    """Puts the weights back if jax's fit dies before its first step is done.
+
+    keras empties the variables when it hands their values to the first step; an error there (bad data, an interrupt
+    while compiling) leaves them None and the weights are gone. No memory is held: once a step ran, these are donated.
+    """
+    if name() != "jax":
+        yield
+        return
+    variables = [*model.variables, *(model.optimizer.variables if model.optimizer else ())]
+    values = [v.value for v in variables]
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, values, strict=True):
+            if variable._value is None and not value.is_deleted():
+                variable._value = value
+
+
+def compiled(function: Callable, variables: Sequence, *, jit_compile: bool) -> Callable:
+    """`call(values, *tensors)`: function(*tensors) with `variables` set to `values`, compiled where the backend compiles.
+
+    Nothing is swapped or copied, and other values do not compile again. jax and tensorflow compile the whole function
+    (tensorflow through XLA if `jit_compile`); torch runs it without gradients.
+    """
+    variables = list(variables)
+
+    def run(values, *tensors):
+        with keras.StatelessScope(list(zip(variables, values, strict=True))):
+            return function(*tensors)
+
+    if name() == "jax":
+        import jax
+
+        return jax.jit(run)
+    if name() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(run, jit_compile=jit_compile, reduce_retracing=True)
+    import torch
+
+    return torch.no_grad()(run)
+
+
+def update_averages(averages: Sequence, variables: Sequence, momentum):
+    """average <- momentum average + (1 - momentum) variable, for each pair."""
+    if name() == "torch":
+        import torch
+
+        with torch.no_grad():
+            values = [a.value for a in averages]
+            torch._foreach_mul_(values, momentum)
+            torch._foreach_add_(values, torch._foreach_mul([v.value for v in variables], 1.0 - momentum))
+        return
+    for average, variable in zip(averages, variables, strict=True):
+        average.assign(momentum * average + (1.0 - momentum) * variable)
+
+
+def global_norm(tensors: Sequence):
+    """The L2 norm of all `tensors` together, a float32 scalar."""
+    if name() == "torch":
+        import torch
+
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))).float())
+    return ops.sqrt(sum(ops.sum(ops.square(ops.cast(t, "float32"))) for t in tensors))
+
+
+def loop(start, stop, body: Callable, carry, on_step: Callable[[], None] | None = None):
+    """carry = body(i, carry) for start <= i < stop: one compiled loop, or a Python loop on torch.
+
+    Only the Python loop can call `on_step` after each step.
+    """
+    if name() != "torch":
+        return ops.fori_loop(start, stop, body, carry)
+    for i in range(int(start), int(stop)):
+        carry = body(i, carry)
+        if on_step is not None:
+            on_step()
+    return carry

@@ -1,0 +1,34 @@
+"""Schedules, weightings, conversions and guidance: pure functions and frozen dataclasses on keras.ops."""
+
+from keras_sid2.diffusion.gaussian import alpha_sigma, convert, diffuse, from_x, posterior, to_x, velocity
+from keras_sid2.diffusion.guidance import Guidance, guide
+from keras_sid2.diffusion.schedules import CosineInterpolatedSchedule, CosineSchedule, ShiftedCosineSchedule
+from keras_sid2.diffusion.weighting import (
+    ConstantEpsWeighting,
+    ConstantVWeighting,
+    ConstantXWeighting,
+    EDMMonotonicWeighting,
+    SigmoidWeighting,
+    loss_weight,
+)
+
+__all__ = [
+    "ConstantEpsWeighting",
+    "ConstantVWeighting",
+    "ConstantXWeighting",
+    "CosineInterpolatedSchedule",
+    "CosineSchedule",
+    "EDMMonotonicWeighting",
+    "Guidance",
+    "ShiftedCosineSchedule",
+    "SigmoidWeighting",
+    "alpha_sigma",
+    "convert",
+    "diffuse",
+    "from_x",
+    "guide",
+    "loss_weight",
+    "posterior",
+    "to_x",
+    "velocity",
+]

@@ -1,0 +1,111 @@
+"""Loss weightings, all stated in x-space: w(logsnr) multiplies mean((x - x_hat)^2).
+
+    (1) L = E_{t ~ U(0, 1), eps} [ -1/2 dlogsnr/dt w(logsnr) mean((x - x_hat)^2) ]
+    (2) mse_x = sigma^2 mse_v = exp(-logsnr) mse_eps
+
+    sigmoid         w = exp(b) sigmoid(logsnr - b)       on eps: sigmoid(b - logsnr)        SiD2 Eq. (4)
+    constant on x   w = 1
+    constant on eps w = exp(logsnr)                      the evidence lower bound
+    constant on v   w = 1 / sigma^2 = 1 + exp(logsnr)
+    EDM-monotonic   on eps: N(logsnr; 2.4, 2.4^2) (exp(-logsnr) + 0.25), held at its maximum below the
+                    argument of the maximum, divided by it                                  2303.00848, sec. 5
+
+The factor -1/2 dlogsnr/dt belongs to the schedule (`loss_weight`), so that the expected loss does not depend on which
+schedule draws t, except through its two ends.
+"""
+
+import functools
+import math
+import numbers
+
+from keras import ops
+
+from keras_sid2.serialization import settings
+
+PAPER_BIAS = {128: 0.0, 256: -1.0, 512: -3.0, 1024: -4.0}  # grade p; "about" -4 at 1024
+
+
+@settings
+class SigmoidWeighting:
+    """SiD2's weighting: exp(bias) sigmoid(logsnr - bias). The paper: bias 0 at 128, -1 at 256, -3 at 512 pixels."""
+
+    bias: float
+
+    def __post_init__(self):
+        if isinstance(self.bias, bool) or not isinstance(self.bias, numbers.Real) or not math.isfinite(self.bias):
+            raise ValueError(f"SigmoidWeighting needs a finite number as bias, got {self.bias!r}.")
+        object.__setattr__(self, "bias", float(self.bias))
+
+    @classmethod
+    def for_image_shape(cls, image_shape: tuple[int, int, int]) -> "SigmoidWeighting":
+        """The paper's weighting for square images of 128, 256, 512 or 1024 pixels; ValueError for others."""
+        height, width, _ = image_shape
+        if height != width or height not in PAPER_BIAS:
+            raise ValueError(
+                f"The paper gives a bias for square images of {', '.join(map(str, PAPER_BIAS))} pixels only, and these "
+                f"are {height} x {width}: pass weighting=SigmoidWeighting(bias=...)."
+            )
+        return cls(PAPER_BIAS[height])
+
+    def __call__(self, logsnr):
+        return math.exp(self.bias) * ops.sigmoid(logsnr - self.bias)
+
+
+@settings
+class ConstantXWeighting:
+    """1: the squared error in x."""
+
+    def __call__(self, logsnr):
+        return ops.ones_like(logsnr)
+
+
+@settings
+class ConstantEpsWeighting:
+    """exp(logsnr): the squared error in eps, DDPM's "simple" loss when t follows its schedule."""
+
+    def __call__(self, logsnr):
+        return ops.exp(logsnr)
+
+
+@settings
+class ConstantVWeighting:
+    """1 + exp(logsnr): the squared error in v."""
+
+    def __call__(self, logsnr):
+        return 1.0 + ops.exp(logsnr)
+
+
+# EDM, 2206.00364: ln sigma ~ N(-1.2, 1.2^2), that is logsnr ~ N(2.4, 2.4^2); sigma_data^2 = 0.25.
+_EDM_MEAN, _EDM_STDDEV, _EDM_DATA_VARIANCE = 2.4, 2.4, 0.25
+
+
+def _edm_log(logsnr, log, exp):
+    return -0.5 * ((logsnr - _EDM_MEAN) / _EDM_STDDEV) ** 2 + log(exp(-logsnr) + _EDM_DATA_VARIANCE)
+
+
+@functools.cache
+def _edm_peak() -> float:
+    """Where EDM's weighting on eps is largest: the zero of its logarithm's falling derivative, by bisection."""
+    low, high = -20.0, _EDM_MEAN
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        noise = math.exp(-middle)
+        slope = -(middle - _EDM_MEAN) / _EDM_STDDEV**2 - noise / (noise + _EDM_DATA_VARIANCE)
+        low, high = (middle, high) if slope > 0 else (low, middle)
+    return low
+
+
+@settings
+class EDMMonotonicWeighting:
+    """EDM's weighting made monotonic in logsnr (Kingma, Gao 2303.00848); 1 on eps at the noisy end."""
+
+    def __call__(self, logsnr):
+        peak = _edm_peak()
+        clipped = ops.maximum(logsnr, peak)
+        on_eps = ops.exp(_edm_log(clipped, ops.log, ops.exp) - _edm_log(peak, math.log, math.exp))
+        return ops.exp(logsnr) * on_eps
+
+
+def loss_weight(t, *, schedule, weighting):
+    """-1/2 dlogsnr/dt w(logsnr(t)), float32 [B]: what Eq. (1) multiplies the squared error in x with."""
+    return -0.5 * schedule.dlogsnr_dt(t) * weighting(schedule.logsnr(t))

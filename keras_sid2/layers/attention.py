@@ -1,0 +1,55 @@
+"""Self-attention over all positions of a feature map."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_sid2 import backend
+from keras_sid2.serialization import register
+
+NORM_EPSILON = 1e-6
+
+
+@register
+class SelfAttention(keras.layers.Layer):
+    """[B, H, W, C] -> [B, H, W, C]: queries and keys normalised per head, zero-initialised output, no residual.
+
+    q, k, v have no bias: that of q and k is in their norm, that of v is in the output's.
+
+    Args:
+        head_dim: width of a head; it must divide C.
+    """
+
+    def __init__(self, head_dim: int, name: str = "attention", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.head_dim = head_dim
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        if channels % self.head_dim:
+            raise ValueError(f"head_dim must divide the {channels} channels of its level, got {self.head_dim}.")
+        options = {"dtype": self.dtype_policy}
+        self.query, self.key, self.value = (
+            keras.layers.Dense(channels, use_bias=False, name=role, **options) for role in ("query", "key", "value")
+        )
+        self.query_norm, self.key_norm = (
+            keras.layers.LayerNormalization(epsilon=NORM_EPSILON, name=role, **options)
+            for role in ("query_norm", "key_norm")
+        )
+        self.out = keras.layers.Dense(channels, kernel_initializer="zeros", name="out", **options)
+        for layer in (self.query, self.key, self.value, self.out):
+            layer.build((None, channels))
+        for layer in (self.query_norm, self.key_norm):
+            layer.build((None, self.head_dim))
+
+    def call(self, h):
+        _, *positions, channels = h.shape
+        heads = (-1, math.prod(positions), channels // self.head_dim, self.head_dim)
+        q = self.query_norm(ops.reshape(self.query(h), heads))
+        k = self.key_norm(ops.reshape(self.key(h), heads))
+        v = ops.reshape(self.value(h), heads)
+        return self.out(ops.reshape(backend.attention(q, k, v), (-1, *positions, channels)))
+
+    def get_config(self):
+        return {**super().get_config(), "head_dim": self.head_dim}

@@ -1,0 +1,106 @@
+"""The two residual blocks of the network. Both map (h [B, H, W, C], emb [B, E]) to [B, H, W, C] and are the identity
+when new, because the last layer of each branch starts at zero.
+
+    ResBlock:          norm, silu, conv 3x3, norm (1 + scale) + shift, silu, dropout, conv 3x3, add
+    TransformerBlock:  norm, dense 4C, silu, (1 + scale) + shift on the 4C, dropout, dense C, add;
+                       then norm, self-attention, add
+
+scale and shift come from a dense layer on emb. Source: simple diffusion 2301.11093 and its successors (grade L of
+SiD2's architecture). The kinds of norm are not known: GroupNorm in the first, LayerNorm in the second, are our choice.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_sid2.backend import FixedSeed
+from keras_sid2.layers.attention import NORM_EPSILON, SelfAttention
+from keras_sid2.serialization import register
+
+
+def norm_groups(channels: int) -> int:
+    """Groups of GroupNorm, our choice: 32, fewer where a group would have under 4 channels."""
+    return math.gcd(32, max(1, channels // 4))
+
+
+def group_norm(channels: int, **options) -> keras.layers.Layer:
+    return keras.layers.GroupNormalization(groups=norm_groups(channels), epsilon=NORM_EPSILON, **options)
+
+
+class _Block(keras.layers.Layer):
+    """What both kinds share: dropout by an explicit seed, scale and shift, configuration."""
+
+    def __init__(self, dropout: float = 0.0, **kwargs):
+        super().__init__(**kwargs)
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout!r}.")
+        self.dropout = float(dropout)
+
+    def _drop(self, h, training, seed):
+        if not training or not self.dropout:
+            return h
+        if seed is None:
+            raise ValueError(f"{self.name} has dropout {self.dropout}: in training it needs a seed, int32 [2].")
+        return keras.random.dropout(h, self.dropout, seed=FixedSeed(seed))
+
+    def _modulate(self, h, emb):
+        """h (1 + scale) + shift, with [B, 2F] from emb broadcast over positions."""
+        scale, shift = ops.split(ops.expand_dims(self.modulation(emb), (1, 2)), 2, axis=-1)
+        return h * (1.0 + scale) + shift
+
+    def get_config(self):
+        return {**super().get_config(), "dropout": self.dropout}
+
+
+@register
+class ResBlock(_Block):
+    """The convolutional block. Args: dropout, a rate in [0, 1)."""
+
+    def build(self, h_shape, emb_shape):
+        channels, options = h_shape[-1], {"dtype": self.dtype_policy}
+        conv = {"filters": channels, "kernel_size": 3, "padding": "same", **options}
+        self.norm1 = group_norm(channels, name="norm1", **options)
+        self.conv1 = keras.layers.Conv2D(name="conv1", **conv)
+        self.modulation = keras.layers.Dense(2 * channels, name="modulation", **options)
+        self.norm2 = group_norm(channels, name="norm2", **options)
+        self.conv2 = keras.layers.Conv2D(name="conv2", kernel_initializer="zeros", **conv)
+        for layer in (self.norm1, self.conv1, self.norm2, self.conv2):
+            layer.build(h_shape)
+        self.modulation.build(emb_shape)
+
+    def call(self, h, emb, training=None, seed=None):
+        branch = self.conv1(ops.silu(self.norm1(h)))
+        branch = ops.silu(self._modulate(self.norm2(branch), emb))
+        return h + self.conv2(self._drop(branch, training, seed))
+
+
+@register
+class TransformerBlock(_Block):
+    """The attention block, MLP first. Args: head_dim, which divides the channels; dropout, a rate in [0, 1)."""
+
+    def __init__(self, head_dim: int, dropout: float = 0.0, **kwargs):
+        super().__init__(dropout=dropout, **kwargs)
+        self.head_dim = head_dim
+
+    def build(self, h_shape, emb_shape):
+        channels, options = h_shape[-1], {"dtype": self.dtype_policy}
+        norm = {"epsilon": NORM_EPSILON, **options}
+        self.mlp_norm = keras.layers.LayerNormalization(name="mlp_norm", **norm)
+        self.mlp1 = keras.layers.Dense(4 * channels, activation="silu", name="mlp1", **options)
+        self.modulation = keras.layers.Dense(8 * channels, name="modulation", **options)
+        self.mlp2 = keras.layers.Dense(channels, kernel_initializer="zeros", name="mlp2", **options)
+        self.attention_norm = keras.layers.LayerNormalization(name="attention_norm", **norm)
+        self.attention = SelfAttention(self.head_dim, name="attention", **options)
+        for layer in (self.mlp_norm, self.mlp1, self.attention_norm, self.attention):
+            layer.build(h_shape)
+        self.mlp2.build((*h_shape[:-1], 4 * channels))
+        self.modulation.build(emb_shape)
+
+    def call(self, h, emb, training=None, seed=None):
+        hidden = self._modulate(self.mlp1(self.mlp_norm(h)), emb)
+        h = h + self.mlp2(self._drop(hidden, training, seed))
+        return h + self.attention(self.attention_norm(h))
+
+    def get_config(self):
+        return {**super().get_config(), "head_dim": self.head_dim}

@@ -1,0 +1,82 @@
+"""What one level of the Residual U-ViT consists of."""
+
+from collections.abc import Mapping
+
+from keras_sid2.serialization import settings
+
+KINDS = ("res", "transformer")
+
+
+@settings
+class Level:
+    """One resolution of the network.
+
+    Args:
+        kind: "res" (ResBlock) or "transformer" (TransformerBlock).
+        channels: width, >= 1.
+        blocks: on the way down and again on the way up; of the last level, the middle, their whole number. >= 1.
+        dropout: rate inside the blocks, in [0, 1).
+        head_dim: width of an attention head, a divisor of channels; None is min(128, channels). The paper's is not
+            settled (4 heads or 128 wide, the same at its 512 channels): our choice is 128.
+
+    Raises ValueError, naming the field, for anything else.
+    """
+
+    kind: str
+    channels: int
+    blocks: int
+    dropout: float = 0.0
+    head_dim: int | None = None
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"A level's kind is one of {KINDS}, got {self.kind!r}.")
+        for field in ("channels", "blocks"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"A level's {field} must be an integer >= 1, got {value!r}.")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"A level's dropout must be in [0, 1), got {self.dropout!r}.")
+        if self.kind == "transformer" and self.channels % self.attention_head_dim:
+            raise ValueError(
+                f"A level's head_dim must divide its channels, got head_dim={self.attention_head_dim} "
+                f"and channels={self.channels}."
+            )
+
+    @property
+    def attention_head_dim(self) -> int:
+        return self.head_dim or min(128, self.channels)
+
+    @classmethod
+    def of(cls, value: "Level | Mapping") -> "Level":
+        """`value` if it is a Level, else one from a mapping of the fields."""
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"A level is a keras_sid2.Level or a dict of its fields, got {value!r}.")
+        unknown = set(value) - {*cls.__dataclass_fields__}
+        if unknown:
+            known = ", ".join(cls.__dataclass_fields__)
+            raise ValueError(f"A level has the fields {known}; got also {', '.join(sorted(unknown))}.")
+        missing = {"kind", "channels", "blocks"} - set(value)
+        if missing:
+            raise ValueError(f"A level needs {', '.join(sorted(missing))}, got only {', '.join(value)}.")
+        return cls(**value)
+
+
+def check_image_shape(image_shape, patch_size: int, num_levels: int) -> tuple[int, int, int]:
+    """`image_shape` as (H, W, C), if the patch and the levels divide it; ValueError otherwise."""
+    shape = tuple(image_shape)
+    if len(shape) != 3 or any(not isinstance(n, int) or n < 1 for n in shape):
+        raise ValueError(f"image_shape must be (height, width, channels), three integers >= 1, got {image_shape!r}.")
+    if not isinstance(patch_size, int) or patch_size < 1:
+        raise ValueError(f"patch_size must be an integer >= 1, got {patch_size!r}.")
+    if num_levels < 1:
+        raise ValueError("levels must name at least one level, got none.")
+    divisor = patch_size * 2 ** (num_levels - 1)
+    if shape[0] % divisor or shape[1] % divisor:
+        raise ValueError(
+            f"image_shape {shape} must have a height and a width that {divisor} divides "
+            f"(patch_size {patch_size} times 2 for each of {num_levels - 1} poolings)."
+        )
+    return shape

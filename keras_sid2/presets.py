@@ -1,0 +1,101 @@
+"""Every number of every preset.
+
+Grades of a number's source: P the SiD2 paper (2410.19324), several readers agree; p the paper, one reader; L its
+lineage (simple diffusion 2301.11093 and later work of its authors); M mathematics; O not found anywhere: our choice.
+No trained weights are published with any of them.
+"""
+
+from keras_sid2.diffusion import CosineInterpolatedSchedule, CosineSchedule, SigmoidWeighting
+from keras_sid2.training.optimizer import AdamRecipe
+from keras_sid2.training.preset import Preset, register_preset
+
+# P: widths, kinds and dropout of the levels, 16 blocks in the middle; 3 + 3 of the 6 blocks of the others is likely.
+_PAPER_LEVELS = (
+    {"kind": "res", "channels": 128, "blocks": 3},
+    {"kind": "res", "channels": 256, "blocks": 3},
+    {"kind": "transformer", "channels": 512, "blocks": 3, "dropout": 0.1, "head_dim": 128},  # head_dim O
+    {"kind": "transformer", "channels": 1024, "blocks": 16, "dropout": 0.1, "head_dim": 128},  # head_dim O
+)
+
+
+def _imagenet(resolution: int, patch_size: int, description: str) -> Preset:
+    return Preset(
+        name=f"sid2_imagenet{resolution}_uvit{patch_size}",
+        description=description,
+        network={
+            "image_shape": (resolution, resolution, 3),
+            "patch_size": patch_size,  # P
+            "num_classes": 1000,
+            "embedding_dim": 1024,  # L
+            "levels": _PAPER_LEVELS,
+        },
+        schedule=CosineInterpolatedSchedule(resolution, low=32.0),  # P at 512; low and high at 256 are O
+        weighting=SigmoidWeighting.for_image_shape((resolution, resolution, 3)),  # p: -1 at 256, -3 at 512
+        label_dropout=0.1,  # L
+        recipe=AdamRecipe(learning_rate=1e-4, warmup_steps=10_000, ema_decay=0.9999, clip_norm=1.0),  # L
+        batch_size=2048,  # O; the lineage's usual
+        num_steps=512,  # P
+        guidance=None,  # the paper guides inside an interval; its scale and interval are not known (O): sweep for yours
+    )
+
+
+IMAGENET256_UVIT2 = register_preset(
+    _imagenet(256, 2, "ImageNet 256, UViT/2: 137 G multiply-adds, FID 1.73 in the paper")
+)
+IMAGENET256_UVIT1 = register_preset(
+    _imagenet(256, 1, 'ImageNet 256, UViT/1 "flop heavy": 653 G multiply-adds, FID 1.38 in the paper')
+)
+IMAGENET512_UVIT4 = register_preset(
+    _imagenet(512, 4, "ImageNet 512, UViT/4: 137 G multiply-adds, FID 2.19 in the paper")
+)
+IMAGENET512_UVIT2 = register_preset(
+    _imagenet(512, 2, 'ImageNet 512, UViT/2 "flop heavy": 653 G multiply-adds, FID 1.48 in the paper')
+)
+
+# The two below are ours throughout (O): the paper's network and loss at sizes that two CPU cores can train.
+DIGITS = register_preset(
+    Preset(
+        name="sid2_digits",
+        description="scikit-learn's handwritten digits, 8 x 8 grey, 10 classes: minutes on a laptop",
+        network={
+            "image_shape": (8, 8, 1),
+            "patch_size": 1,
+            "num_classes": 10,
+            "embedding_dim": 128,
+            "levels": (
+                {"kind": "res", "channels": 32, "blocks": 1},
+                {"kind": "transformer", "channels": 64, "blocks": 2, "head_dim": 32},
+            ),
+        },
+        schedule=CosineSchedule(),  # the shift is for images above 32 pixels
+        weighting=SigmoidWeighting(0.0),
+        label_dropout=0.1,
+        recipe=AdamRecipe(learning_rate=2e-3, warmup_steps=100, ema_decay=0.995),
+        batch_size=128,
+        num_steps=256,
+    )
+)
+
+PHOTO_PATCHES = register_preset(
+    Preset(
+        name="sid2_photo_patches",
+        description="64 x 64 colour patches of scikit-learn's two photographs, no labels: an hour on a laptop",
+        network={
+            "image_shape": (64, 64, 3),
+            "patch_size": 2,
+            "num_classes": None,
+            "embedding_dim": 128,
+            "levels": (
+                {"kind": "res", "channels": 32, "blocks": 1},
+                {"kind": "res", "channels": 64, "blocks": 1},
+                {"kind": "transformer", "channels": 128, "blocks": 4, "dropout": 0.1, "head_dim": 32},
+            ),
+        },
+        schedule=CosineInterpolatedSchedule(64, low=32.0),
+        weighting=SigmoidWeighting(0.0),
+        label_dropout=0.0,
+        recipe=AdamRecipe(learning_rate=5e-4, warmup_steps=500, ema_decay=0.999),
+        batch_size=32,
+        num_steps=256,
+    )
+)

@@ -1,0 +1,93 @@
+"""The optimizer of SiD2's lineage: Adam with a clipped gradient norm and an exponential moving average of the weights."""
+
+import keras
+from keras import ops
+
+from keras_sid2 import backend
+from keras_sid2.serialization import register, settings
+
+_Adam = type(keras.optimizers.Adam())  # on torch keras swaps in a class that updates all variables in one kernel
+
+
+@register
+class EmaAdam(_Adam):
+    """Adam, global norm clipping, EMA, and the norm of the latest gradient in `gradient_norm`.
+
+    It differs from `Adam(use_ema=True, global_clipnorm=...)` in that fit keeps the raw weights (keras would replace
+    them by the average at the end of each fit, and on jax die in the next one), and in that a gradient that is not
+    finite counts as zero: it shows in `gradient_norm`, and the weights stay sound.
+
+    Under a registered name of ours a file saved on torch loads on jax and tensorflow too.
+    """
+
+    def __init__(self, learning_rate=1e-4, *, global_clipnorm=1.0, ema_momentum=0.9999, name="ema_adam", **kwargs):
+        options = {"beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-12, **kwargs, "use_ema": True}
+        super().__init__(learning_rate, global_clipnorm=global_clipnorm, ema_momentum=ema_momentum, name=name, **options)
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self.gradient_norm = self.add_variable(shape=(), dtype="float32", name="gradient_norm")
+
+    @property
+    def averages(self) -> list:
+        """The averaged weights, variables in the order of the model's trainable variables."""
+        return self._model_variables_moving_average
+
+    def _clip_gradients(self, grads):
+        norm = backend.global_norm(grads)
+        self.gradient_norm.assign(norm)
+        finite = ops.isfinite(norm)
+        scale = ops.minimum(1.0, self.global_clipnorm / ops.maximum(norm, 1e-12)) if self.global_clipnorm else 1.0
+        return [ops.where(finite, g * ops.cast(scale, g.dtype), ops.zeros_like(g)) for g in grads]
+
+    def _update_model_variables_moving_average(self, trainable_variables):
+        momentum = self.ema_momentum * ops.cast(self.iterations > 0, "float32")  # the first step copies
+        backend.update_averages(self.averages, trainable_variables, momentum)
+
+    def finalize_variable_values(self, var_list):
+        """Keeps the raw weights at the end of fit."""
+
+
+@settings
+class AdamRecipe:
+    """Settings of `EmaAdam` and its warm-up; the defaults are the lineage's (grade L), as SiD2's are not printed.
+
+    Args:
+        learning_rate: reached linearly after warmup_steps, then constant.
+        warmup_steps: >= 0.
+        ema_decay: of the averaged weights, in [0, 1).
+        clip_norm: bound of the gradient's norm; 0 is none.
+    """
+
+    learning_rate: float = 1e-4
+    warmup_steps: int = 10_000
+    beta_1: float = 0.9
+    beta_2: float = 0.99
+    epsilon: float = 1e-12
+    clip_norm: float = 1.0
+    ema_decay: float = 0.9999
+
+    def __post_init__(self):
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate!r}.")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must be >= 0, got {self.warmup_steps!r}.")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay!r}.")
+
+    def build(self) -> EmaAdam:
+        """A new optimizer."""
+        rate = self.learning_rate
+        if self.warmup_steps:
+            first = rate / self.warmup_steps
+            rate = keras.optimizers.schedules.PolynomialDecay(first, self.warmup_steps, end_learning_rate=rate)
+        return EmaAdam(
+            rate,
+            beta_1=self.beta_1,
+            beta_2=self.beta_2,
+            epsilon=self.epsilon,
+            global_clipnorm=self.clip_norm or None,
+            ema_momentum=self.ema_decay,
+        )

@@ -1,0 +1,280 @@
+"""SiD2Model: a network, a noise schedule and a loss weighting, trained by `fit` on any backend.
+
+    (1) t_i = frac(u + i / B), u ~ U(0, 1): each t_i is uniform, together they cover [0, 1] evenly
+    (2) z_t = alpha x + sigma eps, v = alpha eps - sigma x, v_hat = network(z_t, logsnr, label)
+    (3) loss_i = -1/2 dlogsnr/dt w(logsnr) sigma^2 mean((v - v_hat)^2), which is SiD2's Eq. (4), as mse_x = sigma^2 mse_v
+
+Everything random in a training step is a function of (seed, step, example's place in the batch), where step is the
+optimizer's own counter; so runs repeat, and continue exactly from any file that holds the optimizer.
+"""
+
+import contextlib
+import inspect
+
+import keras
+from keras import ops
+
+from keras_sid2 import backend, random
+from keras_sid2.diffusion import (
+    CosineInterpolatedSchedule,
+    SigmoidWeighting,
+    alpha_sigma,
+    diffuse,
+    loss_weight,
+    velocity,
+)
+from keras_sid2.diffusion.gaussian import expand
+from keras_sid2.serialization import register
+from keras_sid2.training.callbacks import StopOnNonFinite
+from keras_sid2.training.data_checks import check_batch, check_image_spec, peek, unpack
+from keras_sid2.training.generation import generate
+from keras_sid2.training.optimizer import AdamRecipe
+from keras_sid2.training.preset import find_preset
+
+# What is drawn from a step's key; each has a stream of its own.
+_T, _EPS, _LABEL_DROPOUT, _DROPOUT = range(4)
+# Streams of a seed: training steps and evaluation batches never share noise.
+_TRAIN, _EVALUATE = range(2)
+
+LOGSNR_EDGES = (-5.0, 0.0, 5.0)  # our choice: noise, structure, detail, texture
+
+
+def _bin_metrics() -> list[keras.metrics.Mean]:
+    bounds = ["min", *(f"{edge:g}" for edge in LOGSNR_EDGES), "max"]
+    return [keras.metrics.Mean(name=f"loss_logsnr_{a}_{b}") for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+@register
+class SiD2Model(keras.Model):
+    """Trains `network` on SiD2's loss and draws images from it.
+
+    `compile()` without arguments takes the preset's optimizer; `fit` and `evaluate` take batches {"image", "label"} or
+    (image, label) as tf.data, PyDataset, torch DataLoader, generator or arrays; images are uint8 or float in [-1, 1],
+    [B, H, W, C], labels int [B]. `evaluate` and `generate` use the averaged weights unless told otherwise. Metrics:
+    loss, the loss in bins of logsnr, and the norm of the latest gradient.
+
+    Args:
+        network: network((z_t, logsnr, label), training, seed) -> v_hat, with the attributes `image_shape` and
+            `num_classes` (None: no labels); a `ResidualUViT`.
+        schedule: a noise schedule; None is the paper's for images of this size.
+        weighting: a loss weighting; None is the paper's for images of this size.
+        label_dropout: share of the labels that training replaces by the null class, in [0, 1).
+        seed: of all noise in training and evaluation, an integer >= 0.
+        recipe: optimizer settings of `compile()`; None is the lineage's.
+
+    Raises ValueError where the paper has no schedule or bias for this size and none is given.
+    """
+
+    def __init__(
+        self, network, schedule=None, weighting=None, label_dropout=0.1, seed=0, recipe=None, name="sid2", **kwargs
+    ):
+        shape = tuple(network.image_shape)
+        schedule = CosineInterpolatedSchedule.for_image_shape(shape) if schedule is None else schedule
+        weighting = SigmoidWeighting.for_image_shape(shape) if weighting is None else weighting
+        if not 0.0 <= label_dropout < 1.0:
+            raise ValueError(f"label_dropout must be in [0, 1), got {label_dropout!r}.")
+        random.key(seed)  # refuses what is no seed
+        super().__init__(name=name, **{**kwargs, "autocast": False, "dtype": "float32"})
+        self.network, self.schedule, self.weighting = network, schedule, weighting
+        self.image_shape, self.num_classes = shape, network.num_classes
+        self.label_dropout, self.seed = float(label_dropout), int(seed)
+        self.recipe = recipe or AdamRecipe()
+        self.bin_losses = _bin_metrics()
+        self.sampling_programs = {}
+        self._network_takes_seed = "seed" in inspect.signature(network.call).parameters
+        self.built = True
+
+    @classmethod
+    def from_preset(cls, preset: str, *, seed: int = 0, dtype=None) -> "SiD2Model":
+        """A model with new weights by a preset's name (`keras_sid2.list_presets()`), not yet compiled.
+
+        No trained weights are published: train it, or `load_weights` your own. `dtype` is a dtype policy for the
+        network, such as "mixed_bfloat16". Raises ValueError for an unknown name, with the names that are near.
+        """
+        return find_preset(preset).build(cls, seed=seed, dtype=dtype)
+
+    # -- the training step -------------------------------------------------------------------------------------------
+
+    def _step_key(self, stream: int, step):
+        return random.fold_in(random.fold_in(random.key(self.seed), stream), step)
+
+    def _scaled(self, images):
+        """uint8 [0, 255] or float [-1, 1] images of the model's shape as float32 in [-1, 1], on the device."""
+        check_image_spec(images.shape, images.dtype, self.image_shape)
+        if keras.backend.standardize_dtype(images.dtype) == "uint8":
+            return ops.cast(images, "float32") / 127.5 - 1.0
+        return ops.cast(images, "float32")
+
+    def _labels(self, labels, batch, key, dropout: float):
+        """int32 [B], each replaced by the null class with probability `dropout`; None for a model without labels."""
+        if self.num_classes is None:
+            return None
+        labels = ops.cast(labels, "int32")
+        dropped = random.uniform(random.fold_in(key, _LABEL_DROPOUT), (batch,)) <= dropout if dropout else False
+        return ops.where(dropped, self.num_classes, labels)
+
+    def noised(self, data, key, label_dropout: float):
+        """(inputs, v): a batch at random noise levels, by Eq. (1) and (2), as a function of `key` alone.
+
+        inputs holds z_t, logsnr, label (None without classes), the weight of mse_v in Eq. (3) and the dropout seed.
+        """
+        images, labels = unpack(data)
+        x = self._scaled(ops.convert_to_tensor(images))
+        batch = ops.shape(x)[0]
+        order = ops.arange(batch, dtype="int32")
+        offset = random.uniform(random.fold_in(key, _T))
+        t = ops.mod(offset + ops.cast(order, "float32") / ops.cast(batch, "float32"), 1.0)
+        eps = random.normal(random.fold_in(random.fold_in(key, _EPS), order), self.image_shape)
+        logsnr = self.schedule.logsnr(t)
+        _, sigma = alpha_sigma(logsnr)
+        inputs = {
+            "logsnr": logsnr,
+            "seed": random.fold_in(key, _DROPOUT),
+            "weight": loss_weight(t, schedule=self.schedule, weighting=self.weighting) * ops.square(sigma),
+            "z_t": diffuse(x=x, eps=eps, logsnr=logsnr),
+        }
+        if self.num_classes is not None:
+            inputs["label"] = self._labels(labels, batch, key, label_dropout)
+        return inputs, velocity(x=x, eps=eps, logsnr=logsnr)
+
+    def train_step(self, *args):
+        """keras's own step of the backend on the noised batch; jax passes and returns its state explicitly."""
+        *state, data = args
+        variables = self.optimizer.variables
+        step = backend.step_value(self.optimizer._iterations, variables, state[0][2] if state else None)
+        batch = self.noised(data, self._step_key(_TRAIN, step), self.label_dropout)
+        result = super().train_step(*state, batch)
+        logs, *state = result if state else (result,)
+        if hasattr(self.optimizer, "gradient_norm"):
+            norm = backend.step_value(self.optimizer.gradient_norm, variables, state[0][2] if state else None)
+            logs["gradient_norm"] = norm
+        return (logs, *state) if state else logs
+
+    def test_step(self, *args):
+        """Noise of an evaluation batch is a function of (seed, examples before it): the same at every evaluation."""
+        *state, data = args
+        seen = backend.step_value(self._loss_tracker.count, self.metrics_variables, state[0][2] if state else None)
+        return super().test_step(*state, self.noised(data, self._step_key(_EVALUATE, seen), 0.0))
+
+    def call(self, inputs, training=None):
+        """v_hat from inputs with the keys z_t, logsnr and, where there are classes, label (see `noised`)."""
+        seed = {"seed": inputs.get("seed")} if self._network_takes_seed else {}
+        return self.network((inputs["z_t"], inputs["logsnr"], inputs.get("label")), training=training, **seed)
+
+    @staticmethod
+    def _loss_per_example(inputs, v, v_hat):
+        """Eq. (3), float32 [B]."""
+        error = ops.square(ops.cast(v_hat, "float32") - v)
+        return inputs["weight"] * ops.mean(error, axis=tuple(range(1, len(v.shape))))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = ops.mean(self._loss_per_example(x, y, y_pred))
+        return loss + sum(ops.sum(extra) for extra in self.losses) if self.losses else loss
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        losses = self._loss_per_example(x, y, ops.stop_gradient(y_pred))
+        bins = ops.searchsorted(ops.convert_to_tensor(LOGSNR_EDGES, "float32"), x["logsnr"])
+        for i, metric in enumerate(self.bin_losses):
+            metric.update_state(losses, sample_weight=ops.cast(ops.equal(bins, i), "float32"))
+        return self.get_metrics_result()
+
+    # -- compile, fit, evaluate --------------------------------------------------------------------------------------
+
+    def compile(self, optimizer=None, **kwargs):
+        """keras's compile; `optimizer` None is the recipe's. Raises ValueError for a loss or metrics: it has its own."""
+        refused = [k for k in ("loss", "loss_weights", "metrics", "weighted_metrics") if kwargs.get(k) is not None]
+        if refused:
+            raise ValueError(f"SiD2Model computes its own loss and metrics: compile() takes no {', '.join(refused)}.")
+        super().compile(optimizer=self.recipe.build() if optimizer is None else optimizer, **kwargs)
+        self.optimizer.build(self.trainable_variables)
+        self.sampling_programs.clear()
+
+    def fit(self, x=None, y=None, batch_size=None, epochs=1, *, callbacks=None, **kwargs):
+        """keras's fit, after a look at the first batch; it stops at the first loss or gradient that is not finite.
+
+        Raises ValueError for data that does not fit the model, before training starts, and FloatingPointError, with
+        the step, when the loss or the gradient is NaN or infinite; that step changed no weight to NaN.
+        """
+        refused = [k for k in ("sample_weight", "class_weight") if kwargs.get(k) is not None]
+        if refused:
+            raise ValueError(f"SiD2Model's loss weights noise levels only: fit() takes no {', '.join(refused)}.")
+        x = self._checked(x, y)
+        validation = kwargs.get("validation_data")
+        if isinstance(validation, tuple):
+            self._checked(*validation)
+        elif validation is not None:
+            kwargs["validation_data"] = self._checked(validation)
+        guard = StopOnNonFinite()
+        callbacks = callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else [guard, *(callbacks or ())]
+        with backend.variables_survive(self):
+            history = super().fit(x, y, batch_size, epochs, callbacks=callbacks, **kwargs)
+        guard.raise_if_stopped()
+        return history
+
+    def evaluate(self, x=None, y=None, *args, use_ema: bool = True, **kwargs):
+        """keras's evaluate, with the averaged weights unless use_ema is False; the same noise every time."""
+        if not kwargs.get("_use_cached_eval_dataset"):
+            x = self._checked(x, y)
+        with self.averaged_weights() if use_ema else contextlib.nullcontext():
+            return super().evaluate(x, y, *args, **kwargs)
+
+    def _checked(self, x, y=None):
+        """`x` as it must be used from now on; ValueError if its first batch does not fit the model."""
+        x, first = peek(x, y)
+        if first is not None:
+            check_batch(first, image_shape=self.image_shape, num_classes=self.num_classes)
+        return x
+
+    def averages(self) -> list | None:
+        """The optimizer's averaged weights, or None while there are none (no EMA, no step done yet)."""
+        optimizer = getattr(self, "optimizer", None)
+        if optimizer is None or not optimizer.use_ema or not int(optimizer.iterations.value):
+            return None
+        return optimizer._model_variables_moving_average
+
+    @contextlib.contextmanager
+    def averaged_weights(self):
+        """Within it the model's weights and their averages have changed places; without averages, nothing happens."""
+        backend.sync_variables(self)
+        pairs = list(zip(self.trainable_variables, self.averages() or (), strict=False))
+        _exchange(pairs)
+        try:
+            yield
+        finally:
+            _exchange(pairs)
+
+    # -- sampling ----------------------------------------------------------------------------------------------------
+
+    generate = generate
+
+    # -- saving ------------------------------------------------------------------------------------------------------
+
+    def get_config(self):
+        parts = {part: getattr(self, part) for part in ("network", "schedule", "weighting", "recipe")}
+        return {
+            **{k: v for k, v in super().get_config().items() if k in ("name", "trainable")},
+            **{part: keras.saving.serialize_keras_object(value) for part, value in parts.items()},
+            "label_dropout": self.label_dropout,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        for part in ("network", "schedule", "weighting", "recipe"):
+            config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects=custom_objects)
+        return cls(**config)
+
+    def get_compile_config(self):
+        """The optimizer alone: what jit_compile came to on this backend must not be imposed on another."""
+        return {"optimizer": keras.saving.serialize_keras_object(self.optimizer)} if self.compiled else {}
+
+    def compile_from_config(self, config):
+        self.compile(keras.saving.deserialize_keras_object(config["optimizer"]))
+
+
+def _exchange(pairs):
+    for variable, average in pairs:
+        kept = ops.copy(variable.value)
+        variable.assign(average.value)
+        average.assign(kept)
