@@ -21,7 +21,7 @@ def _on_tpu() -> bool:
 
 
 def attention(query, key, value):
-    """softmax(q k^T / sqrt(d)) v over [B, N, heads, d], not causal, through the backend's fused kernel where it has one.
+    """softmax(q k^T / sqrt(d)) v over [B, N, heads, d], not causal, through the backend's fused kernel if any.
 
     On TPU keras 3.15 takes a Splash path that masks causally and does not scale when no mask is given, for every
     sequence length that 128 divides; there the kernel is switched off and XLA's own attention is used.
@@ -81,7 +81,7 @@ def variables_survive(model: keras.Model):
 
 
 def compiled(function: Callable, variables: Sequence, *, jit_compile: bool) -> Callable:
-    """`call(values, *tensors)`: function(*tensors) with `variables` set to `values`, compiled where the backend compiles.
+    """`call(values, *tensors)`: function(*tensors) with `variables` set to `values`, compiled where the backend can.
 
     Nothing is swapped or copied, and other values do not compile again. jax and tensorflow compile the whole function
     (tensorflow through XLA if `jit_compile`); torch runs it without gradients.

@@ -7,10 +7,16 @@ in eps at a given z_t, so guidance in x is guidance in either of them.
 """
 
 import math
+import numbers
+from collections.abc import Sequence
 
 import numpy as np
 
 from keras_sid2.serialization import settings
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 @settings
@@ -24,15 +30,16 @@ class Guidance:
     interval: tuple[float, float] | None = None
 
     def __post_init__(self):
-        if not math.isfinite(self.scale) or self.scale < 0:
+        if not _is_number(self.scale) or not 0 <= self.scale < math.inf:
             raise ValueError(f"The guidance scale must be a finite number >= 0 (1 is none), got {self.scale!r}.")
         if self.interval is None:
             return
-        object.__setattr__(self, "interval", tuple(self.interval))
-        if len(self.interval) != 2 or not self.interval[0] < self.interval[1]:
+        ends = tuple(self.interval) if isinstance(self.interval, Sequence) else ()
+        if len(ends) != 2 or not all(map(_is_number, ends)) or not ends[0] < ends[1]:
             raise ValueError(
                 f"The guidance interval must be (low, high) in logsnr with low < high, got {self.interval!r}."
             )
+        object.__setattr__(self, "interval", ends)
 
     def steps(self, logsnr: np.ndarray) -> tuple[int, int]:
         """(start, stop): steps start <= i < stop are guided. `logsnr` [num_steps] rises from noise to clean."""

@@ -32,7 +32,7 @@ def _time(t):
 class CosineSchedule:
     """Eq. (1). `logsnr(t)` falls from logsnr_max at t = 0 to logsnr_min at t = 1.
 
-    Raises ValueError unless logsnr_min < logsnr_max.
+    Raises ValueError unless logsnr_min < logsnr_max, both finite.
     """
 
     logsnr_min: float = -10.0
@@ -40,8 +40,8 @@ class CosineSchedule:
 
     def __post_init__(self):
         _require(
-            self.logsnr_min < self.logsnr_max,
-            f"logsnr_min must be below logsnr_max, got {self.logsnr_min} and {self.logsnr_max}.",
+            -math.inf < self.logsnr_min < self.logsnr_max < math.inf,
+            f"logsnr_min must be below logsnr_max, both finite, got {self.logsnr_min} and {self.logsnr_max}.",
         )
 
     def _angles(self) -> tuple[float, float]:

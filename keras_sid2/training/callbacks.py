@@ -1,8 +1,15 @@
-"""Callbacks that every training needs."""
+"""Callbacks for training by steps: an "epoch" of fit is a window of steps between two lines of the log."""
 
 import math
+import os
+import pathlib
+import time
+from collections.abc import Callable
 
 import keras
+
+from keras_sid2.files import image_grid, write_png
+from keras_sid2.training.checkpoints import save_checkpoint
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
@@ -15,25 +22,24 @@ class StopOnNonFinite(keras.callbacks.Callback):
     def __init__(self):
         super().__init__()
         self.message = None
-        self._previous = None
-        self._first_step = 0
+        self._unread = None
+        self._step = 0
 
     def on_train_begin(self, logs=None):
-        self._first_step = int(self.model.optimizer._iterations.value)
-        self._done = 0
+        self._step = _step(self.model)
 
     def on_train_batch_end(self, batch, logs=None):
-        self._check()
-        self._done += 1
-        self._previous = (self._first_step + self._done, logs)
+        self._read()
+        self._step += 1
+        self._unread = (self._step, logs)
 
     def on_epoch_end(self, epoch, logs=None):
-        self._check()
+        self._read()
 
-    def _check(self):
-        if self._previous is None or self.message:
+    def _read(self):
+        if self._unread is None or self.message:
             return
-        (step, logs), self._previous = self._previous, None
+        (step, logs), self._unread = self._unread, None
         for name in ("loss", "gradient_norm"):
             value = float(logs.get(name, 0.0))
             if not math.isfinite(value):
@@ -48,3 +54,96 @@ class StopOnNonFinite(keras.callbacks.Callback):
         """FloatingPointError with what happened, if it did."""
         if self.message:
             raise FloatingPointError(self.message)
+
+
+def _step(model) -> int:
+    """Training steps done."""
+    return int(model.optimizer.iterations.value)
+
+
+class SaveCheckpoints(keras.callbacks.Callback):
+    """Saves at window ends whose step `every` divides, and at the end of fit, unless the loss is not finite.
+
+    Args:
+        directory: of the checkpoints.
+        every: steps.
+        keep: how many of the newest to keep.
+    """
+
+    def __init__(self, directory: str | os.PathLike, *, every: int, keep: int):
+        super().__init__()
+        self.directory, self.every, self.keep = directory, every, keep
+        self._saved = None
+
+    def on_train_begin(self, logs=None):
+        self._saved = _step(self.model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if _step(self.model) % self.every == 0:
+            self._save(logs)
+
+    def on_train_end(self, logs=None):
+        self._save(logs)
+
+    def _save(self, logs):
+        if _step(self.model) != self._saved and math.isfinite(float((logs or {}).get("loss", 0.0))):
+            save_checkpoint(self.model, self.directory, keep=self.keep)
+            self._saved = _step(self.model)
+
+
+class SampleGrids(keras.callbacks.Callback):
+    """Draws the same images at window ends whose step `every` divides: step_NNN.png in a folder, and to `log_image`.
+
+    Args:
+        directory: of the pictures.
+        every: steps.
+        labels: of the images, or None for a model without classes; then `num_images` of them.
+        generate_options: of `SiD2Model.generate`.
+        log_image: called with (name, uint8 [H, W, 3], step); for TensorBoard.
+    """
+
+    def __init__(self, directory, *, every: int, labels=None, num_images=None, generate_options=None, log_image=None):
+        super().__init__()
+        self.directory, self.every, self.labels, self.num_images = pathlib.Path(directory), every, labels, num_images
+        self.generate_options, self.log_image = dict(generate_options or {}), log_image
+
+    def on_epoch_end(self, epoch, logs=None):
+        step = _step(self.model)
+        if step % self.every:
+            return
+        images = self.model.generate(self.labels, num_images=self.num_images, **self.generate_options)
+        captions = None if self.labels is None else [str(label) for label in self.labels]
+        picture = image_grid(images, captions)
+        write_png(self.directory / f"step_{step:010d}.png", picture)
+        if self.log_image is not None:
+            self.log_image("samples", picture, step)
+
+
+class LogWindows(keras.callbacks.Callback):
+    """Calls `log(step, values)` at each window's end with the window's metrics, images_per_second and waiting.
+
+    What happens between windows (evaluation, samples, saving) does not count in them.
+
+    Args:
+        log: what to do with them.
+        batch_size: images a step.
+        waited: gives the seconds spent waiting for data since it was last called; `waiting` is their share.
+    """
+
+    def __init__(self, log: Callable[[int, dict], None], *, batch_size: int, waited: Callable[[], float]):
+        super().__init__()
+        self.log, self.batch_size, self.waited = log, batch_size, waited
+        self._images, self._start = 0, 0.0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._images, self._start = 0, time.perf_counter()
+        self.waited()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._images += self.batch_size
+
+    def on_epoch_end(self, epoch, logs=None):
+        values = {name: float(value) for name, value in (logs or {}).items()}  # waits for the last step
+        seconds = time.perf_counter() - self._start
+        values |= {"images_per_second": self._images / seconds, "waiting": min(1.0, self.waited() / seconds)}
+        self.log(_step(self.model), values)

@@ -1,4 +1,4 @@
-"""The optimizer of SiD2's lineage: Adam with a clipped gradient norm and an exponential moving average of the weights."""
+"""The optimizer of SiD2's lineage: Adam, a clipped gradient norm, an exponential moving average of the weights."""
 
 import keras
 from keras import ops
@@ -21,8 +21,8 @@ class EmaAdam(_Adam):
     """
 
     def __init__(self, learning_rate=1e-4, *, global_clipnorm=1.0, ema_momentum=0.9999, name="ema_adam", **kwargs):
-        options = {"beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-12, **kwargs, "use_ema": True}
-        super().__init__(learning_rate, global_clipnorm=global_clipnorm, ema_momentum=ema_momentum, name=name, **options)
+        options = {"beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-12, **kwargs, "use_ema": True, "name": name}
+        super().__init__(learning_rate, global_clipnorm=global_clipnorm, ema_momentum=ema_momentum, **options)
 
     def build(self, variables):
         if self.built:

@@ -2,7 +2,7 @@
 
     (1) t_i = frac(u + i / B), u ~ U(0, 1): each t_i is uniform, together they cover [0, 1] evenly
     (2) z_t = alpha x + sigma eps, v = alpha eps - sigma x, v_hat = network(z_t, logsnr, label)
-    (3) loss_i = -1/2 dlogsnr/dt w(logsnr) sigma^2 mean((v - v_hat)^2), which is SiD2's Eq. (4), as mse_x = sigma^2 mse_v
+    (3) loss_i = -1/2 dlogsnr/dt w(logsnr) sigma^2 mean((v - v_hat)^2): SiD2's Eq. (4), since mse_x = sigma^2 mse_v
 
 Everything random in a training step is a function of (seed, step, example's place in the batch), where step is the
 optimizer's own counter; so runs repeat, and continue exactly from any file that holds the optimizer.
@@ -23,7 +23,6 @@ from keras_sid2.diffusion import (
     loss_weight,
     velocity,
 )
-from keras_sid2.diffusion.gaussian import expand
 from keras_sid2.serialization import register
 from keras_sid2.training.callbacks import StopOnNonFinite
 from keras_sid2.training.data_checks import check_batch, check_image_spec, peek, unpack
@@ -181,7 +180,7 @@ class SiD2Model(keras.Model):
     # -- compile, fit, evaluate --------------------------------------------------------------------------------------
 
     def compile(self, optimizer=None, **kwargs):
-        """keras's compile; `optimizer` None is the recipe's. Raises ValueError for a loss or metrics: it has its own."""
+        """keras's compile; `optimizer` None is the recipe's. Raises ValueError for a loss or metrics: it has both."""
         refused = [k for k in ("loss", "loss_weights", "metrics", "weighted_metrics") if kwargs.get(k) is not None]
         if refused:
             raise ValueError(f"SiD2Model computes its own loss and metrics: compile() takes no {', '.join(refused)}.")
@@ -204,6 +203,8 @@ class SiD2Model(keras.Model):
             self._checked(*validation)
         elif validation is not None:
             kwargs["validation_data"] = self._checked(validation)
+        if hasattr(x, "element_spec"):
+            kwargs.setdefault("shuffle", False)  # keras warns at each fit that a tf.data set shuffles itself
         guard = StopOnNonFinite()
         callbacks = callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else [guard, *(callbacks or ())]
         with backend.variables_survive(self):

@@ -1,0 +1,73 @@
+"""sid2-train: trains a preset on a prepared data set, in a work directory that it can continue from.
+
+    KERAS_BACKEND=jax sid2-train --preset=sid2_digits --data=digits --workdir=runs/digits --steps=2000
+
+The backend is keras's: KERAS_BACKEND, or ~/.keras/keras.json. `sid2-data prepare digits` writes the data.
+"""
+
+import dataclasses
+import typing
+
+from absl import flags
+
+from keras_sid2.bin.common import run_program
+
+_HELP = {
+    "preset": "name of the model, see keras_sid2.list_presets()",
+    "workdir": "folder of the run; a run that is in it is continued",
+    "data": "name or folder of a prepared data set (sid2-data prepare)",
+    "data_dir": "where data sets lie that are given by name; tensorflow-datasets' own folder if not given",
+    "split": "split to train on",
+    "eval_split": "split to evaluate on; none if not given",
+    "steps": "training steps in all, those of an earlier start counted in",
+    "batch_size": "images a step; the preset's if not given",
+    "learning_rate": "after warm-up; the preset's if not given",
+    "warmup_steps": "steps of linear warm-up; the preset's if not given",
+    "ema_decay": "of the averaged weights; the preset's if not given",
+    "flip": "mirror half of the images",
+    "seed": "of the initial weights, the data's order and all noise",
+    "precision": "float32 or mixed_bfloat16",
+    "log_every": "steps between lines of the log",
+    "eval_every": "steps between evaluations, a multiple of log_every",
+    "checkpoint_every": "steps between checkpoints, a multiple of log_every",
+    "keep_checkpoints": "how many checkpoints to keep",
+    "sample_every": "steps between sample grids, a multiple of log_every; 0 is never",
+    "sample_steps": "sampler steps of these grids; the preset's if not given",
+}
+_REQUIRED = ("preset", "workdir", "data")
+_DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
+
+
+def _define_flags(settings: type):
+    """One flag for each field of the settings, with its type and default."""
+    for field in dataclasses.fields(settings):
+        kind = next(t for t in typing.get_args(field.type) or (field.type,) if t is not type(None))
+        default = None if field.default is dataclasses.MISSING else field.default
+        _DEFINE[kind](field.name, default, _HELP[field.name])
+
+
+def _main(_):
+    from keras_sid2.bin.training_run import TrainingRun
+
+    TrainingRun(_settings()).train()
+
+
+def _settings():
+    from keras_sid2.bin.training_run import TrainSettings
+
+    missing = [f"--{name}" for name in _REQUIRED if flags.FLAGS[name].value is None]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} must be given.")
+    return TrainSettings(**{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(TrainSettings)})
+
+
+def run():
+    """The console program."""
+    from keras_sid2.bin.training_run import TrainSettings
+
+    _define_flags(TrainSettings)
+    run_program(_main, "sid2-train")
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,55 @@
+"""A small classifier fitted on real images judges generated ones: is the class right, are the features alike?"""
+
+import numpy as np
+
+from keras_sid2.evaluation.frechet import frechet_distance
+
+
+class ImageClassifier:
+    """A one-layer perceptron of scikit-learn; its hidden activations are the features of the Frechet distance."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, *, features: int = 64, seed: int = 0):
+        """Fits on uint8 [N, H, W, C] images and int [N] labels."""
+        from sklearn.neural_network import MLPClassifier
+
+        self._network = MLPClassifier((features,), alpha=0.1, learning_rate_init=5e-3, max_iter=500, random_state=seed)
+        self._network.fit(self._flat(images), labels)
+
+    @staticmethod
+    def _flat(images: np.ndarray) -> np.ndarray:
+        return images.reshape(len(images), -1) / 255.0
+
+    def accuracy(self, images: np.ndarray, labels: np.ndarray) -> float:
+        """Share of the images that it takes for their label."""
+        return float(self._network.score(self._flat(images), labels))
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Hidden activations, float64 [N, features]."""
+        return np.maximum(self._flat(images) @ self._network.coefs_[0] + self._network.intercepts_[0], 0.0)
+
+
+def quality(samples: np.ndarray, images: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> dict[str, float]:
+    """What `samples`, drawn for `labels`, are worth beside the real `images` [N, H, W, C] of the same labels.
+
+    The real images are cut at random into two halves A and B. Every distance below is between sets of half the size,
+    so that the bias of small sets is the same in all of them:
+
+        frechet           mean of d(samples with A's labels, B) and d(samples with B's labels, A)
+        frechet_halves    d(A, B), what a perfect model would score
+        accuracy          share of the samples that a classifier fitted on all real images takes for their label
+        accuracy_real     the same of the real images, by a classifier that was fitted on the other half
+    """
+    order = np.random.default_rng(seed).permutation(len(images))
+    halves = order[: len(order) // 2], order[len(order) // 2 :]
+    judge = ImageClassifier(images, labels, seed=seed)
+    fake, real = ([judge.features(s[half]) for half in halves] for s in (samples, images))
+    held_out = [
+        ImageClassifier(images[a], labels[a], seed=seed).accuracy(images[b], labels[b])
+        for a, b in (halves, halves[::-1])
+    ]
+    return {
+        "accuracy": judge.accuracy(samples, labels),
+        "accuracy_real": float(np.mean(held_out)),
+        "frechet": 0.5 * (frechet_distance(fake[0], real[1]) + frechet_distance(fake[1], real[0])),
+        "frechet_halves": frechet_distance(*real),
+    }

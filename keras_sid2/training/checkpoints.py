@@ -1,0 +1,49 @@
+"""Checkpoints of a run: one `.keras` file a step, written whole or not at all, in a folder of its own.
+
+A file holds the configuration, the weights, the optimizer with its averages and its step counter: all that a run is,
+since its noise and its data are functions of (seed, step). It loads on any backend, and nothing in it is unpickled.
+"""
+
+import os
+import pathlib
+import re
+
+import keras
+
+from keras_sid2.files import written_whole
+
+_NAME = re.compile(r"step_(\d{10})\.keras")
+
+
+def checkpoints(directory: str | os.PathLike) -> list[pathlib.Path]:
+    """The checkpoints in a folder, oldest first; none if there is no such folder."""
+    directory = pathlib.Path(directory)
+    found = directory.iterdir() if directory.is_dir() else ()
+    return sorted(path for path in found if _NAME.fullmatch(path.name))
+
+
+def checkpoint_step(path: str | os.PathLike) -> int:
+    """The step that a checkpoint's name says."""
+    return int(_NAME.fullmatch(pathlib.Path(path).name).group(1))
+
+
+def save_checkpoint(model, directory: str | os.PathLike, *, keep: int) -> pathlib.Path:
+    """Writes the model as it is, then removes all but the `keep` newest checkpoints."""
+    path = pathlib.Path(directory) / f"step_{int(model.optimizer.iterations.value):010d}.keras"
+    with written_whole(path) as temporary:
+        model.save(temporary)
+    for old in checkpoints(directory)[:-keep]:
+        old.unlink()
+    return path
+
+
+def load_model(path: str | os.PathLike):
+    """The SiD2Model in a `.keras` file; ValueError, in one sentence, if there is none that can be read."""
+    try:
+        model = keras.saving.load_model(path)
+    except Exception as error:  # keras raises many kinds, from zip's, h5py's and its own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path} is no .keras file of a SiD2Model that can be read: {reason}") from error
+    if not hasattr(model, "generate"):
+        raise ValueError(f"{path} holds a {type(model).__name__}, not a SiD2Model.")
+    return model

@@ -1,0 +1,53 @@
+"""tfds builder for patches of the two photographs that come with scikit-learn."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from pipelines.datasets.local_builder import LocalBuilder, LocalInfo
+from pipelines.extras import require
+
+PATCH = 64
+STRIDE = 8  # neighbours overlap by 56 of 64 pixels
+TEST_COLUMNS = 2 * PATCH  # width of the strip on the right of each photograph that only the test split sees
+
+
+class PhotoPatches(LocalBuilder):
+    """Patches of two colour photographs: 64x64x3 uint8 RGB images in 0..255, no labels.
+
+    Source: `sklearn.datasets.load_sample_images`, two photographs of 427x640 pixels (a temple in China, a
+    flower), under a Creative Commons licence (CC BY 2.0; by danielbuechele and vultilion). Patches are cut at
+    a stride of 8 pixels, so they overlap. Splits: `test` (828 patches) is cut from the rightmost 128 columns
+    of each photograph, `train` (5244 patches) from the others, so no pixel is in both.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First version."}
+
+    def _info(self) -> LocalInfo:
+        return LocalInfo(
+            builder=self,
+            description=inspect.cleandoc(self.__class__.__doc__),
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(PATCH, PATCH, 3), encoding_format="png"),
+                }
+            ),
+            homepage="https://scikit-learn.org/stable/datasets/loading_other_datasets.html",
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
+        photos = require("sklearn.datasets", extra="demo").load_sample_images().images
+        return {
+            "train": self._generate_examples([photo[:, :-TEST_COLUMNS] for photo in photos]),
+            "test": self._generate_examples([photo[:, -TEST_COLUMNS:] for photo in photos]),
+        }
+
+    def _generate_examples(self, photos: Sequence[np.ndarray]) -> Iterator:
+        for number, photo in enumerate(photos):
+            height, width, _ = photo.shape
+            for top in range(0, height - PATCH + 1, STRIDE):
+                for left in range(0, width - PATCH + 1, STRIDE):
+                    yield f"{number}_{top}_{left}", {"image": photo[top : top + PATCH, left : left + PATCH]}

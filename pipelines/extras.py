@@ -1,0 +1,50 @@
+"""The optional dependencies, each imported only by the function that needs it."""
+
+import importlib
+import sys
+from types import ModuleType
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Imports and returns `module`.
+
+    Raises:
+        ImportError: if the module cannot be imported; the sentence names the extra that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ImportError(
+            f"{package} is needed for this and cannot be imported ({error}): "
+            f'pip install "keras_sid2[{extra}]"',
+            name=package,
+        ) from error
+
+
+def require_tensorflow() -> ModuleType:
+    """Imports and returns tensorflow, made safe to stand beside another Keras backend."""
+    tf = require("tensorflow", extra="data")
+    _leave_accelerators_to_keras(tf)
+    return tf
+
+
+def require_tfds() -> ModuleType:
+    """Imports and returns tensorflow_datasets."""
+    return require("tensorflow_datasets", extra="data")
+
+
+def _leave_accelerators_to_keras(tf: ModuleType) -> None:
+    """Hides GPUs and TPUs from TensorFlow if Keras computes with another backend.
+
+    TensorFlow would otherwise reserve most of the accelerator's memory at its first operation, beside jax or
+    torch, which need it. Without Keras in the process TensorFlow is left alone.
+    """
+    keras = sys.modules.get("keras")
+    if keras is None or keras.backend.backend() == "tensorflow":
+        return
+    for kind in ("GPU", "TPU"):
+        try:
+            tf.config.set_visible_devices([], kind)
+        except (ValueError, RuntimeError, tf.errors.NotFoundError):
+            pass  # no such device, or TensorFlow has already taken it: too late to change
