@@ -50,7 +50,7 @@ def step_value(variable, variables: Sequence, values: Sequence | None):
     and the variable holds its value itself.
     """
     if values is None:
-        return variable.value
+        return ops.copy(variable.value)  # torch's would change under the reader, tensorflow's cannot leave a step
     return values[next(i for i, v in enumerate(variables) if v is variable)]
 
 
@@ -99,7 +99,7 @@ def compiled(function: Callable, variables: Sequence, *, jit_compile: bool) -> C
     if name() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(run, jit_compile=jit_compile, reduce_retracing=True)
+        return tf.function(run, jit_compile=jit_compile, autograph=False)
     import torch
 
     return torch.no_grad()(run)

@@ -68,6 +68,8 @@ class TrainSettings:
         for field in ("steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, field) < 1:
                 raise ValueError(f"--{field} must be at least 1, got {getattr(self, field)}.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed must be in [0, 2**32), got {self.seed}.")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"--batch_size must be at least 1, got {self.batch_size}.")
         if self.precision not in PRECISIONS:

@@ -2,7 +2,8 @@
 
     d^2 = |m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1^1/2 C2 C1^1/2)^1/2)
 
-in float64 through symmetric eigenvalues, which stay real where a matrix square root of C1 C2 does not.
+in float64. The last trace is the sum of the singular values of C1^1/2 C2^1/2: real where a matrix square root of C1 C2
+is not, and exact to rounding where covariances are singular, which roots of small eigenvalues are not.
 """
 
 import numpy as np
@@ -18,10 +19,10 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
         raise ValueError(f"Both sets need as many features, got {first.shape[1]} and {second.shape[1]}.")
     mean_difference = first.mean(0) - second.mean(0)
     covariances = [np.atleast_2d(np.cov(f, rowvar=False)) for f in (first, second)]
-    root = _symmetric_root(covariances[0])
-    overlap = np.linalg.eigvalsh(root @ covariances[1] @ root)
+    roots = [_symmetric_root(c) for c in covariances]
+    overlap = np.linalg.svd(roots[0] @ roots[1], compute_uv=False).sum()
     traces = sum(np.trace(c) for c in covariances)
-    return float(mean_difference @ mean_difference + traces - 2.0 * np.sqrt(np.maximum(overlap, 0.0)).sum())
+    return float(mean_difference @ mean_difference + traces - 2.0 * overlap)
 
 
 def _symmetric_root(matrix: np.ndarray) -> np.ndarray:

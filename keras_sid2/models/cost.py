@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from keras_sid2.layers.embeddings import _FREQUENCIES
-from keras_sid2.models.level import Level, check_image_shape
+from keras_sid2.models.level import Level, check_image_shape, check_widths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,7 @@ def network_cost(
     levels: Sequence[Level | dict],
 ) -> NetworkCost:
     """The cost of `ResidualUViT(**the same arguments)`. Raises ValueError where its constructor would."""
+    check_widths(embedding_dim, num_classes)
     levels = [Level.of(level) for level in levels]
     height, width, image_channels = check_image_shape(image_shape, patch_size, len(levels))
     patch = patch_size**2 * image_channels * levels[0].channels

@@ -31,7 +31,8 @@ class Level:
     def __post_init__(self):
         if self.kind not in KINDS:
             raise ValueError(f"A level's kind is one of {KINDS}, got {self.kind!r}.")
-        for field in ("channels", "blocks"):
+        fields = ("channels", "blocks") if self.head_dim is None else ("channels", "blocks", "head_dim")
+        for field in fields:
             value = getattr(self, field)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"A level's {field} must be an integer >= 1, got {value!r}.")
@@ -62,6 +63,14 @@ class Level:
         if missing:
             raise ValueError(f"A level needs {', '.join(sorted(missing))}, got only {', '.join(value)}.")
         return cls(**value)
+
+
+def check_widths(embedding_dim: int, num_classes: int | None):
+    """ValueError unless both are integers >= 1, or num_classes None."""
+    classes = {} if num_classes is None else {"num_classes": num_classes}
+    for field, value in {"embedding_dim": embedding_dim, **classes}.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{field} must be an integer >= 1, got {value!r}.")
 
 
 def check_image_shape(image_shape, patch_size: int, num_levels: int) -> tuple[int, int, int]:

@@ -24,7 +24,7 @@ from keras_sid2.layers import (
     Unpatchify,
     Upsample,
 )
-from keras_sid2.models.level import Level, check_image_shape
+from keras_sid2.models.level import Level, check_image_shape, check_widths
 from keras_sid2.serialization import register
 
 
@@ -62,22 +62,16 @@ class ResidualUViT(keras.Model):
         name: str = "residual_uvit",
         **kwargs,
     ):
-        self._check_positive(embedding_dim=embedding_dim, num_classes=num_classes or 1)
+        check_widths(embedding_dim, num_classes)
         self._levels = tuple(Level.of(level) for level in levels)
         image_shape = check_image_shape(image_shape, patch_size, len(self._levels))
         super().__init__(name=name, **{**kwargs, "autocast": False})  # logsnr must not pass through bfloat16
         self.image_shape, self.patch_size = image_shape, patch_size
-        self.num_classes, self.embedding_dim = num_classes or None, embedding_dim
+        self.num_classes, self.embedding_dim = num_classes, embedding_dim
         self.seeds = keras.random.SeedGenerator(0, name="seeds")
         self._make_ends()
         self._make_levels()
         self.build()
-
-    @staticmethod
-    def _check_positive(**values):
-        for field, value in values.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{field} must be an integer >= 1, got {value!r}.")
 
     @property
     def levels(self) -> tuple[Level, ...]:
@@ -97,19 +91,24 @@ class ResidualUViT(keras.Model):
         return [TransformerBlock(level.attention_head_dim, name=name, **options) for name in names]
 
     def _make_levels(self):
+        """Attributes by role. No lists of lists: keras fills those from a file without minding what it lacks."""
         last = len(self._levels) - 1
-        policy = self.dtype_policy
-        self.positions = [
-            PositionEmbedding(name=f"level{i}_position", dtype=policy) if level.kind == "transformer" else None
-            for i, level in enumerate(self._levels)
-        ]
-        self.down_blocks = [self._make_blocks(i, "down") for i in range(last)]
-        self.up_blocks = [self._make_blocks(i, "up") for i in range(last)]
-        self.middle_blocks = self._make_blocks(last, "middle")
-        self.downs = [
-            Downsample(self._levels[i + 1].channels, name=f"level{i}_downsample", dtype=policy) for i in range(last)
-        ]
-        self.ups = [Upsample(self._levels[i].channels, name=f"level{i}_upsample", dtype=policy) for i in range(last)]
+        options = {"dtype": self.dtype_policy}
+        for i, level in enumerate(self._levels):
+            if level.kind == "transformer":
+                self._set(i, "position", PositionEmbedding(name=f"level{i}_position", **options))
+            for role in ("middle",) if i == last else ("down", "up"):
+                self._set(i, f"{role}_blocks", self._make_blocks(i, role))
+            if i < last:
+                lower = self._levels[i + 1].channels
+                self._set(i, "downsample", Downsample(lower, name=f"level{i}_downsample", **options))
+                self._set(i, "upsample", Upsample(level.channels, name=f"level{i}_upsample", **options))
+
+    def _set(self, i: int, role: str, layers):
+        setattr(self, f"level{i}_{role}", layers)
+
+    def _get(self, i: int, role: str):
+        return getattr(self, f"level{i}_{role}", None)
 
     def feature_shape(self, i: int) -> tuple[None, int, int, int]:
         """[B, H_i, W_i, C_i] of level i."""
@@ -124,16 +123,16 @@ class ResidualUViT(keras.Model):
         emb_shape = (None, self.embedding_dim)
         self.embedding.build()
         self.patchify.build((None, *self.image_shape))
-        for i, position in enumerate(self.positions):
+        for i, level in enumerate(self._levels):
             shape = self.feature_shape(i)
-            if position is not None:
-                position.build(shape)
-            blocks = self.middle_blocks if i == last else [*self.down_blocks[i], *self.up_blocks[i]]
-            for block in blocks:
-                block.build(shape, emb_shape)
+            if level.kind == "transformer":
+                self._get(i, "position").build(shape)
+            for role in ("middle_blocks", "down_blocks", "up_blocks"):
+                for block in self._get(i, role) or ():
+                    block.build(shape, emb_shape)
             if i < last:
-                self.downs[i].build(shape)
-                self.ups[i].build(self.feature_shape(i + 1))
+                self._get(i, "downsample").build(shape)
+                self._get(i, "upsample").build(self.feature_shape(i + 1))
         self.unpatchify.build(self.feature_shape(0))
         self.built = True
 
@@ -142,18 +141,18 @@ class ResidualUViT(keras.Model):
         emb = self.embedding(logsnr, label)
         if training and seed is None and any(level.dropout for level in self._levels):
             seed = ops.cast(self.seeds.next(), "int32")
-        run = _BlockRunner(emb, training, seed)
+        run = _BlockRunner(emb, training, seed, sum(level.blocks * 2 for level in self._levels))
         return self.unpatchify(self._level(0, self.patchify(z_t), run))
 
     def _level(self, i: int, h, run: "_BlockRunner"):
-        if self.positions[i] is not None:
-            h = self.positions[i](h)
+        if self._levels[i].kind == "transformer":
+            h = self._get(i, "position")(h)
         if i == len(self._levels) - 1:
-            return run(self.middle_blocks, h)
-        skip = run(self.down_blocks[i], h)
-        d = self.downs[i](skip)
+            return run(self._get(i, "middle_blocks"), h)
+        skip = run(self._get(i, "down_blocks"), h)
+        d = self._get(i, "downsample")(skip)
         m = self._level(i + 1, d, run)
-        return run(self.up_blocks[i], self.ups[i](m - d) + skip)
+        return run(self._get(i, "up_blocks"), self._get(i, "upsample")(m - d) + skip)
 
     def compute_output_shape(self, *_):
         return (None, *self.image_shape)
@@ -176,12 +175,13 @@ class ResidualUViT(keras.Model):
 class _BlockRunner:
     """Runs blocks in order, each with a dropout seed of its own: the call's seed folded with the block's number."""
 
-    def __init__(self, emb, training, seed):
-        self.emb, self.training, self.seed, self.count = emb, training, seed, 0
+    def __init__(self, emb, training, seed, num_blocks: int):
+        self.emb, self.training, self.count = emb, training, 0
+        self.seeds = None if seed is None or not training else random.fold_in(seed, ops.arange(num_blocks))
 
     def __call__(self, blocks, h):
         for block in blocks:
-            seed = random.fold_in(self.seed, self.count) if self.training and block.dropout else None
+            seed = self.seeds[self.count] if self.seeds is not None and block.dropout else None
             h = block(h, self.emb, training=self.training, seed=seed)
             self.count += 1
         return h

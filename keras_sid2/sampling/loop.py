@@ -56,13 +56,13 @@ def sample(
         def body(i, carry):
             z_t, _ = carry
             x_hat = denoise(z_t, ops.broadcast_to(logsnr[i], (batch,)))
-            noise = random.normal(random.fold_in(keys, i + 1), image_shape) if sampler.stochastic else None
+            noise = random.normal(keys, image_shape, index=i + 1) if sampler.stochastic else None
             z_s = sampler(z_t=z_t, x_hat=x_hat, logsnr_t=logsnr[i], logsnr_s=logsnr[i + 1], noise=noise)
             return z_s, x_hat
 
         return backend.loop(start, stop, body, carry, on_step)
 
-    z = random.normal(random.fold_in(keys, 0), image_shape)
+    z = random.normal(keys, image_shape)
     carry = (z, ops.zeros_like(z))
     if denoise_guided is None:
         return segment(0, num_steps, denoise, carry)[1]

@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 
+import h5py
 import keras
 
 from keras_sid2.files import written_whole
@@ -35,6 +36,20 @@ def save_checkpoint(model, directory: str | os.PathLike, *, keep: int) -> pathli
     for old in checkpoints(directory)[:-keep]:
         old.unlink()
     return path
+
+
+def check_weights_file(path: str | os.PathLike, *, expected: int):
+    """ValueError unless a .weights.h5 file holds `expected` weights; keras passes over those it finds no place for."""
+    if not str(path).endswith(".weights.h5"):
+        return
+    found = []
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+    found = [name for name in found if name.startswith("layers/")]
+    if len(found) != expected:
+        raise ValueError(
+            f"{path} does not hold the weights of this model's network: they are {len(found)}, not {expected}."
+        )
 
 
 def load_model(path: str | os.PathLike):

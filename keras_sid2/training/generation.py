@@ -8,7 +8,7 @@ from keras_sid2.diffusion import Guidance, guide, to_x
 from keras_sid2.sampling import clipped, get_sampler, sample, uniform_t
 from keras_sid2.training.data_checks import check_labels
 
-_SAMPLE = 2  # stream of the seed, beside those of sid2_model
+_SAMPLE = 2  # stream of a seed, beside those of sid2_model
 
 
 def generate(
@@ -52,7 +52,7 @@ def generate(
         raise ValueError(f"batch_size must be an integer >= 1, got {batch_size!r}.")
     sampler = get_sampler(sampler)
     logsnr = uniform_t(model.schedule, num_steps)
-    keys = ops.convert_to_numpy(random.fold_in(random.fold_in(random.key(seed), _SAMPLE), np.arange(len(labels))))
+    keys = ops.convert_to_numpy(random.fold_in(random.key(seed, _SAMPLE), np.arange(len(labels))))
     batch_size = min(batch_size, len(labels))
     ticks = _Ticks(progress, num_steps, -(-len(labels) // batch_size))
     program = _program(model, sampler, guidance.scale != 1.0)

@@ -25,15 +25,13 @@ from keras_sid2.diffusion import (
 )
 from keras_sid2.serialization import register
 from keras_sid2.training.callbacks import StopOnNonFinite
+from keras_sid2.training.checkpoints import check_weights_file
 from keras_sid2.training.data_checks import check_batch, check_image_spec, peek, unpack
 from keras_sid2.training.generation import generate
 from keras_sid2.training.optimizer import AdamRecipe
 from keras_sid2.training.preset import find_preset
 
-# What is drawn from a step's key; each has a stream of its own.
-_T, _EPS, _LABEL_DROPOUT, _DROPOUT = range(4)
-# Streams of a seed: training steps and evaluation batches never share noise.
-_TRAIN, _EVALUATE = range(2)
+_TRAIN, _EVALUATE = range(2)  # streams of a seed: training steps and evaluation batches never share noise
 
 LOGSNR_EDGES = (-5.0, 0.0, 5.0)  # our choice: noise, structure, detail, texture
 
@@ -94,8 +92,9 @@ class SiD2Model(keras.Model):
 
     # -- the training step -------------------------------------------------------------------------------------------
 
-    def _step_key(self, stream: int, step):
-        return random.fold_in(random.fold_in(random.key(self.seed), stream), step)
+    def _step_keys(self, stream: int, step):
+        """int32 [4, 2]: the step's keys for t, label dropout, eps and the network's dropout."""
+        return random.fold_in(random.key(self.seed, stream), step, ops.arange(4))
 
     def _scaled(self, images):
         """uint8 [0, 255] or float [-1, 1] images of the model's shape as float32 in [-1, 1], on the device."""
@@ -104,36 +103,30 @@ class SiD2Model(keras.Model):
             return ops.cast(images, "float32") / 127.5 - 1.0
         return ops.cast(images, "float32")
 
-    def _labels(self, labels, batch, key, dropout: float):
-        """int32 [B], each replaced by the null class with probability `dropout`; None for a model without labels."""
-        if self.num_classes is None:
-            return None
-        labels = ops.cast(labels, "int32")
-        dropped = random.uniform(random.fold_in(key, _LABEL_DROPOUT), (batch,)) <= dropout if dropout else False
-        return ops.where(dropped, self.num_classes, labels)
+    def noised(self, data, keys, label_dropout: float):
+        """(inputs, v): a batch at random noise levels, by Eq. (1) and (2), as a function of `keys` [4, 2] alone.
 
-    def noised(self, data, key, label_dropout: float):
-        """(inputs, v): a batch at random noise levels, by Eq. (1) and (2), as a function of `key` alone.
-
-        inputs holds z_t, logsnr, label (None without classes), the weight of mse_v in Eq. (3) and the dropout seed.
+        inputs holds z_t, logsnr, label (where there are classes), the weight of mse_v in Eq. (3) and the seed of the
+        network's dropout. Labels are replaced by the null class with probability label_dropout.
         """
         images, labels = unpack(data)
         x = self._scaled(ops.convert_to_tensor(images))
         batch = ops.shape(x)[0]
         order = ops.arange(batch, dtype="int32")
-        offset = random.uniform(random.fold_in(key, _T))
-        t = ops.mod(offset + ops.cast(order, "float32") / ops.cast(batch, "float32"), 1.0)
-        eps = random.normal(random.fold_in(random.fold_in(key, _EPS), order), self.image_shape)
+        uniform = random.uniform(keys[:2], index=ops.expand_dims(order, -1))  # [B, 2]
+        t = ops.mod(uniform[0, 0] + ops.cast(order, "float32") / ops.cast(batch, "float32"), 1.0)
+        eps = random.normal(keys[2], self.image_shape, index=order)
         logsnr = self.schedule.logsnr(t)
         _, sigma = alpha_sigma(logsnr)
         inputs = {
             "logsnr": logsnr,
-            "seed": random.fold_in(key, _DROPOUT),
+            "seed": keys[3],
             "weight": loss_weight(t, schedule=self.schedule, weighting=self.weighting) * ops.square(sigma),
             "z_t": diffuse(x=x, eps=eps, logsnr=logsnr),
         }
         if self.num_classes is not None:
-            inputs["label"] = self._labels(labels, batch, key, label_dropout)
+            dropped = uniform[:, 1] <= label_dropout
+            inputs["label"] = ops.where(dropped, self.num_classes, ops.cast(labels, "int32"))
         return inputs, velocity(x=x, eps=eps, logsnr=logsnr)
 
     def train_step(self, *args):
@@ -141,7 +134,7 @@ class SiD2Model(keras.Model):
         *state, data = args
         variables = self.optimizer.variables
         step = backend.step_value(self.optimizer._iterations, variables, state[0][2] if state else None)
-        batch = self.noised(data, self._step_key(_TRAIN, step), self.label_dropout)
+        batch = self.noised(data, self._step_keys(_TRAIN, step), self.label_dropout)
         result = super().train_step(*state, batch)
         logs, *state = result if state else (result,)
         if hasattr(self.optimizer, "gradient_norm"):
@@ -153,7 +146,7 @@ class SiD2Model(keras.Model):
         """Noise of an evaluation batch is a function of (seed, examples before it): the same at every evaluation."""
         *state, data = args
         seen = backend.step_value(self._loss_tracker.count, self.metrics_variables, state[0][2] if state else None)
-        return super().test_step(*state, self.noised(data, self._step_key(_EVALUATE, seen), 0.0))
+        return super().test_step(*state, self.noised(data, self._step_keys(_EVALUATE, seen), 0.0))
 
     def call(self, inputs, training=None):
         """v_hat from inputs with the keys z_t, logsnr and, where there are classes, label (see `noised`)."""
@@ -203,8 +196,8 @@ class SiD2Model(keras.Model):
             self._checked(*validation)
         elif validation is not None:
             kwargs["validation_data"] = self._checked(validation)
-        if hasattr(x, "element_spec"):
-            kwargs.setdefault("shuffle", False)  # keras warns at each fit that a tf.data set shuffles itself
+        if not (hasattr(x, "shape") or isinstance(x, dict | keras.utils.PyDataset)):
+            kwargs.setdefault("shuffle", False)  # keras warns at each fit that other data shuffles itself
         guard = StopOnNonFinite()
         callbacks = callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else [guard, *(callbacks or ())]
         with backend.variables_survive(self):
@@ -249,6 +242,19 @@ class SiD2Model(keras.Model):
     generate = generate
 
     # -- saving ------------------------------------------------------------------------------------------------------
+
+    def load_weights(self, filepath, **kwargs):
+        """keras's load_weights, all or nothing: ValueError, and no weight changed, for those of another network."""
+        check_weights_file(filepath, expected=len(self.network.weights))
+        variables = [*self.variables, *(self.optimizer.variables if self.compiled else ())]
+        before = [ops.copy(v.value) for v in variables]
+        try:
+            super().load_weights(filepath, **kwargs)
+        except ValueError as error:
+            for variable, value in zip(variables, before, strict=True):
+                variable.assign(value)
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"{filepath} does not hold the weights of this model's network: {reason}") from error
 
     def get_config(self):
         parts = {part: getattr(self, part) for part in ("network", "schedule", "weighting", "recipe")}

@@ -1,0 +1,186 @@
+"""sid2-train: a run on real TFRecords, its files, its continuation, its refusals."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from helpers import BACKEND, to_numpy
+from rich.console import Console
+
+import keras_sid2
+import pipelines
+from keras_sid2.bin.training_run import TrainingRun, TrainSettings, windows
+from keras_sid2.training import Preset, find_preset, preset, register_preset
+from keras_sid2.training.checkpoints import checkpoint_step, checkpoints
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_digits():
+    """sid2_digits with its levels shrunken, as a preset for the tests of this file."""
+    full = find_preset("sid2_digits")
+    levels = [{**level, "channels": 8, "blocks": 1, "head_dim": None} for level in full.network["levels"]]
+    small = dataclasses.replace(
+        full, name="small_digits", network={**full.network, "levels": levels, "embedding_dim": 16}, num_steps=4
+    )
+    register_preset(small)
+    yield small
+    del preset._REGISTRY["small_digits"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return str(pipelines.prepare("digits", data_dir=str(tmp_path_factory.mktemp("data"))))
+
+
+def settings(data, workdir, **changes) -> TrainSettings:
+    small = {"preset": "small_digits", "data": data, "workdir": str(workdir), "batch_size": 32, "steps": 12}
+    every = {"log_every": 4, "checkpoint_every": 4, "sample_every": 8, "eval_every": 8}
+    return TrainSettings(**{**small, **every, **changes})
+
+
+def train(*args, **changes):
+    console = Console(record=True, width=200, quiet=False, file=open("/dev/null", "w"))
+    model = TrainingRun(settings(*args, **changes), console).train()
+    return model, console.export_text()
+
+
+def weights(model):
+    return [to_numpy(v.value) for v in [*model.trainable_variables, *model.optimizer.variables]]
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "new" / "folder"
+    return workdir, *train(data, workdir, eval_split="test")
+
+
+def test_it_writes_checkpoints_samples_and_tensorboard(finished):
+    workdir, model, _ = finished
+    assert [checkpoint_step(p) for p in checkpoints(workdir / "checkpoints")] == [4, 8, 12]
+    assert [p.name for p in (workdir / "samples").iterdir()] == ["step_0000000008.png"]
+    assert json.loads((workdir / "run.json").read_text())["batch_size"] == 32
+    assert int(model.optimizer.iterations.value) == 12
+
+
+def test_tensorboard_holds_the_scalars_of_each_window_and_the_grid(finished):
+    tags = scalars(finished[0] / "tensorboard")
+    for name in ("loss", "gradient_norm", "images_per_second", "waiting", "loss_logsnr_0_5"):
+        assert [step for step, _ in tags[f"train/{name}"]] == [4, 8, 12]
+    assert [step for step, _ in tags["eval/loss"]] == [8]
+    assert all(0.0 <= share <= 1.0 for _, share in tags["train/waiting"])
+    assert tags["samples"]
+
+
+def scalars(folder) -> dict[str, list]:
+    """{tag: [(step, value)]} of the event files, which are TFRecords of protocol buffers."""
+    import tensorflow as tf
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = {}
+    for record in tf.data.TFRecordDataset([str(p) for p in folder.iterdir()]).as_numpy_iterator():
+        event = Event.FromString(record)
+        for value in event.summary.value:
+            found.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return found
+
+
+def test_the_log_says_loss_rate_and_waiting(finished):
+    text = finished[2]
+    assert "train 12/12" in text and "images/s" in text and "waiting for data" in text and "eval loss" in text
+
+
+def test_a_run_in_two_parts_is_the_run_in_one(finished, data, tmp_path):
+    train(data, tmp_path, steps=6, eval_split="test")  # not at a window's end
+    model, text = train(data, tmp_path, eval_split="test")
+    assert "steps 6 to 12" in text
+    assert all(np.array_equal(a, b) for a, b in zip(weights(model), weights(finished[1]), strict=True))
+
+
+def test_a_finished_run_is_left_alone(finished, data):
+    model, text = train(data, finished[0], eval_split="test")
+    assert "12 steps are done, nothing to train" in text
+    assert all(np.array_equal(a, b) for a, b in zip(weights(model), weights(finished[1]), strict=True))
+
+
+def test_a_run_goes_on_only_with_the_settings_that_define_it(finished, data):
+    with pytest.raises(ValueError, match=r"other settings: --batch_size=16 \(there: 32\), --seed=1 \(there: 0\)"):
+        TrainingRun(settings(data, finished[0], batch_size=16, seed=1))
+    TrainingRun(settings(data, finished[0], log_every=2, steps=20))
+
+
+def test_bfloat16_runs_and_its_checkpoint_keeps_the_policy(data, tmp_path):
+    model, _ = train(data, tmp_path, steps=4, precision="mixed_bfloat16", sample_every=0)
+    again, _ = train(data, tmp_path, steps=4, precision="mixed_bfloat16", sample_every=0)
+    assert model.network.dtype_policy.name == again.network.dtype_policy.name == "mixed_bfloat16"
+
+
+@pytest.mark.parametrize(
+    "changes, error, sentence",
+    [
+        ({"preset": "small_digit"}, ValueError, "did you mean small_digits"),
+        ({"preset": "sid2_photo_patches"}, ValueError, r"is for images \(64, 64, 3\) of no classes"),
+        ({"data": "/nowhere"}, FileNotFoundError, "/nowhere"),
+        ({"split": "validation"}, ValueError, "validation"),
+        ({"steps": 0}, ValueError, "--steps must be at least 1, got 0"),
+        ({"batch_size": 0}, ValueError, "--batch_size must be at least 1"),
+        ({"learning_rate": -1.0}, ValueError, "learning_rate must be positive"),
+        ({"ema_decay": 1.5}, ValueError, r"ema_decay must be in \[0, 1\)"),
+        ({"precision": "float8"}, ValueError, "--precision must be one of float32, mixed_bfloat16"),
+        ({"checkpoint_every": 6}, ValueError, r"--checkpoint_every must be a multiple of --log_every \(4\), got 6"),
+        ({"seed": -1}, ValueError, r"--seed must be in \[0, 2\*\*32\), got -1"),
+    ],
+)
+def test_refused_before_anything_is_written(data, tmp_path, changes, error, sentence):
+    with pytest.raises(error, match=sentence):
+        TrainingRun(settings(**{"data": data, "workdir": tmp_path / "run", **changes})).train()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_workdir_that_is_a_file(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="must be a folder"):
+        TrainingRun(settings(data, tmp_path / "file"))
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    "start, stop, length, expected",
+    [
+        (0, 12, 4, [(0, 4, 3)]),
+        (6, 12, 4, [(6, 2, 1), (8, 4, 1)]),
+        (0, 10, 4, [(0, 4, 2), (8, 2, 1)]),
+        (5, 7, 4, [(5, 2, 1)]),
+        (0, 3, 4, [(0, 3, 1)]),
+        (12, 12, 4, []),
+    ],
+)
+def test_windows_end_at_multiples_and_at_the_end(start, stop, length, expected):
+    assert windows(start, stop, length) == expected
+
+
+def test_every_preset_predicts_nothing_when_new_at_a_shrunken_size():
+    for name in keras_sid2.list_presets():
+        network = shrunken(find_preset(name)).build(keras_sid2.SiD2Model).network
+        z_t = np.zeros((2, *network.image_shape), "float32")
+        v_hat = to_numpy(network((z_t, np.zeros(2, "float32"), None)))
+        assert v_hat.shape == z_t.shape and not v_hat.any(), name
+
+
+@pytest.mark.parametrize("name", ["sid2_imagenet512_uvit4", "sid2_photo_patches", "sid2_digits"])
+def test_each_kind_of_preset_trains_a_step_at_a_shrunken_size(name):
+    """The four of the paper differ in nothing else than patch and image size."""
+    model = shrunken(find_preset(name)).build(keras_sid2.SiD2Model)
+    model.compile(run_eagerly=BACKEND == "tensorflow")  # one step is not worth tracing
+    labels = None if model.num_classes is None else np.zeros(2, "int32")
+    images = np.zeros((2, *model.image_shape), "uint8")
+    assert np.isfinite(model.fit(images, labels, verbose=0).history["loss"]).all()
+
+
+def shrunken(full: Preset) -> Preset:
+    """A preset with the same kinds of levels and the same patch, on images of two patches in the middle."""
+    levels = [{**level, "channels": 8, "blocks": 1, "head_dim": 4} for level in full.network["levels"]]
+    side = 2 * full.network["patch_size"] * 2 ** (len(levels) - 1)
+    network = {**full.network, "levels": levels, "embedding_dim": 8}
+    network["image_shape"] = (side, side, full.network["image_shape"][-1])
+    return dataclasses.replace(full, network=network)
