@@ -1,0 +1,78 @@
+"""Plain functions that several tests share. Formulas here are float64 numpy, written from the equations."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_sid2 import ResidualUViT, backend, random
+
+BACKEND = keras.backend.backend()
+only_on_jax = pytest.mark.skipif(BACKEND != "jax", reason="jax's own functions")
+
+
+def to_numpy(x) -> np.ndarray:
+    return np.asarray(ops.convert_to_numpy(x))
+
+
+def run(function, *tensors) -> np.ndarray:
+    """function(*tensors) as numpy; one program on jax, where hundreds of small ones are slow to compile."""
+    tensors = [ops.convert_to_tensor(t) for t in tensors]
+    if BACKEND == "jax":
+        return to_numpy(backend.compiled(function, [], jit_compile=True)([], *tensors))
+    return to_numpy(function(*tensors))
+
+
+def sigmoid(x):
+    return 1.0 / (1.0 + np.exp(-np.asarray(x, "float64")))
+
+
+def alpha_sigma_of(logsnr):
+    """float64 (alpha, sigma) with alpha^2 / sigma^2 = exp(logsnr) and alpha^2 + sigma^2 = 1."""
+    return np.sqrt(sigmoid(logsnr)), np.sqrt(sigmoid(-np.asarray(logsnr, "float64")))
+
+
+def keys(count: int, seed: int = 0):
+    """int32 [count, 2]: one key an example."""
+    return random.fold_in(random.key(seed), np.arange(count, dtype="int32"))
+
+
+def images(*shape: int, seed: int = 0) -> np.ndarray:
+    """float32 noise of `shape`, from numpy's frozen generator: golden numbers stand on it."""
+    return np.random.RandomState(seed).normal(size=shape).astype("float32")
+
+
+def randomize(layer, seed: int = 0):
+    """Gives every weight of `layer` its own numbers, the same in every run and none zero; returns `layer`."""
+    rng = np.random.RandomState(seed)
+    for weight in sorted(layer.weights, key=lambda weight: weight.path):
+        scale = np.prod(weight.shape[:-1]) ** -0.5 if len(weight.shape) > 1 else 0.3
+        weight.assign((weight.name == "gamma") + scale * rng.normal(size=weight.shape))
+    return layer
+
+
+LEVELS = (
+    {"kind": "res", "channels": 4, "blocks": 1},
+    {"kind": "transformer", "channels": 8, "blocks": 1, "head_dim": 4},
+)
+
+
+def tiny_network(**changes) -> ResidualUViT:
+    """A network of both kinds of blocks for 4 x 4 grey images of 3 classes."""
+    settings = dict(image_shape=(4, 4, 1), patch_size=1, num_classes=3, embedding_dim=8, levels=LEVELS)
+    return ResidualUViT(**{**settings, **changes})
+
+
+def network_inputs(network, batch: int = 2, seed: int = 0):
+    """(z_t, logsnr, label) for `network`."""
+    labels = None if network.num_classes is None else np.arange(batch, dtype="int32") % network.num_classes
+    logsnr = np.linspace(-6.0, 6.0, batch, dtype="float32")
+    return images(batch, *network.image_shape, seed=seed), logsnr, labels
+
+
+def gaussian_x_hat(z_t, logsnr, mu: float, s: float):
+    """E[x | z_t] for pixels x ~ N(mu, s^2): the denoiser that is exact on such data."""
+    alpha2, sigma2 = ops.sigmoid(logsnr), ops.sigmoid(-logsnr)
+    gain = ops.sqrt(alpha2) * s**2 / (alpha2 * s**2 + sigma2)
+    gain, alpha = (ops.reshape(c, (-1, *[1] * (len(z_t.shape) - 1))) for c in (gain, ops.sqrt(alpha2)))
+    return mu + gain * (z_t - alpha * mu)

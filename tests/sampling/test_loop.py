@@ -1,0 +1,199 @@
+import numpy as np
+import pytest
+from exact_data import MU, S, exact, moments_after
+from helpers import BACKEND, alpha_sigma_of, keys, to_numpy
+from keras import ops
+
+from keras_sid2 import backend, random
+from keras_sid2.diffusion import CosineSchedule
+from keras_sid2.sampling import DDIMSampler, DDPMSampler, clipped, sample, uniform_t
+
+SHAPE = (2, 2, 1)
+
+
+def draw(denoise, sampler, logsnr, example_keys, image_shape=SHAPE, **options):
+    """`sample` as numpy, compiled where the backend compiles."""
+
+    def images(logsnr, example_keys):
+        return sample(
+            denoise=denoise,
+            sampler=sampler,
+            logsnr=logsnr,
+            keys=example_keys,
+            image_shape=image_shape,
+            **options,
+        )
+
+    program = backend.compiled(images, [], jit_compile=False)
+    return to_numpy(program([], ops.convert_to_tensor(logsnr), ops.convert_to_tensor(example_keys)))
+
+
+# What comes out.
+
+
+@pytest.mark.parametrize("sampler", [DDPMSampler(), DDIMSampler()], ids=["ddpm", "ddim"])
+def test_512_steps_of_an_exact_denoiser_draw_the_data(sampler):
+    logsnr = uniform_t(CosineSchedule(), 512)
+    x = draw(exact, sampler, logsnr, keys(100), image_shape=(8, 8, 1)).astype("float64")
+    mean, deviation = moments_after(sampler, logsnr)  # within 1 % of the data's by test_steps.py
+    standard_error = deviation / np.sqrt(x.size)
+    assert abs(x.mean() - mean) < 3 * standard_error
+    assert abs(x.std() - deviation) < 3 * standard_error / np.sqrt(2)
+    correlation = np.corrcoef(x.reshape(100, 64).T) - np.eye(64)
+    assert np.abs(correlation).max() < 4.5 / np.sqrt(100)
+
+
+def probability_flow(z_start, logsnr_start, logsnr_end):
+    """z on the flow of N(MU, S^2): it keeps its distance from the mean in standard deviations."""
+    (alpha, sigma), (alpha_end, sigma_end) = alpha_sigma_of(logsnr_start), alpha_sigma_of(logsnr_end)
+    distance = (z_start - alpha * MU) / np.sqrt(alpha**2 * S**2 + sigma**2)
+    return alpha_end * MU + distance * np.sqrt(alpha_end**2 * S**2 + sigma_end**2)
+
+
+def test_ddim_s_error_falls_with_the_first_order_of_its_steps():
+    example_keys = keys(16)
+    start = to_numpy(random.normal(example_keys, SHAPE)).astype("float64")
+    errors, numbers = [], (64, 128, 256, 512)
+    for num_steps in numbers:
+        logsnr = uniform_t(CosineSchedule(), num_steps)
+        end = probability_flow(start, logsnr[0], logsnr[-2])  # the result is x_hat at the last step's start
+        alpha, sigma = alpha_sigma_of(logsnr[-2])
+        expected = MU + alpha * S**2 / (alpha**2 * S**2 + sigma**2) * (end - alpha * MU)
+        errors.append(np.abs(draw(exact, DDIMSampler(), logsnr, example_keys) - expected).mean())
+    slope = np.polyfit(np.log(numbers), np.log(errors), 1)[0]
+    assert abs(slope + 1) < 0.2
+    assert errors[-1] < 0.02 * S
+
+
+@pytest.mark.parametrize("sampler", [DDPMSampler(), DDIMSampler()], ids=["ddpm", "ddim"])
+def test_an_image_does_not_depend_on_its_neighbours(sampler):
+    logsnr, all_keys = uniform_t(CosineSchedule(), 4), to_numpy(keys(64))
+
+    def denoise(z_t, logsnr_t):
+        return ops.tanh(2.0 * exact(z_t, logsnr_t))
+
+    many = draw(denoise, sampler, logsnr, all_keys)
+    assert np.abs(many[1:] - many[:-1]).max(axis=(1, 2, 3)).min() > 1e-3
+    for part in (slice(0, 7), slice(40, 41)):
+        np.testing.assert_allclose(draw(denoise, sampler, logsnr, all_keys[part]), many[part], atol=1e-5)
+
+
+def test_one_step_is_the_denoiser_on_noise():
+    example_keys, logsnr = keys(3), uniform_t(CosineSchedule(), 1)
+    z = random.normal(example_keys, SHAPE)
+    expected = exact(z, ops.convert_to_tensor(logsnr[:1].repeat(3)))
+    np.testing.assert_allclose(
+        draw(exact, DDPMSampler(), logsnr, example_keys), to_numpy(expected), atol=1e-6
+    )
+
+
+def test_clipped_stays_where_images_are():
+    x_hat = clipped(lambda z_t, logsnr_t: z_t)(ops.convert_to_tensor(np.float32([-3.0, 0.25, 1.5])), None)
+    np.testing.assert_array_equal(to_numpy(x_hat), [-1.0, 0.25, 1.0])
+
+
+@pytest.mark.parametrize("schedule", [CosineSchedule(), CosineSchedule(-5.0, 7.0)])
+def test_steps_are_uniform_in_t_from_noise_to_clean(schedule):
+    logsnr = uniform_t(schedule, 4)
+    assert logsnr.dtype == "float32" and (np.diff(logsnr) > 0).all()
+    expected = to_numpy(schedule.logsnr(np.float32([1.0, 0.75, 0.5, 0.25, 0.0])))
+    np.testing.assert_allclose(logsnr, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_steps", [0, -4, 2.5, None])
+def test_number_of_steps_is_a_positive_integer(num_steps):
+    with pytest.raises(ValueError, match="num_steps must be an integer >= 1, got"):
+        uniform_t(CosineSchedule(), num_steps)
+
+
+# Guidance as three loops.
+
+
+def guided(z_t, logsnr_t):
+    return 0.5 * exact(z_t, logsnr_t) - 0.25
+
+
+LOGSNR = uniform_t(CosineSchedule(), 8)
+
+
+def reference(sampler, example_keys, guided_steps):
+    """The loop in float64 numpy: Eq. (1) and (2) of the sampler with the posterior by Bayes' rule."""
+    z = to_numpy(random.normal(example_keys, SHAPE)).astype("float64")
+    for i, (t, s) in enumerate(zip(LOGSNR, LOGSNR[1:], strict=False)):
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = alpha_sigma_of(t), alpha_sigma_of(s)
+        x_hat = MU + alpha_t * S**2 / (alpha_t**2 * S**2 + sigma_t**2) * (z - alpha_t * MU)
+        if guided_steps[0] <= i < guided_steps[1]:
+            x_hat = 0.5 * x_hat - 0.25
+        if not sampler.stochastic:
+            z = alpha_s * x_hat + sigma_s * (z - alpha_t * x_hat) / sigma_t
+            continue
+        gain = alpha_t / alpha_s
+        forward = sigma_t**2 - gain**2 * sigma_s**2
+        lower = 1.0 / (1.0 / sigma_s**2 + gain**2 / forward)
+        mean = lower * (alpha_s * x_hat / sigma_s**2 + gain * z / forward)
+        noise = to_numpy(random.normal(example_keys, SHAPE, index=i + 1))
+        z = mean + np.sqrt(lower ** (1 - sampler.variance) * forward**sampler.variance) * noise
+    return x_hat
+
+
+@pytest.mark.parametrize("sampler", [DDPMSampler(0.3), DDIMSampler()], ids=["ddpm", "ddim"])
+@pytest.mark.parametrize("steps", [(0, 0), (2, 5), (0, 8), (6, 8), (8, 8)])
+def test_the_loop_is_a_hand_written_one_inside_and_outside_the_interval(sampler, steps):
+    x = draw(exact, sampler, LOGSNR, keys(3), denoise_guided=guided, guided_steps=steps)
+    np.testing.assert_allclose(x, reference(sampler, keys(3), steps), atol=2e-5)
+
+
+def test_an_empty_interval_is_the_plain_loop():
+    plain = draw(exact, DDPMSampler(), LOGSNR, keys(3))
+    for steps in ((0, 0), (4, 4), (8, 8)):
+        x = draw(exact, DDPMSampler(), LOGSNR, keys(3), denoise_guided=guided, guided_steps=steps)
+        np.testing.assert_allclose(x, plain, atol=1e-6)
+
+
+def counting(counts, name):
+    """A denoiser that adds to counts[name] whenever it is computed, at run time, on every backend."""
+
+    def bump(*_):
+        counts[name] = counts.get(name, 0) + 1
+
+    def denoise(z_t, logsnr_t):
+        if BACKEND == "jax":
+            import jax
+
+            jax.debug.callback(bump)
+        elif BACKEND == "tensorflow":
+            import tensorflow as tf
+
+            tf.py_function(bump, [], [])
+        else:
+            bump()
+        return 0.5 * z_t
+
+    return denoise
+
+
+def test_the_guided_denoiser_runs_inside_its_interval_only():
+    counts = {}
+    plain, inside = counting(counts, "plain"), counting(counts, "guided")
+    draw(plain, DDIMSampler(), LOGSNR, keys(2), denoise_guided=inside, guided_steps=(3, 5))
+    if BACKEND == "jax":
+        import jax
+
+        jax.effects_barrier()
+    assert counts == {"plain": 6, "guided": 2}
+
+
+def test_the_interval_may_be_known_at_run_time_only():
+    """One program serves every interval."""
+
+    def images(guided_steps):
+        options = dict(denoise_guided=guided, guided_steps=(guided_steps[0], guided_steps[1]))
+        logsnr = ops.convert_to_tensor(LOGSNR)
+        return sample(
+            denoise=exact, sampler=DDIMSampler(), logsnr=logsnr, keys=keys(3), image_shape=SHAPE, **options
+        )
+
+    program = backend.compiled(images, [], jit_compile=False)
+    for steps in ((2, 5), (0, 0)):
+        x = to_numpy(program([], ops.convert_to_tensor(np.int32(steps))))
+        np.testing.assert_allclose(x, reference(DDIMSampler(), keys(3), steps), atol=2e-5)

@@ -1,0 +1,120 @@
+"""Sampler steps on data whose denoiser is known: the moments that a run of them leads to."""
+
+import numpy as np
+import pytest
+from exact_data import MU, S, moments_after
+from helpers import alpha_sigma_of, images, to_numpy
+from keras import ops
+
+from keras_sid2.diffusion import CosineInterpolatedSchedule, CosineSchedule, gaussian
+from keras_sid2.sampling import SAMPLERS, DDIMSampler, DDPMSampler, get_sampler, steps, uniform_t
+
+STEPS = 512
+RUNS = {
+    "ddpm, lower variance": DDPMSampler(0.0),
+    "ddpm": DDPMSampler(0.2),
+    "ddpm, upper variance": DDPMSampler(1.0),
+    "ddim": DDIMSampler(),
+}
+every_sampler = pytest.mark.parametrize("sampler", RUNS.values(), ids=RUNS)
+SCHEDULES = {"cosine": CosineSchedule(), "shifted": CosineInterpolatedSchedule(128)}
+
+
+def is_right(sampler, logsnr):
+    mean, deviation = moments_after(sampler, logsnr)
+    return abs(mean / MU - 1) < 0.01 and abs(deviation / S - 1) < 0.01
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+@every_sampler
+def test_512_steps_of_an_exact_denoiser_return_the_data_s_moments(sampler, schedule):
+    assert is_right(sampler, uniform_t(schedule, STEPS))
+
+
+@every_sampler
+def test_the_error_of_the_deviation_is_of_first_order_in_the_step(sampler):
+    errors = [moments_after(sampler, uniform_t(CosineSchedule(), n))[1] / S - 1 for n in (STEPS, 2 * STEPS)]
+    assert 1.7 < errors[0] / errors[1] < 2.3
+
+
+def without_root(logsnr):
+    return ops.sigmoid(logsnr), ops.sqrt(ops.sigmoid(-logsnr))
+
+
+def swapped(logsnr):
+    return ops.sqrt(ops.sigmoid(-logsnr)), ops.sqrt(ops.sigmoid(logsnr))
+
+
+def other_sign(*, z_t, **others):
+    return gaussian.posterior(z_t=-z_t, **others)
+
+
+def deviation_for_variance(**step):
+    mean, lower, upper = gaussian.posterior(**step)
+    return mean, ops.sqrt(lower), ops.sqrt(upper)
+
+
+MUTANTS = {
+    "ddim, alpha^2 for alpha": (DDIMSampler(), steps, "alpha_sigma", without_root),
+    "ddim, alpha and sigma swapped": (DDIMSampler(), steps, "alpha_sigma", swapped),
+    "ddpm, alpha^2 for alpha": (DDPMSampler(), gaussian, "alpha_sigma", without_root),
+    "ddpm, sign of z_t": (DDPMSampler(), steps, "posterior", other_sign),
+    "ddpm, deviation for variance": (DDPMSampler(), steps, "posterior", deviation_for_variance),
+}
+
+
+@pytest.mark.parametrize("sampler, module, name, wrong", MUTANTS.values(), ids=MUTANTS)
+def test_the_check_sees_a_wrong_sampler(monkeypatch, sampler, module, name, wrong):
+    monkeypatch.setattr(module, name, wrong)
+    assert not is_right(sampler, uniform_t(CosineSchedule(), STEPS))
+
+
+@every_sampler
+def test_a_denoiser_that_knows_the_image_leads_to_it(sampler):
+    """With x_hat = x, one step from any z_t to logsnr 30 is x."""
+    x, z_t, noise = (ops.convert_to_tensor(images(3, 2, 2, 1, seed=seed)) for seed in range(3))
+    z_s = sampler(z_t=z_t, x_hat=x, logsnr_t=np.float32(-4.0), logsnr_s=np.float32(30.0), noise=noise)
+    # The lower variance vanishes there; the upper one is that of an image not known at all, about 1.
+    atol = 1e-5 if getattr(sampler, "variance", 0.0) == 0.0 else 5.0 * np.exp(-15.0 * (1 - sampler.variance))
+    np.testing.assert_allclose(to_numpy(z_s), to_numpy(x), atol=atol)
+
+
+def test_variance_is_interpolated_in_logarithms():
+    z_t, noise = images(4, 1, 1, 1, seed=1), np.ones((4, 1, 1, 1), "float32")
+    t, s = np.float32([-6.0, -1.0, 2.0, 5.0]), np.float32([-5.5, 0.0, 4.0, 5.1])
+    added = []
+    for sampler in (DDPMSampler(0.0), DDPMSampler(0.25), DDPMSampler(1.0)):
+        step = dict(z_t=ops.convert_to_tensor(z_t), x_hat=ops.convert_to_tensor(z_t), logsnr_t=t, logsnr_s=s)
+        noisy, still = (sampler(**step, noise=ops.convert_to_tensor(n)) for n in (noise, 0 * noise))
+        added.append(np.log(to_numpy(noisy - still).ravel()))
+    np.testing.assert_allclose(added[1], 0.75 * added[0] + 0.25 * added[2], atol=1e-4)
+    sigma_t, sigma_s = alpha_sigma_of(t)[1], alpha_sigma_of(s)[1]
+    np.testing.assert_allclose(added[2] - added[0], np.log(sigma_t / sigma_s), atol=1e-4)
+
+
+def test_ddim_keeps_the_noise_it_sees():
+    """eps_hat, the noise in z_t by x_hat, is also the noise in z_s by x_hat."""
+    z_t, x_hat = (images(3, 2, 2, 1, seed=seed).astype("float64") for seed in (1, 2))
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = alpha_sigma_of(-1.0), alpha_sigma_of(0.5)
+    step = dict(logsnr_t=np.float32(-1.0), logsnr_s=np.float32(0.5))
+    z_s = DDIMSampler()(z_t=ops.cast(z_t, "float32"), x_hat=ops.cast(x_hat, "float32"), **step)
+    np.testing.assert_allclose(
+        (to_numpy(z_s) - alpha_s * x_hat) / sigma_s, (z_t - alpha_t * x_hat) / sigma_t, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("variance", [-0.1, 1.1, float("nan")])
+def test_variance_outside_its_bounds_is_refused(variance):
+    with pytest.raises(ValueError, match=r"DDPMSampler's variance must be in \[0, 1\], got"):
+        DDPMSampler(variance)
+
+
+def test_samplers_go_by_name():
+    assert {name: get_sampler(name) for name in SAMPLERS} == {"ddpm": DDPMSampler(), "ddim": DDIMSampler()}
+    assert get_sampler(DDPMSampler(0.3)) == DDPMSampler(0.3)
+
+
+@pytest.mark.parametrize("name", ["euler", None, 3])
+def test_unknown_sampler_is_refused(name):
+    with pytest.raises(ValueError, match="sampler must be one of ddpm, ddim or a sampler object, got"):
+        get_sampler(name)

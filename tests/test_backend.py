@@ -1,0 +1,179 @@
+"""The places where backends differ: each does the same thing on the one that runs."""
+
+import keras
+import numpy as np
+import pytest
+from helpers import BACKEND, images, only_on_jax, to_numpy
+from keras import ops
+
+from keras_sid2 import backend, random
+
+
+def test_the_name_is_keras_s():
+    assert backend.name() == BACKEND in ("jax", "tensorflow", "torch")
+
+
+# FixedSeed. (Attention is among the layers' equations.)
+
+
+def dropped(key, size=2000):
+    return to_numpy(keras.random.dropout(ops.ones((size,)), 0.25, seed=backend.FixedSeed(key)))
+
+
+def test_a_fixed_seed_determines_a_draw_of_keras():
+    first, again, *others = (dropped(random.fold_in(random.key(0), step)) for step in (1, 1, 2, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    for other in others:
+        assert 0.32 < (other != first).mean() < 0.43  # 2 * 0.75 * 0.25 = 0.375 for independent masks
+    np.testing.assert_allclose(first[first > 0], 1 / 0.75, rtol=1e-6)
+    assert abs((first == 0).mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / first.size)
+
+
+def test_both_words_of_a_key_count():
+    masks = {dropped(ops.convert_to_tensor(np.int32(key)), 64).tobytes() for key in ((5, 6), (5, 7), (4, 6))}
+    assert len(masks) == 3
+
+
+def test_a_fixed_seed_makes_no_variable():
+    assert not [v for v in vars(backend.FixedSeed(random.key(0))).values() if isinstance(v, keras.Variable)]
+
+
+def test_keras_s_own_seed_generator_still_has_the_interface_that_is_replaced():
+    generator = keras.random.SeedGenerator(0)
+    assert tuple(generator.next().shape) == (2,)
+    assert {"_initial_seed", "backend"} <= set(vars(generator))
+    assert keras.src.backend.random_seed_dtype() in ("int32", "uint32", "int64")
+
+
+# compiled.
+
+
+def test_compiled_uses_the_values_it_is_given_and_leaves_the_variables_alone():
+    variable = keras.Variable(np.float32([1.0, 2.0]), name="v")
+    program = backend.compiled(lambda x: x * variable + 1.0, [variable], jit_compile=False)
+    x = ops.convert_to_tensor(np.float32([10.0, 100.0]))
+    for value in ([1.0, 2.0], [3.0, -1.0]):
+        result = program([ops.convert_to_tensor(np.float32(value))], x)
+        np.testing.assert_allclose(to_numpy(result), 1.0 + np.float32([10.0, 100.0]) * value)
+    np.testing.assert_array_equal(to_numpy(variable.value), [1.0, 2.0])
+
+
+def test_other_values_do_not_compile_again():
+    traced = []
+    variable = keras.Variable(np.float32(1.0), name="v")
+    program = backend.compiled(lambda x: traced.append(1) or x * variable, [variable], jit_compile=False)
+    for value in (1.0, 2.0, 3.0):
+        program([ops.convert_to_tensor(np.float32(value))], ops.convert_to_tensor(np.float32(value)))
+    assert len(traced) == (3 if BACKEND == "torch" else 1)
+
+
+def test_compiled_keeps_no_gradients_on_torch():
+    variable = keras.Variable(np.float32([1.0, 2.0]), name="v")
+    result = backend.compiled(lambda: variable * 2.0, [variable], jit_compile=False)([variable.value])
+    assert not getattr(result, "requires_grad", False)
+
+
+# loop.
+
+
+@pytest.mark.parametrize("start, stop", [(0, 5), (2, 4), (3, 3)])
+def test_loop_runs_from_start_to_before_stop(start, stop):
+    def body(i, carry):
+        total, steps = carry
+        return total + ops.cast(i, "float32"), steps + 1.0
+
+    zero = ops.convert_to_tensor(np.float32(0.0))
+    total, steps = backend.loop(start, stop, body, (zero, zero))
+    assert (float(total), float(steps)) == (sum(range(start, stop)), stop - start)
+
+
+def test_loop_reports_its_steps_where_it_is_a_python_loop():
+    ticks = []
+    backend.loop(0, 3, lambda i, carry: (carry[0] + 1.0,), (ops.zeros(()),), lambda: ticks.append(1))
+    assert len(ticks) == (3 if BACKEND == "torch" else 0)
+
+
+# Averages, norm, state.
+
+
+def test_averages_move_by_their_momentum():
+    averages = [keras.Variable(images(3, 2, seed=i), name=f"average{i}") for i in range(2)]
+    variables = [keras.Variable(images(3, 2, seed=i + 2), name=f"variable{i}") for i in range(2)]
+    backend.update_averages(averages, variables, 0.9)
+    for i, (average, variable) in enumerate(zip(averages, variables, strict=True)):
+        expected = 0.9 * images(3, 2, seed=i) + 0.1 * images(3, 2, seed=i + 2)
+        np.testing.assert_allclose(to_numpy(average.value), expected, rtol=1e-5)
+        np.testing.assert_array_equal(to_numpy(variable.value), images(3, 2, seed=i + 2))
+
+
+def test_global_norm_is_that_of_all_numbers_together():
+    tensors = [images(3, 2), images(5, seed=1), images(seed=2)]
+    expected = np.sqrt(sum((t.astype("float64") ** 2).sum() for t in tensors))
+    norm = backend.global_norm([ops.convert_to_tensor(t) for t in tensors])
+    assert float(norm) == pytest.approx(expected, rel=1e-6) and len(norm.shape) == 0
+    assert np.isnan(float(backend.global_norm([ops.convert_to_tensor(np.float32([1.0, np.nan]))])))
+
+
+def test_step_value_is_that_of_the_step_s_state():
+    variables = [
+        keras.Variable(0.0, name=f"v{i}") for i in range(3)
+    ]  # equal values: only identity tells them apart
+    assert float(backend.step_value(variables[1], variables, None)) == 0.0
+    assert backend.step_value(variables[1], variables, ["a", "b", "c"]) == "b"
+
+
+# variables_survive.
+
+
+class Unlucky(keras.Model):
+    """A model whose first training step dies while it is traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1, name="dense")
+
+    def call(self, x):
+        return self.dense(x)
+
+    def compute_loss(self, *args, **kwargs):
+        raise RuntimeError("no luck")
+
+
+@pytest.fixture
+def unlucky():
+    model = Unlucky()
+    model(ops.convert_to_tensor(images(2, 3)))
+    model.compile(keras.optimizers.Adam(), run_eagerly=False)
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def fit(model):
+    model.fit(images(4, 3), images(4, 1), batch_size=4, verbose=0)
+
+
+def test_weights_survive_a_first_step_that_dies(unlucky):
+    before = unlucky.get_weights()
+    with pytest.raises(RuntimeError, match="no luck"), backend.variables_survive(unlucky):
+        fit(unlucky)
+    for weight, value in zip(unlucky.weights, before, strict=True):
+        np.testing.assert_array_equal(to_numpy(weight.value), value)
+    assert int(unlucky.optimizer.iterations.value) == 0
+
+
+@only_on_jax
+def test_without_help_they_would_not(unlucky):
+    with pytest.raises(RuntimeError, match="no luck"):
+        fit(unlucky)
+    if all(v._value is not None for v in unlucky.variables):
+        pytest.skip("this keras keeps them by itself: backend.variables_survive may go")
+
+
+def test_variables_survive_changes_nothing_when_all_is_well(unlucky):
+    before = unlucky.get_weights()
+    with backend.variables_survive(unlucky):
+        unlucky.dense.bias.assign([7.0])
+    np.testing.assert_array_equal(unlucky.get_weights()[1], [7.0])
+    np.testing.assert_array_equal(unlucky.get_weights()[0], before[0])
+    backend.sync_variables(unlucky)
+    np.testing.assert_array_equal(unlucky.get_weights()[1], [7.0])
