@@ -57,6 +57,20 @@ LEVELS = (
 )
 
 
+RES, TRANSFORMER = LEVELS
+
+# Changes of `tiny_network`: few sizes of weights among them, for jax compiles an initializer for each.
+NETWORKS = {
+    "wide": dict(image_shape=(4, 12, 1)),
+    "tall, colour": dict(image_shape=(12, 4, 3), patch_size=2),
+    "four channels, large patches": dict(image_shape=(16, 8, 4), patch_size=4),
+    "one level": dict(levels=[RES]),
+    "one level of attention": dict(levels=[{"kind": "transformer", "channels": 8, "blocks": 2}]),
+    "four levels": dict(image_shape=(8, 16, 3), levels=[RES, TRANSFORMER, RES, TRANSFORMER]),
+    "no classes": dict(num_classes=None),
+}
+
+
 def tiny_network(**changes) -> ResidualUViT:
     """A network of both kinds of blocks for 4 x 4 grey images of 3 classes."""
     settings = dict(image_shape=(4, 4, 1), patch_size=1, num_classes=3, embedding_dim=8, levels=LEVELS)

@@ -118,7 +118,7 @@ def test_step_value_is_that_of_the_step_s_state():
     variables = [
         keras.Variable(0.0, name=f"v{i}") for i in range(3)
     ]  # equal values: only identity tells them apart
-    assert float(backend.step_value(variables[1], variables, None)) == 0.0
+    assert to_numpy(backend.step_value(variables[1], variables, None)) == 0.0
     assert backend.step_value(variables[1], variables, ["a", "b", "c"]) == "b"
 
 

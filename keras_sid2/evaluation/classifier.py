@@ -4,6 +4,8 @@ import numpy as np
 
 from keras_sid2.evaluation.frechet import frechet_distance
 
+_CUTS = 10
+
 
 class ImageClassifier:
     """A one-layer perceptron of scikit-learn; its hidden activations are the features of the Frechet distance."""
@@ -31,25 +33,30 @@ class ImageClassifier:
 def quality(samples: np.ndarray, images: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> dict[str, float]:
     """What `samples`, drawn for `labels`, are worth beside the real `images` [N, H, W, C] of the same labels.
 
-    The real images are cut at random into two halves A and B. Every distance below is between sets of half the size,
-    so that the bias of small sets is the same in all of them:
+    The real images are cut at random into halves A and B, several times, as one cut alone moves the distances by a
+    tenth. Every distance is between sets of half the size, so that the bias of small sets is the same in all of them:
 
         frechet           mean of d(samples with A's labels, B) and d(samples with B's labels, A)
-        frechet_halves    d(A, B), what a perfect model would score
+        frechet_halves    mean of d(A, B), what a perfect model would score
         accuracy          share of the samples that a classifier fitted on all real images takes for their label
         accuracy_real     the same of the real images, by a classifier that was fitted on the other half
     """
-    order = np.random.default_rng(seed).permutation(len(images))
-    halves = order[: len(order) // 2], order[len(order) // 2 :]
+    rng = np.random.default_rng(seed)
+    cuts = [np.array_split(rng.permutation(len(images)), 2) for _ in range(_CUTS)]
     judge = ImageClassifier(images, labels, seed=seed)
-    fake, real = ([judge.features(s[half]) for half in halves] for s in (samples, images))
-    held_out = [
-        ImageClassifier(images[a], labels[a], seed=seed).accuracy(images[b], labels[b])
-        for a, b in (halves, halves[::-1])
-    ]
+    fake, real = judge.features(samples), judge.features(images)
     return {
         "accuracy": judge.accuracy(samples, labels),
-        "accuracy_real": float(np.mean(held_out)),
-        "frechet": 0.5 * (frechet_distance(fake[0], real[1]) + frechet_distance(fake[1], real[0])),
-        "frechet_halves": frechet_distance(*real),
+        "accuracy_real": _held_out_accuracy(images, labels, cuts[0], seed),
+        "frechet": float(np.mean([frechet_distance(fake[i], real[j]) for a, b in cuts for i, j in ((a, b), (b, a))])),
+        "frechet_halves": float(np.mean([frechet_distance(real[a], real[b]) for a, b in cuts])),
     }
+
+
+def _held_out_accuracy(images, labels, halves, seed: int) -> float:
+    """Of a classifier on the half that it was not fitted on, mean of both ways."""
+    first, second = halves
+    pairs = ((first, second), (second, first))
+    return float(
+        np.mean([ImageClassifier(images[a], labels[a], seed=seed).accuracy(images[b], labels[b]) for a, b in pairs])
+    )

@@ -1,7 +1,7 @@
 """The count against a hand calculation, against built networks and against the figures printed for SiD2."""
 
 import pytest
-from helpers import LEVELS, tiny_network
+from helpers import NETWORKS, tiny_network
 
 from keras_sid2 import network_cost
 from keras_sid2.training import find_preset
@@ -53,20 +53,6 @@ def test_every_level_but_the_last_is_paid_twice():
     down_and_up = 2 * 2 * (64 * 9 * 8 * 8)
     costs = [network_cost((8, 8, 1), 1, None, 8, levels).block_multiply_adds for levels in (one, two)]
     assert costs[1] - costs[0] == down_and_up
-
-
-NETWORKS = {
-    "both kinds": {},
-    "no classes": dict(num_classes=None),
-    "patches of colour": dict(image_shape=(16, 8, 3), patch_size=4),
-    "one level": dict(levels=LEVELS[1:]),
-    "default heads": dict(levels=[{"kind": "transformer", "channels": 6, "blocks": 2}]),
-    "four levels": dict(
-        image_shape=(16, 24, 4),
-        embedding_dim=12,
-        levels=[*LEVELS, {**LEVELS[1], "channels": 12}, {**LEVELS[0], "blocks": 3}],
-    ),
-}
 
 
 @pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS)

@@ -3,12 +3,21 @@ import functools
 import keras
 import numpy as np
 import pytest
-from helpers import BACKEND, LEVELS, network_inputs, only_on_jax, randomize, run, tiny_network, to_numpy
+from helpers import (
+    BACKEND,
+    NETWORKS,
+    RES,
+    TRANSFORMER,
+    network_inputs,
+    only_on_jax,
+    randomize,
+    run,
+    tiny_network,
+    to_numpy,
+)
 from keras import ops
 
 from keras_sid2 import ResidualUViT, backend, network_cost, random
-
-RES, TRANSFORMER = LEVELS
 
 
 def predict(network, batch=2, training=False, seed=None):
@@ -41,18 +50,7 @@ def network():
     return randomize(tiny_network())
 
 
-SHAPES = {
-    "wide": dict(image_shape=(4, 12, 1)),
-    "tall, colour": dict(image_shape=(12, 4, 3), patch_size=2),
-    "four channels, large patches": dict(image_shape=(16, 8, 4), patch_size=4),
-    "one level": dict(levels=[RES]),
-    "one level of attention": dict(levels=[TRANSFORMER]),
-    "four levels": dict(image_shape=(8, 16, 3), levels=[RES, TRANSFORMER, RES, TRANSFORMER]),
-    "no classes": dict(num_classes=None),
-}
-
-
-@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS)
 def test_any_shape_that_can_be_halved(changes):
     new = tiny_network(**changes)
     output = predict(randomize(new))

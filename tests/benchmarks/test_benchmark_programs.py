@@ -1,0 +1,83 @@
+"""Each benchmark program runs, shrunken, and writes what it should. No test looks at a time."""
+
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = [pytest.mark.backend_free, pytest.mark.slow]
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def run_program(name: str, path: pathlib.Path, *flags: str) -> dict:
+    command = [sys.executable, str(ROOT / "benchmarks" / name), f"--json={path}", "--size=tiny", "--rounds=2"]
+    environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = subprocess.run([*command, *flags], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(path.read_text())
+
+
+def check(result: dict, cases: set[tuple[str, str]], ratios: set[str]):
+    assert result["failures"] == {} and result["not_installed"] == []
+    assert {(row["backend"], row["case"]) for row in result["summary"]} == cases
+    assert {row["name"] for row in result["ratios"]} == ratios
+    for row in result["ratios"]:
+        assert len(row["pairs"]) == 2 and row["min"] <= row["ratio"] <= row["max"]
+        assert math.isfinite(row["ratio_of_medians"])
+    assert {(s["backend"], s["case"]) for s in result["samples"]} == cases
+    assert all(s["seconds"] > 0 and s["units"] > 0 and s["round"] in (0, 1) for s in result["samples"])
+    assert set(result["backends"]) == {backend for backend, _ in cases}
+    assert all({"keras", "version", "device"} <= set(described) for described in result["backends"].values())
+    assert result["machine"]["cores"] >= 1 and result["date"] and result["question"]
+    assert result["facts"]["parameters"] > 1000
+
+
+def test_train_step(tmp_path):
+    result = run_program(
+        "train_step.py", tmp_path / "result.json", "--backends=jax", "--steps=2", "--parts=false"
+    )
+    check(result, {("jax", "bare"), ("jax", "fit")}, {"jax: fit / bare"})
+    assert all(math.isfinite(s["loss"]) for s in result["samples"])
+
+
+def test_sampling(tmp_path):
+    flags = ("--backends=jax,torch", "--steps=3", "--images=2")
+    result = run_program("sampling.py", tmp_path / "result.json", *flags)
+    guided = {"no guidance", "guidance in a third", "guidance in all", "call alone"}
+    cases = {(backend, case) for backend in ("jax", "torch") for case in guided} | {("jax", "fori_loop")}
+    ratios = {f"{b}: guidance in {where} / none" for b in ("jax", "torch") for where in ("a third", "all")}
+    check(result, cases, ratios | {"jax: generate / fori_loop", "generate: torch / jax"})
+    # One network, one sampler: the hand-written loop draws the same kind of images.
+    assert all(0 < s["mean"] < 255 for s in result["samples"])
+
+
+def test_a_backend_that_fails_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import harness
+
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, harness\n"
+        "def case(name):\n"
+        "    if os.environ['KERAS_BACKEND'] == 'torch' and name == 'dies':\n"
+        "        os._exit(3)\n"
+        "    if name == 'raises':\n"
+        "        raise ValueError('no such luck')\n"
+        "    print('noise on stdout')\n"
+        "    return lambda: {'seconds': 1.0, 'cpu_seconds': 1.0, 'units': 2}\n"
+        "harness.describe_backend = lambda: {'version': '0'}\n"
+        "harness.serve(case)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "benchmarks"))
+    monkeypatch.setattr(harness, "importable", lambda names: (["jax", "torch"], ["tensorflow"]))
+    with harness.Bench(str(program), [], ["jax", "torch", "tensorflow"], threads=1) as bench:
+        bench.run([("torch", "fine"), ("jax", "raises"), ("torch", "dies"), ("jax", "dies")], rounds=2)
+    assert bench.skipped == ["tensorflow"]
+    assert "no such luck" in bench.failures["jax: raises"]
+    assert "status 3" in bench.failures["torch: dies"]
+    assert [s["case"] for s in bench.samples if s["backend"] == "jax"] == ["dies", "dies"]
