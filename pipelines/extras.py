@@ -16,8 +16,7 @@ def require(module: str, *, extra: str) -> ModuleType:
     except ImportError as error:
         package = module.partition(".")[0]
         raise ImportError(
-            f"{package} is needed for this and cannot be imported ({error}): "
-            f'pip install "keras_sid2[{extra}]"',
+            f'{package} is needed for this and cannot be imported ({error}): pip install "keras_sid2[{extra}]"',
             name=package,
         ) from error
 

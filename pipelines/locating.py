@@ -81,13 +81,9 @@ def locate(name_or_dir: str | os.PathLike, *, split: str, data_dir: str | os.Pat
     builder = require_tfds().builder_from_directory(directory)
     splits = builder.info.splits
     if not isinstance(split, str) or split not in splits:
-        raise ValueError(
-            f"unknown split {split!r}: {builder.name} in {directory} has {', '.join(sorted(splits))}"
-        )
+        raise ValueError(f"unknown split {split!r}: {builder.name} in {directory} has {', '.join(sorted(splits))}")
     if builder.info.file_format.value != "tfrecord":
-        raise ValueError(
-            f"{directory} is in the format {builder.info.file_format.value}: only tfrecord is read"
-        )
+        raise ValueError(f"{directory} is in the format {builder.info.file_format.value}: only tfrecord is read")
     if not splits[split].num_examples:
         raise ValueError(f"the split {split!r} of {builder.name} in {directory} has no examples")
     shards = tuple(splits[split].filepaths)
@@ -113,15 +109,11 @@ def _prepared_directory(name_or_dir: str | os.PathLike, data_dir: str | os.PathL
         return _find(root / name_or_dir, remedy=f"write it with: sid2-data prepare {name_or_dir}{where}")
     near = near_names(os.fspath(name_or_dir))
     if data_dir is not None:
-        raise ValueError(
-            f"data_dir goes with a data set name ({names}), and {name_or_dir!r} is none of them{near}"
-        )
+        raise ValueError(f"data_dir goes with a data set name ({names}), and {name_or_dir!r} is none of them{near}")
     directory = tfds_path(name_or_dir)
     if not directory.exists() and directory.name == os.fspath(name_or_dir):
         raise FileNotFoundError(f"{name_or_dir!r} is neither a data set name ({names}) nor a directory{near}")
-    return _find(
-        directory, remedy=f"write one of {names} there with: sid2-data prepare NAME --data_dir={directory}"
-    )
+    return _find(directory, remedy=f"write one of {names} there with: sid2-data prepare NAME --data_dir={directory}")
 
 
 def tfds_path(path: str | os.PathLike | None) -> "epath.Path":
@@ -138,9 +130,7 @@ def _find(directory: "epath.Path", *, remedy: str) -> "epath.Path":
         raise ValueError(f"expected a directory that holds a prepared data set, and {directory} is a file")
     if (directory / INFO_FILE).exists():
         return directory
-    found = [
-        path.parent for depth in range(1, MAX_DEPTH + 1) for path in directory.glob("*/" * depth + INFO_FILE)
-    ]
+    found = [path.parent for depth in range(1, MAX_DEPTH + 1) for path in directory.glob("*/" * depth + INFO_FILE)]
     # What tfds is still writing, or was when it was killed, has a name of its own until it is whole.
     found = [path for path in found if not path.name.startswith("incomplete.")]
     if not found:

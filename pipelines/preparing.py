@@ -32,9 +32,7 @@ def prepare(name: str, data_dir: str | os.PathLike | None = None) -> str:
         ImportError: tensorflow, tensorflow_datasets or scikit-learn is missing.
     """
     if name not in dataset_names():
-        raise ValueError(
-            f"unknown data set {name!r}: known are {', '.join(dataset_names())}{near_names(str(name))}"
-        )
+        raise ValueError(f"unknown data set {name!r}: known are {', '.join(dataset_names())}{near_names(str(name))}")
     if data_dir is not None and not isinstance(data_dir, (str, os.PathLike)):
         raise ValueError(f"data_dir must be a path or None, got {data_dir!r}")
     tfds = require_tfds()

@@ -87,9 +87,7 @@ def make_dataset(
     if drop_remainder is not None and not isinstance(drop_remainder, bool):
         raise ValueError(f"drop_remainder must be True, False or None, got {drop_remainder!r}")
     if not training and (start_step or flip):
-        raise ValueError(
-            f"start_step and flip are for training=True, got start_step={start_step}, flip={flip}"
-        )
+        raise ValueError(f"start_step and flip are for training=True, got start_step={start_step}, flip={flip}")
     source = locate(name_or_dir, split=split, data_dir=data_dir)
     _check_image_size(source, image_size)
     if training:
@@ -120,9 +118,7 @@ def _training_stream(
         shuffle_seed = tf.random.stateless_uniform(
             (), tf.random.fold_in(shuffle_key, number), minval=0, maxval=2**31 - 1, dtype=tf.int64
         )
-        return records.shuffle(
-            min(shuffle_buffer, num_examples), seed=shuffle_seed, reshuffle_each_iteration=False
-        )
+        return records.shuffle(min(shuffle_buffer, num_examples), seed=shuffle_seed, reshuffle_each_iteration=False)
 
     first_epoch, rest = divmod(start_step * batch_size, num_examples)
     records = tf.data.Dataset.range(first_epoch, LAST).flat_map(epoch).skip(rest)
@@ -142,9 +138,7 @@ def _one_pass(source: Located, batch_size: int, drop_remainder: bool) -> "tf.dat
         )
     records = tf.data.TFRecordDataset(source.shards)
     batches = _decoded(source, records).batch(batch_size, drop_remainder=drop_remainder)
-    return _finished(
-        batches, num_examples // batch_size if drop_remainder else -(-num_examples // batch_size)
-    )
+    return _finished(batches, num_examples // batch_size if drop_remainder else -(-num_examples // batch_size))
 
 
 def _decoded(source: Located, records: "tf.data.Dataset") -> "tf.data.Dataset":
@@ -168,9 +162,7 @@ def _half_mirrored(batches: "tf.data.Dataset", start_step: int, key: Any) -> "tf
         mirror = tf.random.stateless_uniform((images.shape[0], 1, 1, 1), tf.random.fold_in(key, step)) < 0.5
         return batch | {"image": tf.where(mirror, tf.reverse(images, axis=[2]), images)}
 
-    return batches.enumerate(start=start_step).map(
-        flip, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    return batches.enumerate(start=start_step).map(flip, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def _finished(batches: "tf.data.Dataset", num_batches: int) -> "tf.data.Dataset":
@@ -192,8 +184,7 @@ def _check_image_size(source: Located, image_size: int | tuple[int, int] | None)
     what = f"the images of {source.description.name}"
     if None in stored:
         raise ValueError(
-            f"{what} differ in size (stored as {stored}) and cannot be batched: "
-            "make_dataset reads images of one size"
+            f"{what} differ in size (stored as {stored}) and cannot be batched: make_dataset reads images of one size"
         )
     if image_size is None:
         return

@@ -115,9 +115,7 @@ def test_global_norm_is_that_of_all_numbers_together():
 
 
 def test_step_value_is_that_of_the_step_s_state():
-    variables = [
-        keras.Variable(0.0, name=f"v{i}") for i in range(3)
-    ]  # equal values: only identity tells them apart
+    variables = [keras.Variable(0.0, name=f"v{i}") for i in range(3)]  # equal values: only identity tells them apart
     assert to_numpy(backend.step_value(variables[1], variables, None)) == 0.0
     assert backend.step_value(variables[1], variables, ["a", "b", "c"]) == "b"
 

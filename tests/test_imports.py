@@ -77,9 +77,7 @@ def test_arrows_point_down_only(part):
 
 def importers(package, wanted):
     return {
-        str(path.relative_to(ROOT))
-        for path in sources(package)
-        if wanted & {n.split(".")[0] for n in imports(path)}
+        str(path.relative_to(ROOT)) for path in sources(package) if wanted & {n.split(".")[0] for n in imports(path)}
     }
 
 
@@ -90,9 +88,7 @@ def test_only_the_backend_s_own_places_import_a_backend():
 
 def test_a_backend_is_imported_when_it_is_needed_only():
     for path in sources("keras_sid2"):
-        at_import = [
-            node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)
-        ]
+        at_import = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
         assert not BACKENDS & {name.split(".")[0] for name in named_in(at_import)}, path
 
 

@@ -150,7 +150,5 @@ def test_a_seed_may_be_a_numpy_integer():
 def test_every_backend_draws_the_same_normals():
     """The numbers come from Python integers and float64, by the equations at the top of the module."""
     golden = [-0.620765, -0.294421, -0.548347, -0.325009, 1.331923, -0.759386, -0.12071]
-    draws = run(
-        lambda key: random.normal(key, (7,), index=5), random.fold_in(random.key(4_000_000_042, 7), 3, 9)
-    )
+    draws = run(lambda key: random.normal(key, (7,), index=5), random.fold_in(random.key(4_000_000_042, 7), 3, 9))
     np.testing.assert_allclose(draws, golden, atol=1e-5)

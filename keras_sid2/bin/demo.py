@@ -60,10 +60,11 @@ def _main(_):
     from keras_sid2.bin.common import sampling_progress
     from keras_sid2.evaluation import quality
     from keras_sid2.files import image_grid, write_npz, write_png, written_whole
+    from keras_sid2.training.optimizer import steps_done
 
     workdir, console = pathlib.Path(FLAGS.workdir), Console(stderr=True)
     model, data = _train(workdir)
-    if int(model.optimizer.iterations.value) < FLAGS.steps:
+    if steps_done(model) < FLAGS.steps:
         return 130  # interrupted, and saved
     real, labels = _real_digits(data)
     with sampling_progress(console, "sampling steps") as progress:

@@ -22,6 +22,7 @@ from keras_sid2.files import written_whole
 from keras_sid2.training import Preset, SiD2Model, find_preset
 from keras_sid2.training.callbacks import LogWindows, SampleGrids, SaveCheckpoints
 from keras_sid2.training.checkpoints import checkpoint_step, checkpoints, load_model
+from keras_sid2.training.optimizer import steps_done
 
 PRECISIONS = ("float32", "mixed_bfloat16")
 
@@ -163,7 +164,7 @@ class TrainingRun:
         with written_whole(self.workdir / "run.json") as temporary:
             temporary.write_text(json.dumps(self.settings.defining(), indent=2) + "\n")
         model = self.load_or_make_model()
-        step = int(model.optimizer.iterations.value)
+        step = steps_done(model)
         self.console.print(
             f"{self.preset.name} on {keras.backend.backend()}: {model.network.count_params():,} parameters, "
             f"steps {step} to {self.settings.steps} of {self.settings.batch_size} images, in {self.workdir}"
@@ -173,7 +174,7 @@ class TrainingRun:
                 if not self._interrupts:
                     self._fit(model, log, start=start, length=length, count=count)
         if self._interrupts:
-            step = int(model.optimizer.iterations.value)
+            step = steps_done(model)
             self.console.print(f"Stopped and saved at step {step}; the same command continues.")
         return model
 
@@ -265,7 +266,7 @@ class _Evaluate(keras.callbacks.Callback):
         )
 
     def on_epoch_end(self, epoch, logs=None):
-        step = int(self.model.optimizer.iterations.value)
+        step = steps_done(self.model)
         if step % self._every == 0:
             values = self.model.evaluate(self._dataset, return_dict=True, verbose=0)
             self._log.scalars(step, {f"eval/{name}": float(value) for name, value in values.items()})

@@ -10,6 +10,7 @@ import keras
 
 from keras_sid2.files import image_grid, write_png
 from keras_sid2.training.checkpoints import save_checkpoint
+from keras_sid2.training.optimizer import steps_done
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
@@ -26,7 +27,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
         self._step = 0
 
     def on_train_begin(self, logs=None):
-        self._step = _step(self.model)
+        self._step = steps_done(self.model)
 
     def on_train_batch_end(self, batch, logs=None):
         self._read()
@@ -56,11 +57,6 @@ class StopOnNonFinite(keras.callbacks.Callback):
             raise FloatingPointError(self.message)
 
 
-def _step(model) -> int:
-    """Training steps done."""
-    return int(model.optimizer.iterations.value)
-
-
 class SaveCheckpoints(keras.callbacks.Callback):
     """Saves at window ends whose step `every` divides, and at the end of fit, unless the loss is not finite.
 
@@ -76,19 +72,19 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self._saved = None
 
     def on_train_begin(self, logs=None):
-        self._saved = _step(self.model)
+        self._saved = steps_done(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
-        if _step(self.model) % self.every == 0:
+        if steps_done(self.model) % self.every == 0:
             self._save(logs)
 
     def on_train_end(self, logs=None):
         self._save(logs)
 
     def _save(self, logs):
-        if _step(self.model) != self._saved and math.isfinite(float((logs or {}).get("loss", 0.0))):
+        if steps_done(self.model) != self._saved and math.isfinite(float((logs or {}).get("loss", 0.0))):
             save_checkpoint(self.model, self.directory, keep=self.keep)
-            self._saved = _step(self.model)
+            self._saved = steps_done(self.model)
 
 
 class SampleGrids(keras.callbacks.Callback):
@@ -108,7 +104,7 @@ class SampleGrids(keras.callbacks.Callback):
         self.generate_options, self.log_image = dict(generate_options or {}), log_image
 
     def on_epoch_end(self, epoch, logs=None):
-        step = _step(self.model)
+        step = steps_done(self.model)
         if step % self.every:
             return
         images = self.model.generate(self.labels, num_images=self.num_images, **self.generate_options)
@@ -146,4 +142,4 @@ class LogWindows(keras.callbacks.Callback):
         values = {name: float(value) for name, value in (logs or {}).items()}  # waits for the last step
         seconds = time.perf_counter() - self._start
         values |= {"images_per_second": self._images / seconds, "waiting": min(1.0, self.waited() / seconds)}
-        self.log(_step(self.model), values)
+        self.log(steps_done(self.model), values)

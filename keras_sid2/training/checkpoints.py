@@ -12,6 +12,7 @@ import h5py
 import keras
 
 from keras_sid2.files import written_whole
+from keras_sid2.training.optimizer import steps_done
 
 _NAME = re.compile(r"step_(\d{10})\.keras")
 
@@ -30,7 +31,7 @@ def checkpoint_step(path: str | os.PathLike) -> int:
 
 def save_checkpoint(model, directory: str | os.PathLike, *, keep: int) -> pathlib.Path:
     """Writes the model as it is, then removes all but the `keep` newest checkpoints."""
-    path = pathlib.Path(directory) / f"step_{int(model.optimizer.iterations.value):010d}.keras"
+    path = pathlib.Path(directory) / f"step_{steps_done(model):010d}.keras"
     with written_whole(path) as temporary:
         model.save(temporary)
     for old in checkpoints(directory)[:-keep]:

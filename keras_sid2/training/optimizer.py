@@ -50,6 +50,11 @@ class EmaAdam(_Adam):
         """Keeps the raw weights at the end of fit."""
 
 
+def steps_done(model) -> int:
+    """Training steps that a compiled model has done; its noise and its data go by this count."""
+    return int(model.optimizer._iterations.value)
+
+
 @settings
 class AdamRecipe:
     """Settings of `EmaAdam` and its warm-up; the defaults are the lineage's (grade L), as SiD2's are not printed.

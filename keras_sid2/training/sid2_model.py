@@ -28,7 +28,7 @@ from keras_sid2.training.callbacks import StopOnNonFinite
 from keras_sid2.training.checkpoints import check_weights_file
 from keras_sid2.training.data_checks import check_batch, check_image_spec, peek, unpack
 from keras_sid2.training.generation import generate
-from keras_sid2.training.optimizer import AdamRecipe
+from keras_sid2.training.optimizer import AdamRecipe, steps_done
 from keras_sid2.training.preset import find_preset
 
 _TRAIN, _EVALUATE = range(2)  # streams of a seed: training steps and evaluation batches never share noise
@@ -222,7 +222,7 @@ class SiD2Model(keras.Model):
     def averages(self) -> list | None:
         """The optimizer's averaged weights, or None while there are none (no EMA, no step done yet)."""
         optimizer = getattr(self, "optimizer", None)
-        if optimizer is None or not optimizer.use_ema or not int(optimizer.iterations.value):
+        if optimizer is None or not optimizer.use_ema or not steps_done(self):
             return None
         return optimizer._model_variables_moving_average
 

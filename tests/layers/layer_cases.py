@@ -34,9 +34,7 @@ ATTENTION = ("query", "key", "value", "query_norm", "key_norm", "out")
 MLP = 256 * 8 + 8 + 8 * 8 + 8  # 128 sines and 128 cosines
 
 CASES = {
-    "ConditionEmbedding": Case(
-        layers.ConditionEmbedding, dict(dim=8), ((),), MLP, (8,), ("dense1", "dense2")
-    ),
+    "ConditionEmbedding": Case(layers.ConditionEmbedding, dict(dim=8), ((),), MLP, (8,), ("dense1", "dense2")),
     "ConditionEmbedding, classes": Case(
         layers.ConditionEmbedding,
         dict(dim=8, num_classes=3),
@@ -66,15 +64,9 @@ CASES = {
         layers.SelfAttention, dict(head_dim=4), ((4, 6, 8),), 4 * 64 + 8 + 4 * 4, (4, 6, 8), ATTENTION
     ),
     "Patchify": Case(layers.Patchify, dict(filters=8, patch_size=2), ((4, 6, 3),), 4 * 3 * 8 + 8, (2, 3, 8)),
-    "Unpatchify": Case(
-        layers.Unpatchify, dict(filters=3, patch_size=2), ((2, 3, 8),), 4 * 8 * 3 + 3, (4, 6, 3)
-    ),
-    "Downsample": Case(
-        layers.Downsample, dict(channels=8), ((4, 6, 5),), 5 * 8 + 8, (2, 3, 8), ("conv", "pool")
-    ),
-    "Upsample": Case(
-        layers.Upsample, dict(channels=5), ((2, 3, 8),), 8 * 5 + 5, (4, 6, 5), ("conv", "nearest")
-    ),
+    "Unpatchify": Case(layers.Unpatchify, dict(filters=3, patch_size=2), ((2, 3, 8),), 4 * 8 * 3 + 3, (4, 6, 3)),
+    "Downsample": Case(layers.Downsample, dict(channels=8), ((4, 6, 5),), 5 * 8 + 8, (2, 3, 8), ("conv", "pool")),
+    "Upsample": Case(layers.Upsample, dict(channels=5), ((2, 3, 8),), 8 * 5 + 5, (4, 6, 5), ("conv", "nearest")),
 }
 
 

@@ -71,9 +71,7 @@ def test_the_global_policy_reaches_the_sublayers(case):
 def test_half_precision_is_close_to_float32(case):
     full, half = (randomize(case.build(dtype=policy)) for policy in ("float32", "mixed_bfloat16"))
     exact, rough = (to_numpy(ops.cast(call(layer, case), "float32")) for layer in (full, half))
-    assert (
-        np.abs(rough - exact).mean() < 0.05 * np.abs(exact).mean()
-    )  # bfloat16 has 8 bits, and errors add up
+    assert np.abs(rough - exact).mean() < 0.05 * np.abs(exact).mean()  # bfloat16 has 8 bits, and errors add up
 
 
 @every_layer

@@ -101,17 +101,13 @@ def test_self_attention():
 def test_attention_is_the_softmax_over_all_positions():
     q, k, v = (images(2, 9, 3, 4, seed=seed) for seed in range(3))
     output = to_numpy(backend.attention(*map(ops.convert_to_tensor, (q, k, v))))
-    np.testing.assert_allclose(
-        output, softmax_attention(*(x.astype("float64") for x in (q, k, v))), atol=1e-5
-    )
+    np.testing.assert_allclose(output, softmax_attention(*(x.astype("float64") for x in (q, k, v))), atol=1e-5)
 
 
 def test_down_is_the_mean_of_four_and_up_repeats_one():
     output, w, h = outputs("Downsample")
     mean = h.reshape(2, 2, 2, 3, 2, 5).mean((2, 4))
-    np.testing.assert_allclose(
-        output, mean @ w.values["conv/kernel"][0, 0] + w.values["conv/bias"], atol=1e-5
-    )
+    np.testing.assert_allclose(output, mean @ w.values["conv/kernel"][0, 0] + w.values["conv/bias"], atol=1e-5)
     output, w, h = outputs("Upsample")
     mixed = h @ w.values["conv/kernel"][0, 0] + w.values["conv/bias"]
     np.testing.assert_allclose(output, mixed.repeat(2, axis=1).repeat(2, axis=2), atol=1e-5)
@@ -136,9 +132,7 @@ def test_position_embedding_is_added():
 def test_position_embedding_starts_with_deviation_one_hundredth():
     layer = layers.PositionEmbedding()
     layer.build((None, 32, 32, 8))
-    assert (
-        abs(to_numpy(layer.embedding.value).std() / 0.01 - 1) < 0.05
-    )  # 8192 draws: a standard error of 0.8 %
+    assert abs(to_numpy(layer.embedding.value).std() / 0.01 - 1) < 0.05  # 8192 draws: a standard error of 0.8 %
 
 
 @pytest.mark.parametrize("name", ["ResBlock", "TransformerBlock"])
@@ -236,13 +230,9 @@ def test_conditioning_is_silu_of_mlp_of_waves_plus_class():
     w, logsnr, label = Weights(layer), np.float32([-14.0, 0.5, 9.0]), np.int32([2, 3, 0])
     waves = 2 * np.pi / np.geomspace(40.0, 0.25, 128) * logsnr[:, None].astype("float64")
     features = np.concatenate([np.sin(waves), np.cos(waves)], axis=-1)
-    expected = silu(
-        w.dense("dense2", silu(w.dense("dense1", features))) + w.values["classes/embeddings"][label]
-    )
+    expected = silu(w.dense("dense2", silu(w.dense("dense1", features))) + w.values["classes/embeddings"][label])
     output = to_numpy(layer(ops.convert_to_tensor(logsnr), ops.convert_to_tensor(label)))
-    np.testing.assert_allclose(
-        output, expected, atol=2e-4
-    )  # the argument of the fastest wave is 350: 2e-5 in float32
+    np.testing.assert_allclose(output, expected, atol=2e-4)  # the argument of the fastest wave is 350: 2e-5 in float32
 
 
 # Attention on a TPU.
@@ -263,9 +253,7 @@ def faked_tpu(monkeypatch):
 
 @only_on_jax
 def test_attention_on_a_tpu_is_scaled_and_sees_every_position(faked_tpu):
-    q, k, v = (
-        images(1, 128, 1, 8, seed=seed) for seed in range(3)
-    )  # keras's own path takes multiples of 128
+    q, k, v = (images(1, 128, 1, 8, seed=seed) for seed in range(3))  # keras's own path takes multiples of 128
     expected = softmax_attention(*(x.astype("float64") for x in (q, k, v)))
     ours = backend.attention(*map(ops.convert_to_tensor, (q, k, v)))
     np.testing.assert_allclose(to_numpy(ours), expected, atol=1e-5)

@@ -31,9 +31,7 @@ def test_a_res_block_is_two_convolutions_at_every_position():
     # 4 x 4 positions, 8 channels, 3 blocks of two 3 x 3 convolutions.
     cost = network_cost((8, 8, 3), 2, None, 16, [{"kind": "res", "channels": 8, "blocks": 3}])
     assert cost.block_multiply_adds == 3 * 2 * (16 * 9 * 8 * 8)
-    ends = (
-        2 * 16 * (2 * 2 * 3) * 8
-    )  # each output of patchify sees 2 x 2 x 3 numbers; unpatchify is its transpose
+    ends = 2 * 16 * (2 * 2 * 3) * 8  # each output of patchify sees 2 x 2 x 3 numbers; unpatchify is its transpose
     conditioning = 256 * 16 + 16 * 16 + 3 * 16 * (2 * 8)
     assert cost.multiply_adds == cost.block_multiply_adds + ends + conditioning
 
@@ -47,8 +45,7 @@ def test_a_transformer_block_is_its_matrices_and_two_products_over_pairs():
 
 def test_every_level_but_the_last_is_paid_twice():
     one, two = (
-        [{"kind": "res", "channels": 8, "blocks": n}, {"kind": "res", "channels": 8, "blocks": 1}]
-        for n in (1, 2)
+        [{"kind": "res", "channels": 8, "blocks": n}, {"kind": "res", "channels": 8, "blocks": 1}] for n in (1, 2)
     )
     down_and_up = 2 * 2 * (64 * 9 * 8 * 8)
     costs = [network_cost((8, 8, 1), 1, None, 8, levels).block_multiply_adds for levels in (one, two)]
@@ -59,7 +56,6 @@ def test_every_level_but_the_last_is_paid_twice():
 def test_parameters_are_those_of_the_network(changes):
     network = tiny_network(**changes)
     config = {
-        k: network.get_config()[k]
-        for k in ("image_shape", "patch_size", "num_classes", "embedding_dim", "levels")
+        k: network.get_config()[k] for k in ("image_shape", "patch_size", "num_classes", "embedding_dim", "levels")
     }
     assert network_cost(**config).parameters == network.count_params()

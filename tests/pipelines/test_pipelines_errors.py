@@ -48,9 +48,7 @@ def test_wrong_argument(arguments, sentence, data_dir):
 
 @pytest.mark.parametrize("name_or_dir", [None, 3, "", ["digits"]])
 def test_neither_name_nor_path(name_or_dir):
-    with pytest.raises(
-        ValueError, match=r"expected a data set name \(digits, photo_patches\) or a directory"
-    ):
+    with pytest.raises(ValueError, match=r"expected a data set name \(digits, photo_patches\) or a directory"):
         pipelines.describe(name_or_dir)
 
 
@@ -67,9 +65,7 @@ def test_unknown_name(data_dir):
 
 
 def test_not_prepared(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=f"write it with: sid2-data prepare digits --data_dir={tmp_path}$"
-    ):
+    with pytest.raises(FileNotFoundError, match=f"write it with: sid2-data prepare digits --data_dir={tmp_path}$"):
         pipelines.describe("digits", data_dir=tmp_path)
 
 
@@ -106,9 +102,7 @@ def test_missing_shards(data_dir, tmp_path):
     shutil.copytree(data_dir / "digits", tmp_path / "digits")
     for number in (1, 3):
         (tmp_path / f"digits/1.0.0/digits-train.tfrecord-0000{number}-of-00004").unlink()
-    with pytest.raises(
-        FileNotFoundError, match="2 of 4 shards are missing in .*, the first is .*-00001-of-00004"
-    ):
+    with pytest.raises(FileNotFoundError, match="2 of 4 shards are missing in .*, the first is .*-00001-of-00004"):
         pipelines.make_dataset("digits", data_dir=tmp_path, batch_size=8)
     assert pipelines.describe("digits", split="test", data_dir=tmp_path).num_examples == 180
 

@@ -13,9 +13,7 @@ pytestmark = pytest.mark.backend_free
 
 def everything(name, split, data_dir):
     """Images [N,H,W,C] (and labels [N]) of a split, in file order."""
-    batches = list(
-        pipelines.make_dataset(name, split=split, data_dir=data_dir, batch_size=200, training=False)
-    )
+    batches = list(pipelines.make_dataset(name, split=split, data_dir=data_dir, batch_size=200, training=False))
     return {key: np.concatenate([batch[key].numpy() for batch in batches]) for key in batches[0]}
 
 
@@ -51,9 +49,7 @@ def test_photo_patches_are_windows_of_the_photographs(data_dir):
         windows = {
             window.tobytes()
             for photo in photos
-            for window in np.lib.stride_tricks.sliding_window_view(photo[:, columns], (64, 64), axis=(0, 1))[
-                ::8, ::8
-            ]
+            for window in np.lib.stride_tricks.sliding_window_view(photo[:, columns], (64, 64), axis=(0, 1))[::8, ::8]
             .transpose(0, 1, 3, 4, 2)
             .reshape(-1, 64, 64, 3)
         }
@@ -78,9 +74,7 @@ def test_preparing_elsewhere_gives_the_same(data_dir, tmp_path, capsys):
     pipelines.prepare("digits", tmp_path)
     assert capsys.readouterr().out == ""
     for file in ("dataset_info.json", "features.json"):
-        assert (tmp_path / "digits/1.0.0" / file).read_bytes() == (
-            data_dir / "digits/1.0.0" / file
-        ).read_bytes()
+        assert (tmp_path / "digits/1.0.0" / file).read_bytes() == (data_dir / "digits/1.0.0" / file).read_bytes()
     first, second = (everything("digits", "train", where) for where in (data_dir, tmp_path))
     np.testing.assert_array_equal(first["image"], second["image"])
     np.testing.assert_array_equal(first["label"], second["label"])
@@ -117,8 +111,6 @@ def test_something_else_in_its_place(tmp_path):
 )
 def test_missing_dependency(module, extra, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(
-        ImportError, match=rf'{module.split(".")[0]} is needed .*pip install "keras_sid2\[{extra}\]"'
-    ):
+    with pytest.raises(ImportError, match=rf'{module.split(".")[0]} is needed .*pip install "keras_sid2\[{extra}\]"'):
         pipelines.prepare("digits", tmp_path)
     assert not list(tmp_path.rglob("*.tfrecord*")) and not list(tmp_path.glob("digits/1.0.0*"))

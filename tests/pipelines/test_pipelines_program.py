@@ -66,9 +66,7 @@ def test_wrong_command_line(arguments, sentence):
     assert len(ran.stderr.splitlines()) == 1 and sentence in ran.stderr
 
 
-@pytest.mark.parametrize(
-    "backend, hidden", [("jax", ["GPU", "TPU"]), ("torch", ["GPU", "TPU"]), ("tensorflow", [])]
-)
+@pytest.mark.parametrize("backend, hidden", [("jax", ["GPU", "TPU"]), ("torch", ["GPU", "TPU"]), ("tensorflow", [])])
 def test_accelerators_are_left_to_another_backend(backend, hidden, monkeypatch):
     import tensorflow as tf
 

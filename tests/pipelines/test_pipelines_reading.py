@@ -47,9 +47,7 @@ def test_schema(data_dir):
         "label": tf.TensorSpec((32,), tf.int32),
     }
     assert digits.cardinality() == tf.data.INFINITE_CARDINALITY
-    patches = pipelines.make_dataset(
-        "photo_patches", data_dir=data_dir, batch_size=4, image_size=64, training=False
-    )
+    patches = pipelines.make_dataset("photo_patches", data_dir=data_dir, batch_size=4, image_size=64, training=False)
     assert patches.element_spec == {"image": tf.TensorSpec((None, 64, 64, 3), tf.uint8)}
     assert patches.cardinality() == 5244 // 4
 
@@ -78,8 +76,7 @@ def test_order_is_a_function_of_the_seed(data_dir, shuffle_buffer):
     finally:
         tf.random.set_seed(None)
     assert any(
-        (labels != others).any()
-        for (_, labels), (_, others) in zip(first, take(20, seed=6, **arguments), strict=True)
+        (labels != others).any() for (_, labels), (_, others) in zip(first, take(20, seed=6, **arguments), strict=True)
     )
 
 
@@ -118,13 +115,9 @@ def test_evaluation_is_one_pass_in_file_order(data_dir, in_file_order):
 
     shards = sorted(str(path) for path in data_dir.glob("digits/1.0.0/digits-train.tfrecord-*"))
     schema = {"label": tf.io.FixedLenFeature((), tf.int64)}
-    labels = [
-        int(tf.io.parse_single_example(record, schema)["label"]) for record in tf.data.TFRecordDataset(shards)
-    ]
+    labels = [int(tf.io.parse_single_example(record, schema)["label"]) for record in tf.data.TFRecordDataset(shards)]
     np.testing.assert_array_equal(in_file_order[1], labels)
-    assert_same(
-        [in_file_order], [joined(take(None, data_dir=data_dir, batch_size=64, training=False, seed=9))]
-    )
+    assert_same([in_file_order], [joined(take(None, data_dir=data_dir, batch_size=64, training=False, seed=9))])
 
 
 def test_last_batch_of_an_evaluation(data_dir):

@@ -82,9 +82,7 @@ def test_one_step_is_the_denoiser_on_noise():
     example_keys, logsnr = keys(3), uniform_t(CosineSchedule(), 1)
     z = random.normal(example_keys, SHAPE)
     expected = exact(z, ops.convert_to_tensor(logsnr[:1].repeat(3)))
-    np.testing.assert_allclose(
-        draw(exact, DDPMSampler(), logsnr, example_keys), to_numpy(expected), atol=1e-6
-    )
+    np.testing.assert_allclose(draw(exact, DDPMSampler(), logsnr, example_keys), to_numpy(expected), atol=1e-6)
 
 
 def test_clipped_stays_where_images_are():

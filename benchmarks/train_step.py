@@ -1,0 +1,184 @@
+"""Question: what does a training step cost on each backend, and what does `fit` add to a bare jax step?
+
+    python benchmarks/train_step.py --backends=jax,tensorflow,torch --size=5m --json=result.json
+
+Expected: on jax, fit / bare at most 1.05 at 5 M parameters. The order of the backends depends on the machine.
+
+A run of a case is --steps steps of training on uint8 batches from host numpy; `fit` is timed from the begin
+to the end of its epoch, so the milliseconds that a call of fit itself takes are kept apart (`call_seconds` in
+the JSON). Where fit / bare exceeds 1.05, or with --parts, the library's own step is run with one part
+changed at a time.
+"""
+
+import statistics
+import sys
+import time
+
+import harness
+import report
+import subjects
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+LIMIT = 1.05
+DEFAULT_BATCH = {"tiny": 4, "small": 32, "5m": 16}
+
+
+def _define_flags():
+    subjects.define_flags()
+    flags.DEFINE_integer("batch_size", None, "Images a batch; default: as suits the size.", lower_bound=1)
+    flags.DEFINE_integer("steps", 6, "Training steps a run.", lower_bound=1)
+    flags.DEFINE_bool("parts", None, "Cost of the parts on jax; default: where fit / bare exceeds 1.05.")
+
+
+def _batch_size() -> int:
+    return FLAGS.batch_size or (16 if FLAGS.preset else DEFAULT_BATCH[FLAGS.size])
+
+
+def _batches(model) -> list[tuple]:
+    return [subjects.batch(model, _batch_size(), seed) for seed in range(FLAGS.steps)]
+
+
+# -- cases, in the workers ---------------------------------------------------------------------------------
+
+
+def fit_case():
+    """`fit`, as a user calls it, for one epoch."""
+    import keras
+
+    model = subjects.make_model()
+    model.compile()
+    batches = _batches(model)
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return len(batches)
+
+        def __getitem__(self, i):
+            return batches[i]
+
+    class EpochClock(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.start = harness.now()
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.logs = logs
+
+        def on_epoch_end(self, epoch, logs=None):
+            harness.block(self.logs)
+            self.times = harness.since(self.start)
+
+    def run() -> dict:
+        clock, start = EpochClock(), time.perf_counter()
+        history = model.fit(Batches(), epochs=1, verbose=0, callbacks=[clock])
+        call_seconds = time.perf_counter() - start - clock.times["seconds"]
+        loss = float(history.history["loss"][0])
+        return {**clock.times, "units": len(batches), "call_seconds": call_seconds, "loss": loss}
+
+    run()
+    return run
+
+
+def _loop_case(model, step, final):
+    """Runs `step` on each batch in a plain loop; `final` is what to wait for."""
+    batches = _batches(model)
+
+    def run() -> dict:
+        start = harness.now()
+        losses = [step(*batch) for batch in batches]
+        harness.block(final())
+        times = harness.since(start)
+        return {**times, "units": len(batches), "loss": statistics.mean(map(float, losses))}
+
+    run()
+    return run
+
+
+def bare_case():
+    """The hand-written step (jax)."""
+    from bare_jax import BareTrainer
+
+    model = subjects.make_model()
+    trainer = BareTrainer(model)
+    return _loop_case(model, trainer.step, lambda: trainer.state)
+
+
+def step_case(part: str | None = None):
+    """The library's own train_step, jitted, in a plain loop without fit; with one part changed (jax)."""
+    import jax
+    import parts
+
+    model = subjects.make_model()
+    model.compile()
+    if part is not None:
+        model = parts.CHANGES[part](model)
+    variables = model.trainable_variables, model.non_trainable_variables, model.optimizer.variables
+    # Copies: two cases must not donate each other's buffers.
+    groups = (*variables, model.metrics_variables)
+    state = [[jax.numpy.array(v.value, copy=True) for v in group] for group in groups]
+    train_step = jax.jit(model.train_step, donate_argnums=0)
+
+    def step(*batch):
+        nonlocal state
+        logs, state = train_step(state, batch)
+        return logs["loss"]
+
+    return _loop_case(model, step, lambda: state)
+
+
+def _make_case(name: str):
+    if name.startswith("step"):
+        return step_case(name.removeprefix("step").strip() or None)
+    return {"fit": fit_case, "bare": bare_case, "parameters": subjects.parameters}[name]()
+
+
+# -- the table, in the parent ------------------------------------------------------------------------------
+
+
+def _ratios(samples: list[dict], backends: list[str]) -> list[dict]:
+    rows = [report.ratio(samples, "jax: fit / bare", ("jax", "fit"), ("jax", "bare"), LIMIT)]
+    for case in dict.fromkeys(s["case"] for s in samples if s["case"].startswith("step")):
+        rows.append(report.ratio(samples, f"jax: {case} / bare", ("jax", case), ("jax", "bare")))
+    for other in backends[1:]:
+        name = f"fit: {other} / {backends[0]}"
+        rows.append(report.ratio(samples, name, (other, "fit"), (backends[0], "fit")))
+    return [row for row in rows if row is not None]
+
+
+def _needs_parts(bench: harness.Bench) -> bool:
+    if "jax" not in bench.backends or FLAGS.parts is False:
+        return False
+    found = report.ratio(bench.samples, "", ("jax", "fit"), ("jax", "bare"))
+    return FLAGS.parts or (found is not None and found["ratio"] > LIMIT)
+
+
+def main(argv):
+    del argv
+    if FLAGS.worker:
+        return harness.serve(_make_case)
+    import parts
+
+    with subjects.open_bench(__file__, sys.argv[1:]) as bench:
+        plan = [("jax", "bare")] if "jax" in bench.backends else []
+        bench.run([*plan, *((b, "fit") for b in bench.backends)], FLAGS.rounds)
+        if _needs_parts(bench):
+            names = ["step", *(f"step {change}" for change in parts.CHANGES)]
+            bench.run([("jax", case) for case in ("bare", "fit", *names)], FLAGS.rounds)
+        facts = bench.facts("parameters")
+    facts.pop("has_classes", None)
+    facts |= {"batch size": _batch_size(), "steps a run": FLAGS.steps}
+    result = report.document(
+        program="train_step",
+        question=__doc__.splitlines()[0],
+        settings=subjects.settings(),
+        facts=facts,
+        bench=bench,
+        ratios=_ratios(bench.samples, bench.backends),
+    )
+    report.show(result, "a step")
+    report.write(result, FLAGS.json)
+
+
+if __name__ == "__main__":
+    _define_flags()
+    app.run(main)
