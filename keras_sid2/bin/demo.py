@@ -15,7 +15,7 @@ from keras_sid2.bin.common import run_program
 
 flags.DEFINE_string("workdir", "runs/digits", "folder of the run")
 flags.DEFINE_integer("steps", 2500, "training steps")
-flags.DEFINE_integer("num_steps", 256, "sampler steps")
+flags.DEFINE_integer("num_steps", 128, "sampler steps")
 flags.DEFINE_integer("seed", 0, "of everything random")
 
 FLAGS = flags.FLAGS

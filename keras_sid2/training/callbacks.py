@@ -24,14 +24,17 @@ class StopOnNonFinite(keras.callbacks.Callback):
         super().__init__()
         self.message = None
         self._unread = None
-        self._step = 0
+        self._before_epoch = self._step = 0
 
     def on_train_begin(self, logs=None):
         self._step = steps_done(self.model)
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self._before_epoch = self._step
+
     def on_train_batch_end(self, batch, logs=None):
         self._read()
-        self._step += 1
+        self._step = self._before_epoch + batch + 1
         self._unread = (self._step, logs)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -136,7 +139,7 @@ class LogWindows(keras.callbacks.Callback):
         self.waited()
 
     def on_train_batch_end(self, batch, logs=None):
-        self._images += self.batch_size
+        self._images = (batch + 1) * self.batch_size
 
     def on_epoch_end(self, epoch, logs=None):
         values = {name: float(value) for name, value in (logs or {}).items()}  # waits for the last step

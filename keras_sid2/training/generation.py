@@ -1,5 +1,6 @@
 """Images from a SiD2Model: noise in, uint8 out, in batches of one shape so that one compiled loop serves them all."""
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -38,8 +39,8 @@ def generate(
         seed: an integer >= 0.
         use_ema: draw from the averaged weights, where there are any.
         batch_size: images drawn at once.
-        progress: called with (network steps done, network steps in all); after each step on torch, elsewhere after
-            each batch, whose loop is one compiled program.
+        progress: True for a bar, or called with (network steps done, network steps in all); after each step on torch,
+            elsewhere after each batch, whose loop is one compiled program.
 
     Raises ValueError for labels outside the classes, labels for a model without classes, guidance without labels, and
     settings outside their range.
@@ -89,7 +90,9 @@ class _Ticks:
     """Counts network steps for `progress`, from a Python loop step by step, else a batch at a time."""
 
     def __init__(self, progress, num_steps: int, num_batches: int):
-        self.progress, self.num_steps, self.total = progress, num_steps, num_steps * num_batches
+        self.num_steps, self.total = num_steps, num_steps * num_batches
+        bar = keras.utils.Progbar(self.total, unit_name="network step") if progress is True else None
+        self.progress = progress if bar is None else lambda done, total: bar.update(done)
         self.done, self.batches = 0, 0
 
     def step_done(self):
@@ -102,7 +105,7 @@ class _Ticks:
 
     def _report(self, done: int):
         self.done = done
-        if self.progress is not None:
+        if self.progress:
             self.progress(done, self.total)
 
 

@@ -38,7 +38,8 @@ def check(result: dict, cases: set[tuple[str, str]], ratios: set[str]):
 
 
 def test_train_step(tmp_path):
-    result = run_program("train_step.py", tmp_path / "result.json", "--backends=jax", "--steps=2", "--parts=false")
+    flags = ("--backends=jax", "--steps=2", "--parts=false")
+    result = run_program("train_step.py", tmp_path / "result.json", *flags)
     check(result, {("jax", "bare"), ("jax", "fit")}, {"jax: fit / bare"})
     assert all(math.isfinite(s["loss"]) for s in result["samples"])
 

@@ -78,6 +78,11 @@ def test_progress_counts_network_steps_to_the_end(model):
     assert calls[-1] == (16, 16) and calls == sorted(calls)
 
 
+def test_progress_as_a_bar(model, capsys):
+    model.generate(LABELS, num_steps=8, progress=True)
+    assert "8/8" in capsys.readouterr().out
+
+
 def test_without_classes_and_without_training():
     model = tiny_model(network=tiny_network(num_classes=None), compiled=False)
     assert model.generate(num_images=3, num_steps=2).shape == (3, 4, 4, 1)
