@@ -60,6 +60,7 @@ def test_sample_writes_a_grid_and_the_adm_layout(workdir, tmp_path):
     ],
 )
 @pytest.mark.slow
+@pytest.mark.backend_free
 def test_sample_refuses_in_one_sentence(workdir, tmp_path, flags, sentence):
     flags = [flag.format(workdir=workdir) for flag in flags]
     result = program("sample", *flags, f"--out={tmp_path / 'drawn'}")
