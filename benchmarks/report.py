@@ -112,7 +112,8 @@ def show(document: dict, unit: str):
     for column in ("ratio", "median", "min", "max", "of medians", "cpu time", "at most"):
         ratios.add_column(column, justify="left" if column == "ratio" else "right")
     for row in document["ratios"]:
-        numbers = (f"{row[key]:.3f}" for key in ("ratio", "min", "max", "ratio_of_medians", "ratio_of_cpu_time"))
+        keys = ("ratio", "min", "max", "ratio_of_medians", "ratio_of_cpu_time")
+        numbers = (f"{row[key]:.3f}" for key in keys)
         ratios.add_row(row["name"], *numbers, f"{row['limit']:.2f}" if row["limit"] else "")
     console.print(ratios)
     for fact, value in document["facts"].items():
