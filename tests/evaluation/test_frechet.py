@@ -53,7 +53,7 @@ def digits():
     return np.round(data.images * 255 / 16).astype("uint8")[..., None], data.target.astype("int32")
 
 
-def test_other_real_digits_of_the_same_classes_score_as_a_perfect_model(digits):
+def test_other_real_digits_of_the_same_classes_score_as_real_ones(digits):
     images, labels = digits
     order = np.argsort(labels, kind="stable")  # each digit stands in for the next one of its class
     shifted = images.copy()
@@ -62,7 +62,8 @@ def test_other_real_digits_of_the_same_classes_score_as_a_perfect_model(digits):
         shifted[rows] = images[np.roll(rows, 1)]
     result = quality(shifted, images, labels)
     assert result["accuracy"] > 0.99 and result["accuracy_real"] > 0.95
-    assert 0.8 < result["frechet"] / result["frechet_halves"] < 1.2
+    # Half of A's stand-ins are in B itself, so they score better than a perfect model's new digits would.
+    assert 0.6 < result["frechet"] / result["frechet_halves"] < 1.0
 
 
 def test_noise_and_wrong_classes_score_badly(digits):
