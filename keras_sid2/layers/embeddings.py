@@ -10,7 +10,7 @@ from keras_sid2.serialization import register
 
 # Our choice (the scaling of logsnr in the paper is not known): sines and cosines of logsnr itself, at 128 wavelengths
 # spaced geometrically from 40, half as much again as the range of SiD2's schedules, down to 0.25.
-_FREQUENCIES = np.geomspace(2 * math.pi / 40.0, 2 * math.pi / 0.25, 128).astype("float32")
+FREQUENCIES = np.geomspace(2 * math.pi / 40.0, 2 * math.pi / 0.25, 128).astype("float32")
 
 
 @register
@@ -41,14 +41,14 @@ class ConditionEmbedding(keras.layers.Layer):
             )
 
     def build(self, *_):
-        self.dense1.build((None, 2 * len(_FREQUENCIES)))
+        self.dense1.build((None, 2 * len(FREQUENCIES)))
         self.dense2.build((None, self.dim))
         if self.classes is not None:
             self.classes.build((None,))
         self.built = True
 
     def call(self, logsnr, label=None):
-        angles = ops.cast(logsnr, "float32")[:, None] * _FREQUENCIES
+        angles = ops.cast(logsnr, "float32")[:, None] * FREQUENCIES
         features = ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
         embedding = self.dense2(self.dense1(features))
         if self.classes is not None:

@@ -11,7 +11,7 @@ The whole forward pass adds the two ends, the 1x1 convolutions between levels, a
 import dataclasses
 from collections.abc import Sequence
 
-from keras_sid2.layers.embeddings import _FREQUENCIES
+from keras_sid2.layers.embeddings import FREQUENCIES
 from keras_sid2.models.level import Level, check_image_shape, check_widths
 
 
@@ -51,7 +51,7 @@ def network_cost(
             lower = levels[i + 1].channels
             parameters += 2 * level.channels * lower + level.channels + lower
             others += 2 * level.channels * lower * positions[i + 1]
-    fourier = 2 * len(_FREQUENCIES)
+    fourier = 2 * len(FREQUENCIES)
     mlp = (fourier + embedding_dim) * embedding_dim
     parameters += mlp + 2 * embedding_dim + ((num_classes + 1) * embedding_dim if num_classes else 0)
     return NetworkCost(parameters, blocks, blocks + others + mlp)
