@@ -1,24 +1,67 @@
-"""Prepares data sets as TFRecord shards.
+"""Prepares data sets, and looks at them.
 
-    sid2-data list                              the data sets that can be prepared
-    sid2-data prepare NAME [--data_dir=DIR]     writes one into DIR (default: the directory that tfds uses)
+    sid2-data list                       the data sets that can be prepared
+    sid2-data prepare NAME [flags]       writes one into --data_dir, with all cores; goes on where it was interrupted
+    sid2-data verify NAME_OR_DIR         reads and decodes every record; exit code 1 if one is bad
+    sid2-data stats NAME_OR_DIR          counts by class, size and kind, duplicates; decodes nothing
+    sid2-data show NAME_OR_DIR           a picture of random examples, --out=examples.png
 
-The same as `python -m pipelines ...`. Exit code 2: the command line is wrong; 1: the work failed.
+NAME_OR_DIR may also be a file or a quoted glob of TFRecord or ArrayRecord shards.
+
+    sid2-data prepare digits --data_dir=data
+    sid2-data prepare image_folder --source=photos --image_size=256 --data_dir=data
+    sid2-data prepare imagenet --source=/downloads --image_size=512 --encoding=png --data_dir=data
+    sid2-data prepare kinetics600 --source=/clips --annotations=/csv --image_size=128 --num_frames=16 --data_dir=data
+    sid2-data verify data/image_folder
+
+The same as `python -m pipelines ...`. Exit code 2: the command line is wrong; 1: the work failed; 130: Ctrl-C.
 """
 
+import json
 import os
+import pathlib
 import sys
 from collections.abc import Callable
 
-from absl import app, flags
+from absl import app, flags, logging
 
+from pipelines.checking import random_grid, stats, verify
 from pipelines.datasets import ENTRIES, dataset_names
-from pipelines.preparing import prepare
+from pipelines.examples import RecordFeatures
+from pipelines.preparing import EXAMPLES_PER_SHARD, prepare
 
 # Flags of this program alone: several programs of the project may be imported into one process.
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("data_dir", None, "directory for prepared data sets", flag_values=FLAGS)
 flags.DEFINE_boolean("help", False, "show this help", flag_values=FLAGS)
+
+# What only some data sets take; None: not given.
+SETTINGS = ("source", "config", "image_size", "encoding", "quality", "channels", "num_classes")
+SETTINGS += ("annotations", "num_frames", "stride")
+flags.DEFINE_string("source", None, "prepare: the folder or file of yours that it is made from", flag_values=FLAGS)
+flags.DEFINE_string("config", None, "prepare: name for the folder; default: from the settings", flag_values=FLAGS)
+flags.DEFINE_integer("image_size", None, "prepare: side of ADM's centre crop; show: of the images", flag_values=FLAGS)
+flags.DEFINE_string("encoding", None, "prepare: png, jpeg or original", flag_values=FLAGS)
+flags.DEFINE_integer("quality", None, "prepare: of JPEG, 1 to 100", flag_values=FLAGS)
+flags.DEFINE_integer("channels", None, "prepare, plain files: 3 (RGB) or 1 (grey)", flag_values=FLAGS)
+flags.DEFINE_integer("num_classes", None, "prepare npz, plain files: labels are below it", flag_values=FLAGS)
+flags.DEFINE_string("annotations", None, "prepare kinetics600: the official CSV files", flag_values=FLAGS)
+flags.DEFINE_integer("num_frames", None, "prepare kinetics600: frames a clip", flag_values=FLAGS)
+flags.DEFINE_integer("stride", None, "prepare kinetics600: every how manieth frame", flag_values=FLAGS)
+
+flags.DEFINE_string("file_format", "tfrecord", "prepare: tfrecord or array_record", flag_values=FLAGS)
+flags.DEFINE_integer("workers", None, "prepare: processes; default: one for each core", flag_values=FLAGS)
+flags.DEFINE_integer("examples_per_shard", EXAMPLES_PER_SHARD, "prepare: about so many", flag_values=FLAGS)
+flags.DEFINE_integer("max_bad_sources", None, "prepare: how many bad files are left out", flag_values=FLAGS)
+flags.DEFINE_string("beam_runner", None, "prepare: Apache Beam runner, as DirectRunner", flag_values=FLAGS)
+flags.DEFINE_multi_string("beam_option", [], "prepare: an option of Beam's, as --project=x", flag_values=FLAGS)
+
+flags.DEFINE_string("split", None, "verify, stats, show: one split; default: all, show: train", flag_values=FLAGS)
+flags.DEFINE_string("image_key", None, "verify, stats, show: feature that holds the image", flag_values=FLAGS)
+flags.DEFINE_string("label_key", None, "verify, stats, show: feature that holds the label", flag_values=FLAGS)
+flags.DEFINE_string("out", "examples.png", "show: the picture", flag_values=FLAGS)
+flags.DEFINE_integer("count", 64, "show: how many examples", flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "show: which examples", flag_values=FLAGS)
 
 
 def _list(*arguments: str) -> None:
@@ -29,10 +72,90 @@ def _list(*arguments: str) -> None:
 
 def _prepare(*arguments: str) -> None:
     _expect(arguments, "prepare", "NAME")
-    print(prepare(arguments[0], FLAGS.data_dir))
+    directory = prepare(
+        arguments[0],
+        FLAGS.data_dir,
+        file_format=FLAGS.file_format,
+        workers=FLAGS.workers,
+        examples_per_shard=FLAGS.examples_per_shard,
+        max_bad_sources=FLAGS.max_bad_sources,
+        progress=True,
+        beam_runner=FLAGS.beam_runner,
+        beam_options=FLAGS.beam_option,
+        **{name: FLAGS[name].value for name in SETTINGS if FLAGS[name].value is not None},
+    )
+    _print_report(pathlib.Path(directory) / "report.json")
+    print(directory)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"list": _list, "prepare": _prepare}
+def _print_report(path: pathlib.Path) -> None:
+    """What the user should know of a preparation, on stderr: stdout has the directory alone."""
+    if not path.exists():
+        return
+    report = json.loads(path.read_text())
+    for split, part in report["splits"].items():
+        said = [f"{part['examples']} examples"]
+        said += [f"{count} {change}" for change, count in sorted(part["changes"].items())]
+        said += [f"{part['left_out']} left out"] * bool(part["left_out"])
+        print(f"{split}: {', '.join(said)}", file=sys.stderr)
+        for reason in part["left_out_first"][:10]:
+            print(f"  left out: {reason}", file=sys.stderr)
+    if report["duplicates"]:
+        between = report["duplicates_between_splits"]
+        print(f"{report['duplicates']} duplicates, {between} in more than one split, see {path}", file=sys.stderr)
+    for note in report["notes"]:
+        print(note, file=sys.stderr)
+
+
+def _verify(*arguments: str) -> None:
+    _expect(arguments, "verify", "NAME_OR_DIR")
+    reports = verify(arguments[0], split=FLAGS.split, data_dir=FLAGS.data_dir, features=_features())
+    print(*reports, sep="\n")
+    bad = sum(len(report.faults) for report in reports)
+    if bad:
+        raise OSError(f"{bad} bad records in {arguments[0]}")
+
+
+def _stats(*arguments: str) -> None:
+    _expect(arguments, "stats", "NAME_OR_DIR")
+    print(*stats(arguments[0], split=FLAGS.split, data_dir=FLAGS.data_dir, features=_features()), sep="\n")
+
+
+def _show(*arguments: str) -> None:
+    _expect(arguments, "show", "NAME_OR_DIR")
+    from PIL import Image
+
+    picture = random_grid(
+        arguments[0],
+        split=FLAGS.split or "train",
+        data_dir=FLAGS.data_dir,
+        features=_features(),
+        count=FLAGS.count,
+        image_size=FLAGS.image_size,
+        seed=FLAGS.seed,
+    )
+    Image.fromarray(picture).save(FLAGS.out, format="PNG")
+    print(FLAGS.out)
+
+
+def _features() -> RecordFeatures | None:
+    given = {
+        "image": FLAGS.image_key,
+        "label": FLAGS.label_key,
+        "channels": FLAGS.channels,
+        "num_classes": FLAGS.num_classes,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    return RecordFeatures(**given) if given else None
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "list": _list,
+    "prepare": _prepare,
+    "verify": _verify,
+    "stats": _stats,
+    "show": _show,
+}
 
 
 def _expect(arguments: tuple[str, ...], command: str, *names: str) -> None:
@@ -47,6 +170,7 @@ def _expect(arguments: tuple[str, ...], command: str, *names: str) -> None:
 def _main(argv: list[str]) -> None:
     if FLAGS.help:
         print(__doc__)
+        print(FLAGS.main_module_help())
         return
     known = ", ".join(COMMANDS)
     if len(argv) < 2:
@@ -58,9 +182,13 @@ def _main(argv: list[str]) -> None:
 
 def _guarded(argv: list[str]) -> int:
     """Runs the program; what is the user's to mend ends in one line and not in a stack trace."""
+    logging.set_verbosity(logging.WARNING)
     try:
         _main(argv)
         return 0
+    except KeyboardInterrupt:
+        print("sid2-data: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
     except (
         ValueError,
         OSError,

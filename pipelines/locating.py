@@ -1,7 +1,8 @@
-"""Finding a prepared data set on disk, and saying what it holds before anything is read.
+"""Finding records on disk, and saying what they hold before anything is read.
 
 A prepared data set is a directory as tfds writes it: dataset_info.json, features.json and the shards of each
-split, by convention at data_dir/name/version. Paths may be local or of any kind that tfds reads (gs://...).
+split, by convention at data_dir/name/version or data_dir/name/config/version. Records without such a directory are
+given by a file name or a glob. Paths may be local or of any kind that tfds reads (gs://...). TensorFlow is not needed.
 """
 
 import dataclasses
@@ -12,13 +13,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.datasets import dataset_names, near_names
-from pipelines.extras import require_tensorflow, require_tfds
+from pipelines.examples import RecordFeatures, Schema
+from pipelines.extras import require_tfds
+from pipelines.records import FORMATS
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
     from etils import epath
 
 INFO_FILE = "dataset_info.json"
+INFO_SUFFIXES = (".json", ".txt", ".npy")  # files of a prepared data set that hold no records
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 MAX_DEPTH = 3  # data_dir/name/version, or data_dir/name/config/version
 
@@ -30,73 +34,144 @@ class DatasetDescription:
     Attributes:
         name: name of the data set.
         split: name of the split.
-        num_examples: number of examples in the split.
-        image_shape: (H, W, C) of the stored images; None where it differs from image to image.
+        num_examples: number of examples in the split; None for plain files, which say it only when they are read.
+        image_shape: (H, W, C) of the stored images, or of the frames of clips; None where it differs from image to
+            image.
         num_classes: number of classes, None if there are no labels, or labels without a known number of
             classes.
-        class_names: a name for each class, None if `num_classes` is.
+        class_names: a name for each class, None if `num_classes` is, or if they are not known.
+        num_frames: T if the examples are clips and not images.
     """
 
     name: str
     split: str
-    num_examples: int
+    num_examples: int | None
     image_shape: tuple[int | None, int | None, int | None]
     num_classes: int | None
     class_names: tuple[str, ...] | None
+    num_frames: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Located:
-    """One split of a prepared data set: what it holds and where its records are.
-
-    `shards` are in file order. `features` has "image" and, if there are labels, "label".
-    """
+    """One split: what it holds and where its records are. `shards` are in file order; `lengths` None: not known."""
 
     description: DatasetDescription
-    features: "dict[str, tfds.features.FeatureConnector]"
+    schema: Schema
     shards: tuple[str, ...]
+    lengths: tuple[int, ...] | None
+    file_format: str
 
 
 def describe(
-    name_or_dir: str | os.PathLike, *, split: str = "train", data_dir: str | os.PathLike | None = None
+    name_or_dir: str | os.PathLike,
+    *,
+    split: str = "train",
+    data_dir: str | os.PathLike | None = None,
+    features: RecordFeatures | None = None,
 ) -> DatasetDescription:
     """Returns what one split of a prepared data set holds, without reading its records.
 
     The arguments and the errors are those of `make_dataset`.
     """
-    return locate(name_or_dir, split=split, data_dir=data_dir).description
+    return locate(name_or_dir, split=split, data_dir=data_dir, features=features).description
 
 
-def locate(name_or_dir: str | os.PathLike, *, split: str, data_dir: str | os.PathLike | None) -> Located:
-    """Finds one split of a prepared data set and checks that its shards are there.
+def locate(
+    name_or_dir: str | os.PathLike,
+    *,
+    split: str,
+    data_dir: str | os.PathLike | None,
+    features: RecordFeatures | None = None,
+    missing_shards: bool = False,
+) -> Located:
+    """Finds one split of a prepared data set, or plain files of records.
+
+    Args:
+        features: which features of the records are meant; None: "image" (or "video") and "label".
+        missing_shards: whether shards may be missing, because the reader counts what is in them as bad.
 
     Raises:
         ValueError: an argument of the wrong type, an unknown split, several data sets to choose from, or
-            features that are not an image of uint8 named "image" and at most one integer named "label", or
-            a format other than TFRecord.
+            features that are not an image of uint8 and at most one integer, or a format that is not read.
         FileNotFoundError: no such directory, no prepared data set in it, or a shard is missing.
     """
-    directory = _prepared_directory(name_or_dir, data_dir)
-    require_tensorflow()  # before tfds imports it by itself, with every accelerator
+    if features is not None and not isinstance(features, RecordFeatures):
+        raise ValueError(f"features must be a pipelines.RecordFeatures or None, got {features!r}")
+    files = _plain_files(name_or_dir)
+    if files:
+        return _located_files(files, os.fspath(name_or_dir), split, data_dir, features or RecordFeatures())
+    directory = prepared_directory(name_or_dir, data_dir)
     builder = require_tfds().builder_from_directory(directory)
     splits = builder.info.splits
     if not isinstance(split, str) or split not in splits:
         raise ValueError(f"unknown split {split!r}: {builder.name} in {directory} has {', '.join(sorted(splits))}")
-    if builder.info.file_format.value != "tfrecord":
-        raise ValueError(f"{directory} is in the format {builder.info.file_format.value}: only tfrecord is read")
+    if builder.info.file_format.value not in FORMATS:
+        known = " and ".join(FORMATS)
+        raise ValueError(f"{directory} is in the format {builder.info.file_format.value}: only {known} are read")
     if not splits[split].num_examples:
         raise ValueError(f"the split {split!r} of {builder.name} in {directory} has no examples")
     shards = tuple(splits[split].filepaths)
-    _check_shards(shards, directory)
-    features = _image_and_label(builder.info.features, directory)
+    if not missing_shards:
+        _check_shards(shards, directory)
+    schema = _schema(builder.info.features, features, directory)
     return Located(
-        description=_description(builder, split, features),
-        features=features,
+        description=_description(builder, split, schema),
+        schema=schema,
         shards=tuple(os.fspath(shard) for shard in shards),
+        lengths=tuple(splits[split].shard_lengths),
+        file_format=builder.info.file_format.value,
     )
 
 
-def _prepared_directory(name_or_dir: str | os.PathLike, data_dir: str | os.PathLike | None) -> "epath.Path":
+def split_names(name_or_dir: str | os.PathLike, data_dir: str | os.PathLike | None) -> list[str]:
+    """The names of the splits of a prepared data set; ["train"] for plain files."""
+    if _plain_files(name_or_dir):
+        return ["train"]
+    return sorted(require_tfds().builder_from_directory(prepared_directory(name_or_dir, data_dir)).info.splits)
+
+
+def _plain_files(name_or_dir: str | os.PathLike) -> list[str]:
+    """The files that a file name or a glob stands for, sorted; none if it is neither."""
+    if not isinstance(name_or_dir, (str, os.PathLike)) or not os.fspath(name_or_dir):
+        return []  # refused later, with the names that are known
+    path = tfds_path(name_or_dir)
+    if path.is_file():
+        return [os.fspath(path)]
+    if not any(character in os.fspath(path) for character in "*?["):
+        return []
+    root = path.parent
+    found = sorted(os.fspath(file) for file in root.glob(path.name) if file.is_file())
+    if not found:
+        raise FileNotFoundError(f"no file matches {os.fspath(path)}")
+    return found
+
+
+def _located_files(
+    files: list[str], given: str, split: str, data_dir: str | os.PathLike | None, features: RecordFeatures
+) -> Located:
+    if split != "train" or data_dir is not None:
+        raise ValueError(f"split and data_dir go with a prepared data set, and {given!r} stands for plain files")
+    if files[0].endswith(INFO_SUFFIXES):
+        raise ValueError(f"expected a directory that holds a prepared data set, and {files[0]} is a file")
+    schema = Schema(features=features, image_shape=(None, None, features.channels))
+    return Located(
+        description=DatasetDescription(
+            name=given,
+            split=split,
+            num_examples=None,
+            image_shape=schema.image_shape,
+            num_classes=features.num_classes if features.label else None,
+            class_names=None,
+        ),
+        schema=schema,
+        shards=tuple(files),
+        lengths=None,
+        file_format="array_record" if ".array_record" in os.path.basename(files[0]) else "tfrecord",
+    )
+
+
+def prepared_directory(name_or_dir: str | os.PathLike, data_dir: str | os.PathLike | None) -> "epath.Path":
     """Returns the one directory with a prepared data set that the two arguments point to."""
     names = ", ".join(dataset_names())
     if not isinstance(name_or_dir, (str, os.PathLike)) or not os.fspath(name_or_dir):
@@ -108,8 +183,13 @@ def _prepared_directory(name_or_dir: str | os.PathLike, data_dir: str | os.PathL
         where = "" if data_dir is None else f" --data_dir={root}"
         return _find(root / name_or_dir, remedy=f"write it with: sid2-data prepare {name_or_dir}{where}")
     near = near_names(os.fspath(name_or_dir))
+    if data_dir is not None and (tfds_path(data_dir) / name_or_dir).is_dir():
+        return _find(tfds_path(data_dir) / name_or_dir, remedy="give the directory of a prepared data set")
     if data_dir is not None:
-        raise ValueError(f"data_dir goes with a data set name ({names}), and {name_or_dir!r} is none of them{near}")
+        raise ValueError(
+            f"data_dir goes with a data set name, and {name_or_dir!r} is neither one of {names} "
+            f"nor a folder in {data_dir}{near}"
+        )
     directory = tfds_path(name_or_dir)
     if not directory.exists() and directory.name == os.fspath(name_or_dir):
         raise FileNotFoundError(f"{name_or_dir!r} is neither a data set name ({names}) nor a directory{near}")
@@ -128,7 +208,7 @@ def _find(directory: "epath.Path", *, remedy: str) -> "epath.Path":
         raise FileNotFoundError(f"there is no directory {directory}: {remedy}")
     if not directory.is_dir():
         raise ValueError(f"expected a directory that holds a prepared data set, and {directory} is a file")
-    if (directory / INFO_FILE).exists():
+    if (directory / INFO_FILE).exists() and not directory.name.startswith("incomplete."):
         return directory
     found = [path.parent for depth in range(1, MAX_DEPTH + 1) for path in directory.glob("*/" * depth + INFO_FILE)]
     # What tfds is still writing, or was when it was killed, has a name of its own until it is whole.
@@ -144,34 +224,56 @@ def _find(directory: "epath.Path", *, remedy: str) -> "epath.Path":
     return max(found, key=lambda path: [int(part) for part in path.name.split(".")])
 
 
-def _description(
-    builder: "tfds.core.DatasetBuilder", split: str, features: "dict[str, tfds.features.FeatureConnector]"
-) -> DatasetDescription:
-    names = getattr(features.get("label"), "names", None)  # only a ClassLabel has them
+def _description(builder: "tfds.core.DatasetBuilder", split: str, schema: Schema) -> DatasetDescription:
+    label = builder.info.features[schema.features.label] if schema.features.label else None
+    num_classes = schema.features.num_classes
     return DatasetDescription(
         name=builder.name,
         split=split,
         num_examples=builder.info.splits[split].num_examples,
-        image_shape=tuple(features["image"].shape),
-        num_classes=None if names is None else len(names),
-        class_names=None if names is None else tuple(names),
+        image_shape=schema.image_shape,
+        num_classes=num_classes,
+        class_names=tuple(label.names) if num_classes and hasattr(label, "names") else None,
+        num_frames=schema.num_frames,
     )
 
 
-def _image_and_label(
-    features: "tfds.features.FeaturesDict", directory: "epath.Path"
-) -> "dict[str, tfds.features.FeatureConnector]":
-    image, label = (features[key] if key in features else None for key in ("image", "label"))
-    if image is None or image.np_dtype != np.uint8 or len(image.shape) != 3:
-        raise ValueError(
-            f'the data set in {directory} has no uint8 image [H,W,C] named "image", but '
-            + ", ".join(f"{key} ({feature})" for key, feature in features.items())
-        )
-    if label is None:
-        return {"image": image}
+def _schema(stored: "tfds.features.FeaturesDict", wanted: RecordFeatures | None, directory: "epath.Path") -> Schema:
+    """What the data set's own description says of the features that are wanted."""
+    if wanted is None:
+        image, label = next((key for key in ("image", "video") if key in stored), "image"), "label"
+    else:
+        image, label = wanted.image, wanted.label
+    frames, shape = _image_shape(stored, image, directory)
+    if label in stored:
+        num_classes = _num_classes(stored[label], label, directory)
+    elif wanted is not None and label is not None:
+        raise ValueError(f"the data set in {directory} has no feature {label!r}, but {', '.join(stored)}")
+    else:
+        label = num_classes = None
+    features = RecordFeatures(image=image, label=label, channels=shape[2], num_classes=num_classes)
+    return Schema(features=features, image_shape=shape, num_frames=frames)
+
+
+def _image_shape(
+    stored: "tfds.features.FeaturesDict", key: str, directory: "epath.Path"
+) -> tuple[int | None, tuple[int | None, int | None, int]]:
+    """T, or None for an image, and (H, W, C) of a feature."""
+    shape = tuple(stored[key].shape) if key in stored and stored[key].np_dtype == np.uint8 else ()
+    if len(shape) == 3 and shape[2] in (1, 3):
+        return None, shape
+    if len(shape) == 4 and shape[0] and shape[3] in (1, 3):
+        return shape[0], shape[1:]
+    raise ValueError(
+        f"the data set in {directory} has no uint8 image [H,W,C] or clip [T,H,W,C] of 1 or 3 channels named {key!r}, "
+        "but " + ", ".join(f"{name} ({feature})" for name, feature in stored.items())
+    )
+
+
+def _num_classes(label: "tfds.features.FeatureConnector", key: str, directory: "epath.Path") -> int | None:
     if label.shape != () or not np.issubdtype(label.np_dtype, np.integer):
-        raise ValueError(f'"label" of the data set in {directory} must be one integer, and is {label}')
-    return {"image": image, "label": label}
+        raise ValueError(f"{key!r} of the data set in {directory} must be one integer, and is {label}")
+    return getattr(label, "num_classes", None)  # only a ClassLabel has it
 
 
 def _check_shards(shards: "tuple[epath.Path, ...]", directory: "epath.Path") -> None:

@@ -1,29 +1,34 @@
-"""Batches of uint8 from prepared TFRecord shards, in an order that is a function of (seed, position).
+"""Batches of uint8 through tf.data, in the order of order.py.
 
-The training stream, with n examples in the split and batches of B:
+    number of a batch --> encoded images --> uint8 [B,H,W,C] --tf.data--> {"image": [B,H,W,C], "label": [B]}
 
-    position p = step * B + row  ->  epoch e = p // n
-    epoch e    = shuffle_e(interleave(shards in order_e)),  order_e and shuffle_e drawn from (seed, e)
-    stream     = epoch 0, epoch 1, ... end to end, then cut into batches, so a batch may hold parts of two
-    flip       = fair coin drawn from (seed, step, row)
-
-so the stream from step k on is that of epoch k * B // n without its first k * B % n records.
+Reading and decoding are Python functions, which know shard and record when something is wrong; their work (reading,
+CRC, decoding, resizing) is done by compiled libraries, in the threads of ahead.py. Decoding inside the graph of tf.data
+is no faster, and an image that fails there cannot be named.
 """
 
-import operator
 import os
+from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pipelines.extras import require_tensorflow, require_tfds
-from pipelines.locating import Located, locate
+import numpy as np
+
+from pipelines import images
+from pipelines.ahead import BatchReader
+from pipelines.augmenting import augmentation
+from pipelines.decoding import Decoder, DecodeWindow, good_ones, without_gaps
+from pipelines.examples import RecordFeatures
+from pipelines.extras import require_tensorflow
+from pipelines.faults import BadRecords
+from pipelines.images import BadImage, Header
+from pipelines.options import LAST, ReadOptions
+from pipelines.source import Source, open_source
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# Shards read at once. Part of the order, so it must not depend on the machine.
-CYCLE_LENGTH = 16
-SHUFFLE_BUFFER = 4096
-LAST = 2**63 - 1  # the epochs end here
+JPEG_BLOCK = 16  # pixels; the largest unit in which a JPEG is decoded
 
 
 def make_dataset(
@@ -37,173 +42,192 @@ def make_dataset(
     start_step: int = 0,
     data_dir: str | os.PathLike | None = None,
     flip: bool = False,
-    shuffle_buffer: int = SHUFFLE_BUFFER,
+    crop: str | None = None,
+    min_crop: float = 0.8,
     drop_remainder: bool | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    max_bad_records: int | BadRecords = 0,
+    features: RecordFeatures | None = None,
+    augment: Sequence[Any] = (),
 ) -> "tf.data.Dataset":
     """Returns batches {"image": uint8 [B,H,W,C] in 0..255, "label": int32 [B]}.
 
-    There is no "label" if the data set has none.
+    There is no "label" if the data set has none. Clips come as {"video": uint8 [B,T,H,W,C]}.
 
-    With `training` the stream has no end: every epoch is shuffled anew and holds each example once, and
-    batches run on from one epoch into the next, so all are full. The order is a function of `seed` and the
-    position alone (and of `shuffle_buffer` and the shards); it depends neither on the machine nor on
-    TensorFlow's global seed. `start_step=k` gives exactly the batches that follow the first k. It costs
-    reading the records of at most one epoch, undecoded: whole epochs are skipped by arithmetic. Each `iter`
-    of the data set begins at `start_step` again.
+    With `training` the stream has no end: every epoch is a new permutation of all examples, and batches run on from
+    one epoch into the next, so all are full. Order, windows and flips are functions of `seed` and the position alone,
+    the same on every machine and for every file format. `start_step=k` gives exactly the batches that follow the first
+    k; it costs one permutation (0.1 s for a million examples) and reads nothing. Each `iter` of the data set begins
+    at `start_step` again. Records are read one by one where they lie, so shards should be on a disk that is good at
+    that (SSD, or a bucket with many readers), not on a spinning one.
 
-    Without `training`: each example once, in file order.
+    With several processes each gets its rows of one global batch of process_count * batch_size examples: together
+    they see what one process with that batch size would see, and each reads only its own records.
+
+    Without `training`: each example once, in file order; each process has one run of them.
+
+    A bad record (damaged, missing, or not what the data set says) stops the reading with an error that names shard,
+    record and reason. With `max_bad_records=N`, up to N distinct ones are logged, counted and skipped: in training
+    the place of a bad record is taken by the next good one of the same batch, so all others stay where they are; in
+    one pass it is left out.
 
     Args:
-        name_or_dir: one of `dataset_names()`, or a directory: that of a prepared data set (.../digits/1.0.0),
-            one above (.../digits: the newest version), or one further up that holds no other. "./digits" is
-            always a directory.
+        name_or_dir: one of `dataset_names()`, or the name of another data set in `data_dir`, or a directory: that of
+            a prepared data set (.../digits/1.0.0), one above (.../digits: the newest version), or one further up that
+            holds no other; or a file or glob of TFRecord or ArrayRecord shards ("photos-*.tfrecord"), whose records
+            are counted at the start by walking over them. "./digits" is always a directory.
         split: name of the split.
-        batch_size: B, at least 1.
-        image_size: H = W, or (H, W), that the stored images must have; None: any.
+        batch_size: B, at least 1; of this process.
+        image_size: H = W, or (H, W), of the images that come out; None: as stored, if all are alike.
         training: an endless shuffled stream, or one pass.
-        seed: of order and flips, in 0..2**63-1.
+        seed: of order, windows and flips, in 0..2**63-1.
         start_step: number of batches to leave out at the start; only with `training`.
-        data_dir: where a name is looked up; None: the directory that tfds uses by default.
+        data_dir: where a name is looked up; None: the directory that tfds uses.
         flip: mirror half of the images, left to right; only with `training`.
-        shuffle_buffer: number of undecoded records among which the next one is drawn; 1: only the shards
-            change places.
+        crop: "center" cuts the largest window of the wanted shape from the middle, "random" (only with `training`)
+            one between `min_crop` of it and the whole, anywhere; both are then resized to image_size
+            (bicubic, antialiased). Not the crop of ADM that FID is measured with: that is made
+            when the data set is prepared. None: "center" where the stored images differ in size, and else they
+            must have the wanted size.
+        min_crop: in (0, 1], for crop="random".
         drop_remainder: without `training`, leave out a last batch that is not full (default: no).
+        process_index, process_count: which of how many processes this is.
+        max_bad_records: how many bad records may be skipped, or a `BadRecords`, whose count can be read.
+        features: which features of the records are meant; None: "image" (or "video") and "label".
+        augment: Keras's image preprocessing layers for pixels in 0..255, such as keras.layers.RandomRotation(0.05),
+            applied in order to each batch, with draws that are a function of (seed, step); only with `training`.
 
     Raises:
         ValueError: an argument of the wrong type or range, an unknown split, images of another size, a
-            combination that gives no batch.
+            combination that gives no batch, damaged shards (`BadRecord`).
         FileNotFoundError: no prepared data set there, or a shard is missing.
         ImportError: tensorflow or tensorflow_datasets is missing.
+        tf.errors.InvalidArgumentError: while reading: a bad record.
     """
-    batch_size = _integer("batch_size", batch_size, at_least=1)
-    seed = _integer("seed", seed, at_least=0)
-    start_step = _integer("start_step", start_step, at_least=0)
-    shuffle_buffer = _integer("shuffle_buffer", shuffle_buffer, at_least=1)
-    if start_step * batch_size > LAST:
-        raise ValueError(f"start_step={start_step} with batch_size={batch_size} is beyond example 2**63")
-    for name, value in {"training": training, "flip": flip}.items():
-        if not isinstance(value, bool):
-            raise ValueError(f"{name} must be True or False, got {value!r}")
-    if drop_remainder is not None and not isinstance(drop_remainder, bool):
-        raise ValueError(f"drop_remainder must be True, False or None, got {drop_remainder!r}")
-    if not training and (start_step or flip):
-        raise ValueError(f"start_step and flip are for training=True, got start_step={start_step}, flip={flip}")
-    source = locate(name_or_dir, split=split, data_dir=data_dir)
-    _check_image_size(source, image_size)
-    if training:
-        return _training_stream(source, batch_size, seed, start_step, shuffle_buffer, flip)
-    return _one_pass(source, batch_size, bool(drop_remainder))
+    options = ReadOptions(
+        batch_size=batch_size,
+        image_size=image_size,
+        training=training,
+        seed=seed,
+        start_step=start_step,
+        flip=flip,
+        crop=crop,
+        min_crop=min_crop,
+        drop_remainder=drop_remainder,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    if augment and not training:
+        raise ValueError("augment is for training=True")
+    source = open_source(
+        name_or_dir, split=split, data_dir=data_dir, features=features, max_bad_records=max_bad_records
+    )
+    reader = _Reader(source, options, augment)
+    return reader.training_stream() if training else reader.one_pass()
 
 
-def _training_stream(
-    source: Located, batch_size: int, seed: int, start_step: int, shuffle_buffer: int, flip: bool
-) -> "tf.data.Dataset":
-    tf = require_tensorflow()
-    num_examples = source.description.num_examples
-    order_key, shuffle_key, flip_key = _keys(seed, 3)
+class _Reader:
+    """Builds the tf.data pipeline of one source."""
 
-    def epoch(number: Any) -> "tf.data.Dataset":
-        # Dataset.shuffle mixes in the seed of the graph it is traced in, which would be the user's global
-        # one. Here it is this function's own graph, so nothing outside is changed.
-        tf.random.set_seed(1)
-        order = tf.random.experimental.stateless_shuffle(source.shards, tf.random.fold_in(order_key, number))
-        records = tf.data.Dataset.from_tensor_slices(order).interleave(
-            tf.data.TFRecordDataset,
-            cycle_length=min(CYCLE_LENGTH, len(source.shards)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
+    def __init__(self, source: Source, options: ReadOptions, augment: Sequence[Any]) -> None:
+        self._tf = require_tensorflow()
+        self._source, self._options = source, options
+        self._decoder = Decoder(source, options, _fastest_decode(self._tf))
+        # Processes draw apart from one another: no two may share a seed.
+        seed = options.seed * options.process_count + options.process_index
+        self._augment = augmentation(augment, seed=seed, shape=self._decoder.shape) if augment else None
+
+    def training_stream(self) -> "tf.data.Dataset":
+        tf, options = self._tf, self._options
+        stop = LAST // (options.batch_size * options.process_count)
+        read = BatchReader(self._decoder, lambda step: (options.position(step), options.batch_size), stop)
+        batches = self._batches(
+            tf.data.Dataset.range(options.start_step, stop), lambda step: without_gaps(*read(step)), options.batch_size
         )
-        # A record too few or too many would shift all that follow, and start_step would not keep its word.
-        records = records.apply(tf.data.experimental.assert_cardinality(num_examples))
-        shuffle_seed = tf.random.stateless_uniform(
-            (), tf.random.fold_in(shuffle_key, number), minval=0, maxval=2**31 - 1, dtype=tf.int64
-        )
-        return records.shuffle(min(shuffle_buffer, num_examples), seed=shuffle_seed, reshuffle_each_iteration=False)
+        return self._finished(batches, tf.data.INFINITE_CARDINALITY)
 
-    first_epoch, rest = divmod(start_step * batch_size, num_examples)
-    records = tf.data.Dataset.range(first_epoch, LAST).flat_map(epoch).skip(rest)
-    batches = _decoded(source, records).batch(batch_size, drop_remainder=True)
-    if flip:
-        batches = _half_mirrored(batches, start_step, flip_key)
-    return _finished(batches, tf.data.INFINITE_CARDINALITY)
+    def one_pass(self) -> "tf.data.Dataset":
+        options, total = self._options, len(self._source)
+        count = options.passes(total)
+        if not count:
+            share = f" for process {options.process_index} of {options.process_count}" * (options.process_count > 1)
+            raise ValueError(
+                f"batch_size={options.batch_size} with drop_remainder={options.drop_remainder} gives no batch: "
+                f"{self._source.description.name} has {len(options.part(total))} examples in "
+                f"{self._source.description.split}{share}"
+            )
+        read = BatchReader(self._decoder, lambda number: options.run(number, total), count)
+        batches = self._batches(self._tf.data.Dataset.range(count), lambda number: good_ones(*read(number)), None)
+        if self._source.bad.limit:  # those that are left out make batches smaller
+            batches = batches.unbatch().batch(options.batch_size, drop_remainder=bool(options.drop_remainder))
+            return self._finished(batches, tf.data.UNKNOWN_CARDINALITY)
+        return self._finished(batches, count)
 
+    def _batches(
+        self,
+        numbers: "tf.data.Dataset",
+        read: Callable[[int], tuple[np.ndarray, np.ndarray, str]],
+        size: int | None,
+    ) -> "tf.data.Dataset":
+        """Numbers of batches -> {"image": uint8 [size, ...], "label": int32 [size]}."""
+        tf = self._tf
 
-def _one_pass(source: Located, batch_size: int, drop_remainder: bool) -> "tf.data.Dataset":
-    tf = require_tensorflow()
-    num_examples = source.description.num_examples
-    if drop_remainder and batch_size > num_examples:
-        raise ValueError(
-            f"batch_size={batch_size} with drop_remainder=True gives no batch: "
-            f"{source.description.name} has {num_examples} examples in {source.description.split}"
-        )
-    records = tf.data.TFRecordDataset(source.shards)
-    batches = _decoded(source, records).batch(batch_size, drop_remainder=drop_remainder)
-    return _finished(batches, num_examples // batch_size if drop_remainder else -(-num_examples // batch_size))
+        @tf.autograph.experimental.do_not_convert
+        def in_python(number: np.ndarray) -> tuple[np.ndarray, np.ndarray, bytes]:
+            pixels, labels, reason = read(int(number))
+            return pixels, labels, reason.encode()
 
+        def checked(number: Any) -> dict[str, Any]:
+            pixels, labels, reason = tf.numpy_function(in_python, [number], (tf.uint8, tf.int32, tf.string))
+            # An exception in Python would come with its stack trace; this is the sentence alone.
+            with tf.control_dependencies([tf.debugging.Assert(tf.equal(reason, ""), [reason])]):
+                pixels = tf.ensure_shape(pixels, (size, *self._decoder.shape))
+            if self._augment is not None:
+                pixels = self._augment(pixels, number)
+            return self._decoder.named(pixels, tf.ensure_shape(labels, (size,)))
 
-def _decoded(source: Located, records: "tf.data.Dataset") -> "tf.data.Dataset":
-    """Records [] string -> {"image": uint8 [H,W,C], "label": int32 []}."""
-    tf = require_tensorflow()
-    features = require_tfds().features.FeaturesDict(source.features)
+        return numbers.map(checked)
 
-    def decode(record: Any) -> dict[str, Any]:
-        example = features.deserialize_example(record)
-        return {key: tf.cast(value, tf.int32) if key == "label" else value for key, value in example.items()}
-
-    return records.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-
-
-def _half_mirrored(batches: "tf.data.Dataset", start_step: int, key: Any) -> "tf.data.Dataset":
-    """Mirrors each image left to right with probability 1/2; the first batch is that of `start_step`."""
-    tf = require_tensorflow()
-
-    def flip(step: Any, batch: dict[str, Any]) -> dict[str, Any]:
-        images = batch["image"]
-        mirror = tf.random.stateless_uniform((images.shape[0], 1, 1, 1), tf.random.fold_in(key, step)) < 0.5
-        return batch | {"image": tf.where(mirror, tf.reverse(images, axis=[2]), images)}
-
-    return batches.enumerate(start=start_step).map(flip, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-
-
-def _finished(batches: "tf.data.Dataset", num_batches: int) -> "tf.data.Dataset":
-    tf = require_tensorflow()
-    options = tf.data.Options()
-    options.deterministic = True
-    batches = batches.apply(tf.data.experimental.assert_cardinality(num_batches))
-    return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
+    def _finished(self, batches: "tf.data.Dataset", num_batches: int) -> "tf.data.Dataset":
+        tf = self._tf
+        options = tf.data.Options()
+        options.deterministic = True
+        # Nothing may run ahead in TensorFlow's threads: see ahead.py, which does that.
+        options.experimental_optimization.inject_prefetch = False
+        return batches.apply(tf.data.experimental.assert_cardinality(num_batches)).with_options(options)
 
 
-def _keys(seed: int, number: int) -> Any:
-    """Returns keys [number, 2] for the stateless random operations; neighbouring seeds share none."""
-    tf = require_tensorflow()
-    return tf.random.split(tf.constant([seed, 0], tf.int64), number)
+def _fastest_decode(tf: ModuleType) -> DecodeWindow:
+    """Decodes a window with the faster of two libraries that give the same pixels: TensorFlow's decoders do not decode
+    a JPEG beyond the window, and are faster at PNG; Pillow is faster at whole JPEGs."""
+
+    def decode(data: bytes, header: Header, window: np.ndarray) -> np.ndarray:
+        top, left, height, width = window
+        if header.format == "jpeg" and (height, width) == (header.height, header.width):
+            return images.decode(data)
+        try:
+            if header.format == "jpeg":
+                outer = _with_margin(window, header)
+                # TensorFlow's default method trades exactness for speed, and gains little by it.
+                image = tf.raw_ops.DecodeAndCropJpeg(
+                    contents=tf.constant(data),
+                    crop_window=outer,
+                    channels=header.channels,
+                    dct_method="INTEGER_ACCURATE",
+                ).numpy()
+                top, left = top - outer[0], left - outer[1]
+            else:
+                image = tf.raw_ops.DecodePng(contents=tf.constant(data), channels=header.channels).numpy()
+        except tf.errors.OpError as error:
+            raise BadImage(f"cannot be decoded ({error.message.partition('[Op:')[0].strip()})") from None
+        return image[top : top + height, left : left + width]
+
+    return decode
 
 
-def _check_image_size(source: Located, image_size: int | tuple[int, int] | None) -> None:
-    stored = source.description.image_shape
-    what = f"the images of {source.description.name}"
-    if None in stored:
-        raise ValueError(
-            f"{what} differ in size (stored as {stored}) and cannot be batched: make_dataset reads images of one size"
-        )
-    if image_size is None:
-        return
-    size = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
-    if len(size) != 2:
-        raise ValueError(f"image_size must be one integer or (height, width), got {image_size!r}")
-    size = tuple(_integer("image_size", side, at_least=1) for side in size)
-    if size != stored[:2]:
-        raise ValueError(
-            f"image_size {size[0]}x{size[1]} was asked for and {what} are {stored[0]}x{stored[1]}: "
-            "make_dataset does not resize"
-        )
-
-
-def _integer(name: str, value: Any, *, at_least: int) -> int:
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or not at_least <= number <= LAST:
-        raise ValueError(f"{name} must be an integer of at least {at_least} (and below 2**63), got {value!r}")
-    return number
+def _with_margin(window: np.ndarray, header: Header) -> np.ndarray:
+    """A window with a block more on each side: colours at its edges depend on their neighbours outside."""
+    start = np.maximum(window[:2] // JPEG_BLOCK * JPEG_BLOCK - JPEG_BLOCK, 0)
+    stop = np.minimum(window[:2] + window[2:] + JPEG_BLOCK, (header.height, header.width))
+    return np.concatenate([start, stop - start]).astype(np.int32)

@@ -9,12 +9,14 @@ from absl import app, flags, logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+import pipelines
+
 # What a user can mend by reading one sentence; anything else is a defect of ours and keeps its traceback.
 _USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, ImportError, NotADirectoryError)
 
 
 def run_program(main: Callable[[list[str]], int | None], usage: str):
-    """Runs an absl program; wrong input ends it with one line on stderr and exit code 2, a NaN loss with 1."""
+    """Runs an absl program; wrong input ends it with one line on stderr and exit code 2, a NaN or bad data with 1."""
 
     def guarded(argv: list[str]) -> int:
         if not flags.FLAGS["verbosity"].present:
@@ -25,7 +27,7 @@ def run_program(main: Callable[[list[str]], int | None], usage: str):
             return main(argv) or 0
         except _USER_ERRORS as error:
             print(f"{usage}: {error}", file=sys.stderr)
-            return 1 if isinstance(error, FloatingPointError) else 2
+            return 1 if isinstance(error, (FloatingPointError, pipelines.BadRecord)) else 2
         except KeyboardInterrupt:
             print(f"{usage}: interrupted.", file=sys.stderr)
             return 130

@@ -25,6 +25,8 @@ _HELP = {
     "warmup_steps": "steps of linear warm-up; the preset's if not given",
     "ema_decay": "of the averaged weights; the preset's if not given",
     "flip": "mirror half of the images",
+    "crop": "center or random: cut and resize images to the preset's size; not given: they must have it, or differ",
+    "max_bad_records": "how many damaged records are skipped and counted before training stops",
     "seed": "of the initial weights, the data's order and all noise",
     "precision": "float32 or mixed_bfloat16",
     "log_every": "steps between lines of the log",

@@ -12,6 +12,7 @@ import json
 import pathlib
 import signal
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import keras
 from rich.console import Console
@@ -23,6 +24,9 @@ from keras_sid2.training import Preset, SiD2Model, find_preset
 from keras_sid2.training.callbacks import LogWindows, SampleGrids, SaveCheckpoints
 from keras_sid2.training.checkpoints import checkpoint_step, checkpoints, load_model
 from keras_sid2.training.optimizer import steps_done
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 PRECISIONS = ("float32", "mixed_bfloat16")
 
@@ -43,6 +47,8 @@ class TrainSettings:
     warmup_steps: int | None = None
     ema_decay: float | None = None
     flip: bool = False
+    crop: str | None = None
+    max_bad_records: int = 0
     seed: int = 0
     precision: str = "float32"
     log_every: int = 50
@@ -61,6 +67,7 @@ class TrainSettings:
         "warmup_steps",
         "ema_decay",
         "flip",
+        "crop",
         "seed",
         "precision",
     )
@@ -73,6 +80,8 @@ class TrainSettings:
             raise ValueError(f"--seed must be in [0, 2**32), got {self.seed}.")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"--batch_size must be at least 1, got {self.batch_size}.")
+        if self.max_bad_records < 0:
+            raise ValueError(f"--max_bad_records must be at least 0, got {self.max_bad_records}.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
         if self.sample_every < 0:
@@ -113,6 +122,7 @@ class TrainingRun:
         self._check_data(settings.split)
         if settings.eval_split:
             self._check_data(settings.eval_split)
+        self.bad_records = pipelines.BadRecords(self.settings.max_bad_records)
         self._interrupts = 0
 
     @property
@@ -137,11 +147,15 @@ class TrainingRun:
     def _check_data(self, split: str):
         """ValueError if the data does not fit the preset."""
         data = pipelines.describe(self.settings.data, split=split, data_dir=self.settings.data_dir)
-        shape, classes = self.preset.network["image_shape"], self.preset.network["num_classes"]
-        if tuple(data.image_shape) != tuple(shape) or (classes and data.num_classes != classes):
+        shape, classes = tuple(self.preset.network["image_shape"]), self.preset.network["num_classes"]
+        cropped = self.settings.crop is not None or None in data.image_shape
+        fits = tuple(data.image_shape) == shape or (cropped and data.image_shape[2] == shape[2])
+        if not fits or data.num_frames or (classes and data.num_classes != classes):
+            kind = f"clips of {data.num_frames} frames" if data.num_frames else "images"
+            what = f"{kind} {tuple(data.image_shape)} of {data.num_classes or 'no'} classes"
             raise ValueError(
-                f"--preset={self.preset.name} is for images {tuple(shape)} of {classes or 'no'} classes, and "
-                f"--data={self.settings.data} has {tuple(data.image_shape)} of {data.num_classes or 'no'} classes."
+                f"--preset={self.preset.name} is for images {shape} of {classes or 'no'} classes, and "
+                f"--data={self.settings.data} has {what}."
             )
 
     def load_or_make_model(self) -> SiD2Model:
@@ -182,18 +196,26 @@ class TrainingRun:
         """`count` windows of `length` steps from step `start`."""
         settings = self.settings
         dataset, meter = pipelines.measure_wait(
-            pipelines.make_dataset(
-                settings.data,
-                split=settings.split,
-                batch_size=settings.batch_size,
-                data_dir=settings.data_dir,
-                flip=settings.flip,
-                seed=settings.seed,
-                start_step=start,
-            )
+            self.dataset(settings.split, flip=settings.flip, crop=settings.crop, seed=settings.seed, start_step=start)
         )
         callbacks = self._callbacks(log, meter.take)
-        model.fit(dataset, epochs=count, steps_per_epoch=length, verbose=0, callbacks=callbacks)
+        try:
+            model.fit(dataset, epochs=count, steps_per_epoch=length, verbose=0, callbacks=callbacks)
+        except Exception as error:
+            # TensorFlow's error wraps the sentence in the names of its nodes.
+            raise self.bad_records.excess() or error from None
+
+    def dataset(self, split: str, **options) -> "tf.data.Dataset":
+        """Batches of one split for this preset; `options` as `pipelines.make_dataset`."""
+        return pipelines.make_dataset(
+            self.settings.data,
+            split=split,
+            data_dir=self.settings.data_dir,
+            batch_size=self.settings.batch_size,
+            image_size=tuple(self.preset.network["image_shape"][:2]),
+            max_bad_records=self.bad_records,
+            **options,
+        )
 
     def _callbacks(self, log: "_RunLog", waited: Callable[[], float]) -> list[keras.callbacks.Callback]:
         settings = self.settings
@@ -257,12 +279,8 @@ class _Evaluate(keras.callbacks.Callback):
     def __init__(self, run: TrainingRun, log: "_RunLog"):
         super().__init__()
         self._every, self._log = run.settings.eval_every, log
-        self._dataset = pipelines.make_dataset(
-            run.settings.data,
-            split=run.settings.eval_split,
-            batch_size=run.settings.batch_size,
-            data_dir=run.settings.data_dir,
-            training=False,
+        self._dataset = run.dataset(
+            run.settings.eval_split, training=False, crop="center" if run.settings.crop else None
         )
 
     def on_epoch_end(self, epoch, logs=None):
@@ -283,13 +301,15 @@ class _RunLog:
         self._line = ProgressLine(run.console, "train", run.settings.steps)
         self._line.advance_to(step)
         self._console = run.console
+        self._bad_records = run.bad_records
 
     def window(self, step: int, values: dict[str, float]):
-        self.scalars(step, {f"train/{name}": value for name, value in values.items()})
+        skipped = self._bad_records.count
+        self.scalars(step, {f"train/{name}": value for name, value in {**values, "bad_records": skipped}.items()})
         self._line.say(
             step,
             f"loss {values['loss']:.4f}  {values['images_per_second']:.0f} images/s  "
-            f"waiting for data {100 * values['waiting']:.1f} %",
+            f"waiting for data {100 * values['waiting']:.1f} %" + f"  {skipped} bad records skipped" * bool(skipped),
         )
 
     def scalars(self, step: int, values: dict[str, float]):

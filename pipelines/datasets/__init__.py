@@ -2,15 +2,25 @@
 
 import dataclasses
 import difflib
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipelines.datasets.local_builder import LocalBuilder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
-    """Where a builder is found, without importing it."""
+    """Where a builder is found, without importing it. `needs_source`: it is made from the user's files."""
 
     module: str
     builder: str
     summary: str
+    needs_source: bool = False
+
+    def load(self) -> "type[LocalBuilder]":
+        """Imports and returns the builder's class."""
+        return getattr(importlib.import_module(self.module), self.builder)
 
 
 ENTRIES = {
@@ -18,6 +28,30 @@ ENTRIES = {
         module="pipelines.datasets.digits.digits",
         builder="Digits",
         summary="handwritten digits, 8x8x1, 10 classes (scikit-learn's load_digits)",
+    ),
+    "image_folder": Entry(
+        module="pipelines.datasets.image_folder.image_folder",
+        builder="ImageFolder",
+        summary="a folder of images: SOURCE/split/class/*.png, SOURCE/class/*.png or SOURCE/*.png",
+        needs_source=True,
+    ),
+    "imagenet": Entry(
+        module="pipelines.datasets.imagenet.imagenet",
+        builder="Imagenet",
+        summary="ImageNet (ILSVRC 2012), from the official tar files or an extracted tree",
+        needs_source=True,
+    ),
+    "kinetics600": Entry(
+        module="pipelines.datasets.kinetics600.kinetics600",
+        builder="Kinetics600",
+        summary="Kinetics-600, from a folder of clips and the official CSV files",
+        needs_source=True,
+    ),
+    "npz": Entry(
+        module="pipelines.datasets.npz.npz",
+        builder="Npz",
+        summary="arrays: an .npz of uint8 [N,H,W,C] and labels, or a folder of them, one for each split",
+        needs_source=True,
     ),
     "photo_patches": Entry(
         module="pipelines.datasets.photo_patches.photo_patches",

@@ -1,6 +1,126 @@
-"""What the builders of data sets made from local files have in common."""
+"""What the builders of data sets made from local files have in common: a listing, and one example at a time.
+
+`listing` is cheap and names every example; `example` does the work for one. So the examples can be made in any order,
+by any number of processes or machines, and a run that was interrupted knows what is left (pipelines.shards). tfds's own
+`download_and_prepare` works too, in one process.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
+
+from pipelines import images
+from pipelines.crops import adm_center_crop
+
+ENCODINGS = (*images.ENCODINGS, "original")
+
+
+class Item(NamedTuple):
+    """One example to be made.
+
+    Attributes:
+        key: names it uniquely in its split, for messages and for the order in the shards.
+        label: its class, or None.
+        source: where it is, in values that JSON keeps: what the builder's `example` needs.
+    """
+
+    key: str
+    label: int | None
+    source: tuple[Any, ...]
+
+
+class Made(NamedTuple):
+    """One example that was made: its features, 16 bytes that are equal for equal sources, and what had to be changed
+    in it (a phrase like "CMYK converted to RGB", or the empty string)."""
+
+    features: dict[str, Any]
+    digest: bytes
+    change: str
+
+
+class BadSource(ValueError):
+    """A source that no example can be made of; the message names it."""
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class SourceConfig(tfds.core.BuilderConfig):
+    """What every data set made from the user's files is defined by.
+
+    Attributes:
+        source: the folder or file that it is made from.
+        name: of the data set's folder; None: from the source and the settings.
+        image_size: side of the square that ADM's centre crop cuts out of each image; None: images are left whole.
+        encoding: "png" (no loss), "jpeg", or "original": the bytes of the file, where they are a JPEG or PNG that can
+            be read as it is, and PNG for the others.
+        quality: of JPEG, 1 to 100.
+        channels: 3 (RGB) or 1 (grey); others are converted.
+    """
+
+    name: str | None = None
+    source: str
+    image_size: int | None = None
+    encoding: str = "png"
+    quality: int = 95
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, (str, os.PathLike)) or not os.fspath(self.source):
+            raise ValueError(f"source must be a path, got {self.source!r}")
+        self.source = os.path.abspath(os.path.expanduser(os.fspath(self.source)))
+        if not os.path.exists(self.source):
+            raise FileNotFoundError(f"source {self.source} does not exist")
+        if self.encoding not in ENCODINGS:
+            raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, got {self.encoding!r}")
+        if self.image_size is not None and (not isinstance(self.image_size, int) or self.image_size < 1):
+            raise ValueError(f"image_size must be None or at least 1, got {self.image_size!r}")
+        if self.encoding == "original" and self.image_size is not None:
+            raise ValueError(f"encoding 'original' leaves images whole: give no image_size, got {self.image_size}")
+        if not isinstance(self.quality, int) or not 1 <= self.quality <= 100:
+            raise ValueError(f"quality must be from 1 to 100, got {self.quality!r}")
+        if self.channels not in images.MODES:
+            raise ValueError(f"channels must be 1 or 3, got {self.channels!r}")
+        self.name = self.name or self.default_name()
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise ValueError(f"name must be made of letters, digits, '.', '_' and '-', got {self.name!r}")
+
+    def default_name(self) -> str:
+        """ "flowers-256-png" for the folder flowers, cropped to 256."""
+        stem = re.sub(r"[^A-Za-z0-9_]+", "_", os.path.basename(self.source).partition(".")[0]).strip("_") or "images"
+        return "-".join(str(part) for part in (stem, self.image_size, self.encoding) if part)
+
+    def settings(self) -> dict[str, Any]:
+        """What defines the data set, for its report and to compare with an earlier run's."""
+        inherited = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
+        return {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in inherited
+        }
+
+    def image_feature(self) -> tfds.features.Image:
+        size, encoding = self.image_size, None if self.encoding == "original" else self.encoding
+        return tfds.features.Image(shape=(size, size, self.channels), encoding_format=encoding)
+
+    def stored(self, data: bytes, *, upright: bool) -> tuple[bytes, str]:
+        """The bytes of an image file as they are stored, and what was changed beside crop and encoding.
+
+        Raises:
+            images.BadImage: it cannot be used.
+        """
+        image, change = images.open_source(data, channels=self.channels, upright=upright)
+        if self.image_size is not None:
+            image = adm_center_crop(image, self.image_size)
+        if self.encoding != "original":
+            return images.encode(image, self.encoding, self.quality), change
+        try:
+            header = images.read_header(data)
+        except images.BadImage:
+            header = None
+        if header and (header.width, header.height, header.channels) == (*image.size, self.channels):
+            return data, ""
+        return images.encode(image, "png", self.quality), change or "encoded anew as PNG"
 
 
 class LocalInfo(tfds.core.DatasetInfo):
@@ -11,10 +131,39 @@ class LocalInfo(tfds.core.DatasetInfo):
 
 
 class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A tfds builder that never uses the network.
+    """A tfds builder that never uses the network and makes its examples one by one.
 
-    `NUM_SHARDS`: how many shards `pipelines.prepare` writes for each split. tfds by itself would put such
-    small data sets in one shard, and then the reading of several would never be exercised.
+    Class attributes:
+        CONFIG: its settings, a SourceConfig, or None if it has none.
+        MAX_BAD_SOURCES: how many sources may be left out if the user does not say; None: any number.
     """
 
-    NUM_SHARDS = 4
+    CONFIG: type[SourceConfig] | None = None
+    MAX_BAD_SOURCES: int | None = 0
+
+    def listing(self) -> dict[str, list[Item]]:
+        """Names every example of every split.
+
+        Raises:
+            ValueError: the source is not laid out as it must be.
+        """
+        raise NotImplementedError
+
+    def example(self, item: Item) -> Made:
+        """Makes one example.
+
+        Raises:
+            BadSource: it cannot be made.
+        """
+        raise NotImplementedError
+
+    def notes(self) -> list[str]:
+        """What `listing` saw and left out, in sentences for the report."""
+        return []
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        return {split: self._generate_examples(items) for split, items in self.listing().items()}
+
+    def _generate_examples(self, items: list[Item]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for item in items:
+            yield item.key, self.example(item).features

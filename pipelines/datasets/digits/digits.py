@@ -1,12 +1,14 @@
 """tfds builder for the handwritten digits that come with scikit-learn."""
 
+import functools
+import hashlib
 import inspect
-from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from pipelines.datasets.local_builder import LocalBuilder, LocalInfo
+from pipelines import images
+from pipelines.datasets.local_builder import Item, LocalBuilder, LocalInfo, Made
 from pipelines.extras import require
 
 # The file is ordered by writer, so every tenth image draws on all writers and all classes alike, where the
@@ -40,15 +42,19 @@ class Digits(LocalBuilder):
             homepage="https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
-        digits = require("sklearn.datasets", extra="demo").load_digits()
-        images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-        is_test = np.arange(len(images)) % TEST_EVERY == 0
-        return {
-            "train": self._generate_examples(images, digits.target, ~is_test),
-            "test": self._generate_examples(images, digits.target, is_test),
-        }
+    def listing(self) -> dict[str, list[Item]]:
+        splits = {"train": [], "test": []}
+        for index, label in enumerate(_digits().target.tolist()):
+            splits["train" if index % TEST_EVERY else "test"].append(Item(f"{index:04d}", label, (index,)))
+        return splits
 
-    def _generate_examples(self, images: np.ndarray, labels: np.ndarray, chosen: np.ndarray) -> Iterator:
-        for index in np.flatnonzero(chosen):
-            yield int(index), {"image": images[index], "label": int(labels[index])}
+    def example(self, item: Item) -> Made:
+        (index,) = item.source
+        pixels = np.rint(_digits().images[index] * (255 / 16)).astype(np.uint8)
+        image = images.from_pixels(pixels[..., None])
+        return Made({"image": image, "label": item.label}, hashlib.blake2b(image, digest_size=16).digest(), "")
+
+
+@functools.cache
+def _digits():
+    return require("sklearn.datasets", extra="demo").load_digits()

@@ -1,12 +1,14 @@
 """tfds builder for patches of the two photographs that come with scikit-learn."""
 
+import functools
+import hashlib
 import inspect
-from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from pipelines.datasets.local_builder import LocalBuilder, LocalInfo
+from pipelines import images
+from pipelines.datasets.local_builder import Item, LocalBuilder, LocalInfo, Made
 from pipelines.extras import require
 
 PATCH = 64
@@ -38,16 +40,24 @@ class PhotoPatches(LocalBuilder):
             homepage="https://scikit-learn.org/stable/datasets/loading_other_datasets.html",
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
-        photos = require("sklearn.datasets", extra="demo").load_sample_images().images
-        return {
-            "train": self._generate_examples([photo[:, :-TEST_COLUMNS] for photo in photos]),
-            "test": self._generate_examples([photo[:, -TEST_COLUMNS:] for photo in photos]),
-        }
-
-    def _generate_examples(self, photos: Sequence[np.ndarray]) -> Iterator:
-        for number, photo in enumerate(photos):
+    def listing(self) -> dict[str, list[Item]]:
+        splits = {"train": [], "test": []}
+        for number, photo in enumerate(_photos()):
             height, width, _ = photo.shape
-            for top in range(0, height - PATCH + 1, STRIDE):
-                for left in range(0, width - PATCH + 1, STRIDE):
-                    yield f"{number}_{top}_{left}", {"image": photo[top : top + PATCH, left : left + PATCH]}
+            for split, start, stop in (("train", 0, width - TEST_COLUMNS), ("test", width - TEST_COLUMNS, width)):
+                splits[split] += [
+                    Item(f"{number}_{top}_{left}", None, (number, top, left))
+                    for top in range(0, height - PATCH + 1, STRIDE)
+                    for left in range(start, stop - PATCH + 1, STRIDE)
+                ]
+        return splits
+
+    def example(self, item: Item) -> Made:
+        number, top, left = item.source
+        image = images.from_pixels(_photos()[number][top : top + PATCH, left : left + PATCH])
+        return Made({"image": image}, hashlib.blake2b(image, digest_size=16).digest(), "")
+
+
+@functools.cache
+def _photos() -> list[np.ndarray]:
+    return require("sklearn.datasets", extra="demo").load_sample_images().images

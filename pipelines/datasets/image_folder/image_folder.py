@@ -1,0 +1,147 @@
+"""tfds builder for any folder of images."""
+
+import collections
+import dataclasses
+import hashlib
+import inspect
+import os
+from collections.abc import Iterator
+
+import tensorflow_datasets as tfds
+
+from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, LocalInfo, Made, SourceConfig
+from pipelines.images import BadImage
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+# A folder of these alone holds splits without classes; others would be classes.
+SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "eval"})
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class ImageFolderConfig(SourceConfig):
+    """`source`: the folder; see SourceConfig for the rest."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not os.path.isdir(self.source):
+            raise ValueError(f"source must be a folder of images, and {self.source} is a file")
+
+
+class ImageFolder(LocalBuilder):
+    """A folder of images of the user's: uint8 images in 0..255 and, where there are class folders, their class.
+
+    Layouts: source/split/class/*.png; source/class/*.png, one split "train"; source/*.png, one split and no classes;
+    source/train/*.png, source/test/*.png and the like, splits without classes. Suffixes: jpg, jpeg, png, webp, bmp.
+    Classes are numbered by the sorted names of their folders, over all splits. Images are turned upright as their EXIF
+    data say; grey, CMYK, palette and transparent ones are converted to RGB (transparency is dropped), and counted;
+    animated ones and those of more than 8 bits are refused. Hidden files and folders are left out.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First version."}
+    CONFIG = ImageFolderConfig
+
+    def _info(self) -> LocalInfo:
+        features = {"image": self.builder_config.image_feature()}
+        classes = self._tree.classes
+        if classes:
+            features["label"] = tfds.features.ClassLabel(names=classes)
+        return LocalInfo(
+            builder=self,
+            description=inspect.cleandoc(self.__class__.__doc__),
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("image", "label") if classes else None,
+        )
+
+    @property
+    def _tree(self) -> "_Tree":
+        # tfds asks for the features before a builder's own __init__ would have ended.
+        if "_the_tree" not in self.__dict__:
+            self._the_tree = _Tree(self.builder_config.source)
+        return self._the_tree
+
+    def listing(self) -> dict[str, list[Item]]:
+        return self._tree.splits
+
+    def notes(self) -> list[str]:
+        return self._tree.notes
+
+    def example(self, item: Item) -> Made:
+        (path,) = item.source
+        try:
+            with open(os.path.join(self.builder_config.source, path), "rb") as file:
+                data = file.read()
+            image, change = self.builder_config.stored(data, upright=True)
+        except (BadImage, OSError) as error:
+            raise BadSource(f"{path} {error}") from None
+        features = {"image": image} if item.label is None else {"image": image, "label": item.label}
+        return Made(features, hashlib.blake2b(data, digest_size=16).digest(), change)
+
+
+class _Tree:
+    """The images in a folder: `splits` {name: items}, sorted `classes`, `notes` on what was left out.
+
+    Raises:
+        ValueError: no images, images at different depths, or deeper than split/class/image.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.notes: list[str] = []
+        paths = list(self._images(source))
+        if not paths:
+            raise ValueError(f"there are no images ({', '.join(SUFFIXES)}) in {source}")
+        depths = {path.count("/"): path for path in reversed(paths)}
+        if len(depths) > 1:
+            examples = " and ".join(repr(depths[depth]) for depth in sorted(depths))
+            raise ValueError(f"the images in {source} lie at different depths, such as {examples}: {_LAYOUTS}")
+        (depth,) = depths
+        if depth > 2:
+            raise ValueError(f"the images in {source} lie too deep, such as {paths[0]!r}: {_LAYOUTS}")
+        self.classes: list[str] = []
+        self.splits = self._without_classes(paths) if self._has_no_classes(paths, depth) else self._classified(paths)
+
+    def _images(self, source: str) -> Iterator[str]:
+        """Paths of the images, relative and with "/", sorted; notes what else is there."""
+        others, empty = collections.Counter(), []
+        for folder, folders, files in os.walk(source):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            visible = sorted(name for name in files if not name.startswith("."))
+            images = [name for name in visible if name.lower().endswith(SUFFIXES)]
+            others.update(os.path.splitext(name)[1].lower() or "no suffix" for name in set(visible) - set(images))
+            relative = os.path.relpath(folder, source).replace(os.sep, "/")
+            if not images and not folders:
+                empty.append(relative)
+            yield from (name if relative == "." else f"{relative}/{name}" for name in images)
+        if others:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
+            self.notes.append(f"files of other kinds were left out: {kinds}")
+        if empty:
+            self.notes.append(f"folders without images: {', '.join(empty[:20])}" + ", ..." * (len(empty) > 20))
+
+    @staticmethod
+    def _has_no_classes(paths: list[str], depth: int) -> bool:
+        return depth == 0 or (depth == 1 and {path.partition("/")[0].lower() for path in paths} <= SPLIT_NAMES)
+
+    @staticmethod
+    def _without_classes(paths: list[str]) -> dict[str, list[Item]]:
+        splits = collections.defaultdict(list)
+        for path in paths:
+            split, _, name = path.rpartition("/")
+            splits[split or "train"].append(Item(name, None, (path,)))
+        return dict(splits)
+
+    def _classified(self, paths: list[str]) -> dict[str, list[Item]]:
+        parts = [path.split("/") for path in paths]
+        self.classes = sorted({folders[-2] for folders in parts})
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        splits = collections.defaultdict(list)
+        for path, (*split, name, file) in zip(paths, parts, strict=True):
+            splits[split[0] if split else "train"].append(Item(f"{name}/{file}", numbers[name], (path,)))
+        for split, items in splits.items():
+            absent = set(self.classes) - {self.classes[item.label] for item in items}
+            if absent:
+                self.notes.append(f"classes that are not in {split}: {', '.join(sorted(absent)[:20])}")
+        return dict(splits)
+
+
+_LAYOUTS = "expected split/class/image, class/image, or images alone"

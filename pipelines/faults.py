@@ -1,0 +1,84 @@
+"""Records that cannot be used: what is wrong with which, and how many may be skipped: none in silence."""
+
+import threading
+
+from absl import logging
+
+LISTED = 1000  # faults that are kept with their reasons; further ones are counted and logged only
+
+
+class BadRecord(ValueError):
+    """One record, or one whole shard, that cannot be used.
+
+    Attributes:
+        shard: file name of the shard.
+        record: number of the record in it, from 0; None if it is the shard itself.
+        reason: what is wrong, without a full stop.
+    """
+
+    def __init__(self, shard: str, record: int | None, reason: str) -> None:
+        super().__init__(f"{shard}{'' if record is None else f', record {record}'}: {reason}")
+        self.shard, self.record, self.reason = shard, record, reason
+
+
+class BadRecords:
+    """Counts distinct bad records up to a limit; may be used from several threads.
+
+    Pass one to `make_dataset(max_bad_records=...)` in place of a number to read the count while training.
+    Each fault is logged once, as a warning. A record that comes again in a later epoch is not counted again.
+    """
+
+    def __init__(self, limit: int = 0, *, log: bool = True) -> None:
+        """`limit`: how many bad records are skipped before reading stops; 0: the first one stops it.
+
+        Raises:
+            ValueError: `limit` is no integer of at least 0.
+        """
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+            raise ValueError(f"max_bad_records must be an integer of at least 0, got {limit!r}")
+        self.limit, self._log = limit, log
+        self._seen: dict[tuple[str, int | None], BadRecord | None] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def count(self) -> int:
+        """Number of distinct bad records so far."""
+        return len(self._seen)
+
+    @property
+    def faults(self) -> tuple[BadRecord, ...]:
+        """The first bad records, at most 1000, in the order in which they were met."""
+        with self._lock:
+            return tuple(fault for fault in self._seen.values() if fault is not None)
+
+    def add(self, fault: BadRecord) -> None:
+        """Counts and logs a fault; one that was met before is left alone.
+
+        Raises:
+            BadRecord: more than `limit` records are bad; the sentence names this one.
+        """
+        sentence = self.judged(fault)
+        if sentence:
+            raise BadRecord(fault.shard, fault.record, sentence)
+
+    def excess(self) -> BadRecord | None:
+        """The error that stopped the reading, if more records were bad than are allowed; else None."""
+        with self._lock:
+            if self.count <= self.limit:
+                return None
+            fault = next(fault for fault in reversed(self._seen.values()) if fault is not None)
+        return BadRecord(fault.shard, fault.record, self.judged(fault))
+
+    def judged(self, fault: BadRecord) -> str:
+        """Counts and logs a fault; returns its reason if reading must stop for it, else the empty string."""
+        with self._lock:
+            key = (fault.shard, fault.record)
+            if key not in self._seen:
+                self._seen[key] = fault if len(self._seen) < LISTED else None
+                if self._log and len(self._seen) <= self.limit:
+                    logging.warning("skipped a bad record (%d of at most %d): %s", self.count, self.limit, fault)
+            if self.count <= self.limit:
+                return ""
+            if not self.limit:
+                return f"{fault.reason} (max_bad_records=N would skip and count up to N such records)"
+            return f"{fault.reason}; {self.count} records are bad, and max_bad_records is {self.limit}"

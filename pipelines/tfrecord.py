@@ -1,0 +1,119 @@
+"""The TFRecord format: written and read by random access, without TensorFlow.
+
+    record = length (uint64) | masked CRC-32C of it (uint32) | data | masked CRC-32C of the data (uint32)
+
+all little-endian. The offsets at which records begin are kept beside the shards of the data sets that this package
+writes, and found by walking over the lengths for others.
+"""
+
+import functools
+import os
+import struct
+from collections.abc import Iterable
+from typing import BinaryIO
+
+import numpy as np
+
+from pipelines.extras import require
+
+HEADER, FOOTER = 12, 4
+OPEN_FILES = 128  # shards that are kept open
+
+
+class BadFraming(ValueError):
+    """The bytes at a place are not the record that should be there; the message says why."""
+
+
+def masked_crc(data: bytes) -> int:
+    """The CRC-32C of `data` as TFRecord stores it, rotated and shifted so that a CRC of CRCs is harmless."""
+    crc = require("google_crc32c", extra="data").value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def framed(data: bytes) -> bytes:
+    """`data` as one record of a TFRecord file."""
+    length = struct.pack("<Q", len(data))
+    return b"".join((length, struct.pack("<I", masked_crc(length)), data, struct.pack("<I", masked_crc(data))))
+
+
+def write_records(file: BinaryIO, records: Iterable[bytes]) -> np.ndarray:
+    """Writes records to a file open for writing; returns their offsets and the end, int64 [n + 1]."""
+    offsets = [0]
+    for record in records:
+        frame = framed(record)
+        file.write(frame)
+        offsets.append(offsets[-1] + len(frame))
+    return np.asarray(offsets, np.int64)
+
+
+def find_records(path: str) -> tuple[np.ndarray, str]:
+    """Walks over the lengths in a TFRecord file, without reading the data.
+
+    Returns:
+        the offsets of the records and the end of the last one, int64 [n + 1], and why the walk ended before the end of
+        the file, or the empty string.
+    """
+    offsets, at, size = [0], 0, size_of(path)
+    with _open(path) as file:
+        while at < size:
+            file.seek(at)
+            try:
+                length = _length(file.read(HEADER))
+            except BadFraming as error:
+                return np.asarray(offsets, np.int64), str(error)
+            at += HEADER + length + FOOTER
+            if at > size:
+                return np.asarray(offsets, np.int64), f"the file ends inside the record, after {size} bytes"
+            offsets.append(at)
+    return np.asarray(offsets, np.int64), ""
+
+
+def read_record(path: str, start: int, end: int) -> bytes:
+    """Reads the record that lies between two offsets and checks both CRCs.
+
+    Raises:
+        BadFraming: what is there is not a whole record of that length.
+        OSError: the file cannot be read.
+    """
+    if "://" in path:
+        frame = _read_remote(path, start, end)
+    else:
+        file = _open_local(path)  # held while it is read: it is closed when nobody holds it
+        frame = os.pread(file.fileno(), end - start, start)
+    if len(frame) < end - start:
+        raise BadFraming(f"the file ends inside the record, after {start + len(frame)} bytes")
+    length = _length(frame[:HEADER])
+    if length != end - start - HEADER - FOOTER:
+        raise BadFraming(f"it is {length} bytes long and should be {end - start - HEADER - FOOTER}")
+    data = frame[HEADER:-FOOTER]
+    if masked_crc(data) != struct.unpack("<I", frame[-FOOTER:])[0]:
+        raise BadFraming("its CRC does not fit its data")
+    return data
+
+
+def _length(header: bytes) -> int:
+    if len(header) < HEADER:
+        raise BadFraming("the file ends inside the record's header")
+    if masked_crc(header[:8]) != struct.unpack("<I", header[8:])[0]:
+        raise BadFraming("the CRC of its length is wrong: damaged, compressed or no TFRecord file")
+    return struct.unpack("<Q", header[:8])[0]
+
+
+@functools.lru_cache(maxsize=OPEN_FILES)
+def _open_local(path: str) -> BinaryIO:
+    return open(path, "rb", buffering=0)
+
+
+def _read_remote(path: str, start: int, end: int) -> bytes:
+    with _open(path) as file:
+        file.seek(start)
+        return file.read(end - start)
+
+
+def _open(path: str) -> BinaryIO:
+    return require("etils.epath", extra="data").Path(path).open("rb")
+
+
+def size_of(path: str) -> int:
+    """Returns the size of a file in bytes."""
+    return require("etils.epath", extra="data").Path(path).stat().length
