@@ -200,7 +200,7 @@ def _checked(source: Source, number: int, decode: bool):
     except BadRecord as fault:
         return fault
     except BadImage as error:
-        return source.records.fault(number, f"the feature {source.schema.features.image!r} {error}")
+        return source.records.fault(number, f"the feature {source.schema.features.image} {error}")
     return hashlib.blake2b(b"".join(example.images), digest_size=16).digest(), example.header, example.label
 
 

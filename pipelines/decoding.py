@@ -83,7 +83,7 @@ class Decoder:
                 frame[...] = image[:, ::-1] if flip else image
         except BadImage as error:
             raise self._source.records.fault(
-                number, f"the feature {self._source.schema.features.image!r} {error}"
+                number, f"the feature {self._source.schema.features.image} {error}"
             ) from None
         return example.label or 0
 

@@ -80,7 +80,7 @@ def _images(stored, key: str, num_frames: int | None) -> tuple[bytes, ...]:
     _check_present(stored, key)
     values = tuple(stored[key].bytes_list.value)
     if len(values) != (num_frames or 1):
-        raise ValueError(f"the feature {key!r} has {len(values)} encoded images, expected {num_frames or 1}")
+        raise ValueError(f"the feature {key} has {len(values)} encoded images, expected {num_frames or 1}")
     return values
 
 
@@ -88,13 +88,13 @@ def _header(image: bytes, key: str, shape: tuple[int | None, int | None, int]) -
     try:
         header = read_header(image)
     except BadImage as error:
-        raise ValueError(f"the feature {key!r} {error}") from None
+        raise ValueError(f"the feature {key} {error}") from None
     if header.channels != shape[2]:
         found, expected = name_of_channels(header.channels), name_of_channels(shape[2])
-        raise ValueError(f"the feature {key!r} is {found}, expected {expected}")
+        raise ValueError(f"the feature {key} is {found}, expected {expected}")
     if (shape[0] or header.height, shape[1] or header.width) != (header.height, header.width):
         raise ValueError(
-            f"the feature {key!r} is an image of {header.height}x{header.width}, expected {shape[0]}x{shape[1]}"
+            f"the feature {key} is an image of {header.height}x{header.width}, expected {shape[0]}x{shape[1]}"
         )
     return header
 
@@ -104,7 +104,7 @@ def _label(stored, features: RecordFeatures) -> int:
     _check_present(stored, key)
     values = stored[key].int64_list.value
     if len(values) != 1:
-        raise ValueError(f"the feature {key!r} has {len(values)} integers, expected one")
+        raise ValueError(f"the feature {key} has {len(values)} integers, expected one")
     if not 0 <= values[0] < (features.num_classes or 2**31):
         known = f"0..{features.num_classes - 1}" if features.num_classes else "0..2**31-1"
         raise ValueError(f"the label {values[0]} is outside {known}")
@@ -113,4 +113,4 @@ def _label(stored, features: RecordFeatures) -> int:
 
 def _check_present(stored, key: str) -> None:
     if key not in stored:
-        raise ValueError(f"there is no feature {key!r}, only {', '.join(sorted(stored)) or 'none at all'}")
+        raise ValueError(f"there is no feature {key}, only {', '.join(sorted(stored)) or 'none at all'}")

@@ -36,11 +36,11 @@ def finish(builder: "LocalBuilder", settings: dict[str, Any], work: "epath.Path"
 def finish_cleaning(final: "epath.Path") -> None:
     """Removes what only the writing needed; it may be left from a run that was killed at its very end."""
     if (final / PARTS).exists():
-        shutil.rmtree(final / PARTS)
+        shutil.rmtree(final / PARTS, ignore_errors=True)  # another process may be at the same
     for name in ("plan.json", ".lock"):
         (final / name).unlink(missing_ok=True)
     for left in final.glob(".*"):  # temporary files of killed processes
-        left.unlink()
+        left.unlink(missing_ok=True)
 
 
 def _parts(work: "epath.Path", shards: list[Shard]) -> Iterator[tuple[Shard, dict[str, Any]]]:

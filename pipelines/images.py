@@ -24,6 +24,7 @@ _SIGNATURES = {
     b"II*\0": "a TIFF",
     b"MM\0*": "a TIFF",
 }
+_ORIENTATION = 0x0112  # tag of EXIF
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type; a palette is decoded to RGB
 # Start-of-frame markers of JPEG: C4, C8 and CC are others.
@@ -67,9 +68,9 @@ def read_header(data: bytes) -> Header:
 def _jpeg_header(data: bytes) -> Header:
     at = 2
     while True:
-        if data[at] != 0xFF:
-            raise BadImage("is a damaged JPEG: no marker where one should be")
-        while data[at] == 0xFF:  # markers may be preceded by fill bytes
+        while data[at] != 0xFF:  # stray bytes before a marker are skipped, as by every decoder
+            at += 1
+        while data[at] == 0xFF:  # and so are fill bytes
             at += 1
         marker = data[at]
         at += 1
@@ -155,15 +156,19 @@ def open_source(data: bytes, *, channels: int, upright: bool) -> "tuple[Image.Im
     Raises:
         BadImage: no image, damaged, animated, or of more than 8 bits a channel.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not data:
         raise BadImage("is empty")
+    if data[:8] == _PNG:
+        read_header(data)  # Pillow cuts colours of 16 bits down to 8 without a word
     try:
         image = Image.open(io.BytesIO(data))
         frames = getattr(image, "n_frames", 1)
         if frames == 1:  # else there is no need to decode it, and a thousand frames take their time
             image.load()
+    except UnidentifiedImageError:
+        raise BadImage("is no image that Pillow knows") from None
     except Exception as error:
         raise BadImage(f"cannot be decoded ({_one_line(error)})") from None
     # A photograph with a small preview behind it is a JPEG of several frames to Pillow (MPO), and not animated.
@@ -171,11 +176,14 @@ def open_source(data: bytes, *, channels: int, upright: bool) -> "tuple[Image.Im
         raise BadImage(f"is animated ({frames} frames)")
     if image.mode.startswith(("I", "F")):
         raise BadImage(f"has more than 8 bits a channel (mode {image.mode})")
-    turned = ImageOps.exif_transpose(image) if upright else image
-    mode = MODES[channels]
-    if turned.mode == mode:
-        return turned, ""
-    return turned.convert(mode), f"{_MODE_NAMES.get(image.mode, image.mode)} converted to {_MODE_NAMES[mode]}"
+    mode, changes = MODES[channels], []
+    if upright and image.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+        changes.append("turned upright")
+    if image.mode != mode:
+        changes.append(f"{_MODE_NAMES.get(image.mode, image.mode)} converted to {_MODE_NAMES[mode]}")
+        image = image.convert(mode)
+    return image, " and ".join(changes)
 
 
 def encode(image: "Image.Image", encoding: str, quality: int) -> bytes:

@@ -15,7 +15,7 @@ from pipelines.extras import require, require_tfds
 from pipelines.finishing import finish, finish_cleaning
 from pipelines.locating import INFO_FILE, tfds_path
 from pipelines.records import FORMATS
-from pipelines.shards import PARTS, BuilderSpec, Shard, cut, write_shard, write_whole
+from pipelines.shards import PARTS, BuilderSpec, Shard, cut, write_shard, write_whole, written
 
 if TYPE_CHECKING:
     from etils import epath
@@ -81,7 +81,7 @@ def prepare(
     _check_number("examples_per_shard", examples_per_shard)
     if max_bad_sources is not None and (not isinstance(max_bad_sources, int) or max_bad_sources < 0):
         raise ValueError(f"max_bad_sources must be None or at least 0, got {max_bad_sources!r}")
-    builder = spec.build()
+    builder = _built(spec)
     final = builder.data_path
     if final.exists():
         return _already_there(final, spec)
@@ -115,6 +115,18 @@ def _spec(name: str, data_dir: Any, file_format: str, settings: dict[str, Any]) 
     if root.exists() and not root.is_dir():
         raise ValueError(f"data_dir must be a directory, and {root} is a file")
     return BuilderSpec(name, _config(name, settings), os.fspath(root), file_format)
+
+
+def _built(spec: BuilderSpec) -> "LocalBuilder":
+    try:
+        return spec.build()
+    except ValueError as error:
+        if "File format is already set" not in str(error):
+            raise
+        raise ValueError(
+            f"{spec.entry} is already in {spec.data_dir}, and in another format than {spec.file_format}: "
+            "give another data_dir or config name"
+        ) from None
 
 
 def _config(name: str, settings: dict[str, Any]) -> "SourceConfig | None":
@@ -222,9 +234,13 @@ def _with_processes(
 ) -> Iterator[tuple[Shard, int, list[str]]]:
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if total >= WORTH_PROCESSES else 1
+    if min(workers, len(shards)) == 1:
+        return (write_shard(spec, os.fspath(work), shard, allowed == 0) for shard in shards)
     joblib = require("joblib", extra="data")
-    run = joblib.Parallel(n_jobs=min(workers, len(shards)), return_as="generator_unordered", batch_size=1)
-    return run(joblib.delayed(write_shard)(spec, os.fspath(work), shard, allowed == 0) for shard in shards)
+    # Workers of a killed run end by themselves when they have had nothing to do for so many seconds.
+    with joblib.parallel_config("loky", idle_worker_timeout=10):
+        run = joblib.Parallel(n_jobs=min(workers, len(shards)), return_as="generator_unordered", batch_size=1)
+        return run(joblib.delayed(write_shard)(spec, os.fspath(work), shard, allowed == 0) for shard in shards)
 
 
 def _with_beam(
@@ -239,7 +255,7 @@ def _with_beam(
             | "Spread" >> beam.Reshuffle()
             | "Write" >> beam.Map(lambda shard: write_shard(spec, os.fspath(work), shard, allowed == 0) and None)
         )
-    return (write_shard(spec, os.fspath(work), shard, allowed == 0) for shard in shards)  # reads what was written
+    return (written(os.fspath(work), shard) for shard in shards)
 
 
 def _watched(done: Iterable[tuple[Shard, int, list[str]]], total: int, allowed: int | None, progress: bool) -> None:

@@ -161,7 +161,7 @@ class _Reader:
         batches = self._batches(self._tf.data.Dataset.range(count), lambda number: good_ones(*read(number)), None)
         if self._source.bad.limit:  # those that are left out make batches smaller
             batches = batches.unbatch().batch(options.batch_size, drop_remainder=bool(options.drop_remainder))
-            return self._finished(batches, tf.data.UNKNOWN_CARDINALITY)
+            return self._finished(batches, None)
         return self._finished(batches, count)
 
     def _batches(
@@ -189,13 +189,15 @@ class _Reader:
 
         return numbers.map(checked)
 
-    def _finished(self, batches: "tf.data.Dataset", num_batches: int) -> "tf.data.Dataset":
+    def _finished(self, batches: "tf.data.Dataset", num_batches: int | None) -> "tf.data.Dataset":
         tf = self._tf
         options = tf.data.Options()
         options.deterministic = True
         # Nothing may run ahead in TensorFlow's threads: see ahead.py, which does that.
         options.experimental_optimization.inject_prefetch = False
-        return batches.apply(tf.data.experimental.assert_cardinality(num_batches)).with_options(options)
+        if num_batches is not None:
+            batches = batches.apply(tf.data.experimental.assert_cardinality(num_batches))
+        return batches.with_options(options)
 
 
 def _fastest_decode(tf: ModuleType) -> DecodeWindow:

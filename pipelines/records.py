@@ -117,6 +117,7 @@ def _structural_faults(shard: str, offsets: np.ndarray, reason: str, expected: i
     """What is wrong with a shard as a whole, one fault for each record that cannot be reached."""
     name, found = os.path.basename(shard), len(offsets) - 1
     if expected is None:
+        reason = reason or ("" if found else "the file is empty")
         return [BadRecord(name, found, reason)] if reason else []
     if found > expected:
         return [BadRecord(name, expected, f"the shard has {found} records, and should have {expected}")]

@@ -73,7 +73,10 @@ def cut(split: str, items: "Sequence[Item]", examples_per_shard: int) -> "Iterat
 
     Files come sorted by class; the order is that of hashes, so that every shard holds a fair sample of the split.
     """
-    order = sorted(items, key=lambda item: (hashlib.blake2b(item.key.encode(), digest_size=8).digest(), item.key))
+    order = sorted(
+        items,
+        key=lambda item: (hashlib.blake2b(item.key.encode(errors="surrogatepass"), digest_size=8).digest(), item.key),
+    )
     # Small sets get several shards too, so that several processes or threads have something to do.
     count = max(-(-len(order) // examples_per_shard), min(4, len(order)))
     for number in range(count):
@@ -82,7 +85,7 @@ def cut(split: str, items: "Sequence[Item]", examples_per_shard: int) -> "Iterat
 
 
 def write_shard(spec: BuilderSpec, directory: str, shard: Shard, stop_at_bad: bool) -> tuple[Shard, int, list[str]]:
-    """Writes one shard, unless it is there.
+    """Writes one shard, unless it is there and nothing was left out of it: that may have been mended since.
 
     Args:
         directory: the work directory.
@@ -96,15 +99,16 @@ def write_shard(spec: BuilderSpec, directory: str, shard: Shard, stop_at_bad: bo
     """
     root = require("etils.epath", extra="data").Path(directory)
     done = root / f"{shard.part}.done.json"
-    if not done.exists():
-        builder = spec.build()
-        report = _write(builder, root, shard, stop_at_bad)
+    if not done.exists() or json.loads(done.read_text())["bad"]:
+        report = _write(spec.build(), root, shard, stop_at_bad)
         write_whole(done, json.dumps(report, sort_keys=True).encode())
-    report = json.loads(done.read_text())
-    if report["bad"] and stop_at_bad:
-        from pipelines.datasets.local_builder import BadSource
+    return written(directory, shard)
 
-        raise BadSource(report["bad"][0])
+
+def written(directory: str, shard: Shard) -> tuple[Shard, int, list[str]]:
+    """What `write_shard` returns, of a shard that is there."""
+    root = require("etils.epath", extra="data").Path(directory)
+    report = json.loads((root / f"{shard.part}.done.json").read_text())
     return shard, len(report["digests"]), report["bad"]
 
 

@@ -114,13 +114,16 @@ class SourceConfig(tfds.core.BuilderConfig):
             image = adm_center_crop(image, self.image_size)
         if self.encoding != "original":
             return images.encode(image, self.encoding, self.quality), change
-        try:
-            header = images.read_header(data)
-        except images.BadImage:
-            header = None
-        if header and (header.width, header.height, header.channels) == (*image.size, self.channels):
+        if not change and self._readable(data):
             return data, ""
         return images.encode(image, "png", self.quality), change or "encoded anew as PNG"
+
+    def _readable(self, data: bytes) -> bool:
+        """Whether the reader takes these bytes as they are."""
+        try:
+            return images.read_header(data).channels == self.channels
+        except images.BadImage:
+            return False
 
 
 class LocalInfo(tfds.core.DatasetInfo):

@@ -108,7 +108,7 @@ def test_something_else_in_its_place(tmp_path):
 
 @pytest.mark.parametrize(
     "module, extra",
-    [("sklearn.datasets", "demo"), ("google_crc32c", "data"), ("joblib", "data"), ("tensorflow_datasets", "data")],
+    [("sklearn.datasets", "demo"), ("google_crc32c", "data"), ("tensorflow_datasets", "data")],
 )
 def test_missing_dependency(module, extra, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)

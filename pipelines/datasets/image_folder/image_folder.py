@@ -102,9 +102,13 @@ class _Tree:
 
     def _images(self, source: str) -> Iterator[str]:
         """Paths of the images, relative and with "/", sorted; notes what else is there."""
-        others, empty = collections.Counter(), []
-        for folder, folders, files in os.walk(source):
+        others, empty, seen = collections.Counter(), [], set()
+        for folder, folders, files in os.walk(source, followlinks=True):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
+            if os.path.realpath(folder) in seen:  # a link back, which would never end
+                folders.clear()
+                continue
+            seen.add(os.path.realpath(folder))
             visible = sorted(name for name in files if not name.startswith("."))
             images = [name for name in visible if name.lower().endswith(SUFFIXES)]
             others.update(os.path.splitext(name)[1].lower() or "no suffix" for name in set(visible) - set(images))

@@ -7,6 +7,7 @@ import importlib.resources
 import inspect
 import os
 import tarfile
+from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
@@ -119,11 +120,11 @@ def _train_tar(path: str, name: str) -> list[Item]:
     """The training tar holds one tar a class; nothing is compressed, so each image is a run of bytes in the file."""
     items = []
     with tarfile.open(path, "r:") as outer:
-        for member in outer:
+        for member in _whole(outer):
             synset = os.path.basename(member.name).removesuffix(".tar")
             number = _class_number(synset, path)
             with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as inner:
-                for image in inner:
+                for image in _whole(inner):
                     start = member.offset_data + image.offset_data
                     items.append(Item(f"{synset}/{os.path.basename(image.name)}", number, (name, start, image.size)))
     return items
@@ -131,10 +132,22 @@ def _train_tar(path: str, name: str) -> list[Item]:
 
 def _validation_tar(path: str, name: str) -> list[Item]:
     with tarfile.open(path, "r:") as tar:
-        images = [(os.path.basename(member.name), member) for member in tar if member.isfile()]
+        images = [(os.path.basename(member.name), member) for member in _whole(tar) if member.isfile()]
     return [
         Item(file, _validation_label(file, path), (name, member.offset_data, member.size)) for file, member in images
     ]
+
+
+def _whole(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar file; TarError if it does not end as it must. tarfile takes one that is cut between two
+    members, or in the name of one, for whole."""
+    end = 0
+    for member in tar:
+        end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        yield member
+    tar.fileobj.seek(end)
+    if tar.fileobj.read(2 * tarfile.BLOCKSIZE) != bytes(2 * tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"it ends early, after {end} bytes")
 
 
 def _class_folders(folder: str, name: str) -> list[Item]:

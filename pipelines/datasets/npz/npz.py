@@ -30,6 +30,8 @@ class NpzConfig(SourceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.num_classes is not None and (not isinstance(self.num_classes, int) or self.num_classes < 1):
+            raise ValueError(f"num_classes must be None or at least 1, got {self.num_classes!r}")
         if self.encoding == "original":
             raise ValueError("encoding must be png or jpeg for arrays, got 'original'")
         self.files()
@@ -111,16 +113,22 @@ class _Arrays:
     labels: np.ndarray | None
 
 
-@functools.lru_cache(maxsize=8)
 def _open(path: str) -> _Arrays:
-    """The arrays of an .npz file, mapped and not read.
+    """The arrays of an .npz file, mapped and not read; kept while the file stays as it is.
 
     Raises:
         ValueError: it holds something else.
     """
+    return _opened(path, os.stat(path).st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _opened(path: str, changed: int) -> _Arrays:
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {name.removesuffix(".npy"): archive.getinfo(name) for name in archive.namelist()}
+            members = {
+                name.removesuffix(".npy"): archive.getinfo(name) for name in archive.namelist() if name.endswith(".npy")
+            }
             image_key = next((key for key in IMAGE_KEYS if key in members), None)
             if image_key is None:
                 raise ValueError(

@@ -1,0 +1,178 @@
+"""The TFRecord format against TensorFlow's own, headers of images against Pillow's decoder, and plain files."""
+
+import struct
+
+import numpy as np
+import pytest
+import shard_helpers as make
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import pipelines
+from pipelines import tfrecord
+from pipelines.decoding import pillow_decode
+from pipelines.images import BadImage, decode, read_header
+from pipelines.reading import _fastest_decode
+
+pytestmark = pytest.mark.backend_free
+
+
+def test_crc_of_known_strings():
+    # RFC 3720, B.4: 32 zeros have the CRC-32C 8a9136aa, 32 bytes of ones 62a8ab43.
+    for data, crc in ((bytes(32), 0x8A9136AA), (b"\xff" * 32, 0x62A8AB43)):
+        assert tfrecord.masked_crc(data) == ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32
+
+
+@given(st.lists(st.binary(max_size=300), max_size=8))
+@settings(max_examples=40)
+def test_tensorflow_reads_what_we_write(tmp_path_factory, records):
+    import tensorflow as tf
+
+    path = make.write_shard(tmp_path_factory.mktemp("records") / "x.tfrecord", records)
+    assert list(tf.data.TFRecordDataset(path).as_numpy_iterator()) == records
+    offsets, reason = tfrecord.find_records(path)
+    assert reason == ""
+    assert [tfrecord.read_record(path, a, b) for a, b in zip(offsets, offsets[1:], strict=False)] == records
+
+
+def test_we_read_what_tensorflow_writes(tmp_path):
+    import tensorflow as tf
+
+    records = [b"", b"a", bytes(1000)]
+    with tf.io.TFRecordWriter(str(tmp_path / "x")) as writer:
+        for record in records:
+            writer.write(record)
+    offsets, _ = tfrecord.find_records(str(tmp_path / "x"))
+    assert [
+        tfrecord.read_record(str(tmp_path / "x"), a, b) for a, b in zip(offsets, offsets[1:], strict=False)
+    ] == records
+
+
+@given(
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    mode=st.sampled_from(["RGB", "L", "P", "RGBA", "LA", "CMYK", "1"]),
+    format=st.sampled_from(["JPEG", "PNG"]),
+    progressive=st.booleans(),
+)
+def test_headers_say_what_pillow_finds(height, width, mode, format, progressive):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    picture = Image.fromarray(pixels).convert("RGB" if mode == "CMYK" and format == "PNG" else mode)
+    if format == "JPEG":
+        picture = picture.convert({"P": "RGB", "RGBA": "RGB", "LA": "L", "1": "L"}.get(mode, mode))
+    options = {"progressive": progressive, "exif": b"Exif\0\0" + bytes(200)} if format == "JPEG" else {}
+    data = make.encoded(picture, format, **options)
+    header = read_header(data)
+    channels = {"RGB": 3, "L": 1, "P": 3, "RGBA": 4, "LA": 2, "CMYK": 4, "1": 1}[picture.mode]
+    assert (header.format, header.height, header.width, header.channels) == (format.lower(), height, width, channels)
+    if channels in (1, 3):
+        assert decode(data).shape == (height, width, channels)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_a_header_that_is_cut_anywhere(format):
+    data = make.encoded(make.pictures(1, 30)[0], format)
+    whole = read_header(data)
+    for length in range(len(data)):
+        try:
+            assert read_header(data[:length]) == whole
+        except BadImage:
+            assert length < 700  # both begin with what the header needs
+
+
+def test_sixteen_bits_and_no_pixels():
+    data = bytearray(make.png(make.pictures(1)[0]))
+    data[24] = 16
+    with pytest.raises(BadImage, match="has 16 bits a channel: only 8 are read"):
+        read_header(bytes(data))
+    data[16:25] = struct.pack(">IIB", 0, 8, 8)
+    with pytest.raises(BadImage, match="has no pixels"):
+        read_header(bytes(data))
+
+
+@given(
+    height=st.integers(1, 120),
+    width=st.integers(1, 120),
+    quality=st.integers(5, 100),
+    subsampling=st.integers(0, 2),
+    format=st.sampled_from(["JPEG", "PNG"]),
+    data=st.data(),
+)
+def test_both_decoders_give_the_same_window(height, width, quality, subsampling, format, data):
+    """So that batches do not depend on the reader."""
+    import tensorflow as tf
+
+    pixels = np.random.default_rng(height + 200 * width).integers(0, 256, (height, width, 3), np.uint8)
+    options = {"quality": quality, "subsampling": subsampling} if format == "JPEG" else {}
+    image = make.encoded(pixels, format, **options)
+    h, w = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
+    window = np.array([data.draw(st.integers(0, height - h)), data.draw(st.integers(0, width - w)), h, w], np.int32)
+    by_pillow = pillow_decode(image, read_header(image), window)
+    assert by_pillow.shape == (h, w, 3)
+    np.testing.assert_array_equal(_fastest_decode(tf)(image, read_header(image), window), by_pillow)
+
+
+def test_records_of_others(tmp_path):
+    """Other feature names, plain files by a glob, other features beside."""
+    pictures = make.pictures(6)
+    records = []
+    for number, picture in enumerate(pictures):
+        example = make.tf_example_pb2.Example()
+        example.features.feature["image/encoded"].bytes_list.value.append(make.encoded(picture, "PNG"))
+        example.features.feature["image/class/label"].int64_list.value.append(number)
+        example.features.feature["image/filename"].bytes_list.value.append(b"x")
+        records.append(example.SerializeToString())
+    for shard in range(2):
+        make.write_shard(tmp_path / f"train-{shard:05d}-of-00002", records[shard::2])
+    features = pipelines.RecordFeatures(image="image/encoded", label="image/class/label", num_classes=6)
+    for given_path in (tmp_path / "train-*", str(tmp_path / "train-?????-of-00002")):
+        options = {"batch_size": 6, "image_size": 8, "training": False, "features": features}
+        (batch,) = pipelines.make_dataset(given_path, **options)
+        np.testing.assert_array_equal(batch["label"], [0, 2, 4, 1, 3, 5])
+        np.testing.assert_array_equal(batch["image"], pictures[[0, 2, 4, 1, 3, 5]])
+    unlabelled = pipelines.RecordFeatures(image="image/encoded", label=None)
+    (batch,) = pipelines.make_dataset(
+        tmp_path / "train-00001*", batch_size=3, image_size=8, training=False, features=unlabelled
+    )
+    assert set(batch) == {"image"}
+    described = pipelines.describe(tmp_path / "train-*", features=features)
+    assert (described.num_classes, described.num_examples, described.image_shape) == (6, None, (None, None, 3))
+    with pytest.raises(ValueError, match=r"may differ in size \(stored as \(None, None, 3\)\): give image_size"):
+        pipelines.make_dataset(tmp_path / "train-*", batch_size=2, features=features)
+    with pytest.raises(ValueError, match="split and data_dir go with a prepared data set, and '.*train-.*' stands for"):
+        pipelines.make_dataset(tmp_path / "train-*", batch_size=2, split="test")
+
+
+def test_a_data_set_that_tfds_has_written(tmp_path):
+    """By its name in data_dir, with features of other names, without offsets beside its shards."""
+    import tensorflow_datasets as tfds
+
+    pictures = make.pictures(5)
+
+    class Elsewhere(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        """Somebody else's data set."""
+
+        VERSION = tfds.core.Version("2.0.1")
+
+        def _info(self):
+            features = {
+                "picture": tfds.features.Image(shape=(8, 8, 3)),
+                "kind": tfds.features.ClassLabel(names=["a", "b"]),
+                "id": tfds.features.Text(),
+            }
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": ((i, {"picture": p, "kind": i % 2, "id": "x"}) for i, p in enumerate(pictures))}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+    Elsewhere(data_dir=tmp_path).download_and_prepare()
+    features = pipelines.RecordFeatures(image="picture", label="kind")
+    (batch,) = pipelines.make_dataset(
+        "elsewhere", data_dir=tmp_path, batch_size=5, training=False, features=features, image_size=8
+    )
+    assert {image.tobytes() for image in batch["image"].numpy()} == {picture.tobytes() for picture in pictures}
+    assert pipelines.describe("elsewhere", data_dir=tmp_path, features=features).class_names == ("a", "b")
