@@ -12,14 +12,10 @@ from pipelines.images import BadImage, Header
 from pipelines.options import ReadOptions
 from pipelines.source import Source
 
-# (encoded image, its header, window (top, left, height, width)) -> uint8 [height, width, C]; BadImage if it fails
-DecodeWindow = Callable[[bytes, Header, np.ndarray], np.ndarray]
-
-
-def pillow_decode(data: bytes, header: Header, window: np.ndarray) -> np.ndarray:
-    """Decodes one window of an image with Pillow."""
-    top, left, height, width = window
-    return images.decode(data)[top : top + height, left : left + width]
+# A PNG -> uint8 [H, W, C], where somebody has a faster decoder than Pillow's; BadImage if it fails
+DecodePng = Callable[[bytes, Header], np.ndarray]
+# Memory that begins at a multiple of this is taken over by TensorFlow and not copied.
+ALIGNMENT = 64
 
 
 class Decoder:
@@ -30,8 +26,8 @@ class Decoder:
         key: "image", or "video" for clips.
     """
 
-    def __init__(self, source: Source, options: ReadOptions, decode: DecodeWindow = pillow_decode) -> None:
-        self._source, self._options, self._decode = source, options, decode
+    def __init__(self, source: Source, options: ReadOptions, decode_png: DecodePng | None = None) -> None:
+        self._source, self._options, self._decode_png = source, options, decode_png
         self._size = options.output_size(source.description)
         frames, channels = source.schema.num_frames, source.schema.image_shape[2]
         self.shape = (*((frames,) if frames else ()), *self._size, channels)
@@ -67,7 +63,11 @@ class Decoder:
 
     def empty(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Arrays for `fill`."""
-        return np.zeros((count, *self.shape), np.uint8), np.zeros(count, np.int32), np.zeros(count, bool)
+        size = count * int(np.prod(self.shape))
+        memory = np.empty(size + ALIGNMENT, np.uint8)
+        start = -memory.ctypes.data % ALIGNMENT
+        pixels = memory[start : start + size].reshape(count, *self.shape)
+        return pixels, np.zeros(count, np.int32), np.zeros(count, bool)
 
     def named(self, images: Any, labels: Any) -> dict[str, Any]:
         """{"image": images, "label": labels}, or "video", and without labels if there are none."""
@@ -79,7 +79,7 @@ class Decoder:
         window = self._window(example, position)
         try:
             for frame, data in zip(pixels.reshape(-1, *self.shape[-3:]), example.images, strict=True):
-                image = self._resized(self._decode(data, example.header, window))
+                image = self._image(data, example.header, window)
                 frame[...] = image[:, ::-1] if flip else image
         except BadImage as error:
             raise self._source.records.fault(
@@ -94,8 +94,11 @@ class Decoder:
         sizes = np.array([height]), np.array([width])
         return self._options.windows(position, *sizes, self._size[0] / self._size[1])[0]
 
-    def _resized(self, image: np.ndarray) -> np.ndarray:
-        return image if image.shape[:2] == self._size else images.resized(image, self._size)
+    def _image(self, data: bytes, header: Header, window: np.ndarray) -> np.ndarray:
+        """The window of an encoded image in the size that comes out."""
+        if header.format == "png" and self._decode_png:
+            return images.cut(self._decode_png(data, header), window, self._size)
+        return images.decode(data, window, self._size)
 
 
 def without_gaps(

@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ class BuilderSpec:
     config: "SourceConfig | None"
     data_dir: str
     file_format: str
+    run: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)  # of `prepare`: sources change between two
 
     def build(self) -> "LocalBuilder":
         builder_class = ENTRIES[self.entry].load()
@@ -100,9 +102,20 @@ def write_shard(spec: BuilderSpec, directory: str, shard: Shard, stop_at_bad: bo
     root = require("etils.epath", extra="data").Path(directory)
     done = root / f"{shard.part}.done.json"
     if not done.exists() or json.loads(done.read_text())["bad"]:
-        report = _write(spec.build(), root, shard, stop_at_bad)
+        report = _write(_builder(spec), root, shard, stop_at_bad)
         write_whole(done, json.dumps(report, sort_keys=True).encode())
     return written(directory, shard)
+
+
+_BUILDERS: dict[str, "LocalBuilder"] = {}
+
+
+def _builder(spec: BuilderSpec) -> "LocalBuilder":
+    """The builder of a run, made once in each process: making one may mean to look through the whole source."""
+    if repr(spec) not in _BUILDERS:
+        _BUILDERS.clear()
+        _BUILDERS[repr(spec)] = spec.build()
+    return _BUILDERS[repr(spec)]
 
 
 def written(directory: str, shard: Shard) -> tuple[Shard, int, list[str]]:
