@@ -11,11 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from pipelines.decoding import Decoder
+from pipelines.decoding import GROUP, Decoder
 
 AHEAD = 2  # batches that are decoded while one is used
-CHUNK = 16  # examples that one thread decodes at a time
-CHUNK_PIXELS = 2**18  # small images: more of them, up to about so many pixels
+CHUNK_PIXELS = 2**18  # that one thread decodes at a time, or one group of examples
 
 
 class BatchReader:
@@ -24,7 +23,7 @@ class BatchReader:
     def __init__(self, decoder: Decoder, run: Callable[[int], tuple[int, int]], stop: int) -> None:
         """`run(number)` gives the first position of a batch and its length; batches end before number `stop`."""
         self._decoder, self._run, self._stop = decoder, run, stop
-        self._chunk = max(CHUNK, CHUNK_PIXELS // int(np.prod(decoder.shape[:-1])))
+        self._chunk = GROUP * max(1, CHUNK_PIXELS // int(np.prod(decoder.shape[:-1])) // GROUP)
         # More threads than cores would only wait for one another.
         self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="sid2-data")
         self._started: dict[int, _Batch] = {}

@@ -8,12 +8,14 @@ import numpy as np
 from pipelines import images
 from pipelines.examples import Example
 from pipelines.faults import BadRecord
-from pipelines.images import BadImage, Header
+from pipelines.images import BadImage
 from pipelines.options import ReadOptions
 from pipelines.source import Source
 
-# A PNG -> uint8 [H, W, C], where somebody has a faster decoder than Pillow's; BadImage if it fails
-DecodePng = Callable[[bytes, Header], np.ndarray]
+# GROUP encoded images of one format ("jpeg", "png"), all of the size that comes out -> uint8 [GROUP, H, W, C], if
+# somebody decodes several at once faster than Pillow one by one; BadImage if one of them fails
+DecodeGroup = Callable[[str, list[bytes]], np.ndarray]
+GROUP = 16
 # Memory that begins at a multiple of this is taken over by TensorFlow and not copied.
 ALIGNMENT = 64
 
@@ -26,8 +28,8 @@ class Decoder:
         key: "image", or "video" for clips.
     """
 
-    def __init__(self, source: Source, options: ReadOptions, decode_png: DecodePng | None = None) -> None:
-        self._source, self._options, self._decode_png = source, options, decode_png
+    def __init__(self, source: Source, options: ReadOptions, decode_group: DecodeGroup | None = None) -> None:
+        self._source, self._options, self._decode_group = source, options, decode_group
         self._size = options.output_size(source.description)
         frames, channels = source.schema.num_frames, source.schema.image_shape[2]
         self.shape = (*((frames,) if frames else ()), *self._size, channels)
@@ -43,18 +45,57 @@ class Decoder:
         Returns:
             why reading must stop, or the empty string.
         """
+        good[:] = True
+        for start in range(0, len(labels), GROUP):
+            rows = slice(start, start + GROUP)
+            reason = self._fill_group(first + start, images[rows], labels[rows], good[rows])
+            if reason:
+                return reason
+        return ""
+
+    def _fill_group(self, first: int, images: np.ndarray, labels: np.ndarray, good: np.ndarray) -> str:
+        """`fill` for at most GROUP examples."""
         numbers = self._options.numbers(first, len(labels), len(self._source)).tolist()
         flips = self._options.flips(first, len(labels))
+        examples: dict[int, Example] = {}
         for row, number in enumerate(numbers):
-            good[row] = True
             try:
-                labels[row] = self._into(images[row], number, first + row, flips[row])
+                examples[row] = self._source.example(number)
             except BadRecord as fault:
                 good[row] = False
-                reason = self._source.bad.judged(fault)
-                if reason:
-                    return str(BadRecord(fault.shard, fault.record, reason))
+                if reason := self._reason(fault):
+                    return reason
+        together = self._decoded_together(list(examples.values()))
+        for row, example in examples.items():
+            labels[row] = example.label or 0
+            try:
+                if together is None:
+                    self._into(images[row], numbers[row], example, first + row, flips[row])
+                else:
+                    images[row] = together[row][:, ::-1] if flips[row] else together[row]
+            except BadRecord as fault:
+                good[row] = False
+                if reason := self._reason(fault):
+                    return reason
         return ""
+
+    def _reason(self, fault: BadRecord) -> str:
+        """Counts a bad record; says why reading must stop for it, or nothing."""
+        why = self._source.bad.judged(fault)
+        return str(BadRecord(fault.shard, fault.record, why)) if why else ""
+
+    def _decoded_together(self, examples: list[Example]) -> np.ndarray | None:
+        """A whole group at once, uint8 [GROUP, H, W, C]; None if it must be decoded one by one."""
+        if self._decode_group is None or len(examples) < GROUP or len(self.shape) == 4:
+            return None
+        headers = [example.header for example in examples]
+        whole = all((header.height, header.width) == self._size for header in headers)
+        if not whole or self._options.crop == "random" or len({header.format for header in headers}) > 1:
+            return None
+        try:
+            return self._decode_group(headers[0].format, [example.images[0] for example in examples])
+        except BadImage:  # one by one it will show which
+            return None
 
     def batch(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
         """Decodes `count` examples from a position on, in this thread: the arrays of `fill` and its reason."""
@@ -73,19 +114,16 @@ class Decoder:
         """{"image": images, "label": labels}, or "video", and without labels if there are none."""
         return {self.key: images} | ({} if self._source.schema.features.label is None else {"label": labels})
 
-    def _into(self, pixels: np.ndarray, number: int, position: int, flip: bool) -> int:
-        """Decodes an example into uint8 [H,W,C] or [T,H,W,C]; returns its label, or 0."""
-        example = self._source.example(number)
+    def _into(self, pixels: np.ndarray, number: int, example: Example, position: int, flip: bool) -> None:
+        """Decodes one example into uint8 [H,W,C] or [T,H,W,C]."""
         window = self._window(example, position)
         try:
             for frame, data in zip(pixels.reshape(-1, *self.shape[-3:]), example.images, strict=True):
-                image = self._image(data, example.header, window)
+                image = images.decode(data, window, self._size)
                 frame[...] = image[:, ::-1] if flip else image
         except BadImage as error:
-            raise self._source.records.fault(
-                number, f"the feature {self._source.schema.features.image} {error}"
-            ) from None
-        return example.label or 0
+            reason = f"the feature {self._source.schema.features.image} {error}"
+            raise self._source.records.fault(number, reason) from None
 
     def _window(self, example: Example, position: int) -> np.ndarray:
         height, width = example.header.height, example.header.width
@@ -93,12 +131,6 @@ class Decoder:
             return np.array([0, 0, height, width], np.int32)
         sizes = np.array([height]), np.array([width])
         return self._options.windows(position, *sizes, self._size[0] / self._size[1])[0]
-
-    def _image(self, data: bytes, header: Header, window: np.ndarray) -> np.ndarray:
-        """The window of an encoded image in the size that comes out."""
-        if header.format == "png" and self._decode_png:
-            return images.cut(self._decode_png(data, header), window, self._size)
-        return images.decode(data, window, self._size)
 
 
 def without_gaps(

@@ -142,17 +142,6 @@ def decode(data: bytes, window: "np.ndarray | None" = None, size: tuple[int, int
         raise BadImage(f"cannot be decoded ({_one_line(error)})") from None
 
 
-def cut(pixels: "np.ndarray", window: "np.ndarray", size: tuple[int, int]) -> "np.ndarray":
-    """Cuts a window out of uint8 [H, W, 1 or 3] and resizes it, as `decode` does."""
-    from PIL import Image
-
-    top, left, height, width = map(int, window)
-    if (height, width) == size:
-        return pixels[top : top + height, left : left + width]
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    return _resized(picture, (top, left, height, width), size, (1.0, 1.0))
-
-
 def _resized(
     image: "Image.Image", window: tuple[int, ...], size: tuple[int, int], scale: tuple[float, float]
 ) -> "np.ndarray":

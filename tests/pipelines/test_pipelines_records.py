@@ -11,8 +11,9 @@ from PIL import Image
 
 import pipelines
 from pipelines import tfrecord
-from pipelines.images import BadImage, cut, decode, read_header
-from pipelines.reading import _tensorflow_png
+from pipelines.decoding import GROUP
+from pipelines.images import BadImage, decode, read_header
+from pipelines.reading import _group_decoder
 
 pytestmark = pytest.mark.backend_free
 
@@ -91,23 +92,28 @@ def test_sixteen_bits_and_no_pixels():
 
 
 @given(
-    height=st.integers(1, 120),
-    width=st.integers(1, 120),
+    height=st.integers(1, 60),
+    width=st.integers(1, 60),
     mode=st.sampled_from(["RGB", "L", "P", "1"]),
-    data=st.data(),
+    format=st.sampled_from(["JPEG", "PNG"]),
+    quality=st.integers(5, 100),
+    subsampling=st.integers(0, 2),
 )
-def test_both_decoders_of_png_give_the_same(height, width, mode, data):
-    """So that batches do not depend on the reader."""
+@settings(max_examples=25)
+def test_both_decoders_give_the_same(height, width, mode, format, quality, subsampling):
+    """TensorFlow's, of whole groups, and Pillow's: batches must not depend on who decodes."""
     import tensorflow as tf
 
-    pixels = np.random.default_rng(height + 200 * width).integers(0, 256, (height, width, 3), np.uint8)
-    image = make.encoded(Image.fromarray(pixels).convert(mode), "PNG")
-    h, w = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
-    window = np.array([data.draw(st.integers(0, height - h)), data.draw(st.integers(0, width - w)), h, w], np.int32)
-    size = data.draw(st.sampled_from([(h, w), (16, 16), (100, 30)]))
-    by_tensorflow = cut(_tensorflow_png(tf)(image, read_header(image)), window, size)
-    np.testing.assert_array_equal(by_tensorflow, decode(image, window, size))
-    assert by_tensorflow.shape[:2] == size
+    pixels = np.random.default_rng(height + 200 * width).integers(0, 256, (GROUP, height, width, 3), np.uint8)
+    jpeg = format == "JPEG"
+    pictures = [
+        Image.fromarray(picture).convert({"P": "RGB", "1": "L"}.get(mode, mode) if jpeg else mode) for picture in pixels
+    ]
+    options = {"quality": quality, "subsampling": subsampling} if jpeg else {}
+    group = [make.encoded(picture, format, **options) for picture in pictures]
+    shape = (height, width, read_header(group[0]).channels)
+    together = _group_decoder(tf, shape)(format.lower(), group)
+    np.testing.assert_array_equal(together, [decode(data) for data in group])
 
 
 @given(height=st.integers(1, 120), width=st.integers(1, 120), subsampling=st.integers(0, 2), data=st.data())
