@@ -7,6 +7,7 @@ CRC, decoding, resizing) is done by compiled libraries, in the threads of ahead.
 is no faster, and an image that fails there cannot be named.
 """
 
+import importlib
 import os
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -219,10 +220,13 @@ def _group_decoder(tf: ModuleType, shape: tuple[int, ...]) -> DecodeGroup | None
         return together.get_concrete_function()
 
     graphs = {name: graph(decode) for name, decode in decoders.items()}
+    here = importlib.import_module("tensorflow.python.eager.context").function_executor_type
 
     def decode_group(name: str, group: list[bytes]) -> np.ndarray:
         try:
-            return graphs[name](tf.constant(group)).numpy()
+            # In the calling thread: TensorFlow's own may all be waiting for this very batch.
+            with here("SINGLE_THREADED_EXECUTOR"):
+                return graphs[name](tf.constant(group)).numpy()
         except tf.errors.OpError as error:
             raise BadImage(f"cannot be decoded ({error.message})") from None
 

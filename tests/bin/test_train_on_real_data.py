@@ -1,0 +1,88 @@
+"""sid2-train on data that is not as it should be: bad records, images of many sizes, clips."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+import pipelines
+from keras_sid2.bin.training_run import TrainingRun, TrainSettings
+from keras_sid2.training import preset
+from keras_sid2.training.preset import find_preset, register_preset
+
+
+@pytest.fixture(autouse=True)
+def small_preset():
+    import dataclasses
+
+    digits = find_preset("sid2_digits")
+    levels = ({"kind": "res", "channels": 32, "blocks": 1}, {"kind": "transformer", "channels": 32, "blocks": 1})
+    network = {**digits.network, "embedding_dim": 32, "levels": levels}
+    register_preset(dataclasses.replace(digits, name="tiny_digits", network=network, batch_size=16))
+    yield
+    del preset._REGISTRY["tiny_digits"]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return pipelines.prepare("digits", data_dir=str(tmp_path_factory.mktemp("data")))
+
+
+def run(data, workdir, **changes):
+    settings = {"preset": "tiny_digits", "data": str(data), "workdir": str(workdir), "steps": 4, "sample_every": 0}
+    every = {"log_every": 2, "checkpoint_every": 2, "eval_every": 2}
+    console = Console(record=True, width=200, file=open("/dev/null", "w"))
+    TrainingRun(TrainSettings(**settings, **{**every, **changes}), console).train()
+    return console.export_text()
+
+
+@pytest.fixture
+def damaged(digits, tmp_path):
+    """The digits with one flipped bit in each of the first 300 records of the training split's first shard."""
+    shutil.copytree(digits, tmp_path / "digits")
+    shard = next((tmp_path / "digits").glob("digits-train.tfrecord-00000*"))
+    offsets = np.load(tmp_path / "digits" / "train.offsets.npy", allow_pickle=False)
+    content = bytearray(shard.read_bytes())
+    for start in offsets[:300]:
+        content[start + 30] ^= 1
+    shard.write_bytes(content)
+    return tmp_path / "digits"
+
+
+def test_bad_records_stop_training_with_one_sentence(damaged, tmp_path):
+    with pytest.raises(pipelines.BadRecord, match=r"^digits-train.tfrecord-00000.*, record \d+: its CRC does") as e:
+        run(damaged, tmp_path / "run")
+    assert "\n" not in str(e.value) and "max_bad_records=N would skip" in str(e.value)
+
+
+def test_skipped_records_are_counted_in_the_log(damaged, tmp_path):
+    said = run(damaged, tmp_path / "run", max_bad_records=300)
+    assert "bad records skipped" in said
+    with pytest.raises(pipelines.BadRecord, match=r"\d records are bad, and max_bad_records is 2"):
+        run(damaged, tmp_path / "other", max_bad_records=2)
+
+
+def test_images_of_many_sizes(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in range(10):
+        (tmp_path / "photos" / str(name)).mkdir(parents=True)
+        for number in range(4):
+            pixels = rng.integers(0, 256, rng.integers(8, 40, 2), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / str(name) / f"{number}.png")
+    settings = {"source": tmp_path / "photos", "encoding": "original", "channels": 1}
+    data = pipelines.prepare("image_folder", tmp_path / "data", **settings)
+    assert "loss" in run(data, tmp_path / "run", crop="random", eval_split="train")
+    assert "loss" in run(data, tmp_path / "plain")  # in the middle, where nothing is said
+
+
+def test_cropping_must_be_asked_for_where_all_images_are_alike(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 1), np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.arange(20) % 10)
+    data = pipelines.prepare("npz", tmp_path / "data", source=tmp_path / "images.npz", channels=1)
+    with pytest.raises(
+        ValueError, match=r"is for images \(8, 8, 1\) of 10 classes, and .* has images \(16, 16, 1\) of 10"
+    ):
+        run(data, tmp_path / "run")
+    assert "loss" in run(data, tmp_path / "run", crop="center")
