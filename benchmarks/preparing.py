@@ -3,7 +3,7 @@
     python benchmarks/preparing.py --images=2000,20000 --workers=1,2 --json=result.json
 
 Expected: peak memory with 20,000 images at most 1.2 times that with 2,000, of the process that calls `prepare` and of
-each worker: one example a worker, and about 200 bytes an image for the listing.
+each worker: one example a worker, and about 500 bytes an image for the listing.
 
 Every run is a process of its own that prepares a folder of small JPEGs (`image_folder`, stored as 64 x 64). Peaks are
 Linux's VmHWM: ru_maxrss of a child begins at what its parent used when it started it, so the workers' would be too

@@ -24,8 +24,10 @@ class BatchReader:
         """`run(number)` gives the first position of a batch and its length; batches end before number `stop`."""
         self._decoder, self._run, self._stop = decoder, run, stop
         self._chunk = GROUP * max(1, CHUNK_PIXELS // int(np.prod(decoder.shape[:-1])) // GROUP)
-        # More threads than cores would only wait for one another.
-        self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="sid2-data")
+        # Groups are decoded in long calls outside Python, so one thread more than cores keeps all of them busy;
+        # one by one, it would only wait for the others.
+        threads = len(os.sched_getaffinity(0)) + decoder.decodes_groups()
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="sid2-data")
         self._started: dict[int, _Batch] = {}
         self._lock = threading.Lock()
 

@@ -53,6 +53,15 @@ class Decoder:
                 return reason
         return ""
 
+    def decodes_groups(self) -> bool:
+        """Whether groups of examples are decoded together, judging by the first example."""
+        try:
+            header = self._source.example(0).header
+        except BadRecord:
+            return False
+        fits = (header.height, header.width) == self._size and self._options.crop != "random"
+        return fits and self._decode_group is not None
+
     def _fill_group(self, first: int, images: np.ndarray, labels: np.ndarray, good: np.ndarray) -> str:
         """`fill` for at most GROUP examples."""
         numbers = self._options.numbers(first, len(labels), len(self._source)).tolist()

@@ -20,7 +20,7 @@ from pipelines.shards import PARTS, BuilderSpec, Shard, cut, write_shard, write_
 if TYPE_CHECKING:
     from etils import epath
 
-    from pipelines.datasets.local_builder import LocalBuilder, SourceConfig
+    from pipelines.datasets.local_builder import Item, LocalBuilder, SourceConfig
 
 EXAMPLES_PER_SHARD = 1024
 # Below so many examples starting processes costs more than they save.
@@ -49,7 +49,7 @@ def prepare(
     already there is left as it is, and the call returns at once. Nothing is fetched from the network. `report.json`
     beside the shards says what was read, changed, left out and found twice.
 
-    Memory: one example a worker, and about 200 bytes an example for the listing in this process.
+    Memory: one example a worker, and about 500 bytes an example for the listing in this process.
 
     Args:
         name: one of `dataset_names()`.
@@ -86,12 +86,16 @@ def prepare(
     if final.exists():
         return _already_there(final, spec)
     allowed = builder.MAX_BAD_SOURCES if max_bad_sources is None else max_bad_sources
+    listing = {split: items for split, items in builder.listing().items() if items}
+    if not listing:
+        raise ValueError(f"there are no examples for {name}" + (f" in {spec.config.source}" if spec.config else ""))
     work = final.parent / f"incomplete.{final.name}"
     work.mkdir(parents=True, exist_ok=True)
     with _locked(work):
         if final.exists():  # another process was faster
             return os.fspath(final)
-        shards, total = _planned(builder, spec, work, examples_per_shard)
+        shards = _planned(builder, spec, listing, work, examples_per_shard)
+        total = sum(map(len, listing.values()))
         if beam_runner is None:
             done = _with_processes(spec, work, shards, total, workers, allowed)
         else:
@@ -198,14 +202,13 @@ def _locked(work: "epath.Path") -> Iterator[None]:
 
 
 def _planned(
-    builder: "LocalBuilder", spec: BuilderSpec, work: "epath.Path", examples_per_shard: int
-) -> tuple[list[Shard], int]:
-    """Settles what goes into which shard, or finds it settled; returns the shards and the number of examples."""
-    listing = {split: items for split, items in builder.listing().items() if items}
-    if not listing:
-        raise ValueError(
-            f"there are no examples for {spec.entry}" + (f" in {spec.config.source}" if spec.config else "")
-        )
+    builder: "LocalBuilder",
+    spec: BuilderSpec,
+    listing: "dict[str, list[Item]]",
+    work: "epath.Path",
+    examples_per_shard: int,
+) -> list[Shard]:
+    """Settles what goes into which shard, or finds it settled."""
     digest = hashlib.blake2b(digest_size=16)
     for split, items in sorted(listing.items()):
         digest.update(f"{split}\n".encode())
@@ -226,7 +229,7 @@ def _planned(
         for shard, items in (pair for pairs in cuts.values() for pair in pairs):
             write_whole(work / f"{shard.part}.items.json", json.dumps(items).encode())
         write_whole(work / "plan.json", json.dumps(plan, indent=1).encode())
-    return [shard for pairs in cuts.values() for shard, _ in pairs], sum(map(len, listing.values()))
+    return [shard for pairs in cuts.values() for shard, _ in pairs]
 
 
 def _with_processes(

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import inspect
 import os
@@ -43,7 +44,7 @@ class ImageFolder(LocalBuilder):
 
     def _info(self) -> LocalInfo:
         features = {"image": self.builder_config.image_feature()}
-        classes = self._tree.classes
+        classes = _class_names(self.builder_config.source)
         if classes:
             features["label"] = tfds.features.ClassLabel(names=classes)
         return LocalInfo(
@@ -53,12 +54,9 @@ class ImageFolder(LocalBuilder):
             supervised_keys=("image", "label") if classes else None,
         )
 
-    @property
+    @functools.cached_property
     def _tree(self) -> "_Tree":
-        # tfds asks for the features before a builder's own __init__ would have ended.
-        if "_the_tree" not in self.__dict__:
-            self._the_tree = _Tree(self.builder_config.source)
-        return self._the_tree
+        return _Tree(self.builder_config.source)
 
     def listing(self) -> dict[str, list[Item]]:
         return self._tree.splits
@@ -78,16 +76,50 @@ class ImageFolder(LocalBuilder):
         return Made(features, hashlib.blake2b(data, digest_size=16).digest(), change)
 
 
+def _images(source: str, others: collections.Counter, empty: list[str]) -> Iterator[str]:
+    """Paths of the images, relative and with "/", sorted; counts other files by suffix, and names empty folders."""
+    seen = set()
+    for folder, folders, files in os.walk(source, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if os.path.realpath(folder) in seen:  # a link back, which would never end
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(folder))
+        visible = sorted(name for name in files if not name.startswith("."))
+        images = [name for name in visible if name.lower().endswith(SUFFIXES)]
+        others.update(os.path.splitext(name)[1].lower() or "no suffix" for name in set(visible) - set(images))
+        relative = os.path.relpath(folder, source).replace(os.sep, "/")
+        if not images and not folders:
+            empty.append(relative)
+        yield from (name if relative == "." else f"{relative}/{name}" for name in images)
+
+
+def _class_names(source: str) -> list[str]:
+    """The sorted names of the classes, none if there are none; workers need them, and not the list of all files."""
+    depths, top_level, classes = set(), set(), set()
+    for path in _images(source, collections.Counter(), []):
+        folders = path.split("/")[:-1]
+        depths.add(len(folders))
+        top_level.update(folders[:1])
+        classes.update(folders[-1:])
+    return [] if _has_no_classes(top_level, max(depths, default=0)) else sorted(classes)
+
+
+def _has_no_classes(top_level: set[str], depth: int) -> bool:
+    return depth == 0 or (depth == 1 and {name.lower() for name in top_level} <= SPLIT_NAMES)
+
+
 class _Tree:
-    """The images in a folder: `splits` {name: items}, sorted `classes`, `notes` on what was left out.
+    """The images in a folder: `splits` {name: items}, `notes` on what was left out.
 
     Raises:
         ValueError: no images, images at different depths, or deeper than split/class/image.
     """
 
     def __init__(self, source: str) -> None:
-        self.notes: list[str] = []
-        paths = list(self._images(source))
+        others, empty = collections.Counter(), []
+        paths = list(_images(source, others, empty))
+        self.notes = self._notes_on_rest(others, empty)
         if not paths:
             raise ValueError(f"there are no images ({', '.join(SUFFIXES)}) in {source}")
         depths = {path.count("/"): path for path in reversed(paths)}
@@ -97,34 +129,18 @@ class _Tree:
         (depth,) = depths
         if depth > 2:
             raise ValueError(f"the images in {source} lie too deep, such as {paths[0]!r}: {_LAYOUTS}")
-        self.classes: list[str] = []
-        self.splits = self._without_classes(paths) if self._has_no_classes(paths, depth) else self._classified(paths)
-
-    def _images(self, source: str) -> Iterator[str]:
-        """Paths of the images, relative and with "/", sorted; notes what else is there."""
-        others, empty, seen = collections.Counter(), [], set()
-        for folder, folders, files in os.walk(source, followlinks=True):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            if os.path.realpath(folder) in seen:  # a link back, which would never end
-                folders.clear()
-                continue
-            seen.add(os.path.realpath(folder))
-            visible = sorted(name for name in files if not name.startswith("."))
-            images = [name for name in visible if name.lower().endswith(SUFFIXES)]
-            others.update(os.path.splitext(name)[1].lower() or "no suffix" for name in set(visible) - set(images))
-            relative = os.path.relpath(folder, source).replace(os.sep, "/")
-            if not images and not folders:
-                empty.append(relative)
-            yield from (name if relative == "." else f"{relative}/{name}" for name in images)
-        if others:
-            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
-            self.notes.append(f"files of other kinds were left out: {kinds}")
-        if empty:
-            self.notes.append(f"folders without images: {', '.join(empty[:20])}" + ", ..." * (len(empty) > 20))
+        plain = _has_no_classes({path.partition("/")[0] for path in paths}, depth)
+        self.splits = self._without_classes(paths) if plain else self._classified(paths)
 
     @staticmethod
-    def _has_no_classes(paths: list[str], depth: int) -> bool:
-        return depth == 0 or (depth == 1 and {path.partition("/")[0].lower() for path in paths} <= SPLIT_NAMES)
+    def _notes_on_rest(others: collections.Counter, empty: list[str]) -> list[str]:
+        notes = []
+        if others:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
+            notes.append(f"files of other kinds were left out: {kinds}")
+        if empty:
+            notes.append(f"folders without images: {', '.join(empty[:20])}" + ", ..." * (len(empty) > 20))
+        return notes
 
     @staticmethod
     def _without_classes(paths: list[str]) -> dict[str, list[Item]]:
@@ -136,13 +152,13 @@ class _Tree:
 
     def _classified(self, paths: list[str]) -> dict[str, list[Item]]:
         parts = [path.split("/") for path in paths]
-        self.classes = sorted({folders[-2] for folders in parts})
-        numbers = {name: number for number, name in enumerate(self.classes)}
+        classes = sorted({folders[-2] for folders in parts})
+        numbers = {name: number for number, name in enumerate(classes)}
         splits = collections.defaultdict(list)
         for path, (*split, name, file) in zip(paths, parts, strict=True):
             splits[split[0] if split else "train"].append(Item(f"{name}/{file}", numbers[name], (path,)))
         for split, items in splits.items():
-            absent = set(self.classes) - {self.classes[item.label] for item in items}
+            absent = set(classes) - {classes[item.label] for item in items}
             if absent:
                 self.notes.append(f"classes that are not in {split}: {', '.join(sorted(absent)[:20])}")
         return dict(splits)
