@@ -19,16 +19,21 @@ The same as `python -m pipelines ...`. Exit code 2: the command line is wrong; 1
 
 import json
 import os
-import pathlib
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
 from pipelines.checking import random_grid, stats, verify
 from pipelines.datasets import ENTRIES, dataset_names
 from pipelines.examples import RecordFeatures
+from pipelines.faults import BadRecord
+from pipelines.locating import tfds_path
 from pipelines.preparing import EXAMPLES_PER_SHARD, prepare
+
+if TYPE_CHECKING:
+    from etils import epath
 
 # Flags of this program alone: several programs of the project may be imported into one process.
 FLAGS = flags.FlagValues()
@@ -84,11 +89,11 @@ def _prepare(*arguments: str) -> None:
         beam_options=FLAGS.beam_option,
         **{name: FLAGS[name].value for name in SETTINGS if FLAGS[name].value is not None},
     )
-    _print_report(pathlib.Path(directory) / "report.json")
+    _print_report(tfds_path(directory) / "report.json")
     print(directory)
 
 
-def _print_report(path: pathlib.Path) -> None:
+def _print_report(path: "epath.Path") -> None:
     """What the user should know of a preparation, on stderr: stdout has the directory alone."""
     if not path.exists():
         return
@@ -170,7 +175,7 @@ def _expect(arguments: tuple[str, ...], command: str, *names: str) -> None:
 def _main(argv: list[str]) -> None:
     if FLAGS.help:
         print(__doc__)
-        print(FLAGS.main_module_help())
+        print(FLAGS.get_help())
         return
     known = ", ".join(COMMANDS)
     if len(argv) < 2:
@@ -178,6 +183,13 @@ def _main(argv: list[str]) -> None:
     if argv[1] not in COMMANDS:
         raise ValueError(f"unknown command {argv[1]!r}: known are {known} (sid2-data --help)")
     COMMANDS[argv[1]](*argv[2:])
+
+
+def _is_bad_data(error: Exception) -> bool:
+    """Whether an error is no fault of the command line, though it is a ValueError."""
+    from pipelines.datasets.local_builder import BadSource
+
+    return isinstance(error, (BadRecord, BadSource))
 
 
 def _guarded(argv: list[str]) -> int:
@@ -195,7 +207,7 @@ def _guarded(argv: list[str]) -> int:
         ImportError,
     ) as error:  # not app.UsageError: absl prints the whole help before it
         print(f"sid2-data: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
+        return 2 if isinstance(error, ValueError) and not _is_bad_data(error) else 1
 
 
 def _parse(argv: list[str]) -> list[str]:

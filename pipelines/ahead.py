@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from pipelines.decoding import GROUP, Decoder
+from pipelines.faults import BadRecord
 
 AHEAD = 2  # batches that are decoded while one is used
 CHUNK_PIXELS = 2**18  # that one thread decodes at a time, or one group of examples
@@ -31,8 +32,8 @@ class BatchReader:
         self._started: dict[int, _Batch] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
-        """Returns images uint8 [B, ...], labels int32 [B], which are good bool [B], and why reading must stop."""
+    def __call__(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, BadRecord | None]:
+        """Returns images uint8 [B, ...], labels int32 [B], which are good bool [B], and the fault that must stop it."""
         with self._lock:
             wanted = range(number, min(number + 1 + AHEAD, self._stop))
             for other in set(self._started) - set(wanted):  # another iterator's, or left from an earlier pass
@@ -52,7 +53,7 @@ class _Batch:
 
     def __init__(self, decoder: Decoder, threads: ThreadPoolExecutor, first: int, count: int, chunk: int) -> None:
         self._arrays = decoder.empty(count)
-        self._parts: list[Future[str]] = [
+        self._parts: list[Future[BadRecord | None]] = [
             threads.submit(decoder.fill, first + row, *(array[row : row + chunk] for array in self._arrays))
             for row in range(0, count, chunk)
         ]
@@ -61,6 +62,6 @@ class _Batch:
         for part in self._parts:
             part.cancel()
 
-    def result(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
-        reasons = [part.result() for part in self._parts]
-        return *self._arrays, next(filter(None, reasons), "")
+    def result(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, BadRecord | None]:
+        faults = [part.result() for part in self._parts]
+        return *self._arrays, next(filter(None, faults), None)

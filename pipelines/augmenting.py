@@ -30,7 +30,7 @@ def augmentation(layers: Sequence[Any], *, seed: int, shape: tuple[int, ...]) ->
 
     def apply(images: Any, step: Any) -> Any:
         for number, layer in enumerate(layers):
-            seeds = _seeds(keras, tf, tf.stack([tf.constant(seed * 1009 + number, tf.int64), step]))
+            seeds = _seeds(keras, tf, tf.stack([tf.constant((seed * 1009 + number) % 2**63, tf.int64), step]))
             images = _applied(tf, layer, images, seeds)
         return images
 

@@ -15,7 +15,7 @@ from pipelines.examples import RecordFeatures
 from pipelines.faults import BadRecord, BadRecords
 from pipelines.images import BadImage
 from pipelines.locating import locate, split_names
-from pipelines.options import ReadOptions
+from pipelines.options import ReadOptions, integer
 from pipelines.source import Source
 
 RUN = 64  # records that a thread checks at a time
@@ -120,6 +120,7 @@ def random_grid(
     Raises:
         ValueError: as `make_dataset`; BadRecord: one of the chosen records is bad.
     """
+    integer("seed", seed, at_least=0)
     located = locate(name_or_dir, split=split, data_dir=data_dir, features=features)
     source = Source(located, BadRecords())
     if image_size is None and None in located.description.image_shape:
@@ -131,9 +132,9 @@ def random_grid(
     return images.grid(pixels[:, pixels.shape[1] // 2] if pixels.ndim == 5 else pixels)
 
 
-def _sound(pixels: np.ndarray, labels: np.ndarray, good: np.ndarray, reason: str) -> np.ndarray:
-    if reason:
-        raise ValueError(reason)
+def _sound(pixels: np.ndarray, labels: np.ndarray, good: np.ndarray, fault: BadRecord | None) -> np.ndarray:
+    if fault:
+        raise fault
     return pixels
 
 
@@ -151,8 +152,9 @@ def _reports(name_or_dir, split, data_dir, features, *, decode: bool) -> list[Sp
             class_names=located.description.class_names,
         )
         _fill(report, source, decode)
-        whole_shards = [fault for fault in bad.faults if fault.record is None or fault.record >= len(source)]
-        report.faults += [fault for fault in whole_shards if str(fault) not in set(map(str, report.faults))]
+        named = {(fault.shard, fault.record) for fault in report.faults}
+        # What was found before any record was read, and belongs to none that could be.
+        report.faults += [fault for fault in bad.faults if (fault.shard, fault.record) not in named]
         reports.append(report)
     return reports
 

@@ -35,23 +35,24 @@ class Decoder:
         self.shape = (*((frames,) if frames else ()), *self._size, channels)
         self.key = "video" if frames else "image"
 
-    def fill(self, first: int, images: np.ndarray, labels: np.ndarray, good: np.ndarray) -> str:
+    def fill(self, first: int, images: np.ndarray, labels: np.ndarray, good: np.ndarray) -> BadRecord | None:
         """Decodes the examples at consecutive positions into arrays.
 
         Args:
             first: the position of the first one.
-            images: uint8 [n, ...]; labels: int32 [n]; good: bool [n], False where a record is bad.
+            images: uint8 [n, ...]; labels: int32 [n]; good: bool [n], False where a record is bad; in
+                training the next good example of the stream then stands in its place.
 
         Returns:
-            why reading must stop, or the empty string.
+            the fault for which reading must stop, or None.
         """
         good[:] = True
         for start in range(0, len(labels), GROUP):
             rows = slice(start, start + GROUP)
-            reason = self._fill_group(first + start, images[rows], labels[rows], good[rows])
-            if reason:
-                return reason
-        return ""
+            fault = self._fill_group(first + start, images[rows], labels[rows], good[rows])
+            if fault:
+                return fault
+        return None
 
     def decodes_groups(self) -> bool:
         """Whether groups of examples are decoded together, judging by the first example."""
@@ -62,7 +63,7 @@ class Decoder:
         fits = (header.height, header.width) == self._size and self._options.crop != "random"
         return fits and self._decode_group is not None
 
-    def _fill_group(self, first: int, images: np.ndarray, labels: np.ndarray, good: np.ndarray) -> str:
+    def _fill_group(self, first: int, images: np.ndarray, labels: np.ndarray, good: np.ndarray) -> BadRecord | None:
         """`fill` for at most GROUP examples."""
         numbers = self._options.numbers(first, len(labels), len(self._source)).tolist()
         flips = self._options.flips(first, len(labels))
@@ -72,8 +73,8 @@ class Decoder:
                 examples[row] = self._source.example(number)
             except BadRecord as fault:
                 good[row] = False
-                if reason := self._reason(fault):
-                    return reason
+                if stop := self._source.bad.judged(fault):
+                    return stop
         together = self._decoded_together(list(examples.values()))
         for row, example in examples.items():
             labels[row] = example.label or 0
@@ -84,14 +85,29 @@ class Decoder:
                     images[row] = together[row][:, ::-1] if flips[row] else together[row]
             except BadRecord as fault:
                 good[row] = False
-                if reason := self._reason(fault):
-                    return reason
-        return ""
+                if stop := self._source.bad.judged(fault):
+                    return stop
+        if self._options.training:
+            for row in np.flatnonzero(~good).tolist():
+                if stop := self._stand_in(first + row, images[row], labels[row : row + 1], flips[row]):
+                    return stop
+        return None
 
-    def _reason(self, fault: BadRecord) -> str:
-        """Counts a bad record; says why reading must stop for it, or nothing."""
-        why = self._source.bad.judged(fault)
-        return str(BadRecord(fault.shard, fault.record, why)) if why else ""
+    def _stand_in(self, position: int, image: np.ndarray, label: np.ndarray, flip: bool) -> BadRecord | None:
+        """Puts the next good example of the stream in the place of a bad one."""
+        total = len(self._source)
+        for later in range(position + 1, position + 1 + total):
+            (number,) = self._options.numbers(later, 1, total).tolist()
+            try:
+                example = self._source.example(number)
+                self._into(image, number, example, position, flip)
+            except BadRecord as fault:
+                if stop := self._source.bad.judged(fault):
+                    return stop
+                continue
+            label[:] = example.label or 0
+            return None
+        return BadRecord(self._source.description.name, None, f"all {total} records are bad")
 
     def _decoded_together(self, examples: list[Example]) -> np.ndarray | None:
         """A whole group at once, uint8 [GROUP, H, W, C]; None if it must be decoded one by one."""
@@ -106,8 +122,8 @@ class Decoder:
         except BadImage:  # one by one it will show which
             return None
 
-    def batch(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
-        """Decodes `count` examples from a position on, in this thread: the arrays of `fill` and its reason."""
+    def batch(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, BadRecord | None]:
+        """Decodes `count` examples from a position on, in this thread: the arrays of `fill` and its fault."""
         arrays = self.empty(count)
         return *arrays, self.fill(first, *arrays)
 
@@ -142,23 +158,6 @@ class Decoder:
         return self._options.windows(position, *sizes, self._size[0] / self._size[1])[0]
 
 
-def without_gaps(
-    pixels: np.ndarray, labels: np.ndarray, good: np.ndarray, reason: str
-) -> tuple[np.ndarray, np.ndarray, str]:
-    """Puts the next good example of a batch in the place of each bad one; the last value is why reading must stop."""
-    those = np.flatnonzero(good)
-    if reason or len(those) == len(good):
-        return pixels, labels, reason
-    if not len(those):
-        return pixels, labels, "every record of one batch is bad"
-    chosen = those[np.searchsorted(those, np.arange(len(good))) % len(those)]
-    return pixels[chosen], labels[chosen], ""
-
-
-def good_ones(
-    pixels: np.ndarray, labels: np.ndarray, good: np.ndarray, reason: str
-) -> tuple[np.ndarray, np.ndarray, str]:
-    """Leaves bad examples out of a batch; the last value is why reading must stop."""
-    if reason or good.all():
-        return pixels, labels, reason
-    return pixels[good], labels[good], ""
+def good_ones(pixels: np.ndarray, labels: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Leaves bad examples out of a batch."""
+    return (pixels, labels) if good.all() else (pixels[good], labels[good])

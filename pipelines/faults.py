@@ -38,6 +38,7 @@ class BadRecords:
             raise ValueError(f"max_bad_records must be an integer of at least 0, got {limit!r}")
         self.limit, self._log = limit, log
         self._seen: dict[tuple[str, int | None], BadRecord | None] = {}
+        self._stopped: BadRecord | None = None
         self._lock = threading.Lock()
 
     @property
@@ -51,26 +52,23 @@ class BadRecords:
         with self._lock:
             return tuple(fault for fault in self._seen.values() if fault is not None)
 
+    @property
+    def stopped(self) -> BadRecord | None:
+        """The fault that stopped the reading, because more records were bad than are allowed."""
+        return self._stopped
+
     def add(self, fault: BadRecord) -> None:
         """Counts and logs a fault; one that was met before is left alone.
 
         Raises:
             BadRecord: more than `limit` records are bad; the sentence names this one.
         """
-        sentence = self.judged(fault)
-        if sentence:
-            raise BadRecord(fault.shard, fault.record, sentence)
+        stop = self.judged(fault)
+        if stop:
+            raise stop
 
-    def excess(self) -> BadRecord | None:
-        """The error that stopped the reading, if more records were bad than are allowed; else None."""
-        with self._lock:
-            if self.count <= self.limit:
-                return None
-            fault = next(fault for fault in reversed(self._seen.values()) if fault is not None)
-        return BadRecord(fault.shard, fault.record, self.judged(fault))
-
-    def judged(self, fault: BadRecord) -> str:
-        """Counts and logs a fault; returns its reason if reading must stop for it, else the empty string."""
+    def judged(self, fault: BadRecord) -> BadRecord | None:
+        """Counts and logs a fault; returns what must be raised if reading must stop for it."""
         with self._lock:
             key = (fault.shard, fault.record)
             if key not in self._seen:
@@ -78,7 +76,10 @@ class BadRecords:
                 if self._log and len(self._seen) <= self.limit:
                     logging.warning("skipped a bad record (%d of at most %d): %s", self.count, self.limit, fault)
             if self.count <= self.limit:
-                return ""
+                return None
+            tail = f"; {self.count} records are bad, and max_bad_records is {self.limit}"
             if not self.limit:
-                return f"{fault.reason} (max_bad_records=N would skip and count up to N such records)"
-            return f"{fault.reason}; {self.count} records are bad, and max_bad_records is {self.limit}"
+                tail = " (max_bad_records=N would skip and count up to N such records)"
+            stop = BadRecord(fault.shard, fault.record, f"{fault.reason}{tail}")
+            self._stopped = self._stopped or stop
+            return stop

@@ -2,7 +2,6 @@
 
 import collections
 import json
-import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from pipelines.extras import require_tfds
 from pipelines.records import INDEX_FILE
-from pipelines.shards import PARTS, Shard, write_whole
+from pipelines.shards import PARTS, TEMPORARY, Shard, write_whole
 
 if TYPE_CHECKING:
     from etils import epath
@@ -35,12 +34,12 @@ def finish(builder: "LocalBuilder", settings: dict[str, Any], work: "epath.Path"
 
 def finish_cleaning(final: "epath.Path") -> None:
     """Removes what only the writing needed; it may be left from a run that was killed at its very end."""
-    if (final / PARTS).exists():
-        shutil.rmtree(final / PARTS, ignore_errors=True)  # another process may be at the same
-    for name in ("plan.json", ".lock"):
-        (final / name).unlink(missing_ok=True)
-    for left in final.glob(".*"):  # temporary files of killed processes
-        left.unlink(missing_ok=True)
+    if not (final / PARTS).exists():
+        return
+    for path in final.iterdir():
+        if path.name in ("plan.json", ".lock") or TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+    (final / PARTS).rmtree(missing_ok=True)
 
 
 def _parts(work: "epath.Path", shards: list[Shard]) -> Iterator[tuple[Shard, dict[str, Any]]]:

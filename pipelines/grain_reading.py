@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.decoding import Decoder, good_ones, without_gaps
+from pipelines.decoding import Decoder, good_ones
 from pipelines.examples import RecordFeatures
 from pipelines.extras import require
 from pipelines.faults import BadRecords
@@ -39,6 +39,8 @@ def make_grain_dataset(
         ValueError, FileNotFoundError: as `make_dataset`; BadRecord (a ValueError) for a bad record while reading.
         ImportError: grain is missing: pip install "keras_sid2[grain]".
     """
+    if "augment" in options:
+        raise ValueError("augment needs TensorFlow, and so make_dataset")
     grain = require("grain", extra="grain")
     options = ReadOptions(**options)
     source = open_source(
@@ -58,16 +60,17 @@ class _Batches:
     def __len__(self) -> int:
         if self._options.training:
             return LAST // (self._options.batch_size * self._options.process_count) - self._options.start_step
-        return self._options.passes(self._num_examples)
+        return self._options.num_batches(self._num_examples)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         options = self._options
         if options.training:
             first, count = options.position(options.start_step + index), options.batch_size
         else:
-            first, count = options.run(index, self._num_examples)
-        pixels, labels, good, reason = self._decoder.batch(first, count)
-        pixels, labels, reason = (without_gaps if options.training else good_ones)(pixels, labels, good, reason)
-        if reason:
-            raise ValueError(reason)
+            first, count = options.batch_span(index, self._num_examples)
+        pixels, labels, good, fault = self._decoder.batch(first, count)
+        if fault:
+            raise fault
+        if not options.training:
+            pixels, labels = good_ones(pixels, labels, good)
         return self._decoder.named(pixels, labels)

@@ -24,6 +24,8 @@ _SIGNATURES = {
     b"II*\0": "a TIFF",
     b"MM\0*": "a TIFF",
 }
+# Not all that Pillow knows: some formats make it start other programs.
+_OPENED = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 _ORIENTATION = 0x0112  # tag of EXIF
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type; a palette is decoded to RGB
@@ -183,10 +185,11 @@ def open_source(data: bytes, *, channels: int, upright: bool) -> "tuple[Image.Im
     if data[:8] == _PNG:
         read_header(data)  # Pillow cuts colours of 16 bits down to 8 without a word
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=_OPENED)
         frames = getattr(image, "n_frames", 1)
         if frames == 1:  # else there is no need to decode it, and a thousand frames take their time
             image.load()
+        turn = upright and image.getexif().get(_ORIENTATION, 1) != 1
     except UnidentifiedImageError:
         raise BadImage("is no image that Pillow knows") from None
     except Exception as error:
@@ -197,7 +200,7 @@ def open_source(data: bytes, *, channels: int, upright: bool) -> "tuple[Image.Im
     if image.mode.startswith(("I", "F")):
         raise BadImage(f"has more than 8 bits a channel (mode {image.mode})")
     mode, changes = MODES[channels], []
-    if upright and image.getexif().get(_ORIENTATION, 1) != 1:
+    if turn:
         image = ImageOps.exif_transpose(image)
         changes.append("turned upright")
     if image.mode != mode:

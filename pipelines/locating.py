@@ -69,12 +69,15 @@ def describe(
     split: str = "train",
     data_dir: str | os.PathLike | None = None,
     features: RecordFeatures | None = None,
+    missing_shards: bool = False,
 ) -> DatasetDescription:
     """Returns what one split of a prepared data set holds, without reading its records.
 
-    The arguments and the errors are those of `make_dataset`.
+    With `missing_shards` it does not matter whether all of them are there. The other arguments and the errors are
+    those of `make_dataset`.
     """
-    return locate(name_or_dir, split=split, data_dir=data_dir, features=features).description
+    located = locate(name_or_dir, split=split, data_dir=data_dir, features=features, missing_shards=missing_shards)
+    return located.description
 
 
 def locate(
@@ -140,8 +143,9 @@ def _plain_files(name_or_dir: str | os.PathLike) -> list[str]:
         return [os.fspath(path)]
     if not any(character in os.fspath(path) for character in "*?["):
         return []
-    root = path.parent
-    found = sorted(os.fspath(file) for file in root.glob(path.name) if file.is_file())
+    fixed = next(number for number, part in enumerate(path.parts) if any(character in part for character in "*?["))
+    root, pattern = type(path)(*path.parts[:fixed]), "/".join(path.parts[fixed:])
+    found = sorted(os.fspath(file) for file in root.glob(pattern) if file.is_file())
     if not found:
         raise FileNotFoundError(f"no file matches {os.fspath(path)}")
     return found
@@ -248,7 +252,7 @@ def _schema(stored: "tfds.features.FeaturesDict", wanted: RecordFeatures | None,
     if label in stored:
         num_classes = _num_classes(stored[label], label, directory)
     elif wanted is not None and label is not None:
-        raise ValueError(f"the data set in {directory} has no feature {label!r}, but {', '.join(stored)}")
+        raise ValueError(f"the data set in {directory} has no feature {label!r}, but {', '.join(sorted(stored))}")
     else:
         label = num_classes = None
     features = RecordFeatures(image=image, label=label, channels=shape[2], num_classes=num_classes)
@@ -266,7 +270,7 @@ def _image_shape(
         return shape[0], shape[1:]
     raise ValueError(
         f"the data set in {directory} has no uint8 image [H,W,C] or clip [T,H,W,C] of 1 or 3 channels named {key!r}, "
-        "but " + ", ".join(f"{name} ({feature})" for name, feature in stored.items())
+        "but " + ", ".join(f"{name} ({feature})" for name, feature in sorted(stored.items()))
     )
 
 

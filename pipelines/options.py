@@ -97,12 +97,12 @@ class ReadOptions:
         start, stop = (num_examples * i // self.process_count for i in (self.process_index, self.process_index + 1))
         return range(start, stop)
 
-    def passes(self, num_examples: int) -> int:
+    def num_batches(self, num_examples: int) -> int:
         """Number of batches of one pass of this process."""
         length = len(self.part(num_examples))
         return length // self.batch_size if self.drop_remainder else -(-length // self.batch_size)
 
-    def run(self, number: int, num_examples: int) -> tuple[int, int]:
+    def batch_span(self, number: int, num_examples: int) -> tuple[int, int]:
         """First example and length of a batch of one pass."""
         part, start = self.part(num_examples), number * self.batch_size
         return part[start], min(self.batch_size, len(part) - start)

@@ -46,7 +46,7 @@ def prepare(
     The shards are written into a directory beside it that takes its name when all are whole: an interrupted run leaves
     no data set that looks prepared, and the same call continues it without doing finished shards again. Whatever
     happens between, and however many processes work, the result is the same to the byte. A data set that is
-    already there is left as it is, and the call returns at once. Nothing is fetched from the network. `report.json`
+    already there is left as it is, and the call does nothing. Nothing is fetched from the network. `report.json`
     beside the shards says what was read, changed, left out and found twice.
 
     Memory: one example a worker, and about 500 bytes an example for the listing in this process.
@@ -102,9 +102,22 @@ def prepare(
             done = _with_beam(spec, work, shards, beam_runner, beam_options, allowed)
         _watched(done, total, allowed, progress)
         finish(builder, _settings(spec), work, shards)
-        work.rename(final)
+        _publish(work, final)
     finish_cleaning(final)
     return os.fspath(final)
+
+
+def _publish(work: "epath.Path", final: "epath.Path") -> None:
+    """Gives a finished work directory its name. Buckets copy a directory file by file, so what makes it a data set
+    comes last."""
+    if "://" not in os.fspath(final):
+        work.rename(final)
+        return
+    final.mkdir(parents=True, exist_ok=True)
+    for path in sorted(work.iterdir(), key=lambda path: path.name == INFO_FILE):
+        if not path.is_dir():
+            path.copy(final / path.name, overwrite=True)
+    work.rmtree()
 
 
 def _spec(name: str, data_dir: Any, file_format: str, settings: dict[str, Any]) -> BuilderSpec:
@@ -238,12 +251,12 @@ def _with_processes(
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if total >= WORTH_PROCESSES else 1
     if min(workers, len(shards)) == 1:
-        return (write_shard(spec, os.fspath(work), shard, allowed == 0) for shard in shards)
+        return (write_shard(spec, os.fspath(work), shard, allowed) for shard in shards)
     joblib = require("joblib", extra="data")
     # Workers of a killed run end by themselves when they have had nothing to do for so many seconds.
     with joblib.parallel_config("loky", idle_worker_timeout=10):
         run = joblib.Parallel(n_jobs=min(workers, len(shards)), return_as="generator_unordered", batch_size=1)
-        return run(joblib.delayed(write_shard)(spec, os.fspath(work), shard, allowed == 0) for shard in shards)
+        return run(joblib.delayed(write_shard)(spec, os.fspath(work), shard, allowed) for shard in shards)
 
 
 def _with_beam(
@@ -256,7 +269,7 @@ def _with_beam(
             pipeline
             | "Shards" >> beam.Create(shards)
             | "Spread" >> beam.Reshuffle()
-            | "Write" >> beam.Map(lambda shard: write_shard(spec, os.fspath(work), shard, allowed == 0) and None)
+            | "Write" >> beam.Map(lambda shard: write_shard(spec, os.fspath(work), shard, allowed) and None)
         )
     return (written(os.fspath(work), shard) for shard in shards)
 

@@ -9,6 +9,7 @@ is no faster, and an image that fails there cannot be named.
 
 import importlib
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ import numpy as np
 
 from pipelines.ahead import BatchReader
 from pipelines.augmenting import augmentation
-from pipelines.decoding import GROUP, DecodeGroup, Decoder, good_ones, without_gaps
+from pipelines.decoding import GROUP, DecodeGroup, Decoder, good_ones
 from pipelines.examples import RecordFeatures
 from pipelines.extras import require_tensorflow
 from pipelines.faults import BadRecords
@@ -67,8 +68,8 @@ def make_dataset(
 
     A bad record (damaged, missing, or not what the data set says) stops the reading with an error that names shard,
     record and reason. With `max_bad_records=N`, up to N distinct ones are logged, counted and skipped: in training
-    the place of a bad record is taken by the next good one of the same batch, so all others stay where they are; in
-    one pass it is left out.
+    the place of a bad record is taken by the next good one of the stream, so all others stay where they are; in one
+    pass it is left out.
 
     Args:
         name_or_dir: one of `dataset_names()`, or the name of another data set in `data_dir`, or a directory: that of
@@ -141,14 +142,12 @@ class _Reader:
         tf, options = self._tf, self._options
         stop = LAST // (options.batch_size * options.process_count)
         read = BatchReader(self._decoder, lambda step: (options.position(step), options.batch_size), stop)
-        batches = self._batches(
-            tf.data.Dataset.range(options.start_step, stop), lambda step: without_gaps(*read(step)), options.batch_size
-        )
+        batches = self._batches(tf.data.Dataset.range(options.start_step, stop), read, options.batch_size)
         return self._finished(batches, tf.data.INFINITE_CARDINALITY)
 
     def one_pass(self) -> "tf.data.Dataset":
         options, total = self._options, len(self._source)
-        count = options.passes(total)
+        count = options.num_batches(total)
         if not count:
             share = f" for process {options.process_index} of {options.process_count}" * (options.process_count > 1)
             raise ValueError(
@@ -156,8 +155,8 @@ class _Reader:
                 f"{self._source.description.name} has {len(options.part(total))} examples in "
                 f"{self._source.description.split}{share}"
             )
-        read = BatchReader(self._decoder, lambda number: options.run(number, total), count)
-        batches = self._batches(self._tf.data.Dataset.range(count), lambda number: good_ones(*read(number)), None)
+        read = BatchReader(self._decoder, lambda number: options.batch_span(number, total), count)
+        batches = self._batches(self._tf.data.Dataset.range(count), read, None)
         if self._source.bad.limit:  # those that are left out make batches smaller
             batches = batches.unbatch().batch(options.batch_size, drop_remainder=bool(options.drop_remainder))
             return self._finished(batches, None)
@@ -166,16 +165,20 @@ class _Reader:
     def _batches(
         self,
         numbers: "tf.data.Dataset",
-        read: Callable[[int], tuple[np.ndarray, np.ndarray, str]],
+        read: BatchReader,
         size: int | None,
     ) -> "tf.data.Dataset":
         """Numbers of batches -> {"image": uint8 [size, ...], "label": int32 [size]}."""
-        tf = self._tf
+        tf, training = self._tf, self._options.training
+        # TensorFlow keeps the function below for ever; threads and batches are to go with the data set.
+        reader = weakref.ref(read)
 
         @tf.autograph.experimental.do_not_convert
         def in_python(number: np.ndarray) -> tuple[np.ndarray, np.ndarray, bytes]:
-            pixels, labels, reason = read(int(number))
-            return pixels, labels, reason.encode()
+            pixels, labels, good, fault = reader()(int(number))
+            if not fault and not training:
+                pixels, labels = good_ones(pixels, labels, good)
+            return pixels, labels, str(fault or "").encode()
 
         def checked(number: Any) -> dict[str, Any]:
             pixels, labels, reason = tf.numpy_function(in_python, [number], (tf.uint8, tf.int32, tf.string))
@@ -186,7 +189,9 @@ class _Reader:
                 pixels = self._augment(pixels, number)
             return self._decoder.named(pixels, tf.ensure_shape(labels, (size,)))
 
-        return numbers.map(checked)
+        batches = numbers.map(checked)
+        batches.reader = read
+        return batches
 
     def _finished(self, batches: "tf.data.Dataset", num_batches: int | None) -> "tf.data.Dataset":
         tf = self._tf

@@ -25,9 +25,9 @@ class Records:
     others. Reads may come from several threads.
     """
 
-    def __init__(self, shards: Sequence[str], lengths: Sequence[int], read: Callable[[int, int], bytes]) -> None:
+    def __init__(self, names: Sequence[str], lengths: Sequence[int], read: Callable[[int, int], bytes]) -> None:
         """`read(shard number, record number in it)` returns the record, or raises ValueError with the reason."""
-        self._names = [os.path.basename(shard) for shard in shards]
+        self._names = names
         self._starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self._read = read
 
@@ -76,29 +76,36 @@ def open_records(
     Raises:
         BadRecord: more faults than `bad` allows.
     """
+    names = [os.path.basename(shard) for shard in shards]
+    if len(set(names)) < len(names):
+        names = list(shards)
     if file_format == "array_record":
-        return _array_records(shards, lengths)
-    return _tfrecords(shards, lengths, split, bad)
+        return _array_records(shards, names, lengths, bad)
+    return _tfrecords(shards, names, lengths, split, bad)
 
 
-def _tfrecords(shards: Sequence[str], lengths: Sequence[int] | None, split: str, bad: BadRecords) -> Records:
+def _tfrecords(
+    shards: Sequence[str], names: Sequence[str], lengths: Sequence[int] | None, split: str, bad: BadRecords
+) -> Records:
     stored = None if lengths is None else _stored_offsets(shards, lengths, split)
     tables, reasons = [], []
     for number, shard in enumerate(shards):
         expected = None if lengths is None else lengths[number]
         offsets, reason = _offsets(shard, None if stored is None else stored[number])
-        for fault in _structural_faults(shard, offsets, reason, expected):
+        for fault in _structural_faults(names[number], offsets, reason, expected):
             bad.add(fault)
         tables.append(offsets)
         reasons.append(reason)
+
+    opened = functools.lru_cache(maxsize=tfrecord.OPEN_FILES)(tfrecord.open_file)
 
     def read(shard: int, record: int) -> bytes:
         offsets = tables[shard]
         if record + 1 >= len(offsets):
             raise ValueError(reasons[shard] or f"the shard has only {len(offsets) - 1} records")
-        return tfrecord.read_record(shards[shard], int(offsets[record]), int(offsets[record + 1]))
+        return tfrecord.read_record(opened(shards[shard]), int(offsets[record]), int(offsets[record + 1]))
 
-    return Records(shards, [len(table) - 1 for table in tables] if lengths is None else lengths, read)
+    return Records(names, [len(table) - 1 for table in tables] if lengths is None else lengths, read)
 
 
 def _offsets(shard: str, stored: np.ndarray | None) -> tuple[np.ndarray, str]:
@@ -113,9 +120,9 @@ def _offsets(shard: str, stored: np.ndarray | None) -> tuple[np.ndarray, str]:
     return whole, "" if len(whole) == len(stored) else f"the shard ends early, after {size} bytes"
 
 
-def _structural_faults(shard: str, offsets: np.ndarray, reason: str, expected: int | None) -> list[BadRecord]:
+def _structural_faults(name: str, offsets: np.ndarray, reason: str, expected: int | None) -> list[BadRecord]:
     """What is wrong with a shard as a whole, one fault for each record that cannot be reached."""
-    name, found = os.path.basename(shard), len(offsets) - 1
+    found = len(offsets) - 1
     if expected is None:
         reason = reason or ("" if found else "the file is empty")
         return [BadRecord(name, found, reason)] if reason else []
@@ -131,15 +138,20 @@ def _stored_offsets(shards: Sequence[str], lengths: Sequence[int], split: str) -
     path = require("etils.epath", extra="data").Path(shards[0]).parent / INDEX_FILE.format(split=split)
     if not path.exists():
         return None
-    with path.open("rb") as file:
-        offsets = np.load(file, allow_pickle=False)
+    try:
+        with path.open("rb") as file:
+            offsets = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it to do without it") from None
     ends = np.cumsum(np.asarray(lengths) + 1)
     if offsets.ndim != 1 or len(offsets) != ends[-1]:
         raise ValueError(f"{path} does not fit the {len(shards)} shards beside it: remove it to do without it")
     return np.split(offsets, ends[:-1])
 
 
-def _array_records(shards: Sequence[str], lengths: Sequence[int] | None) -> Records:
+def _array_records(
+    shards: Sequence[str], names: Sequence[str], lengths: Sequence[int] | None, bad: BadRecords
+) -> Records:
     module = require("array_record.python.array_record_module", extra="data")
 
     @functools.lru_cache(maxsize=tfrecord.OPEN_FILES)
@@ -156,5 +168,13 @@ def _array_records(shards: Sequence[str], lengths: Sequence[int] | None) -> Reco
             raise ValueError(str(error).partition(";")[0]) from None
 
     if lengths is None:
-        lengths = [opened(shard).num_records() for shard in range(len(shards))]
-    return Records(shards, lengths, read)
+        lengths = [0] * len(shards)
+        for shard, name in enumerate(names):
+            try:
+                lengths[shard] = opened(shard).num_records()
+                reason = "" if lengths[shard] else "the file is empty or damaged"
+            except RuntimeError as error:
+                reason = str(error).partition(";")[0]
+            if reason:
+                bad.add(BadRecord(name, None, reason))
+    return Records(names, lengths, read)

@@ -14,6 +14,8 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from pipelines.datasets.local_builder import Item, LocalBuilder, SourceConfig
 
 PARTS = "parts"
+TEMPORARY = re.compile(r"\..+\.writing-[^/]+-\d+")  # names of files that are being written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,36 +89,41 @@ def cut(split: str, items: "Sequence[Item]", examples_per_shard: int) -> "Iterat
         yield Shard(split, number, count), order[start:stop]
 
 
-def write_shard(spec: BuilderSpec, directory: str, shard: Shard, stop_at_bad: bool) -> tuple[Shard, int, list[str]]:
-    """Writes one shard, unless it is there and nothing was left out of it: that may have been mended since.
+def write_shard(spec: BuilderSpec, directory: str, shard: Shard, allowed: int | None) -> tuple[Shard, int, list[str]]:
+    """Writes one shard, unless it is there.
+
+    One from which sources were left out is written anew, as they may have been mended since; but not if any number may
+    be left out.
 
     Args:
         directory: the work directory.
-        stop_at_bad: raise at the first source that no example can be made of, and do not leave it out.
+        allowed: how many sources may be left out, of all shards; 0: the first one raises; None: any number.
 
     Returns:
         the shard, how many examples it holds, and what is wrong with the sources that were left out.
 
     Raises:
-        BadSource: see `stop_at_bad`.
+        BadSource: no example can be made of a source, and none may be left out.
     """
     root = require("etils.epath", extra="data").Path(directory)
     done = root / f"{shard.part}.done.json"
-    if not done.exists() or json.loads(done.read_text())["bad"]:
-        report = _write(_builder(spec), root, shard, stop_at_bad)
+    if not done.exists() or (allowed is not None and json.loads(done.read_text())["bad"]):
+        report = _write(_builder(spec), root, shard, stop_at_bad=allowed == 0)
         write_whole(done, json.dumps(report, sort_keys=True).encode())
     return written(directory, shard)
 
 
 _BUILDERS: dict[str, "LocalBuilder"] = {}
+_BUILDING = threading.Lock()
 
 
 def _builder(spec: BuilderSpec) -> "LocalBuilder":
     """The builder of a run, made once in each process: making one may mean to look through the whole source."""
-    if repr(spec) not in _BUILDERS:
-        _BUILDERS.clear()
-        _BUILDERS[repr(spec)] = spec.build()
-    return _BUILDERS[repr(spec)]
+    with _BUILDING:  # Beam's local runner has threads
+        if repr(spec) not in _BUILDERS:
+            _BUILDERS.clear()
+            _BUILDERS[repr(spec)] = spec.build()
+        return _BUILDERS[repr(spec)]
 
 
 def written(directory: str, shard: Shard) -> tuple[Shard, int, list[str]]:
@@ -197,7 +205,7 @@ def write_whole(path: "epath.Path", data: bytes) -> None:
 
 def _temporary(path: "epath.Path") -> "epath.Path":
     # The process's own: one that was left behind by a killed run, or still runs, is not in the way.
-    return path.parent / f".{path.name}.{os.uname().nodename}-{os.getpid()}"
+    return path.parent / f".{path.name}.writing-{os.uname().nodename}-{os.getpid()}"
 
 
 def _to_disk(file: Any) -> None:

@@ -6,9 +6,10 @@ all little-endian. The offsets at which records begin are kept beside the shards
 writes, and found by walking over the lengths for others.
 """
 
-import functools
+import io
 import os
 import struct
+import threading
 from collections.abc import Iterable
 from typing import BinaryIO
 
@@ -18,6 +19,7 @@ from pipelines.extras import require
 
 HEADER, FOOTER = 12, 4
 OPEN_FILES = 128  # shards that are kept open
+_REMOTE = threading.Lock()  # a place in a remote file is sought and read by one thread at a time
 
 
 class BadFraming(ValueError):
@@ -68,18 +70,24 @@ def find_records(path: str) -> tuple[np.ndarray, str]:
     return np.asarray(offsets, np.int64), ""
 
 
-def read_record(path: str, start: int, end: int) -> bytes:
-    """Reads the record that lies between two offsets and checks both CRCs.
+def open_file(path: str) -> BinaryIO:
+    """Opens a file for `read_record`, without a buffer where it is local."""
+    return _open(path) if "://" in path else open(path, "rb", buffering=0)
+
+
+def read_record(file: BinaryIO, start: int, end: int) -> bytes:
+    """Reads the record that lies between two offsets and checks both CRCs. Local files may be read by several threads.
 
     Raises:
         BadFraming: what is there is not a whole record of that length.
         OSError: the file cannot be read.
     """
-    if "://" in path:
-        frame = _read_remote(path, start, end)
-    else:
-        file = _open_local(path)  # held while it is read: it is closed when nobody holds it
+    if isinstance(file, io.FileIO):
         frame = os.pread(file.fileno(), end - start, start)
+    else:
+        with _REMOTE:
+            file.seek(start)
+            frame = file.read(end - start)
     if len(frame) < end - start:
         raise BadFraming(f"the file ends inside the record, after {start + len(frame)} bytes")
     length = _length(frame[:HEADER])
@@ -97,17 +105,6 @@ def _length(header: bytes) -> int:
     if masked_crc(header[:8]) != struct.unpack("<I", header[8:])[0]:
         raise BadFraming("the CRC of its length is wrong: damaged, compressed or no TFRecord file")
     return struct.unpack("<Q", header[:8])[0]
-
-
-@functools.lru_cache(maxsize=OPEN_FILES)
-def _open_local(path: str) -> BinaryIO:
-    return open(path, "rb", buffering=0)
-
-
-def _read_remote(path: str, start: int, end: int) -> bytes:
-    with _open(path) as file:
-        file.seek(start)
-        return file.read(end - start)
 
 
 def _open(path: str) -> BinaryIO:

@@ -146,7 +146,10 @@ class TrainingRun:
 
     def _check_data(self, split: str):
         """ValueError if the data does not fit the preset."""
-        data = pipelines.describe(self.settings.data, split=split, data_dir=self.settings.data_dir)
+        missing = self.settings.max_bad_records > 0
+        data = pipelines.describe(
+            self.settings.data, split=split, data_dir=self.settings.data_dir, missing_shards=missing
+        )
         shape, classes = tuple(self.preset.network["image_shape"]), self.preset.network["num_classes"]
         cropped = self.settings.crop is not None or None in data.image_shape
         fits = tuple(data.image_shape) == shape or (cropped and data.image_shape[2] == shape[2])
@@ -195,17 +198,18 @@ class TrainingRun:
     def _fit(self, model: SiD2Model, log: "_RunLog", *, start: int, length: int, count: int):
         """`count` windows of `length` steps from step `start`."""
         settings = self.settings
-        dataset, meter = pipelines.measure_wait(
-            self.dataset(settings.split, flip=settings.flip, crop=settings.crop, seed=settings.seed, start_step=start)
-        )
+        order = {"flip": settings.flip, "crop": settings.crop, "seed": settings.seed, "start_step": start}
+        dataset, meter = pipelines.measure_wait(self.dataset(settings.split, self.bad_records, **order))
         callbacks = self._callbacks(log, meter.take)
         try:
             model.fit(dataset, epochs=count, steps_per_epoch=length, verbose=0, callbacks=callbacks)
         except Exception as error:
-            # TensorFlow's error wraps the sentence in the names of its nodes.
-            raise self.bad_records.excess() or error from None
+            stopped = self.bad_records.stopped
+            if stopped is None or stopped.shard not in str(error):
+                raise
+            raise stopped from None  # TensorFlow's error wraps the sentence in the names of its nodes
 
-    def dataset(self, split: str, **options) -> "tf.data.Dataset":
+    def dataset(self, split: str, bad_records: pipelines.BadRecords, **options) -> "tf.data.Dataset":
         """Batches of one split for this preset; `options` as `pipelines.make_dataset`."""
         return pipelines.make_dataset(
             self.settings.data,
@@ -213,7 +217,7 @@ class TrainingRun:
             data_dir=self.settings.data_dir,
             batch_size=self.settings.batch_size,
             image_size=tuple(self.preset.network["image_shape"][:2]),
-            max_bad_records=self.bad_records,
+            max_bad_records=bad_records,
             **options,
         )
 
@@ -279,9 +283,9 @@ class _Evaluate(keras.callbacks.Callback):
     def __init__(self, run: TrainingRun, log: "_RunLog"):
         super().__init__()
         self._every, self._log = run.settings.eval_every, log
-        self._dataset = run.dataset(
-            run.settings.eval_split, training=False, crop="center" if run.settings.crop else None
-        )
+        crop = "center" if run.settings.crop else None
+        bad_records = pipelines.BadRecords(run.settings.max_bad_records)
+        self._dataset = run.dataset(run.settings.eval_split, bad_records, training=False, crop=crop)
 
     def on_epoch_end(self, epoch, logs=None):
         step = steps_done(self.model)

@@ -70,6 +70,8 @@ class SourceConfig(tfds.core.BuilderConfig):
     def __post_init__(self) -> None:
         if not isinstance(self.source, (str, os.PathLike)) or not os.fspath(self.source):
             raise ValueError(f"source must be a path, got {self.source!r}")
+        if "://" in os.fspath(self.source):
+            raise ValueError(f"source must be on a disk, which may be a mounted bucket, got {self.source}")
         self.source = os.path.abspath(os.path.expanduser(os.fspath(self.source)))
         if not os.path.exists(self.source):
             raise FileNotFoundError(f"source {self.source} does not exist")

@@ -56,6 +56,16 @@ def test_every_fault_is_named(tmp_path):
     assert [(fault.shard, fault.record) for fault in quick.faults] == [("a.tfrecord", 0), ("a.tfrecord", 2)]
 
 
+def test_a_plain_file_that_is_cut(tmp_path):
+    records = [make.record(make.png(picture), number) for number, picture in enumerate(make.pictures(10))]
+    for name in ("a", "b"):
+        make.write_shard(tmp_path / f"{name}.tfrecord", records)
+    (tmp_path / "a.tfrecord").write_bytes((tmp_path / "a.tfrecord").read_bytes()[:-5])
+    (report,) = pipelines.verify(tmp_path / "*.tfrecord")
+    assert [(fault.shard, fault.record) for fault in report.faults] == [("a.tfrecord", 9)]
+    assert "the file ends inside the record" in str(report)
+
+
 def test_missing_and_truncated_shards_are_in_the_report(data_dir, tmp_path):
     shutil.copytree(data_dir / "digits" / "1.0.0", tmp_path / "digits")
     shards = sorted((tmp_path / "digits").glob("digits-test.tfrecord-*"))

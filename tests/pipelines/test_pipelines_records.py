@@ -33,7 +33,8 @@ def test_tensorflow_reads_what_we_write(tmp_path_factory, records):
     assert list(tf.data.TFRecordDataset(path).as_numpy_iterator()) == records
     offsets, reason = tfrecord.find_records(path)
     assert reason == ""
-    assert [tfrecord.read_record(path, a, b) for a, b in zip(offsets, offsets[1:], strict=False)] == records
+    with tfrecord.open_file(path) as file:
+        assert [tfrecord.read_record(file, a, b) for a, b in zip(offsets, offsets[1:], strict=False)] == records
 
 
 def test_we_read_what_tensorflow_writes(tmp_path):
@@ -44,9 +45,9 @@ def test_we_read_what_tensorflow_writes(tmp_path):
         for record in records:
             writer.write(record)
     offsets, _ = tfrecord.find_records(str(tmp_path / "x"))
-    assert [
-        tfrecord.read_record(str(tmp_path / "x"), a, b) for a, b in zip(offsets, offsets[1:], strict=False)
-    ] == records
+    with tfrecord.open_file(str(tmp_path / "x")) as file:
+        places = zip(offsets, offsets[1:], strict=False)
+        assert [tfrecord.read_record(file, start, end) for start, end in places] == records
 
 
 @given(

@@ -78,13 +78,16 @@ class ImageFolder(LocalBuilder):
 
 def _images(source: str, others: collections.Counter, empty: list[str]) -> Iterator[str]:
     """Paths of the images, relative and with "/", sorted; counts other files by suffix, and names empty folders."""
-    seen = set()
-    for folder, folders, files in os.walk(source, followlinks=True):
+
+    def unreadable(error: OSError) -> None:
+        raise error
+
+    for folder, folders, files in os.walk(source, followlinks=True, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if os.path.realpath(folder) in seen:  # a link back, which would never end
+        if _leads_back(folder, source):
             folders.clear()
+            empty.append(f"{os.path.relpath(folder, source)} (a link back, not followed)")
             continue
-        seen.add(os.path.realpath(folder))
         visible = sorted(name for name in files if not name.startswith("."))
         images = [name for name in visible if name.lower().endswith(SUFFIXES)]
         others.update(os.path.splitext(name)[1].lower() or "no suffix" for name in set(visible) - set(images))
@@ -92,6 +95,15 @@ def _images(source: str, others: collections.Counter, empty: list[str]) -> Itera
         if not images and not folders:
             empty.append(relative)
         yield from (name if relative == "." else f"{relative}/{name}" for name in images)
+
+
+def _leads_back(folder: str, source: str) -> bool:
+    """Whether a folder is a link to one that it lies in, which would never end."""
+    return os.path.islink(folder) and os.path.realpath(folder) in {
+        os.path.realpath(os.path.join(source, *parts[:count]))
+        for parts in [os.path.relpath(folder, source).split(os.sep)]
+        for count in range(len(parts))
+    }
 
 
 def _class_names(source: str) -> list[str]:

@@ -57,6 +57,10 @@ class Imagenet(LocalBuilder):
         )
 
     def listing(self) -> dict[str, list[Item]]:
+        return self._listing
+
+    @functools.cached_property
+    def _listing(self) -> dict[str, list[Item]]:
         source = self.builder_config.source
         splits = {
             "train": _listed(source, TRAIN_TAR, "train", _train_tar, _class_folders),
