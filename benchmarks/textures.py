@@ -96,9 +96,10 @@ def read_images(folder: pathlib.Path, kind: str) -> list[bytes]:
     found = []
     for shard in sorted(map(str, folder.glob(f"{kind}-*.tfrecord"))):
         offsets = tfrecord.find_records(shard)[0].tolist()
-        for start, end in zip(offsets[:-1], offsets[1:], strict=True):
-            example = tf_example_pb2.Example.FromString(tfrecord.read_record(shard, start, end))
-            found.append(example.features.feature["image"].bytes_list.value[0])
+        with tfrecord.open_file(shard) as file:
+            records = [tfrecord.read_record(file, *place) for place in zip(offsets[:-1], offsets[1:], strict=True)]
+        examples = map(tf_example_pb2.Example.FromString, records)
+        found += [example.features.feature["image"].bytes_list.value[0] for example in examples]
     return found
 
 
