@@ -55,6 +55,21 @@ def test_sampling(tmp_path):
     assert all(0 < s["mean"] < 255 for s in result["samples"])
 
 
+def test_reading(tmp_path):
+    result = run_program("reading.py", tmp_path / "result.json", "--images=8", "--batches=1", "--batch_size=4")
+    assert not result["failures"]
+    named = {row["name"] for row in result["ratios"]}
+    assert {"png: make_dataset / decode", "jpeg: make_dataset / DataLoader"} <= named
+
+
+def test_preparing(tmp_path):
+    path = tmp_path / "result.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "preparing.py"), f"--json={path}", "--images=20,40"]
+    done = subprocess.run([*command, "--workers=1"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "peak of the process" in done.stdout and json.loads(path.read_text())
+
+
 def test_a_backend_that_fails_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import harness
