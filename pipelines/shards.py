@@ -108,6 +108,7 @@ def write_shard(spec: BuilderSpec, directory: str, shard: Shard, allowed: int | 
     root = require("etils.epath", extra="data").Path(directory)
     done = root / f"{shard.part}.done.json"
     if not done.exists() or (allowed is not None and json.loads(done.read_text())["bad"]):
+        done.unlink(missing_ok=True)  # or, after a kill in between, an old report would stand beside a new shard
         report = _write(_builder(spec), root, shard, stop_at_bad=allowed == 0)
         write_whole(done, json.dumps(report, sort_keys=True).encode())
     return written(directory, shard)
