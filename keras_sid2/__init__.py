@@ -1,21 +1,25 @@
 """SiD2, "Simpler Diffusion" (arXiv 2410.19324), in Keras 3: one code for jax, tensorflow and torch."""
 
 from keras_sid2 import diffusion, layers, models, presets, sampling, training
-from keras_sid2.diffusion import Guidance, SigmoidWeighting
+from keras_sid2.diffusion import Guidance, ScaleCurve, SigmoidWeighting
 from keras_sid2.models import Level, NetworkCost, ResidualUViT, network_cost
-from keras_sid2.sampling import DDIMSampler, DDPMSampler
-from keras_sid2.training import AdamRecipe, EmaAdam, SiD2Model, list_presets
+from keras_sid2.sampling import DDIMSampler, DDPMSampler, DPMSolver2MSampler, HeunSampler
+from keras_sid2.training import AdamRecipe, Drawing, EmaAdam, SiD2Model, list_presets
 from keras_sid2.version import __version__
 
 __all__ = [
     "AdamRecipe",
     "DDIMSampler",
     "DDPMSampler",
+    "DPMSolver2MSampler",
+    "Drawing",
     "EmaAdam",
     "Guidance",
+    "HeunSampler",
     "Level",
     "NetworkCost",
     "ResidualUViT",
+    "ScaleCurve",
     "SiD2Model",
     "SigmoidWeighting",
     "__version__",

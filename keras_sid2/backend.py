@@ -1,9 +1,12 @@
 """The few places where jax, tensorflow and torch differ. Nothing else in the library branches on the backend."""
 
 import contextlib
+import os
+import pickle
 from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -128,15 +131,43 @@ def global_norm(tensors: Sequence):
     return ops.sqrt(sum(ops.sum(ops.square(ops.cast(t, "float32"))) for t in tensors))
 
 
-def loop(start, stop, body: Callable, carry, on_step: Callable[[], None] | None = None):
-    """carry = body(i, carry) for start <= i < stop: one compiled loop, or a Python loop on torch.
-
-    Only the Python loop can call `on_step` after each step.
-    """
+def loop(start, stop, body: Callable, carry):
+    """carry = body(i, carry) for start <= i < stop: one compiled loop, or a Python loop on torch."""
     if name() != "torch":
         return ops.fori_loop(start, stop, body, carry)
     for i in range(int(start), int(stop)):
         carry = body(i, carry)
-        if on_step is not None:
-            on_step()
     return carry
+
+
+def batch_shards() -> int:
+    """Devices that share a batch: those along the batch axis of keras's distribution, on jax; 1 without one."""
+    distribution = keras.distribution.distribution() if name() == "jax" else None
+    if distribution is None:
+        return 1
+    mesh = distribution.device_mesh
+    return mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
+
+
+def on_batch_shards(values):
+    """An array [B, ...], B divisible by `batch_shards()`, as a tensor whose examples are spread over the devices."""
+    tensor = ops.convert_to_tensor(values)
+    if batch_shards() == 1:
+        return tensor
+    return keras.distribution.distribute_tensor(tensor, keras.distribution.distribution().get_data_layout(tensor.shape))
+
+
+def read_torch_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Tensors by name from a file of torch.save, as numpy arrays, whichever backend runs.
+
+    ValueError where it holds anything but tensors by name: nothing else is unpickled. ImportError without PyTorch.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(f"Reading {str(path)!r} needs PyTorch: pip install torch.") from error
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+    except (AttributeError, EOFError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{str(path)!r} is no PyTorch file of tensors by name, or it is damaged.") from error

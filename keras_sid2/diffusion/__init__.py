@@ -1,7 +1,16 @@
 """Schedules, weightings, conversions and guidance: pure functions and frozen dataclasses on keras.ops."""
 
-from keras_sid2.diffusion.gaussian import alpha_sigma, convert, diffuse, from_x, posterior, to_x, velocity
-from keras_sid2.diffusion.guidance import Guidance, guide
+from keras_sid2.diffusion.gaussian import (
+    PREDICTIONS,
+    alpha_sigma,
+    convert,
+    diffuse,
+    from_x,
+    posterior,
+    to_x,
+    velocity,
+)
+from keras_sid2.diffusion.guidance import Guidance, ScaleCurve, guide
 from keras_sid2.diffusion.schedules import CosineInterpolatedSchedule, CosineSchedule, ShiftedCosineSchedule
 from keras_sid2.diffusion.weighting import (
     ConstantEpsWeighting,
@@ -13,6 +22,7 @@ from keras_sid2.diffusion.weighting import (
 )
 
 __all__ = [
+    "PREDICTIONS",
     "ConstantEpsWeighting",
     "ConstantVWeighting",
     "ConstantXWeighting",
@@ -20,6 +30,7 @@ __all__ = [
     "CosineSchedule",
     "EDMMonotonicWeighting",
     "Guidance",
+    "ScaleCurve",
     "ShiftedCosineSchedule",
     "SigmoidWeighting",
     "alpha_sigma",

@@ -1,16 +1,18 @@
-"""Classifier-free guidance inside an interval of noise levels.
+"""Guidance inside an interval of noise levels.
 
-    (1) x_guided = x_uncond + scale (x_cond - x_uncond)      where low <= logsnr_t <= high, else x_cond
+    (1) x_guided = x_base + scale(logsnr_t) (x_cond - x_base)      where low <= logsnr_t <= high, else x_cond
 
-Sources: Ho, Salimans 2207.12598 for guidance; Kynkaanniemi et al. 2404.07724 for the interval. x_hat is affine in v and
-in eps at a given z_t, so guidance in x is guidance in either of them.
+x_base is the estimate without a class (classifier-free guidance) or that of a weaker network (autoguidance). Sources:
+Ho, Salimans 2207.12598; Karras et al. 2406.02507 for the weaker network; Kynkaanniemi et al. 2404.07724 for the
+interval. x_hat is affine in v and in eps at a given z_t, so guidance in x is guidance in either of them.
 """
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from keras import ops
 
 from keras_sid2.serialization import settings
 
@@ -19,18 +21,56 @@ def _is_number(value) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-@settings
-class Guidance:
-    """Guidance scale (1 = none) and the interval of logsnr, ends included, in which it acts (None: everywhere).
+def _is_scale(value) -> bool:
+    return _is_number(value) and 0 <= value < math.inf
 
-    Raises ValueError unless scale is finite and >= 0 and the interval is (low, high) with low < high.
+
+@settings
+class ScaleCurve:
+    """A guidance scale that varies: through `points` (logsnr, scale), straight between them, level beyond the ends.
+
+    Called with logsnr float32 [B] it gives the scale float32 [B]. Raises ValueError unless there are at least two
+    points, their logsnr rises, and the scales are finite and >= 0.
     """
 
-    scale: float = 1.0
-    interval: tuple[float, float] | None = None
+    points: tuple[tuple[float, float], ...]
 
     def __post_init__(self):
-        if not _is_number(self.scale) or not 0 <= self.scale < math.inf:
+        points = tuple(tuple(p) if isinstance(p, Sequence) else (p,) for p in self.points)
+        valid = len(points) > 1 and all(len(p) == 2 and _is_number(p[0]) and _is_scale(p[1]) for p in points)
+        if not valid or any(a[0] >= b[0] for a, b in zip(points, points[1:], strict=False)):
+            raise ValueError(
+                "A ScaleCurve needs at least two points (logsnr, scale) with rising logsnr and finite scales >= 0, "
+                f"got {self.points!r}."
+            )
+        object.__setattr__(self, "points", points)
+
+    def __call__(self, logsnr):
+        scale = ops.full_like(logsnr, self.points[0][1])
+        for (x0, y0), (x1, y1) in zip(self.points, self.points[1:], strict=False):
+            scale = scale + (y1 - y0) / (x1 - x0) * ops.clip(logsnr - x0, 0.0, x1 - x0)
+        return scale
+
+
+@settings
+class Guidance:
+    """How strongly and where in noise samples are guided.
+
+    Args:
+        scale: 1 = none; or a function of logsnr, float32 [B] -> [B] on keras.ops, such as a `ScaleCurve`.
+        interval: (low, high) in logsnr, ends included, in which it acts; None is everywhere.
+        one_batch: evaluate both estimates as one batch of twice the size; False is one after the other, slower on
+            accelerators and in half the memory. A weaker network is always evaluated by itself.
+
+    Raises ValueError unless scale is finite and >= 0, and the interval is (low, high) with low < high.
+    """
+
+    scale: float | Callable = 1.0
+    interval: tuple[float, float] | None = None
+    one_batch: bool = True
+
+    def __post_init__(self):
+        if not callable(self.scale) and not _is_scale(self.scale):
             raise ValueError(f"The guidance scale must be a finite number >= 0 (1 is none), got {self.scale!r}.")
         if self.interval is None:
             return
@@ -41,14 +81,19 @@ class Guidance:
             )
         object.__setattr__(self, "interval", ends)
 
+    @property
+    def acts(self) -> bool:
+        """Whether it changes anything anywhere."""
+        return callable(self.scale) or self.scale != 1.0
+
     def steps(self, logsnr: np.ndarray) -> tuple[int, int]:
         """(start, stop): steps start <= i < stop are guided. `logsnr` [num_steps] rises from noise to clean."""
-        if self.scale == 1.0:
+        if not self.acts:
             return 0, 0
         low, high = self.interval or (-math.inf, math.inf)
         return int(np.searchsorted(logsnr, low, "left")), int(np.searchsorted(logsnr, high, "right"))
 
 
-def guide(x_cond, x_uncond, scale):
-    """Eq. (1) inside the interval."""
-    return x_uncond + scale * (x_cond - x_uncond)
+def guide(x_cond, x_base, scale):
+    """Eq. (1) inside the interval; `scale` is a number or broadcasts with the images."""
+    return x_base + scale * (x_cond - x_base)

@@ -1,6 +1,36 @@
-"""Samplers and the loop that runs them."""
+"""Samplers, the grids they step on, denoise functions, and the loop that runs them."""
 
-from keras_sid2.sampling.loop import clipped, sample, uniform_t
-from keras_sid2.sampling.steps import SAMPLERS, DDIMSampler, DDPMSampler, get_sampler
+from keras_sid2.sampling.denoisers import clipped, denoiser, guided, guided_in_one_batch, thresholded
+from keras_sid2.sampling.grids import GRIDS, edm_rho, get_grid, uniform_logsnr, uniform_t
+from keras_sid2.sampling.loop import SamplingLoop, sample
+from keras_sid2.sampling.steps import (
+    SAMPLERS,
+    DDIMSampler,
+    DDPMSampler,
+    DPMSolver2MSampler,
+    HeunSampler,
+    evaluations,
+    get_sampler,
+)
 
-__all__ = ["SAMPLERS", "DDIMSampler", "DDPMSampler", "clipped", "get_sampler", "sample", "uniform_t"]
+__all__ = [
+    "GRIDS",
+    "SAMPLERS",
+    "DDIMSampler",
+    "DDPMSampler",
+    "DPMSolver2MSampler",
+    "HeunSampler",
+    "SamplingLoop",
+    "clipped",
+    "denoiser",
+    "edm_rho",
+    "evaluations",
+    "get_grid",
+    "get_sampler",
+    "guided",
+    "guided_in_one_batch",
+    "sample",
+    "thresholded",
+    "uniform_logsnr",
+    "uniform_t",
+]

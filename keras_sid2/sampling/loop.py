@@ -1,72 +1,139 @@
-"""The sampling loop. It gets denoise functions, never a model.
-
-    denoise(z_t [B, H, W, C], logsnr_t [B]) -> x_hat [B, H, W, C], all float32
+"""The sampling loop. It gets denoise functions (sampling.denoisers), never a model.
 
 Noise of example i at step n is a function of (keys[i], n) alone, so an image does not depend on its neighbours. The
 interval of guidance is known before the loop starts and the steps are in order, so the loop is three loops: outside,
 inside, outside; only the middle one pays for guidance.
+
+Known parts of an image (inpainting, continuing frames) are replaced in every z_s by a draw from q(z_s | z_t, x) of the
+known x: the lower variance of gaussian.posterior with x_hat = x, or the flow for a deterministic sampler. So known
+pixels carry the noise of their level at every step, and their path is that of the forward process. It is the
+replacement of Song et al. 2011.13456 and Ho et al. 2204.03458. What is drawn beside the known part follows
+p(unknown | known) only roughly, as the estimate of it sees no more than a noisy known part; `resamplings` brings it
+closer, by noising z_s to z_t again and repeating the step (Lugmayr et al. 2201.09865).
 """
 
+import dataclasses
 from collections.abc import Callable
 
-import numpy as np
 from keras import ops
 
 from keras_sid2 import backend, random
+from keras_sid2.diffusion import alpha_sigma, diffuse
+from keras_sid2.sampling.steps import DDIMSampler, DDPMSampler, needs
 
 
-def uniform_t(schedule, num_steps: int) -> np.ndarray:
-    """logsnr at t = 1, 1 - 1/num_steps, ..., 0: float32 [num_steps + 1], rising."""
-    if not isinstance(num_steps, int) or num_steps < 1:
-        raise ValueError(f"num_steps must be an integer >= 1, got {num_steps!r}.")
-    return ops.convert_to_numpy(schedule.logsnr(np.linspace(1.0, 0.0, num_steps + 1, dtype="float32")))
-
-
-def clipped(denoise: Callable) -> Callable:
-    """`denoise` with x_hat clipped to [-1, 1], where images are."""
-    return lambda z_t, logsnr_t: ops.clip(denoise(z_t, logsnr_t), -1.0, 1.0)
-
-
-def sample(
-    *,
-    denoise: Callable,
-    sampler: Callable,
-    logsnr,
-    keys,
-    image_shape: tuple[int, ...],
-    denoise_guided: Callable | None = None,
-    guided_steps: tuple = (0, 0),
-    on_step: Callable[[], None] | None = None,
-):
-    """Draws x, float32 [B, *image_shape], from noise.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingLoop:
+    """A run of a sampler that can be advanced piece by piece; `sample` runs it whole.
 
     Args:
         denoise: used outside the interval of guidance.
         sampler: a step, see sampling.steps.
-        logsnr: float32 [num_steps + 1], rising; sample starts from N(0, I) at logsnr[0].
+        logsnr: float32 [num_steps + 1], rising; the loop starts from N(0, I) at logsnr[0].
         keys: int32 [B, 2], one random key an example.
+        image_shape: of an example, of any rank.
         denoise_guided: used in steps guided_steps[0] <= i < guided_steps[1]; integers, or int32 scalars of the backend.
-        on_step: called after each step where the loop is a Python loop (torch).
-
-    The last x_hat is the result: stepping to z_0 would add noise of logsnr[-1] to it.
+        init: x float32 [B, *image_shape] to start from, noised to logsnr[0]; None is pure noise.
+        known: (x float32 [B, *image_shape], mask bool, broadcastable to it): what is known of the result, and where.
+        resamplings: how often each step is done, >= 1; more than once is of use where something is known.
     """
-    num_steps, batch = logsnr.shape[0] - 1, keys.shape[0]
 
-    def segment(start, stop, denoise, carry):
-        def body(i, carry):
-            z_t, _ = carry
-            x_hat = denoise(z_t, ops.broadcast_to(logsnr[i], (batch,)))
-            noise = random.normal(keys, image_shape, index=i + 1) if sampler.stochastic else None
-            z_s = sampler(z_t=z_t, x_hat=x_hat, logsnr_t=logsnr[i], logsnr_s=logsnr[i + 1], noise=noise)
-            return z_s, x_hat
+    denoise: Callable
+    sampler: Callable
+    logsnr: object
+    keys: object
+    image_shape: tuple[int, ...]
+    denoise_guided: Callable | None = None
+    guided_steps: tuple = (0, 0)
+    init: object = None
+    known: tuple | None = None
+    resamplings: int = 1
 
-        return backend.loop(start, stop, body, carry, on_step)
+    @property
+    def num_steps(self) -> int:
+        return self.logsnr.shape[0] - 1
 
-    z = random.normal(keys, image_shape)
-    carry = (z, ops.zeros_like(z))
-    if denoise_guided is None:
-        return segment(0, num_steps, denoise, carry)[1]
-    start, stop = guided_steps
-    carry = segment(0, start, denoise, carry)
-    carry = segment(start, stop, denoise_guided, carry)
-    return segment(stop, num_steps, denoise, carry)[1]
+    def start(self):
+        """The state (z_t, x_hat of the step before) before step 0."""
+        noise = random.normal(self.keys, self.image_shape)
+        z_t = noise if self.init is None else diffuse(x=self.init, eps=noise, logsnr=self.logsnr[0])
+        if self.known is not None:
+            x, mask = self.known
+            z_t = ops.where(mask, diffuse(x=x, eps=noise, logsnr=self.logsnr[0]), z_t)
+        return z_t, ops.zeros_like(z_t)
+
+    def advance(self, state, first, last):
+        """The state before step `last` from that before step `first`; integers or int32 scalars."""
+        if self.denoise_guided is None:
+            return backend.loop(first, last, self._step(self.denoise), state)
+        start, stop = (ops.clip(edge, first, last) for edge in self.guided_steps)
+        state = backend.loop(first, start, self._step(self.denoise), state)
+        state = backend.loop(start, stop, self._step(self.denoise_guided), state)
+        return backend.loop(stop, last, self._step(self.denoise), state)
+
+    def result(self, state):
+        """x [B, *image_shape] from the state after the last step: its x_hat, as a step to z_0 would add noise."""
+        if self.known is None:
+            return state[1]
+        x, mask = self.known
+        return ops.where(mask, x, state[1])
+
+    def _step(self, denoise: Callable) -> Callable:
+        if self.resamplings == 1:
+            return lambda i, state: self._once(denoise, i, state, self.keys)
+
+        def body(i, state):
+            z_s, x_hat = self._once(denoise, i, state, self.keys)
+
+            def again(repeat, found):
+                keys = random.fold_in(self.keys, repeat, i)  # noise of its own for each repetition
+                z_t = self._noised_again(i, found[0], keys)
+                return self._once(denoise, i, (z_t, state[1]), keys)
+
+            return backend.loop(1, self.resamplings, again, (z_s, x_hat))
+
+        return body
+
+    def _once(self, denoise: Callable, i, state, keys):
+        """(z_s, x_hat) of step i from (z_t, x_hat of the step before)."""
+        z_t, x_hat_before = state
+        step = {"z_t": z_t, "logsnr_t": self.logsnr[i], "logsnr_s": self.logsnr[i + 1]}
+        x_hat = denoise(z_t, ops.broadcast_to(self.logsnr[i], (keys.shape[0],)))
+        offers = {
+            "noise": lambda: random.normal(keys, self.image_shape, index=i + 1),
+            "denoise": lambda: denoise,
+            "before": lambda: (x_hat_before, self._logsnr_before(i)),
+        }
+        extra = {name: offers[name]() for name in needs(self.sampler)}
+        z_s = self.sampler(x_hat=x_hat, **step, **extra)
+        return self._with_known(z_s, step, extra.get("noise")), x_hat
+
+    def _noised_again(self, i, z_s, keys):
+        """z_t from z_s by the forward process, q(z_t | z_s)."""
+        alpha_t, sigma_t = alpha_sigma(self.logsnr[i])
+        alpha_s, _ = alpha_sigma(self.logsnr[i + 1])
+        c = -ops.expm1(self.logsnr[i] - self.logsnr[i + 1])
+        noise = random.normal(keys, self.image_shape)
+        return alpha_t / alpha_s * z_s + sigma_t * ops.sqrt(c) * noise
+
+    def _logsnr_before(self, i):
+        """Of the step before, or logsnr[i] where a history begins: at step 0 and where the denoise function changes."""
+        if self.resamplings > 1:
+            return self.logsnr[i]  # what was drawn anew has no history to extrapolate from: 2M steps as DDIM
+        begins = ops.equal(i, 0)
+        for edge in self.guided_steps:
+            begins = ops.logical_or(begins, ops.equal(i, edge))
+        return ops.take(self.logsnr, ops.maximum(i - ops.cast(ops.logical_not(begins), "int32"), 0))
+
+    def _with_known(self, z_s, step: dict, noise):
+        if self.known is None:
+            return z_s
+        x, mask = self.known
+        sampler = DDIMSampler() if noise is None else DDPMSampler(0.0)
+        return ops.where(mask, sampler(x_hat=x, noise=noise, **step), z_s)
+
+
+def sample(**settings):
+    """Draws x, float32 [B, *image_shape], from noise; arguments as `SamplingLoop`."""
+    loop = SamplingLoop(**settings)
+    return loop.result(loop.advance(loop.start(), 0, loop.num_steps))

@@ -1,11 +1,23 @@
 """One step of a sampler, from z_t to z_s with s < t, given the estimate x_hat of the clean image.
 
-    (1) ancestral (DDPM)  z_s = mean + exp(1/2 ((1 - g) ln lower + g ln upper)) noise,  noise ~ N(0, I)
-    (2) DDIM              z_s = alpha_s x_hat + sigma_s eps_hat,  eps_hat = (z_t - alpha_t x_hat) / sigma_t
+    (1) flow     z_s = alpha_s x + sigma_s eps,  eps = (z_t - alpha_t x) / sigma_t
+                 the probability-flow ODE, exact where x does not depend on z; its linear part always is
+    (2) DDPM     z_s = mean + exp(1/2 ((1 - g) ln lower + g ln upper)) noise,  noise ~ N(0, I)
+    (3) DDIM     z_s = alpha_s x_hat + sigma_s (sqrt(1 - eta^2 c) eps_hat + eta sqrt(c) noise);  eta = 0 is (1)
+    (4) Heun     (1) with x = (x_hat(z_t) + x_hat(z_s')) / 2, where z_s' is (1) with x_hat(z_t)
+    (5) 2M       (1) with x = x_hat + (x_hat - x_hat_before) h / (2 h_before),  h = logsnr_s - logsnr_t
 
-with mean, lower and upper variance of gaussian.posterior. Sources: (1) Ho, Jain, Abbeel 2006.11239 with the variance
-between its bounds as in Nichol, Dhariwal 2102.09672; (2) Song, Meng, Ermon 2010.02502. A sampler is a frozen dataclass
-with `stochastic` and `__call__(*, z_t, x_hat, logsnr_t, logsnr_s, noise)`; logsnr is a float32 scalar or [B].
+with mean, lower and upper variance and c of gaussian.posterior. (1) to (3) are of first order in the step, (4) and (5)
+of second, (4) for two evaluations of the network and (5) for one. Sources: (2) Ho, Jain, Abbeel 2006.11239 with the
+variance between its bounds as in Nichol, Dhariwal 2102.09672; (3) Song, Meng, Ermon 2010.02502; (4) and (5) Lu et al.
+2211.01095: their 2S with its inner point at the end of the step, and their 2M.
+
+A sampler is a frozen dataclass with `__call__(*, z_t, x_hat, logsnr_t, logsnr_s, ...)`, logsnr a float32 scalar or [B],
+and `needs`, the names of what else it takes:
+    noise     N(0, I) of z_t's shape
+    denoise   the function (z, logsnr [B]) -> x_hat
+    before    (x_hat, logsnr) of the step before; that step's logsnr is logsnr_t itself where there was none
+One without `needs` is given noise.
 """
 
 from typing import ClassVar
@@ -16,15 +28,22 @@ from keras_sid2.diffusion.gaussian import alpha_sigma, expand, posterior
 from keras_sid2.serialization import settings
 
 
+def flow(*, z_t, x, logsnr_t, logsnr_s):
+    """Eq. (1)."""
+    alpha_t, sigma_t = alpha_sigma(expand(logsnr_t, z_t))
+    alpha_s, sigma_s = alpha_sigma(expand(logsnr_s, z_t))
+    return alpha_s * x + sigma_s / sigma_t * (z_t - alpha_t * x)
+
+
 @settings
 class DDPMSampler:
-    """Eq. (1). `variance` is g in [0, 1]: 0 the lower bound, 1 the upper one.
+    """Eq. (2). `variance` is g in [0, 1]: 0 the lower bound, 1 the upper one.
 
     The lineage uses 0.1, 0.2 and 0.3; which of them SiD2 used is not known: 0.2 is our choice.
     """
 
     variance: float = 0.2
-    stochastic: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("noise",)
 
     def __post_init__(self):
         if not 0.0 <= self.variance <= 1.0:
@@ -37,17 +56,57 @@ class DDPMSampler:
 
 @settings
 class DDIMSampler:
-    """Eq. (2): deterministic, first order in the step; `noise` is not looked at."""
+    """Eq. (3). `eta` in [0, 1]: 0 is deterministic, 1 is DDPM with the lower variance."""
 
-    stochastic: ClassVar[bool] = False
+    eta: float = 0.0
+
+    def __post_init__(self):
+        if not 0.0 <= self.eta <= 1.0:
+            raise ValueError(f"DDIMSampler's eta must be in [0, 1], got {self.eta!r}.")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("noise",) if self.eta else ()
 
     def __call__(self, *, z_t, x_hat, logsnr_t, logsnr_s, noise=None):
+        if not self.eta:
+            return flow(z_t=z_t, x=x_hat, logsnr_t=logsnr_t, logsnr_s=logsnr_s)
         alpha_t, sigma_t = alpha_sigma(expand(logsnr_t, z_t))
         alpha_s, sigma_s = alpha_sigma(expand(logsnr_s, z_t))
-        return alpha_s * x_hat + sigma_s / sigma_t * (z_t - alpha_t * x_hat)
+        c = -ops.expm1(expand(logsnr_t, z_t) - expand(logsnr_s, z_t))
+        eps_hat = (z_t - alpha_t * x_hat) / sigma_t
+        return alpha_s * x_hat + sigma_s * (ops.sqrt(1.0 - self.eta**2 * c) * eps_hat + self.eta * ops.sqrt(c) * noise)
 
 
-SAMPLERS = {"ddpm": DDPMSampler, "ddim": DDIMSampler}
+@settings
+class HeunSampler:
+    """Eq. (4): deterministic, second order, two evaluations of the network a step."""
+
+    needs: ClassVar[tuple[str, ...]] = ("denoise",)
+
+    def __call__(self, *, z_t, x_hat, logsnr_t, logsnr_s, denoise):
+        step = {"z_t": z_t, "logsnr_t": logsnr_t, "logsnr_s": logsnr_s}
+        z_s = flow(x=x_hat, **step)
+        x_hat_s = denoise(z_s, ops.broadcast_to(logsnr_s, ops.shape(z_s)[:1]))
+        return flow(x=0.5 * (x_hat + x_hat_s), **step)
+
+
+@settings
+class DPMSolver2MSampler:
+    """Eq. (5), DPM-Solver++ 2M: deterministic, second order, one evaluation of the network a step."""
+
+    needs: ClassVar[tuple[str, ...]] = ("before",)
+
+    def __call__(self, *, z_t, x_hat, logsnr_t, logsnr_s, before):
+        x_hat_before, logsnr_before = before
+        h_before = expand(logsnr_t, z_t) - expand(logsnr_before, z_t)
+        h = expand(logsnr_s, z_t) - expand(logsnr_t, z_t)
+        first = ops.equal(h_before, 0.0)
+        ahead = ops.where(first, 0.0, 0.5 * h / ops.where(first, 1.0, h_before))
+        return flow(z_t=z_t, x=x_hat + ahead * (x_hat - x_hat_before), logsnr_t=logsnr_t, logsnr_s=logsnr_s)
+
+
+SAMPLERS = {"ddpm": DDPMSampler, "ddim": DDIMSampler, "heun": HeunSampler, "dpmpp_2m": DPMSolver2MSampler}
 
 
 def get_sampler(sampler):
@@ -57,3 +116,13 @@ def get_sampler(sampler):
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)} or a sampler object, got {sampler!r}.")
     return SAMPLERS[sampler]()
+
+
+def needs(sampler) -> tuple[str, ...]:
+    """What `sampler` takes beside z_t, x_hat, logsnr_t and logsnr_s."""
+    return getattr(sampler, "needs", ("noise",))
+
+
+def evaluations(sampler) -> int:
+    """Evaluations of the network a step."""
+    return 1 + ("denoise" in needs(sampler))

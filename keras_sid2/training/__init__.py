@@ -1,12 +1,14 @@
 """SiD2Model, its optimizer and what training needs around it."""
 
 from keras_sid2.training.callbacks import StopOnNonFinite
+from keras_sid2.training.drawing import Drawing
 from keras_sid2.training.optimizer import AdamRecipe, EmaAdam
 from keras_sid2.training.preset import Preset, find_preset, list_presets, register_preset
 from keras_sid2.training.sid2_model import SiD2Model
 
 __all__ = [
     "AdamRecipe",
+    "Drawing",
     "EmaAdam",
     "Preset",
     "SiD2Model",

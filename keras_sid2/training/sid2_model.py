@@ -9,16 +9,20 @@ optimizer's own counter; so runs repeat, and continue exactly from any file that
 """
 
 import contextlib
+import hashlib
 import inspect
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_sid2 import backend, random
 from keras_sid2.diffusion import (
+    PREDICTIONS,
     CosineInterpolatedSchedule,
     SigmoidWeighting,
     alpha_sigma,
+    convert,
     diffuse,
     loss_weight,
     velocity,
@@ -27,7 +31,7 @@ from keras_sid2.serialization import register
 from keras_sid2.training.callbacks import StopOnNonFinite
 from keras_sid2.training.checkpoints import check_weights_file
 from keras_sid2.training.data_checks import check_batch, check_image_spec, peek, unpack
-from keras_sid2.training.generation import generate
+from keras_sid2.training.drawing import generate, trajectory
 from keras_sid2.training.optimizer import AdamRecipe, steps_done
 from keras_sid2.training.preset import find_preset
 
@@ -58,23 +62,35 @@ class SiD2Model(keras.Model):
         label_dropout: share of the labels that training replaces by the null class, in [0, 1).
         seed: of all noise in training and evaluation, an integer >= 0.
         recipe: optimizer settings of `compile()`; None is the lineage's.
+        prediction: what the network's output means: "v", as in the paper, "eps" or "x".
 
     Raises ValueError where the paper has no schedule or bias for this size and none is given.
     """
 
     def __init__(
-        self, network, schedule=None, weighting=None, label_dropout=0.1, seed=0, recipe=None, name="sid2", **kwargs
+        self,
+        network,
+        schedule=None,
+        weighting=None,
+        label_dropout=0.1,
+        seed=0,
+        recipe=None,
+        prediction="v",
+        name="sid2",
+        **kwargs,
     ):
         shape = tuple(network.image_shape)
         schedule = CosineInterpolatedSchedule.for_image_shape(shape) if schedule is None else schedule
         weighting = SigmoidWeighting.for_image_shape(shape) if weighting is None else weighting
         if not 0.0 <= label_dropout < 1.0:
             raise ValueError(f"label_dropout must be in [0, 1), got {label_dropout!r}.")
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}.")
         random.key(seed)  # refuses what is no seed
         super().__init__(name=name, **{**kwargs, "autocast": False, "dtype": "float32"})
         self.network, self.schedule, self.weighting = network, schedule, weighting
         self.image_shape, self.num_classes = shape, network.num_classes
-        self.label_dropout, self.seed = float(label_dropout), int(seed)
+        self.label_dropout, self.seed, self.prediction = float(label_dropout), int(seed), prediction
         self.recipe = recipe or AdamRecipe()
         self.bin_losses = _bin_metrics()
         self.sampling_programs = {}
@@ -151,7 +167,11 @@ class SiD2Model(keras.Model):
     def call(self, inputs, training=None):
         """v_hat from inputs with the keys z_t, logsnr and, where there are classes, label (see `noised`)."""
         seed = {"seed": inputs.get("seed")} if self._network_takes_seed else {}
-        return self.network((inputs["z_t"], inputs["logsnr"], inputs.get("label")), training=training, **seed)
+        output = self.network((inputs["z_t"], inputs["logsnr"], inputs.get("label")), training=training, **seed)
+        if self.prediction == "v":
+            return output
+        at = {"z_t": inputs["z_t"], "logsnr": inputs["logsnr"]}
+        return convert(ops.cast(output, "float32"), self.prediction, "v", **at)
 
     @staticmethod
     def _loss_per_example(inputs, v, v_hat):
@@ -240,6 +260,15 @@ class SiD2Model(keras.Model):
     # -- sampling ----------------------------------------------------------------------------------------------------
 
     generate = generate
+    trajectory = trajectory
+
+    def weights_digest(self, *, use_ema: bool = True) -> str:
+        """The first 16 hexadecimal digits of the SHA-256 of the weights that `generate` draws from."""
+        backend.sync_variables(self)
+        digest = hashlib.sha256()
+        for variable in (*((use_ema and self.averages()) or self.trainable_variables), *self.non_trainable_variables):
+            digest.update(np.ascontiguousarray(ops.convert_to_numpy(variable.value)).tobytes())
+        return digest.hexdigest()[:16]
 
     # -- saving ------------------------------------------------------------------------------------------------------
 
@@ -263,6 +292,7 @@ class SiD2Model(keras.Model):
             **{part: keras.saving.serialize_keras_object(value) for part, value in parts.items()},
             "label_dropout": self.label_dropout,
             "seed": self.seed,
+            "prediction": self.prediction,
         }
 
     @classmethod

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+from helpers import to_numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_sid2.diffusion import Guidance, guide
+from keras_sid2.diffusion import Guidance, ScaleCurve, guide
 
 pytestmark = pytest.mark.backend_free
 
@@ -61,3 +62,18 @@ def test_scale_that_is_no_factor_is_refused(scale):
 def test_interval_that_is_no_range_is_refused(interval):
     with pytest.raises(ValueError, match=r"must be \(low, high\) in logsnr with low < high"):
         Guidance(2.0, interval)
+
+
+def test_a_curve_is_straight_between_its_points_and_level_beyond():
+    curve = ScaleCurve(((-2.0, 1.0), (0.0, 3.0), (4.0, 2.0)))
+    logsnr = np.linspace(-6.0, 8.0, 57, dtype="float32")
+    expected = np.interp(logsnr, *zip(*curve.points, strict=True))
+    np.testing.assert_allclose(to_numpy(curve(logsnr)), expected, atol=1e-6)
+    assert Guidance(curve).acts and Guidance(curve).steps(np.arange(-3.0, 4.0)) == (0, 7)
+    assert ScaleCurve([[-2.0, 1.0], [0.0, 3.0], [4.0, 2.0]]) == curve  # as it comes back from JSON
+
+
+@pytest.mark.parametrize("points", [(), ((0.0, 1.0),), ((1.0, 2.0), (0.0, 1.0)), ((0.0, 1.0), (1.0, -1.0)), (1.0, 2.0)])
+def test_points_that_are_no_curve_are_refused(points):
+    with pytest.raises(ValueError, match="A ScaleCurve needs at least two points"):
+        ScaleCurve(points)

@@ -6,7 +6,17 @@ from keras import ops
 
 from keras_sid2 import backend, random
 from keras_sid2.diffusion import CosineSchedule
-from keras_sid2.sampling import DDIMSampler, DDPMSampler, clipped, sample, uniform_t
+from keras_sid2.sampling import (
+    SAMPLERS,
+    DDIMSampler,
+    DDPMSampler,
+    DPMSolver2MSampler,
+    HeunSampler,
+    SamplingLoop,
+    get_sampler,
+    sample,
+    uniform_t,
+)
 
 SHAPE = (2, 2, 1)
 
@@ -43,29 +53,7 @@ def test_512_steps_of_an_exact_denoiser_draw_the_data(sampler):
     assert np.abs(correlation).max() < 4.5 / np.sqrt(100)
 
 
-def probability_flow(z_start, logsnr_start, logsnr_end):
-    """z on the flow of N(MU, S^2): it keeps its distance from the mean in standard deviations."""
-    (alpha, sigma), (alpha_end, sigma_end) = alpha_sigma_of(logsnr_start), alpha_sigma_of(logsnr_end)
-    distance = (z_start - alpha * MU) / np.sqrt(alpha**2 * S**2 + sigma**2)
-    return alpha_end * MU + distance * np.sqrt(alpha_end**2 * S**2 + sigma_end**2)
-
-
-def test_ddim_s_error_falls_with_the_first_order_of_its_steps():
-    example_keys = keys(16)
-    start = to_numpy(random.normal(example_keys, SHAPE)).astype("float64")
-    errors, numbers = [], (64, 128, 256, 512)
-    for num_steps in numbers:
-        logsnr = uniform_t(CosineSchedule(), num_steps)
-        end = probability_flow(start, logsnr[0], logsnr[-2])  # the result is x_hat at the last step's start
-        alpha, sigma = alpha_sigma_of(logsnr[-2])
-        expected = MU + alpha * S**2 / (alpha**2 * S**2 + sigma**2) * (end - alpha * MU)
-        errors.append(np.abs(draw(exact, DDIMSampler(), logsnr, example_keys) - expected).mean())
-    slope = np.polyfit(np.log(numbers), np.log(errors), 1)[0]
-    assert abs(slope + 1) < 0.2
-    assert errors[-1] < 0.02 * S
-
-
-@pytest.mark.parametrize("sampler", [DDPMSampler(), DDIMSampler()], ids=["ddpm", "ddim"])
+@pytest.mark.parametrize("sampler", [get_sampler(name) for name in SAMPLERS], ids=SAMPLERS)
 def test_an_image_does_not_depend_on_its_neighbours(sampler):
     logsnr, all_keys = uniform_t(CosineSchedule(), 4), to_numpy(keys(64))
 
@@ -74,7 +62,7 @@ def test_an_image_does_not_depend_on_its_neighbours(sampler):
 
     many = draw(denoise, sampler, logsnr, all_keys)
     assert np.abs(many[1:] - many[:-1]).max(axis=(1, 2, 3)).min() > 1e-3
-    for part in (slice(0, 7), slice(40, 41)):
+    for part in (slice(0, 7), slice(40, 41)):  # batches of 64, 7 and 1
         np.testing.assert_allclose(draw(denoise, sampler, logsnr, all_keys[part]), many[part], atol=1e-5)
 
 
@@ -83,25 +71,6 @@ def test_one_step_is_the_denoiser_on_noise():
     z = random.normal(example_keys, SHAPE)
     expected = exact(z, ops.convert_to_tensor(logsnr[:1].repeat(3)))
     np.testing.assert_allclose(draw(exact, DDPMSampler(), logsnr, example_keys), to_numpy(expected), atol=1e-6)
-
-
-def test_clipped_stays_where_images_are():
-    x_hat = clipped(lambda z_t, logsnr_t: z_t)(ops.convert_to_tensor(np.float32([-3.0, 0.25, 1.5])), None)
-    np.testing.assert_array_equal(to_numpy(x_hat), [-1.0, 0.25, 1.0])
-
-
-@pytest.mark.parametrize("schedule", [CosineSchedule(), CosineSchedule(-5.0, 7.0)])
-def test_steps_are_uniform_in_t_from_noise_to_clean(schedule):
-    logsnr = uniform_t(schedule, 4)
-    assert logsnr.dtype == "float32" and (np.diff(logsnr) > 0).all()
-    expected = to_numpy(schedule.logsnr(np.float32([1.0, 0.75, 0.5, 0.25, 0.0])))
-    np.testing.assert_allclose(logsnr, expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("num_steps", [0, -4, 2.5, None])
-def test_number_of_steps_is_a_positive_integer(num_steps):
-    with pytest.raises(ValueError, match="num_steps must be an integer >= 1, got"):
-        uniform_t(CosineSchedule(), num_steps)
 
 
 # Guidance as three loops.
@@ -122,7 +91,7 @@ def reference(sampler, example_keys, guided_steps):
         x_hat = MU + alpha_t * S**2 / (alpha_t**2 * S**2 + sigma_t**2) * (z - alpha_t * MU)
         if guided_steps[0] <= i < guided_steps[1]:
             x_hat = 0.5 * x_hat - 0.25
-        if not sampler.stochastic:
+        if not isinstance(sampler, DDPMSampler):
             z = alpha_s * x_hat + sigma_s * (z - alpha_t * x_hat) / sigma_t
             continue
         gain = alpha_t / alpha_s
@@ -195,3 +164,49 @@ def test_the_guided_denoiser_runs_inside_its_interval_only():
 
         jax.effects_barrier()
     assert counts == {"plain": 6, "guided": 2}
+
+
+def test_a_history_does_not_reach_across_an_edge_of_the_interval():
+    """There 2M steps as DDIM does: the first of each part of a run with three denoise functions is of first order."""
+
+    def z_after(sampler, first, last):
+        loop = SamplingLoop(
+            denoise=exact,
+            denoise_guided=guided,
+            guided_steps=(3, 5),
+            sampler=sampler,
+            logsnr=ops.convert_to_tensor(LOGSNR),
+            keys=keys(3),
+            image_shape=SHAPE,
+        )
+        z_t, _ = loop.start()
+        return to_numpy(loop.advance((z_t, 5.0 + 0.0 * z_t), first, last)[0])
+
+    for step in range(7):
+        multistep, single = (z_after(s, step, step + 1) for s in (DPMSolver2MSampler(), DDIMSampler()))
+        assert (np.abs(multistep - single).max() < 1e-5) == (step in (0, 3, 5)), step
+
+
+@pytest.mark.parametrize("sampler", [get_sampler(name) for name in SAMPLERS], ids=SAMPLERS)
+def test_a_run_in_pieces_is_the_run(sampler):
+    def run(edges):
+        settings = dict(denoise=exact, denoise_guided=guided, guided_steps=(2, 5), sampler=sampler)
+        loop = SamplingLoop(logsnr=ops.convert_to_tensor(LOGSNR), keys=keys(3), image_shape=SHAPE, **settings)
+        state = loop.start()
+        for first, last in zip(edges, edges[1:], strict=False):
+            state = loop.advance(state, first, last)
+        return to_numpy(loop.result(state))
+
+    np.testing.assert_allclose(run([0, 1, 4, 6, 8]), run([0, 8]), atol=1e-6)
+
+
+def test_the_second_estimate_of_heun_is_at_the_end_of_its_step():
+    seen = []
+
+    def denoise(z_t, logsnr_t):
+        seen.append(to_numpy(logsnr_t)[0])
+        return 0.5 * z_t
+
+    z_t = ops.ones((2, 2, 2, 1))
+    HeunSampler()(z_t=z_t, x_hat=z_t, logsnr_t=np.float32(-1.0), logsnr_s=np.float32(0.5), denoise=denoise)
+    assert seen == [0.5]

@@ -1,0 +1,68 @@
+"""Denoise functions and what wraps them. All tensors are float32:
+
+    denoise(z_t [B, H, W, C], logsnr_t [B]) -> x_hat [B, H, W, C]
+
+Dynamic thresholding is Saharia et al. 2205.11487, section 2.3: where guidance drives more than 1 - q of an image's
+values out of [-1, 1], the image is scaled back instead of being cut off, so that it does not saturate.
+"""
+
+import math
+from collections.abc import Callable
+
+from keras import ops
+
+from keras_sid2.diffusion import guide, to_x
+from keras_sid2.diffusion.gaussian import expand
+
+
+def denoiser(predict: Callable, kind: str = "v") -> Callable:
+    """The denoise function of a network `predict(z_t, logsnr_t)` that predicts `kind`: "x", "eps" or "v"."""
+
+    def denoise(z_t, logsnr_t):
+        return to_x(ops.cast(predict(z_t, logsnr_t), "float32"), kind, z_t=z_t, logsnr=logsnr_t)
+
+    return denoise
+
+
+def clipped(denoise: Callable) -> Callable:
+    """`denoise` with x_hat clipped to [-1, 1], where images are."""
+    return lambda z_t, logsnr_t: ops.clip(denoise(z_t, logsnr_t), -1.0, 1.0)
+
+
+def thresholded(denoise: Callable, quantile: float) -> Callable:
+    """`denoise` with x_hat clipped to [-s, s] and divided by s = max(1, the `quantile` of an image's |x_hat|).
+
+    `quantile` is in (0, 1]; Imagen has 0.995. ValueError otherwise.
+    """
+    if not 0.0 < quantile <= 1.0:
+        raise ValueError(f"dynamic_threshold must be a quantile in (0, 1], got {quantile!r}.")
+
+    def denoise_within(z_t, logsnr_t):
+        x_hat = denoise(z_t, logsnr_t)
+        size = math.prod(x_hat.shape[1:])
+        ordered = ops.sort(ops.reshape(ops.abs(x_hat), (-1, size)), axis=-1)
+        limit = expand(ops.maximum(ordered[:, math.ceil(quantile * size) - 1], 1.0), x_hat)
+        return ops.clip(x_hat, -limit, limit) / limit
+
+    return denoise_within
+
+
+def guided(denoise: Callable, base: Callable, scale) -> Callable:
+    """Guidance away from `base`: `scale` is a number, a scalar tensor, or a function of logsnr_t [B] -> [B]."""
+
+    def denoise_guided(z_t, logsnr_t):
+        at = expand(scale(logsnr_t), z_t) if callable(scale) else scale
+        return guide(denoise(z_t, logsnr_t), base(z_t, logsnr_t), at)
+
+    return denoise_guided
+
+
+def guided_in_one_batch(denoise_both: Callable, scale) -> Callable:
+    """As `guided`, where denoise_both takes [2 B]: first the guided half, then the base."""
+
+    def denoise_guided(z_t, logsnr_t):
+        at = expand(scale(logsnr_t), z_t) if callable(scale) else scale
+        both = denoise_both(ops.concatenate([z_t, z_t]), ops.concatenate([logsnr_t, logsnr_t]))
+        return guide(*ops.split(both, 2), at)
+
+    return denoise_guided

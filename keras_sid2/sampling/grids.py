@@ -1,0 +1,56 @@
+"""Where a sampler's steps lie: logsnr from t_start (noise) to t = 0 (clean), float32 [num_steps + 1], rising.
+
+    (1) uniform_t       t_i = t_start (1 - i / n), logsnr(t_i); the paper's
+    (2) uniform_logsnr  logsnr_i between logsnr(t_start) and logsnr(0), evenly
+    (3) edm_rho         sigma_i^(1/rho) between its ends, evenly, where sigma = exp(-logsnr / 2) is noise over signal;
+                        Karras et al. 2206.00364, Eq. (5)
+
+The last evaluation of the network is at logsnr[n - 1], and its x_hat is the result: no step is taken to z_0, which
+would add the noise of logsnr(0) back. A grid is any function (schedule, num_steps, t_start) of this kind.
+"""
+
+import numpy as np
+from keras import ops
+
+
+def uniform_t(schedule, num_steps: int, t_start: float = 1.0) -> np.ndarray:
+    """Eq. (1)."""
+    _check(num_steps, t_start)
+    return ops.convert_to_numpy(schedule.logsnr(np.linspace(t_start, 0.0, num_steps + 1, dtype="float32")))
+
+
+def uniform_logsnr(schedule, num_steps: int, t_start: float = 1.0) -> np.ndarray:
+    """Eq. (2)."""
+    return np.linspace(*_ends(schedule, num_steps, t_start), num_steps + 1).astype("float32")
+
+
+def edm_rho(schedule, num_steps: int, t_start: float = 1.0, rho: float = 7.0) -> np.ndarray:
+    """Eq. (3)."""
+    if not rho > 0:
+        raise ValueError(f"rho must be positive, got {rho!r}.")
+    noisy, clean = (np.exp(-0.5 * end / rho) for end in _ends(schedule, num_steps, t_start))
+    return (-2.0 * rho * np.log(np.linspace(noisy, clean, num_steps + 1))).astype("float32")
+
+
+GRIDS = {"uniform_t": uniform_t, "uniform_logsnr": uniform_logsnr, "edm_rho": edm_rho}
+
+
+def get_grid(grid):
+    """A grid by name, or `grid` itself if it is a function already."""
+    if callable(grid):
+        return grid
+    if grid not in GRIDS:
+        raise ValueError(f"grid must be one of {', '.join(GRIDS)} or a function of this kind, got {grid!r}.")
+    return GRIDS[grid]
+
+
+def _check(num_steps, t_start):
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 1:
+        raise ValueError(f"num_steps must be an integer >= 1, got {num_steps!r}.")
+    if not 0.0 < t_start <= 1.0:
+        raise ValueError(f"t_start must be in (0, 1], got {t_start!r}.")
+
+
+def _ends(schedule, num_steps: int, t_start: float) -> tuple[float, float]:
+    """float64 logsnr at t_start and at 0."""
+    return tuple(uniform_t(schedule, num_steps, t_start)[[0, -1]].astype("float64"))

@@ -1,0 +1,291 @@
+"""A request for images: everything that decides what is drawn, checked before anything is computed."""
+
+import dataclasses
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_sid2 import backend, random
+from keras_sid2.diffusion import Guidance
+from keras_sid2.sampling import get_grid, get_sampler
+from keras_sid2.training.data_checks import check_labels
+from keras_sid2.training.optimizer import steps_done
+from keras_sid2.training.sampling_program import program
+
+_SAMPLE = 2  # stream of a seed, beside those of sid2_model
+_REPORTS = 20  # pieces that a batch's steps are cut into where somebody watches
+
+
+@dataclasses.dataclass
+class Drawing:
+    """Images to be drawn from `model`, and how.
+
+    Image i depends on (seed, first_image + i, its label, the settings) and, up to rounding, on nothing else: not on
+    batch_size, the other images, the number of devices, or the backend.
+
+    Args:
+        model: a SiD2Model.
+        labels: int [N], one class an image; None for a model without classes, or for images of no class.
+        num_images: N, needed where labels is None.
+        num_steps: steps of the sampler; the paper takes 512.
+        guidance: a `Guidance`; it needs labels, or `weaker`. None: none.
+        weaker: a SiD2Model of the same images and classes to be guided away from (autoguidance): a smaller network, or
+            an earlier checkpoint. None: guidance goes away from the estimate without a class.
+        sampler: "ddpm", "ddim", "heun", "dpmpp_2m" or a sampler of `keras_sid2.sampling`.
+        grid: "uniform_t", "uniform_logsnr", "edm_rho" or a function as those of `sampling.grids`.
+        dynamic_threshold: quantile in (0, 1] of `sampling.thresholded`; None clips x_hat to [-1, 1].
+        init: images [N, H, W, C] to start from, uint8 or float in [-1, 1] (image to image); needs t_start.
+        t_start: in (0, 1], how much of the noise is put on them: 1 leaves nothing of them.
+        known: images [N, H, W, C] of which a part is to be kept (inpainting); needs `mask`.
+        mask: bool [N, H, W, C], or of 3 or 4 axes that broadcast to it, as [H, W, 1]: true is kept.
+        resamplings: how often each step is done, >= 1: with `known`, more make the rest fit it better, at their cost.
+        seed: an integer in [0, 2^32).
+        first_image: the number of the first image, for a request that continues another.
+        use_ema: draw from the averaged weights, where there are any.
+        batch_size: images drawn at once.
+        dtype: "uint8", or "float32" for values in [-1, 1].
+        progress: True for a bar, or called with (steps done, steps in all), about 20 times a batch.
+
+    Raises ValueError for labels outside the classes, labels for a model without classes, guidance without labels or a
+    weaker model, images or masks of another shape, and settings outside their range.
+    """
+
+    model: object
+    labels: object = None
+    _: dataclasses.KW_ONLY
+    num_images: int | None = None
+    num_steps: int = 512
+    guidance: Guidance | None = None
+    weaker: object = None
+    sampler: str | Callable = "ddpm"
+    grid: str | Callable = "uniform_t"
+    dynamic_threshold: float | None = None
+    init: object = None
+    t_start: float | None = None
+    known: object = None
+    mask: object = None
+    resamplings: int = 1
+    seed: int = 0
+    first_image: int = 0
+    use_ema: bool = True
+    batch_size: int = 64
+    dtype: str = "uint8"
+    progress: bool | Callable[[int, int], None] | None = None
+
+    def __post_init__(self):
+        self.labels = _labels(self.model, self.labels, self.num_images)
+        self.num_images = len(self.labels)
+        self.guidance = self.guidance or Guidance()
+        self.sampler = get_sampler(self.sampler)
+        self._check_guidance()
+        self._check_numbers()
+        self._check_images()
+        self.logsnr = get_grid(self.grid)(self.model.schedule, self.num_steps, self.t_start or 1.0)
+        self._program = program(self)
+
+    def _check_guidance(self):
+        model, weaker = self.model, self.weaker
+        if weaker is not None:
+            if not self.guidance.acts:
+                raise ValueError("weaker= does nothing without guidance: pass guidance=Guidance(scale) too.")
+            here, there = ((m.image_shape, m.num_classes) for m in (model, weaker))
+            if here != there:
+                raise ValueError(f"The weaker model must have the images and classes {here} of this one, got {there}.")
+        elif self.guidance.acts and not _has_labels(self):
+            raise ValueError(
+                f"Guidance needs labels to be guided by, or a weaker model; got guidance scale {self.guidance.scale} "
+                "and no labels."
+            )
+
+    def _check_numbers(self):
+        random.key(self.seed)  # refuses what is no seed
+        for name, least in (("batch_size", 1), ("first_image", 0), ("resamplings", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+                raise ValueError(f"{name} must be an integer >= {least}, got {value!r}.")
+        if self.dtype not in ("uint8", "float32"):
+            raise ValueError(f"dtype must be 'uint8' or 'float32', got {self.dtype!r}.")
+        for first, second in (("init", "t_start"), ("known", "mask")):
+            if (getattr(self, first) is None) != (getattr(self, second) is None):
+                raise ValueError(f"{first} and {second} go together: give both or neither.")
+
+    def _check_images(self):
+        shape = (self.num_images, *self.model.image_shape)
+        for name in ("init", "known"):
+            if getattr(self, name) is not None:
+                setattr(self, name, _scaled(name, getattr(self, name), shape))
+        if self.mask is None:
+            return
+        self.mask = np.asarray(self.mask)
+        fits = self.mask.ndim in (len(shape) - 1, len(shape)) and _broadcasts(self.mask.shape, shape)
+        if self.mask.dtype != bool or not fits:
+            raise ValueError(
+                f"mask must be bool and broadcast to the images {list(shape)}, true where they are kept; got "
+                f"{self.mask.dtype} {list(self.mask.shape)}."
+            )
+
+    # -- what is drawn -----------------------------------------------------------------------------------------------
+
+    def batches(self) -> Iterator[np.ndarray]:
+        """The images in order, [at most batch_size, H, W, C] at a time."""
+        ticks = _Ticks(self)
+        step = -(-self.num_steps // (_REPORTS if ticks.watched else 1))
+        edges = [*range(0, self.num_steps, step), self.num_steps]
+        for count, batch in self._parts():
+            run = self._program.run(batch, self.use_ema)
+            for first, last in zip(edges, edges[1:], strict=False):
+                run.advance(first, last)
+                ticks.advance(last - first)
+            yield self._stored(run.result())[:count]
+
+    def images(self) -> np.ndarray:
+        """All of them, [N, H, W, C]."""
+        return np.concatenate(list(self.batches()))
+
+    def trajectory(self, frames: int) -> tuple[np.ndarray, np.ndarray]:
+        """(z_t, x_hat), each [frames, N, H, W, C], after evenly many steps; the last x_hat are the images."""
+        if not 1 <= frames <= self.num_steps:
+            raise ValueError(f"frames must be from 1 to num_steps ({self.num_steps}), got {frames!r}.")
+        edges = np.linspace(0, self.num_steps, frames + 1).round().astype(int)
+        ticks, batches = _Ticks(self), []
+        for count, batch in self._parts():
+            run, kept = self._program.run(batch, self.use_ema), []
+            for first, last in zip(edges, edges[1:], strict=False):
+                run.advance(int(first), int(last))
+                ticks.advance(int(last - first))
+                kept.append([self._stored(part)[:count] for part in (run.state[0], run.result())])
+            batches.append(kept)
+        z_t, x_hat = np.concatenate([np.swapaxes(np.array(kept), 0, 1) for kept in batches], axis=2)
+        return z_t, x_hat
+
+    def _parts(self) -> Iterator[tuple[int, dict]]:
+        """(images in it, what each example has) of every batch; all are of one shape, the last one is filled up."""
+        shards = backend.batch_shards()
+        size = -(-min(self.batch_size, self.num_images) // shards) * shards
+        numbers = np.arange(self.num_images) + self.first_image
+        keys = ops.convert_to_numpy(random.fold_in(random.key(self.seed, _SAMPLE), numbers))
+        whole = {"keys": keys, "labels": self.labels, "init": self.init, "known": self.known}
+        whole = {name: values for name, values in whole.items() if values is not None}
+        if self.mask is not None:
+            whole["mask"] = np.broadcast_to(self.mask, (self.num_images, *self.model.image_shape))
+        for start in range(0, self.num_images, size):
+            part = {name: values[start : start + size] for name, values in whole.items()}
+            yield len(part["keys"]), {name: _padded(values, size) for name, values in part.items()}
+
+    def _stored(self, x) -> np.ndarray:
+        """x float32 [B, ...] as images of `dtype`."""
+        x = ops.clip(x, -1.0, 1.0)
+        return ops.convert_to_numpy(x if self.dtype == "float32" else ops.cast(ops.round((x + 1.0) * 127.5), "uint8"))
+
+    @property
+    def step(self) -> int:
+        """Training steps behind the weights; 0 where they are not known to have been trained here."""
+        return steps_done(self.model) if self.model.compiled else 0
+
+    def describe(self) -> dict:
+        """All that decides the images, for a record of what was drawn: plain values and hashes."""
+        parts = {
+            "images": self.num_images,
+            "first_image": self.first_image,
+            "seed": self.seed,
+            "labels": _digest(self.labels),
+            "sampler": repr(self.sampler),
+            "grid": self.grid if isinstance(self.grid, str) else repr(self.grid),
+            "num_steps": self.num_steps,
+            "guidance": repr(self.guidance) if self.guidance.acts else "none",
+            "dynamic_threshold": self.dynamic_threshold,
+            "t_start": self.t_start,
+            "resamplings": self.resamplings,
+            "averaged_weights": bool(self.use_ema and self.model.averages()),
+            "training_step": self.step,
+            "weights": self.model.weights_digest(use_ema=self.use_ema),
+        }
+        if self.weaker is not None:
+            parts["weaker"] = self.weaker.weights_digest(use_ema=self.use_ema)
+        given = {name: getattr(self, name) for name in ("init", "known", "mask")}
+        return parts | {name: _digest(values) for name, values in given.items() if values is not None}
+
+
+def generate(model, labels=None, **options) -> np.ndarray:
+    """Draws images, uint8 [N, H, W, C]; the arguments are those of `Drawing`, which see for what they mean."""
+    return Drawing(model, labels, **options).images()
+
+
+generate.__signature__ = inspect.signature(Drawing).replace(
+    return_annotation=np.ndarray
+)  # so that help() and editors show the arguments
+
+
+def trajectory(model, labels=None, *, frames: int = 32, **options) -> tuple[np.ndarray, np.ndarray]:
+    """How images come about: (z_t, x_hat), each uint8 [frames, N, H, W, C]; other arguments as `generate`."""
+    return Drawing(model, labels, **options).trajectory(frames)
+
+
+def _labels(model, labels, num_images: int | None) -> np.ndarray:
+    """int32 [N] labels, the null class (0 without classes) where none is asked for."""
+    if labels is None:
+        if not isinstance(num_images, int | np.integer) or num_images < 1:
+            raise ValueError(f"Without labels, num_images must be an integer >= 1, got {num_images!r}.")
+        return np.full(num_images, model.num_classes or 0, "int32")
+    if model.num_classes is None:
+        raise ValueError("This model has no classes: pass num_images and no labels.")
+    labels = np.atleast_1d(np.asarray(labels))
+    if num_images not in (None, len(labels)) or not len(labels):
+        raise ValueError(f"labels must be one an image, at least one; got {len(labels)} and num_images={num_images}.")
+    check_labels(labels, model.num_classes)
+    return labels.astype("int32")
+
+
+def _has_labels(drawing: Drawing) -> bool:
+    """Whether any image has a class of its own."""
+    classes = drawing.model.num_classes
+    return classes is not None and bool((drawing.labels != classes).any())
+
+
+def _scaled(name: str, images, shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 or float images as float32 in [-1, 1]."""
+    images = np.asarray(images)
+    floats = np.issubdtype(images.dtype, np.floating)
+    if images.shape != shape or not (images.dtype == np.uint8 or floats):
+        raise ValueError(
+            f"{name} must be images {list(shape)}, uint8 or float in [-1, 1]; got {images.dtype} {list(images.shape)}."
+        )
+    if not floats:
+        return images.astype("float32") / 127.5 - 1.0
+    if not (np.abs(images) <= 1.0).all():
+        raise ValueError(f"{name} must be float in [-1, 1], and reaches from {images.min()} to {images.max()}.")
+    return images.astype("float32")
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    return all(size in (1, wanted) for size, wanted in zip(shape[::-1], to[::-1], strict=False))
+
+
+def _padded(values: np.ndarray, size: int) -> np.ndarray:
+    return np.concatenate([values, np.repeat(values[-1:], size - len(values), axis=0)])
+
+
+def _digest(values: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]
+
+
+class _Ticks:
+    """Counts steps for `progress`."""
+
+    def __init__(self, drawing: Drawing):
+        self.done, self.total = 0, drawing.num_steps * -(-drawing.num_images // drawing.batch_size)
+        bar = keras.utils.Progbar(self.total, unit_name="network step") if drawing.progress is True else None
+        self._report = drawing.progress if bar is None else lambda done, total: bar.update(done)
+
+    @property
+    def watched(self) -> bool:
+        return bool(self._report)
+
+    def advance(self, steps: int):
+        self.done += steps
+        if self._report:
+            self._report(self.done, self.total)

@@ -1,0 +1,153 @@
+"""The compiled side of sampling: one program for each kind of request, run with any weights, labels and settings.
+
+A program advances a batch from one step to another, both given when it runs. So the same one draws a batch at a go,
+or in pieces where somebody watches the progress or keeps the trajectory.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from keras import ops
+
+from keras_sid2 import backend
+from keras_sid2.sampling import SamplingLoop, clipped, denoiser, guided, guided_in_one_batch, thresholded
+
+
+def program(drawing) -> "Program":
+    """The program of a Drawing with its settings, kept on the model: made at the first request of its kind."""
+    programs = drawing.model.sampling_programs
+    kind = _Kind.of(drawing)
+    if kind not in programs:
+        programs[kind] = _Compiled(drawing.model, kind)
+    if "start" not in programs:  # it is the same for all of them
+        programs["start"] = backend.compiled(programs[kind].start, [], jit_compile=_jit_compile(drawing.model))
+    return Program(programs["start"], programs[kind], drawing)
+
+
+def _jit_compile(model) -> bool:
+    return bool(model.compiled and model.jit_compile)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """What a program is compiled for."""
+
+    sampler: Callable
+    acts: bool
+    one_batch: bool
+    curve: Callable | None
+    threshold: float | None
+    weaker: object
+    resamplings: int
+
+    @classmethod
+    def of(cls, drawing) -> "_Kind":
+        guidance = drawing.guidance
+        curve = guidance.scale if callable(guidance.scale) else None
+        guiding = (guidance.acts, guidance.one_batch, curve)
+        return cls(drawing.sampler, *guiding, drawing.dynamic_threshold, drawing.weaker, drawing.resamplings)
+
+
+class _Compiled:
+    """The compiled steps of one kind of request; their number is a shape, all else is given when they run."""
+
+    def __init__(self, model, kind: _Kind):
+        self.model, self.kind = model, kind
+        threshold = kind.threshold
+        self._limited = clipped if threshold is None else lambda denoise: thresholded(denoise, threshold)
+        self._limited(lambda z_t, logsnr_t: z_t)  # refuses a quantile that is none
+        self.advance = backend.compiled(self._advance, self._variables(), jit_compile=_jit_compile(model))
+
+    def _models(self) -> list:
+        return [self.model] if self.kind.weaker is None else [self.model, self.kind.weaker]
+
+    def _variables(self) -> list:
+        return [v for m in self._models() for v in (*m.trainable_variables, *m.non_trainable_variables)]
+
+    def values(self, use_ema: bool) -> list:
+        """Of the variables that the program reads: the weights of now, or their averages."""
+        for model in self._models():
+            backend.sync_variables(model)
+        trained = [(use_ema and m.averages()) or m.trainable_variables for m in self._models()]
+        pairs = zip(trained, self._models(), strict=True)
+        return [ops.convert_to_tensor(v.value) for t, m in pairs for v in (*t, *m.non_trainable_variables)]
+
+    def start(self, batch: dict, shared: dict):
+        """The state before step 0, not compiled."""
+        return self._loop(batch, shared).start()
+
+    def _advance(self, state, batch: dict, shared: dict, first, last):
+        return self._loop(batch, shared).advance(state, first, last)
+
+    def _loop(self, batch: dict, shared: dict) -> SamplingLoop:
+        labels, kind = batch["labels"], self.kind
+        scale = kind.curve or shared["scale"]
+        return SamplingLoop(
+            denoise=self._limited(_estimate(self.model, labels)),
+            denoise_guided=self._limited(self._guided(labels, scale)) if kind.acts else None,
+            guided_steps=(shared["guided_steps"][0], shared["guided_steps"][1]) if kind.acts else (0, 0),
+            sampler=kind.sampler,
+            logsnr=shared["logsnr"],
+            keys=batch["keys"],
+            image_shape=self.model.image_shape,
+            init=batch.get("init"),
+            known=(batch["known"], batch["mask"]) if "known" in batch else None,
+            resamplings=kind.resamplings,
+        )
+
+    def _guided(self, labels, scale):
+        if self.kind.weaker is not None:
+            return guided(_estimate(self.model, labels), _estimate(self.kind.weaker, labels), scale)
+        no_class = ops.full_like(labels, self.model.num_classes or 0)
+        if self.kind.one_batch:
+            return guided_in_one_batch(_estimate(self.model, ops.concatenate([labels, no_class])), scale)
+        return guided(_estimate(self.model, labels), _estimate(self.model, no_class), scale)
+
+
+def _estimate(model, labels):
+    """x_hat of a model's network for labels int32 [B]."""
+    labels = None if model.num_classes is None else labels
+
+    def predict(z_t, logsnr_t):
+        return model.network((z_t, logsnr_t, labels), training=False)
+
+    return denoiser(predict, model.prediction)
+
+
+class Program:
+    """Compiled functions with the settings of one Drawing."""
+
+    def __init__(self, start: Callable, compiled: _Compiled, drawing):
+        self._start, self._compiled, guidance = start, compiled, drawing.guidance
+        settings = {
+            "logsnr": drawing.logsnr,
+            "guided_steps": np.asarray(guidance.steps(drawing.logsnr[:-1]), "int32"),
+            "scale": np.float32(0.0 if callable(guidance.scale) else guidance.scale),
+        }
+        self._shared = {name: ops.convert_to_tensor(value) for name, value in settings.items()}
+
+    def run(self, batch: dict[str, np.ndarray], use_ema: bool) -> "Run":
+        """A batch at its first state; `batch` holds keys int32 [B, 2], labels int32 [B], and init, known, mask."""
+        batch = {name: backend.on_batch_shards(values) for name, values in batch.items()}
+        return Run(self._compiled, self._start([], batch, self._shared), batch, self._shared, use_ema)
+
+
+class Run:
+    """A batch on its way; `state` is (z_t, x_hat of the step before)."""
+
+    def __init__(self, compiled: _Compiled, state, batch: dict, shared: dict, use_ema: bool):
+        self.state, self._batch, self._shared = state, batch, shared
+        self._advance, self._values = compiled.advance, compiled.values(use_ema)
+
+    def advance(self, first: int, last: int):
+        """Does the steps first <= i < last."""
+        edges = (ops.convert_to_tensor(np.int32(edge)) for edge in (first, last))
+        self.state = self._advance(self._values, self.state, self._batch, self._shared, *edges)
+
+    def result(self):
+        """x_hat float32 [B, H, W, C], with what is known in its place."""
+        x_hat = self.state[1]
+        if "known" not in self._batch:
+            return x_hat
+        return ops.where(self._batch["mask"], self._batch["known"], x_hat)

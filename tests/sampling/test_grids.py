@@ -1,0 +1,63 @@
+"""Where steps lie, against the definitions in float64."""
+
+import math
+
+import numpy as np
+import pytest
+from helpers import to_numpy
+
+from keras_sid2.diffusion import CosineInterpolatedSchedule, CosineSchedule
+from keras_sid2.sampling import GRIDS, edm_rho, get_grid, uniform_logsnr, uniform_t
+
+SCHEDULES = [CosineSchedule(), CosineSchedule(-5.0, 7.0), CosineInterpolatedSchedule(128)]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize("t_start", [1.0, 0.3])
+def test_every_grid_rises_from_t_start_to_clean(grid, schedule, t_start):
+    logsnr = grid(schedule, 5, t_start)
+    assert logsnr.dtype == "float32" and logsnr.shape == (6,) and (np.diff(logsnr) > 0).all()
+    ends = to_numpy(schedule.logsnr(np.float32([t_start, 0.0])))
+    np.testing.assert_allclose(logsnr[[0, -1]], ends, atol=2e-5)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_steps_are_uniform_in_t(schedule):
+    expected = to_numpy(schedule.logsnr(np.float32([1.0, 0.75, 0.5, 0.25, 0.0])))
+    np.testing.assert_allclose(uniform_t(schedule, 4), expected, atol=1e-6)
+    np.testing.assert_allclose(uniform_t(schedule, 2, 0.5), expected[2:], atol=1e-6)
+
+
+def test_steps_are_uniform_in_logsnr():
+    np.testing.assert_allclose(uniform_logsnr(CosineSchedule(), 4), [-10.0, -5.0, 0.0, 5.0, 10.0], atol=2e-5)
+
+
+def test_edm_s_grid_is_its_equation_5():
+    """sigma_i = (sigma_max^(1/rho) + i / n (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho, one after another."""
+    high, low, n, rho = math.exp(5.0), math.exp(-5.0), 6, 7.0
+    sigmas = [(high ** (1 / rho) + i / n * (low ** (1 / rho) - high ** (1 / rho))) ** rho for i in range(n + 1)]
+    np.testing.assert_allclose(edm_rho(CosineSchedule(), n), [-2 * math.log(s) for s in sigmas], atol=5e-5)
+    evenly = np.exp(-0.5 * edm_rho(CosineSchedule(), n, rho=1.0))
+    np.testing.assert_allclose(np.diff(evenly), (low - high) / n, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_steps", [0, -4, 2.5, None, True])
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+def test_number_of_steps_is_a_positive_integer(grid, num_steps):
+    with pytest.raises(ValueError, match="num_steps must be an integer >= 1, got"):
+        grid(CosineSchedule(), num_steps)
+
+
+@pytest.mark.parametrize("t_start", [0.0, 1.2, -0.5])
+def test_t_start_is_a_time(t_start):
+    with pytest.raises(ValueError, match=r"t_start must be in \(0, 1\], got"):
+        uniform_t(CosineSchedule(), 4, t_start)
+
+
+def test_rho_is_positive_and_grids_go_by_name():
+    with pytest.raises(ValueError, match="rho must be positive, got 0"):
+        edm_rho(CosineSchedule(), 4, rho=0)
+    with pytest.raises(ValueError, match="grid must be one of uniform_t, uniform_logsnr, edm_rho or a function"):
+        get_grid("karras")
+    assert get_grid("edm_rho") is edm_rho and get_grid(uniform_t) is uniform_t

@@ -1,0 +1,197 @@
+"""Would the tests on exact denoisers see a wrong sampler? Each mutant is the library's source, changed in one place."""
+
+import inspect
+import types
+
+import keras
+import numpy as np
+import pytest
+import test_exact_denoisers as exactly
+import test_grids as grid_tests
+import test_known as known_tests
+from exact_data import MIXTURE, S, moments_after
+
+from keras_sid2.diffusion import CosineSchedule, gaussian, guidance
+from keras_sid2.sampling import denoisers, grids, loop, steps, uniform_t
+
+pytestmark = pytest.mark.backend_free
+
+
+def mutated(module, old: str, new: str) -> types.ModuleType:
+    """`module` made anew from its source with `old`, which must be there once, replaced."""
+    source = inspect.getsource(module)
+    assert source.count(old) == 1, (old, source.count(old))
+    mutant = types.ModuleType(f"mutant_of_{module.__name__.rsplit('.', 1)[1]}")
+    exec(compile(source.replace(old, new), f"<{mutant.__name__}>", "exec"), mutant.__dict__)
+    return mutant
+
+
+@pytest.fixture(autouse=True)
+def registry():
+    """A mutant's classes register under the names of the originals; these come back afterwards."""
+    registered = keras.saving.get_custom_objects()
+    before = dict(registered)
+    yield
+    registered.clear()
+    registered.update(before)
+
+
+# What a correct sampler passes; the same functions and numbers as in the tests they come from.
+
+
+def ends_right(sampler, num_steps=128) -> bool:
+    return exactly.deviations(exactly.drawn(sampler, num_steps, MIXTURE.denoise), MIXTURE).max() < 4.5
+
+
+def has_order(sampler, expected) -> bool:
+    return abs(exactly.order(sampler, MIXTURE) - expected) < 0.2
+
+
+def encloses(module) -> bool:
+    logsnr = uniform_t(CosineSchedule(), 64)
+    low, high = (moments_after(module.DDPMSampler(variance), logsnr)[1] for variance in (0.0, 1.0))
+    return low < S < high
+
+
+def passes(test, *arguments) -> bool:
+    try:
+        test(*arguments)
+    except AssertionError:
+        return False
+    return True
+
+
+CHECKS = {
+    "ddpm ends right": lambda m: ends_right(m.DDPMSampler(), 512),
+    "ddim ends right": lambda m: ends_right(m.DDIMSampler()),
+    "ddim with eta ends right": lambda m: ends_right(m.DDIMSampler(0.8), 512),
+    "heun ends right": lambda m: ends_right(m.HeunSampler(), 64),
+    "2m ends right": lambda m: ends_right(m.DPMSolver2MSampler(), 96),
+    "ddim is of order 1": lambda m: has_order(m.DDIMSampler(), 1),
+    "heun is of order 2": lambda m: has_order(m.HeunSampler(), 2),
+    "2m is of order 2": lambda m: has_order(m.DPMSolver2MSampler(), 2),
+    "the bounds enclose": encloses,
+}
+
+# (old, new, the check that sees it), all in steps.py.
+STEPS = {
+    "flow: alpha of t for that of s": (
+        "return alpha_s * x + sigma_s /",
+        "return alpha_t * x + sigma_s /",
+        "ddim ends right",
+    ),
+    "flow: sigma upside down": ("sigma_s / sigma_t * (z_t", "sigma_t / sigma_s * (z_t", "ddim ends right"),
+    "flow: sign": (
+        "sigma_s / sigma_t * (z_t - alpha_t * x)",
+        "sigma_s / sigma_t * (z_t + alpha_t * x)",
+        "ddim ends right",
+    ),
+    "ddpm: bounds swapped": (
+        "lower ** (1.0 - self.variance) * upper**self.variance",
+        "upper ** (1.0 - self.variance) * lower**self.variance",
+        "the bounds enclose",
+    ),
+    "ddpm: deviation for variance": ("ops.sqrt(lower **", "(lower **", "ddpm ends right"),
+    "ddim: eta without c": ("1.0 - self.eta**2 * c", "1.0 - self.eta**2", "ddim with eta ends right"),
+    "ddim: variance for deviation": ("ops.sqrt(c) * noise", "c * noise", "ddim with eta ends right"),
+    "heun: the end alone": ("0.5 * (x_hat + x_hat_s)", "x_hat_s", "heun is of order 2"),
+    "heun: the start twice": ("x_hat_s = denoise(z_s,", "x_hat_s = denoise(z_t,", "heun is of order 2"),
+    "heun: noise level of the start": ("broadcast_to(logsnr_s,", "broadcast_to(logsnr_t,", "heun is of order 2"),
+    "2m: no half": ("0.5 * h /", "h /", "2m is of order 2"),
+    "2m: sign": ("x=x_hat + ahead", "x=x_hat - ahead", "2m is of order 2"),
+    "2m: the estimate before alone": ("ahead * (x_hat - x_hat_before)", "(x_hat_before - x_hat)", "2m is of order 2"),
+}
+
+
+@pytest.mark.parametrize("old, new, check", STEPS.values(), ids=STEPS)
+def test_a_wrong_step_is_seen(old, new, check):
+    assert not CHECKS[check](mutated(steps, old, new))
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_the_checks_pass_what_is_right(check):
+    assert CHECKS[check](steps)
+
+
+POSTERIORS = {
+    "alpha of t for that of s": ("mean = alpha_s * (z_t", "mean = alpha_t * (z_t"),
+    "alpha upside down": ("(1.0 - c) / alpha_t + c", "(1.0 - c) * alpha_t + c"),
+    "c for 1 - c": ("z_t * (1.0 - c) /", "z_t * c /"),
+    "sigma of t in the lower bound": ("ops.square(sigma_s) * c, ops.square(sigma_t) * c", "sigma_t * c, sigma_t * c"),
+}
+
+
+@pytest.mark.parametrize("old, new", POSTERIORS.values(), ids=POSTERIORS)
+def test_a_wrong_posterior_is_seen(monkeypatch, old, new):
+    monkeypatch.setattr(steps, "posterior", mutated(gaussian, old, new).posterior)
+    assert not CHECKS["ddpm ends right"](steps)
+
+
+LOOPS = {
+    "noise of the start in every step": ("index=i + 1)", "index=0)", "ddpm ends right"),
+    "noise level of the next step": (
+        "broadcast_to(self.logsnr[i],",
+        "broadcast_to(self.logsnr[i + 1],",
+        "2m is of order 2",
+    ),
+    "a history without levels": ("(x_hat_before, self._logsnr_before(i))", "(x_hat_before, -20.0)", "2m is of order 2"),
+}
+
+
+@pytest.mark.parametrize("old, new, check", LOOPS.values(), ids=LOOPS)
+def test_a_wrong_loop_is_seen(monkeypatch, old, new, check):
+    monkeypatch.setattr(exactly, "SamplingLoop", mutated(loop, old, new).SamplingLoop)
+    assert not CHECKS[check](steps)
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("DDPMSampler(0.0)", "DDPMSampler(1.0)"),
+        ("diffuse(x=x, eps=noise, logsnr=self.logsnr[0]), z_t", "x, z_t"),
+        ("return ops.where(mask, sampler(x_hat=x, noise=noise, **step), z_s)", "return ops.where(mask, x, z_s)"),
+    ],
+)
+def test_a_wrong_noise_level_of_known_pixels_is_seen(monkeypatch, old, new):
+    monkeypatch.setattr(known_tests, "SamplingLoop", mutated(loop, old, new).SamplingLoop)
+    test = known_tests.test_known_pixels_carry_the_noise_of_their_level_at_every_step_and_come_back
+    assert not passes(test, steps.DDPMSampler(0.7))
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("x_base + scale * (x_cond - x_base)", "x_cond + scale * (x_cond - x_base)"),
+        ("(x_cond - x_base)", "(x_base - x_cond)"),
+    ],
+    ids=["one too strong", "sign"],
+)
+def test_wrong_guidance_is_seen(monkeypatch, old, new):
+    source = inspect.getsource(guidance.guide).split('"""')[2]
+    assert old in source
+    mutant = {}
+    exec(f"def guide(x_cond, x_base, scale):\n{source.replace(old, new)}", mutant)
+    monkeypatch.setattr(denoisers, "guide", mutant["guide"])
+    assert not passes(exactly.test_a_guided_mixture_is_the_tilted_one, steps.DDIMSampler(), 128)
+
+
+@pytest.mark.parametrize(
+    "old, new, test",
+    [
+        ("np.linspace(t_start, 0.0, num_steps", "np.linspace(1.0, 0.0, num_steps", "test_steps_are_uniform_in_t"),
+        ("np.exp(-0.5 * end / rho)", "np.exp(-end / rho)", "test_edm_s_grid_is_its_equation_5"),
+        ("-2.0 * rho * np.log", "-rho * np.log", "test_edm_s_grid_is_its_equation_5"),
+    ],
+)
+def test_a_wrong_grid_is_seen(monkeypatch, old, new, test):
+    mutant = mutated(grids, old, new)
+    for name in ("uniform_t", "edm_rho"):
+        monkeypatch.setattr(grid_tests, name, getattr(mutant, name))
+    arguments = [CosineSchedule()] if test == "test_steps_are_uniform_in_t" else []
+    assert not passes(getattr(grid_tests, test), *arguments)
+
+
+def test_a_mutant_is_a_mutant():
+    with pytest.raises(AssertionError):
+        mutated(steps, "no such text", "")
+    assert np.isfinite(mutated(steps, '"""Eq. (1)."""', '"""Eq. 1."""').DDPMSampler().variance)
