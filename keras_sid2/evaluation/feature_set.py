@@ -1,0 +1,183 @@
+"""What is kept of a set of images of any size: statistics of all, and a sample of the features themselves.
+
+The sample is a reservoir (Vitter, "Random sampling with a reservoir", 1985, algorithm R). Image i, from 0, goes to
+
+    (1) place i            if i < capacity
+    (2) place w_i mod i+1  otherwise, and nowhere if that is capacity or more
+
+where w_i is the i-th 64-bit word of PCG64(seed). That is a function of (seed, i) alone, so it does not matter how the
+images were cut into batches, nor whether the set was saved and loaded in between.
+"""
+
+import os
+import zipfile
+
+import numpy as np
+
+from keras_sid2.evaluation.statistics import FeatureStatistics, finite_rows
+from keras_sid2.files import written_whole
+
+# Images are added to the statistics this many at a time, because each addition costs D x D operations a group, and at
+# multiples of it, because rounding then does not depend on the batches either.
+_BLOCK = 4096
+_ARRAYS = {"seed", "capacity", "counts", "means", "scatters", "sample"}
+
+
+class FeatureSet:
+    """Features of images, added batch by batch.
+
+    Memory is groups x D x D x 8 bytes for statistics (335 MB for 10 groups of 2048 features), 4096 x D x 8 for images
+    that wait to be added to them, and capacity x D x 4 for the sample. A reference needs one group only.
+
+    Args:
+        groups: of images, at least 1, of which statistics are kept apart; image i is in group i % groups.
+        capacity: most images in the sample, at least 0.
+        seed: of the sample, in [0, 2^32).
+
+    Raises:
+        ValueError: for other arguments.
+    """
+
+    def __init__(self, *, groups: int = 10, capacity: int = 10_000, seed: int = 0):
+        if groups < 1 or capacity < 0 or not 0 <= seed < 2**32:
+            raise ValueError(
+                f"A feature set needs at least 1 group, a capacity of at least 0 and a seed in [0, 2**32), got "
+                f"groups={groups}, capacity={capacity}, seed={seed}."
+            )
+        self.capacity, self.seed, self.count = capacity, seed, 0
+        self._group_count = groups
+        self._widths = None  # of features and logits, which the first batch tells
+        self._groups, self._waiting, self._sample, self._logits = [], [], None, None
+
+    def add(self, features: np.ndarray, logits: np.ndarray | None = None):
+        """The next images' features [B, D], and class logits [B, K] for all batches or for none; B may differ.
+
+        Raises:
+            ValueError: values that are not finite, other shapes, or other widths than before. Nothing is added then.
+        """
+        features, logits = self._checked(features, logits)
+        self._add_to_sample(features, logits)
+        self._add_to_groups(features)
+
+    def _checked(self, features: np.ndarray, logits: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Both in float64; ValueErrors of `add`."""
+        features = finite_rows(features)
+        logits = None if logits is None else finite_rows(logits, what="Logits")
+        if logits is not None and len(logits) != len(features):
+            raise ValueError(f"Features and logits must be of the same images, got {len(features)} and {len(logits)}.")
+        self._fix_widths(features.shape[1], None if logits is None else logits.shape[1])
+        return features, logits
+
+    def _fix_widths(self, features: int, logits: int | None):
+        """Those of the first batch, and room for it; ValueError if a later one has others."""
+        if self._widths is None:
+            self._widths = (features, logits)
+            self._groups = [FeatureStatistics.of(np.empty((0, features)))] * self._group_count
+            self._sample = np.empty((self.capacity, features), "float32")
+            self._logits = None if logits is None else np.empty((self.capacity, logits), "float32")
+        elif self._widths != (features, logits):
+            raise ValueError(
+                f"The batches before had {self._widths[0]} features and {self._widths[1] or 'no'} logits an image, "
+                f"this one has {features} and {logits or 'no'}."
+            )
+
+    def _add_to_sample(self, features: np.ndarray, logits: np.ndarray | None):
+        """Eqs. (1) and (2); of two images for one place, numpy leaves the latter there."""
+        index = np.arange(self.count, self.count + len(features), dtype="uint64")
+        words = np.random.PCG64(self.seed).advance(self.count).random_raw(len(features))
+        places = np.where(index < self.capacity, index, words % (index + np.uint64(1)))
+        kept = places < self.capacity
+        self._sample[places[kept]] = features[kept]
+        if logits is not None:
+            self._logits[places[kept]] = logits[kept]
+
+    def _add_to_groups(self, features: np.ndarray):
+        pieces = np.split(features, range(_BLOCK - self.count % _BLOCK, len(features) + 1, _BLOCK))
+        for i, piece in enumerate(pieces):
+            if i:  # a piece ended at a multiple of the block
+                self._groups, self._waiting = self.groups, []
+            self._waiting.append(piece.copy())  # callers may write their next batch into the same array
+            self.count += len(piece)
+
+    @property
+    def groups(self) -> list[FeatureStatistics]:
+        """Of each group; ValueError before the first batch."""
+        if self._widths is None:
+            raise ValueError("A feature set without images has no statistics: add some first.")
+        waiting = np.concatenate([np.empty((0, self._widths[0])), *self._waiting])
+        first = self.count - len(waiting)
+        parts = [waiting[(g - first) % self._group_count :: self._group_count] for g in range(self._group_count)]
+        return [old.merged(FeatureStatistics.of(new)) for old, new in zip(self._groups, parts, strict=True)]
+
+    @property
+    def statistics(self) -> FeatureStatistics:
+        """Of all images; ValueError before the first batch."""
+        first, *others = self.groups
+        return first.merged(*others)
+
+    @property
+    def sample(self) -> np.ndarray:
+        """Features of a random sample without repetition, float32 [min(count, capacity), D].
+
+        Up to capacity it is all images in their order. ValueError before the first batch.
+        """
+        if self._widths is None:
+            raise ValueError("A feature set without images has no sample: add some first.")
+        return self._sample[: self.count].copy()
+
+    @property
+    def logits(self) -> np.ndarray | None:
+        """Logits of the sample's images, float32 [min(count, capacity), K]; None where none were added."""
+        return None if self._logits is None else self._logits[: self.count].copy()
+
+    def save(self, path: str | os.PathLike):
+        """One .npz file, whole or not at all; ValueError before the first batch."""
+        groups = self.groups
+        arrays = {
+            "seed": np.int64(self.seed),
+            "capacity": np.int64(self.capacity),
+            "counts": np.array([g.count for g in groups], "int64"),
+            "means": np.stack([g.mean for g in groups]),
+            "scatters": np.stack([g.scatter for g in groups]),
+            "sample": self.sample,
+            **({} if self._logits is None else {"logits": self.logits}),
+        }
+        with written_whole(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "FeatureSet":
+        """What `save` wrote; more images may be added to it. ValueError for any other file, OSError for none."""
+        with open(path, "rb") as file:
+            try:
+                return cls._from_arrays(_read(file))
+            except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+                raise ValueError(f"{os.fspath(path)} is not a whole file that FeatureSet.save wrote.") from error
+
+    @classmethod
+    def _from_arrays(cls, arrays: dict[str, np.ndarray]) -> "FeatureSet":
+        """ValueError where they do not fit together."""
+        counts, means, scatters = arrays["counts"], arrays["means"], arrays["scatters"]
+        loaded = cls(groups=len(counts), capacity=int(arrays["capacity"]), seed=int(arrays["seed"]))
+        sample, logits = loaded._checked(arrays["sample"], arrays.get("logits"))
+        loaded._add_to_sample(sample, logits)  # as the first images: all have room, in their order
+        loaded.count = int(counts.sum())
+        loaded._groups = [FeatureStatistics(int(n), m, s) for n, m, s in zip(counts, means, scatters, strict=True)]
+        in_turn = np.arange(loaded.count, loaded.count + len(counts))[::-1] // len(counts)
+        if (counts != in_turn).any() or sample.shape != (min(loaded.count, loaded.capacity), means.shape[1]):
+            raise ValueError("The groups and the sample are not those of one set.")
+        return loaded
+
+
+def _read(file) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file; ValueError if they are others than a feature set's, or not finite."""
+    if not zipfile.is_zipfile(file):
+        raise ValueError("This is no .npz file.")
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
+        if set(arrays.files) - {"logits"} != _ARRAYS:
+            raise ValueError(f"The arrays are {sorted(arrays.files)}.")
+        arrays = dict(arrays)
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise ValueError("There are values that are not finite.")
+    return arrays

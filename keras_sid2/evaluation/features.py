@@ -1,0 +1,38 @@
+"""What a measurement looks at: a function from images to features, with the name and hash that a signature quotes."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Features:
+    """A features function that says what it is.
+
+    Args:
+        name: as "inception-v3-fid".
+        digest: hexadecimal hash of whatever defines the function (its weights); "" where nothing does.
+        rule: how it resizes, scales and rounds images, in words.
+        extract: uint8 [B, H, W, C] (or clips [B, F, H, W, C]) -> float [B, D]; or a pair of these and class logits
+            [B, K], which the inception score needs.
+    """
+
+    name: str
+    digest: str
+    rule: str
+    extract: Callable
+
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """(features [B, D], logits [B, K] or None); ValueError for images that are not uint8, or wrong features."""
+        if images.dtype != np.uint8:
+            raise ValueError(f"Images to be measured must be uint8, as they are stored and shown; got {images.dtype}.")
+        result = self.extract(images)
+        features, logits = result if isinstance(result, tuple) else (result, None)
+        features = np.asarray(features)
+        if features.ndim != 2 or len(features) != len(images):
+            raise ValueError(
+                f"The features function {self.name!r} must give [{len(images)}, D] for {len(images)} images, "
+                f"got {list(features.shape)}."
+            )
+        return features, None if logits is None else np.asarray(logits)

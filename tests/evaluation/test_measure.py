@@ -1,0 +1,93 @@
+"""All measurements of one set beside another, and the interval of the Frechet distance against repeated draws."""
+
+import numpy as np
+import pytest
+
+from keras_sid2.evaluation import (
+    FeatureSet,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    measure,
+    precision_recall,
+)
+
+pytestmark = pytest.mark.backend_free
+
+FRECHET = {"frechet", "frechet_low", "frechet_high"}
+OF_SAMPLE = {"kid", "kid_std", "precision", "recall"}
+
+
+def draw(count, shift=0.0, seed=0, width=6):
+    return (np.random.default_rng(seed).normal(size=(count, width)) + shift).astype("float32")
+
+
+def set_of(features, logits=None, **kwargs):
+    result = FeatureSet(**kwargs)
+    result.add(features, logits)
+    return result
+
+
+def test_every_value_is_the_one_of_its_function():
+    ours, real, logits = draw(300, 0.3), draw(200, seed=1), draw(300, seed=2)
+    result = measure(set_of(ours, logits), set_of(real, groups=1))
+    kernel, near = kernel_distance(ours, real, subset_size=200), precision_recall(ours, real)
+    score = inception_score(logits)
+    assert result == pytest.approx(
+        {
+            "frechet": frechet_distance(ours, real),
+            "frechet_low": result["frechet_low"],
+            "frechet_high": result["frechet_high"],
+            "kid": kernel.mean,
+            "kid_std": kernel.std,
+            "precision": near.precision,
+            "recall": near.recall,
+            "inception_score": score.mean,
+            "inception_score_std": score.std,
+        },
+        rel=1e-10,
+    )
+    assert all(type(value) is float for value in result.values())
+
+
+def test_the_interval_is_the_jackknife_s():
+    ours, real = draw(53, 0.3), draw(200, seed=1)
+    result = measure(set_of(ours, groups=4), set_of(real, groups=1))
+    without = [frechet_distance(ours[np.arange(53) % 4 != g], real) for g in range(4)]
+    margin = 1.96 * np.sqrt(3 / 4 * np.sum((without - np.mean(without)) ** 2))
+    assert result["frechet_low"] == pytest.approx(result["frechet"] - margin, rel=1e-9)
+    assert result["frechet_high"] == pytest.approx(result["frechet"] + margin, rel=1e-9)
+
+
+@pytest.mark.parametrize("shift, widest", [(0.5, 1.15), (0.0, 1.5)])
+def test_the_interval_is_as_wide_as_repeated_draws_differ(shift, widest):
+    """Of a model unlike the real images, and of one like them: all of the distance is bias, the interval too wide."""
+    real = set_of(draw(20_000, seed=999), groups=1, capacity=0)  # that is, the Frechet distance alone
+    results = [measure(set_of(draw(200, shift, seed)), real) for seed in range(400)]
+    spread = np.std([r["frechet"] for r in results])
+    errors = [(r["frechet_high"] - r["frechet_low"]) / (2 * 1.96) for r in results]
+    assert 0.9 * spread < np.sqrt(np.mean(np.square(errors))) < widest * spread
+
+
+@pytest.mark.parametrize("counts", [(99, 100), (100, 99)])
+def test_too_few_images_have_only_the_frechet_distance(counts):
+    ours, real = (draw(count, seed=count) for count in counts)
+    assert set(measure(set_of(ours), set_of(real))) == FRECHET
+    many = draw(100)
+    assert set(measure(set_of(many, capacity=99), set_of(many))) == FRECHET
+    assert set(measure(set_of(many), set_of(many))) == FRECHET | OF_SAMPLE
+
+
+def test_sets_it_refuses():
+    ours, real = draw(40), set_of(draw(40, seed=1))
+    with pytest.raises(ValueError, match="in 10 groups needs at least 20 samples, got 19"):
+        measure(set_of(ours[:19]), real)
+    assert set(measure(set_of(ours[:20]), real)) == FRECHET
+    with pytest.raises(ValueError, match="at least 2 groups, got 1"):
+        measure(set_of(ours, groups=1), real)
+    with pytest.raises(ValueError, match="as many features, got 6 and 5"):
+        measure(set_of(ours), set_of(draw(40, width=5)))
+    with pytest.raises(ValueError, match="at least 2 images, got 1"):
+        measure(set_of(ours), set_of(ours[:1]))
+    with pytest.raises(ValueError, match="add some first"):
+        measure(FeatureSet(), real)
