@@ -1,9 +1,10 @@
 """What the programs share: errors as one line, progress on a terminal and in a log file."""
 
-import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
+from datetime import timedelta
 
 from absl import app, flags, logging
 from rich.console import Console
@@ -12,11 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import pipelines
 
 # What a user can mend by reading one sentence; anything else is a defect of ours and keeps its traceback.
-_USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, ImportError, NotADirectoryError)
+_USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError)
+_WRONG_PATHS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+_LINES = 20  # that a sampling program prints where it has no terminal
 
 
 def run_program(main: Callable[[list[str]], int | None], usage: str):
-    """Runs an absl program; wrong input ends it with one line on stderr and exit code 2, a NaN or bad data with 1."""
+    """Runs an absl program; wrong input ends it with one line on stderr and exit code 2, a failure with 1."""
 
     def guarded(argv: list[str]) -> int:
         if not flags.FLAGS["verbosity"].present:
@@ -26,14 +30,22 @@ def run_program(main: Callable[[list[str]], int | None], usage: str):
                 raise ValueError(f"{usage} takes flags only, got {' '.join(map(repr, argv[1:]))}.")
             return main(argv) or 0
         except _USER_ERRORS as error:
-            print(f"{usage}: {error}", file=sys.stderr)
-            return 1 if isinstance(error, (FloatingPointError, pipelines.BadRecord)) else 2
+            told = error.strerror if isinstance(error, OSError) and not error.filename and error.strerror else error
+            print(f"{usage}: {told}", file=sys.stderr)
+            return 1 if _is_failure(error) else 2
         except KeyboardInterrupt:
             print(f"{usage}: interrupted.", file=sys.stderr)
             return 130
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     app.run(guarded)
+
+
+def _is_failure(error: Exception) -> bool:
+    """Whether something went wrong on the way (a NaN, bad data, a full disk), and not in what was asked for."""
+    if isinstance(error, OSError):
+        return not isinstance(error, _WRONG_PATHS)
+    return isinstance(error, (FloatingPointError, pipelines.BadRecord))
 
 
 class ProgressLine:
@@ -68,15 +80,33 @@ class ProgressLine:
         self._bar.stop()
 
 
-@contextlib.contextmanager
-def sampling_progress(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
-    """A `progress` argument for `SiD2Model.generate`: network steps done of all."""
-    lines: list[ProgressLine] = []
-    with contextlib.ExitStack() as stack:
+class SamplingProgress(ProgressLine):
+    """How many images of all are drawn, how fast, and how long it will take: about 20 lines where no terminal is.
 
-        def progress(done: int, total: int):
-            if not lines:
-                lines.append(stack.enter_context(ProgressLine(console, title, total)))
-            lines[0].advance_to(done)
+    `start` of them were there before.
+    """
 
-        yield progress
+    def __init__(self, console: Console, images: int, start: int = 0, title: str = "images"):
+        super().__init__(console, title, images)
+        self._seen = None  # (seconds, images) at the first report: what comes before it is compiling
+        self._mark = _LINES * start // images
+        self.advance_to(start)
+
+    def part(self, first: int, count: int) -> Callable[[int, int], None]:
+        """The `progress` argument for images first <= i < first + count."""
+        return lambda done, total: self._report(first + count * done / total)
+
+    def _report(self, done: float):
+        now, mark = time.perf_counter(), int(_LINES * done / self._total)
+        self._seen = self._seen or (now, done)
+        if self._console.is_terminal or mark > self._mark:
+            self._mark = mark
+            self.say(int(done), self._speed(now, done))
+
+    def _speed(self, now: float, done: float) -> str:
+        seconds, images = now - self._seen[0], done - self._seen[1]
+        if not seconds or not images:
+            return ""
+        rate, left = images / seconds, round((self._total - done) * seconds / images)
+        speed = f"{rate:.0f} images/s" if rate >= 100 else f"{rate:.3g} images/s"
+        return speed if self._console.is_terminal else f"{speed}, {timedelta(seconds=left)} left"

@@ -24,7 +24,8 @@ FLAGS = flags.FLAGS
 def _train(workdir: pathlib.Path):
     """The trained model, and the folder of its data."""
     import pipelines
-    from keras_sid2.bin.training_run import TrainingRun, TrainSettings
+    from keras_sid2.bin.train_settings import TrainSettings
+    from keras_sid2.bin.training_run import TrainingRun
 
     data = pipelines.prepare("digits", data_dir=str(workdir / "data"))
     settings = TrainSettings(
@@ -57,20 +58,20 @@ def _real_digits(data: str):
 def _main(_):
     from rich.console import Console
 
-    from keras_sid2.bin.common import sampling_progress
+    from keras_sid2.bin.common import SamplingProgress
     from keras_sid2.evaluation import quality
-    from keras_sid2.files import image_grid, write_npz, write_png, written_whole
+    from keras_sid2.files import written_whole
+    from keras_sid2.image_files import image_grid, write_npz, write_png
     from keras_sid2.training.optimizer import steps_done
 
     workdir, console = pathlib.Path(FLAGS.workdir), Console(stderr=True)
     model, data = _train(workdir)
     if steps_done(model) < FLAGS.steps:
-        return 130  # interrupted, and saved
+        return 130  # stopped, and saved
     real, labels = _real_digits(data)
-    with sampling_progress(console, "sampling steps") as progress:
-        drawn = model.generate(
-            labels, num_steps=FLAGS.num_steps, seed=FLAGS.seed, batch_size=min(len(labels), 600), progress=progress
-        )
+    with SamplingProgress(console, len(labels)) as line:
+        progress, size = line.part(0, len(labels)), min(len(labels), 600)
+        drawn = model.generate(labels, num_steps=FLAGS.num_steps, seed=FLAGS.seed, batch_size=size, progress=progress)
     write_npz(workdir / "digits.npz", drawn, labels)
     shown = [i for digit in range(10) for i in (labels == digit).nonzero()[0][:10]]
     write_png(workdir / "digits.png", image_grid(drawn[shown], [str(label) for label in labels[shown]], columns=10))

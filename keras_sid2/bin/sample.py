@@ -1,120 +1,243 @@
-"""sid2-sample: draws images from a trained model, as a PNG grid and as an .npz in the ADM layout.
+"""sid2-sample: draws images from a trained model, as a PNG grid, an .npz in the ADM layout, single PNGs, an animation.
 
     sid2-sample --workdir=runs/digits --labels=0,1,2,3,4,5,6,7,8,9 --out=digits
-    sid2-sample --preset=sid2_digits --weights=mine.weights.h5 --num_images=64 --out=digits
+    sid2-sample --preset=sid2_digits --weights=mine.weights.h5 --num_images=50000 --format=npz --out=digits
+    sid2-sample --workdir=runs/digits --format=gif --sampler=dpmpp_2m --num_steps=64 --out=digits
+    sid2-sample --workdir=runs/digits --known=four.png --mask=keep.png --out=digits
 
-writes digits.png and digits.npz (arr_0 uint8 [N, H, W, C]; arr_1 int [N], where there are classes).
+writes digits.png and digits.npz (arr_0 uint8 [N, H, W, C]; arr_1 int [N], where there are classes), or what --format
+says. The .npz is written in pieces, in digits.npz.pieces: when it is interrupted, the same command goes on.
 """
 
+import dataclasses
+import hashlib
 import pathlib
+from collections.abc import Iterator
 
+import numpy as np
 from absl import flags
+from rich.console import Console
 
-from keras_sid2.bin.common import run_program
+from keras_sid2.bin import sampling_flags
+from keras_sid2.bin.common import SamplingProgress, run_program
 
-flags.DEFINE_string("workdir", None, "work directory of sid2-train; its newest checkpoint is used")
-flags.DEFINE_string("weights", None, "a .keras file; or, with --preset, a .weights.h5 file, without averaged weights")
-flags.DEFINE_string("preset", None, "model that a .weights.h5 file is for")
-flags.DEFINE_string("out", "samples", "path of the two files, without suffix")
-flags.DEFINE_integer("num_images", None, "how many; with classes and no --labels, the classes in turn")
-flags.DEFINE_list("labels", None, "a class for each image, as 0,1,2")
-flags.DEFINE_integer("num_steps", 512, "sampler steps")
-flags.DEFINE_string("sampler", "ddpm", "ddpm or ddim")
-flags.DEFINE_float("guidance_scale", 1.0, "1 is none")
-flags.DEFINE_list("guidance_interval", None, "low,high in logsnr; everywhere if not given")
-flags.DEFINE_bool("ema", True, "use the averaged weights")
-flags.DEFINE_integer("seed", 0, "image i depends on (seed, i, its label, the settings)")
-flags.DEFINE_integer("batch_size", 64, "images drawn at once")
-flags.DEFINE_bool("grid", True, "write the PNG grid (of the first 400 images)")
-flags.DEFINE_bool("npz", True, "write the .npz")
-
-FLAGS = flags.FLAGS
+FORMATS = ("grid", "npz", "pngs", "gif", "webp")
+_SHOWN = 400  # images in the grid
+_ANIMATED = 16
+_SECONDS = 4.0  # that an animation takes
+_SPAN = 1024  # images, about, that one Drawing is made of: it holds what is given for them in float32
 
 
-def _load():
-    """The model that the flags name; ValueError or FileNotFoundError, in one sentence, if they do not."""
-    from keras_sid2 import SiD2Model
-    from keras_sid2.training.checkpoints import checkpoints, load_model
-
-    if bool(FLAGS.workdir) == bool(FLAGS.weights):
-        raise ValueError("Give either --workdir, or --weights (with --preset for a .weights.h5 file).")
-    if FLAGS.preset and (FLAGS.workdir or not FLAGS.weights.endswith(".weights.h5")):
-        raise ValueError("--preset goes with --weights=NAME.weights.h5 only: other files hold their configuration.")
-    if FLAGS.workdir:
-        found = checkpoints(pathlib.Path(FLAGS.workdir) / "checkpoints")
-        if not found:
-            raise FileNotFoundError(f"--workdir={FLAGS.workdir} holds no checkpoints: train there with sid2-train.")
-        return load_model(found[-1])
-    if not pathlib.Path(FLAGS.weights).is_file():
-        raise FileNotFoundError(f"--weights={FLAGS.weights} is no file.")
-    if FLAGS.weights.endswith(".keras"):
-        return load_model(FLAGS.weights)
-    if not (FLAGS.preset and FLAGS.weights.endswith(".weights.h5")):
-        raise ValueError(f"--weights={FLAGS.weights} must be a .keras file, or a .weights.h5 file with --preset.")
-    model = SiD2Model.from_preset(FLAGS.preset)
-    model.load_weights(FLAGS.weights)
-    return model
+def define(values: flags.FlagValues = flags.FLAGS):
+    """Defines the program's flags."""
+    sampling_flags.define(values)
+    flags.adopt_module_key_flags(sampling_flags, values)  # --help shows them
+    add = {"flag_values": values}
+    flags.DEFINE_string("out", "samples", "path of the files, without suffix", **add)
+    flags.DEFINE_list("format", ["grid", "npz"], f"what to write: {', '.join(FORMATS)}", **add)
+    flags.DEFINE_integer("num_images", None, "how many; with classes and no --labels, the classes in turn", **add)
+    flags.DEFINE_list("labels", None, "a class for each image, as 0,1,2", **add)
+    flags.DEFINE_integer("first_image", 0, "number of the first image, to continue another request", **add)
+    flags.DEFINE_string("init", None, "start from these images: a PNG for all, or an .npz; with --t_start", **add)
+    flags.DEFINE_float("t_start", None, "in (0, 1], how much of the noise is put on --init", **add)
+    flags.DEFINE_string("known", None, "keep a part of these images: a PNG for all, or an .npz; with --mask", **add)
+    flags.DEFINE_string("mask", None, "a PNG, white where --known is kept", **add)
+    flags.DEFINE_integer("frames", 32, "of the animation, at most", **add)
 
 
-def _numbers(flag: str, kind: type) -> list | None:
-    texts = FLAGS[flag].value
+@dataclasses.dataclass
+class _Request:
+    """What to draw; a Drawing of all of it would hold what is given for each image, so it is drawn in spans.
+
+    Args:
+        model: a SiD2Model.
+        options: arguments of `Drawing` that are the same for all images.
+        labels: int [count], or None for a model without classes.
+        given: "init" and "known", where they are, as uint8 [1 or count, H, W, C].
+    """
+
+    model: object
+    count: int
+    first_image: int
+    labels: np.ndarray | None
+    options: dict
+    given: dict[str, np.ndarray]
+
+    def drawing(self, first: int, last: int, progress=None):
+        """The Drawing of images first <= i < last."""
+        from keras_sid2 import Drawing
+
+        given = {
+            name: np.broadcast_to(images, (self.count, *images.shape[1:]))[first:last]
+            for name, images in self.given.items()
+        }
+        labels = None if self.labels is None else self.labels[first:last]
+        numbers = {"num_images": last - first, "first_image": self.first_image + first}
+        return Drawing(self.model, labels, progress=progress, **numbers, **given, **self.options)
+
+    def describe(self) -> dict:
+        """As Drawing's, of all images; raises what that raises."""
+        from keras_sid2.training.data_checks import check_labels
+
+        if self.labels is not None:
+            check_labels(self.labels, self.model.num_classes)
+        whole = {"images": self.count, "labels": None if self.labels is None else _digest(self.labels)}
+        whole |= {name: _digest(images) for name, images in self.given.items()}
+        return self.drawing(0, min(self.count, self.options["batch_size"])).describe() | whole
+
+    def batches(self, start: int, stop: int, line: SamplingProgress) -> Iterator[np.ndarray]:
+        """Images start <= i < stop, uint8 [at most batch_size, H, W, C] at a time."""
+        size = self.options["batch_size"] * max(1, _SPAN // self.options["batch_size"])
+        while start < stop:
+            last = stop if stop - start < 2 * size else start + size  # so that no batch is of a size of its own
+            yield from self.drawing(start, last, line.part(start, last - start)).batches()
+            start = last
+
+
+def _digest(values: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]
+
+
+def _read_flags(values) -> dict:
+    """Arguments of `_Request` beside the model, whose labels may yet be missing; raises for all that is wrong in it."""
+    sampling_flags.check_at_least(values, num_images=1, first_image=0, frames=1)
+    labels = sampling_flags.numbers(values, "labels", int)
+    if labels is not None and values.num_images not in (None, len(labels)):
+        raise ValueError(f"--labels are {len(labels)} and --num_images={values.num_images}: give one of them.")
+    count = len(labels) if labels is not None else values.num_images or 16
+    given = _given_images(values, count)
+    alike = {"t_start": values.t_start, "mask": _mask(values)}
+    return {
+        "count": count,
+        "first_image": values.first_image,
+        "labels": None if labels is None else np.array(labels),
+        "given": given,
+        "options": alike | sampling_flags.sampling_options(values),
+    }
+
+
+def _formats(values) -> list[str]:
+    wrong = [name for name in values.format if name not in FORMATS]
+    if wrong or not values.format:
+        got = ",".join(values.format)
+        raise ValueError(f"--format must be among {', '.join(FORMATS)}, with commas between, got {got!r}.")
+    if values["frames"].present and not {"gif", "webp"}.intersection(values.format):
+        raise ValueError("--frames goes with --format=gif or webp.")
+    return values.format
+
+
+def _given_images(values, count: int) -> dict[str, np.ndarray]:
+    from keras_sid2.image_reading import read_images
+
+    for first, second in (("init", "t_start"), ("known", "mask")):
+        if (values[first].value is None) != (values[second].value is None):
+            raise ValueError(f"--{first} and --{second} go together: give both or neither.")
+    sampling_flags.check_in_unit_interval(values, "t_start")
+    given = {name: read_images(values[name].value) for name in ("init", "known") if values[name].value is not None}
+    for name, images in given.items():
+        if len(images) not in (1, count):
+            raise ValueError(f"--{name} must hold one image, or one for each of the {count}, got {len(images)}.")
+    return given
+
+
+def _mask(values) -> np.ndarray | None:
+    """bool [H, W, 1], true where the file is white."""
+    from keras_sid2.image_reading import read_images
+
+    if values.mask is None:
+        return None
+    pictures = read_images(values.mask)
+    if len(pictures) > 1:
+        raise ValueError(f"--mask={values.mask} must be one picture, got {len(pictures)}.")
+    return pictures[0].mean(axis=-1, keepdims=True) > 127.5
+
+
+def draw(values: flags.FlagValues, console: Console) -> int:
+    """The program; its exit code."""
+    from keras_sid2.image_files import NpzPieces
+
+    formats = _formats(values)
+    request = _Request(model=None, **_read_flags(values))
+    request.model = sampling_flags.load_model_from_flags(values)
+    if request.labels is None and request.model.num_classes is not None:
+        request.labels = np.arange(request.count) % request.model.num_classes
+    settings = request.describe()
+    pieces = NpzPieces(f"{values.out}.npz", settings=settings) if "npz" in formats else None
     try:
-        return None if texts is None else [kind(text) for text in texts]
-    except ValueError as error:
-        raise ValueError(f"--{flag} must be numbers with commas between, got {','.join(texts)!r}.") from error
+        written = _write(values, request, pieces, console)
+    except KeyboardInterrupt:
+        if pieces is None:
+            raise
+        there = f"{pieces.done} of {request.count} images are in {pieces.folder}"
+        console.print(f"sid2-sample: interrupted; {there}: the same command goes on.", soft_wrap=True)
+        return 130
+    console.print(f"{request.count} images: {', '.join(written)}", highlight=False, soft_wrap=True)
+    return 0
 
 
-def _guidance():
-    from keras_sid2 import Guidance
+def _write(values, request: _Request, pieces, console: Console) -> list[str]:
+    """Draws and writes everything; the paths."""
+    from keras_sid2.image_files import image_grid, write_png, write_pngs
 
-    interval = _numbers("guidance_interval", float)
-    if interval is not None and FLAGS.guidance_scale == 1.0:
-        raise ValueError("--guidance_interval does nothing at --guidance_scale=1: give a scale too.")
-    return Guidance(FLAGS.guidance_scale, None if interval is None else tuple(interval))
+    out, formats, shown, done = values.out, values.format, [], 0
+    for images in _images(request, _needed(formats, request.count), pieces, console):
+        if "grid" in formats:
+            shown.extend(images[: _SHOWN - len(shown)])
+        if "pngs" in formats:
+            write_pngs(out, images, start=request.first_image + done)
+        done += len(images)
+    if "grid" in formats:
+        captions = None if request.labels is None else [str(label) for label in request.labels[:_SHOWN]]
+        write_png(f"{out}.png", image_grid(np.stack(shown), captions))
+    _write_animations([f"{out}.{name}" for name in ("gif", "webp") if name in formats], values.frames, request, console)
+    if pieces is not None:
+        pieces.finish()
+    paths = {"grid": f"{out}.png", "pngs": f"{pathlib.Path(out)}/"}
+    return [paths.get(name, f"{out}.{name}") for name in formats]
 
 
-def _request(num_classes: int | None) -> dict:
-    """labels and num_images of `generate`."""
-    labels = _numbers("labels", int)
-    if labels is not None or num_classes is None:
-        return {"labels": labels, "num_images": FLAGS.num_images if labels else FLAGS.num_images or 16}
-    return {"labels": [i % num_classes for i in range(FLAGS.num_images or 16)]}
+def _needed(formats: list[str], count: int) -> int:
+    """How many images the files hold; an animation draws its own."""
+    if {"npz", "pngs"}.intersection(formats):
+        return count
+    return min(count, _SHOWN) if "grid" in formats else 0
 
 
-def _main(_):
-    from rich.console import Console
+def _images(request: _Request, stop: int, pieces, console: Console) -> Iterator[np.ndarray]:
+    """All images in order, those in the pieces first; new ones go into the pieces."""
+    done = 0 if pieces is None else pieces.done
+    if done:
+        console.print(f"{done} of {stop} images are there already.", highlight=False)
+        yield from pieces.batches()
+    if done == stop:
+        return
+    with SamplingProgress(console, stop, done) as line:
+        for images in request.batches(done, stop, line):
+            if pieces is not None:
+                pieces.add(images, None if request.labels is None else request.labels[done : done + len(images)])
+            done += len(images)
+            yield images
 
-    from keras_sid2.bin.common import sampling_progress
-    from keras_sid2.files import image_grid, write_npz, write_png
 
-    guidance = _guidance()
-    model = _load()
-    request = _request(model.num_classes)
-    console = Console(stderr=True)
-    with sampling_progress(console, "sampling steps") as progress:
-        images = model.generate(
-            **request,
-            num_steps=FLAGS.num_steps,
-            guidance=guidance,
-            sampler=FLAGS.sampler,
-            seed=FLAGS.seed,
-            use_ema=FLAGS.ema,
-            batch_size=FLAGS.batch_size,
-            progress=progress,
-        )
-    labels = request["labels"]
-    if FLAGS.grid:
-        captions = None if labels is None else [str(label) for label in labels[:400]]
-        write_png(f"{FLAGS.out}.png", image_grid(images[:400], captions))
-    if FLAGS.npz:
-        write_npz(f"{FLAGS.out}.npz", images, labels)
-    written = [f"{FLAGS.out}.{kind}" for kind in ("png", "npz") if FLAGS["grid" if kind == "png" else kind].value]
-    console.print(f"{len(images)} images: {', '.join(written) or 'nothing written'}")
+def _write_animations(paths: list[str], frames: int, request: _Request, console: Console):
+    """How the first images come about: x_hat to the left, z_t to the right."""
+    from keras_sid2.image_files import image_grid, write_animation
+
+    if not paths:
+        return
+    count = min(request.count, _ANIMATED)
+    with SamplingProgress(console, count, title="animation") as line:
+        drawing = request.drawing(0, count, line.part(0, count))
+        z_t, x_hat = drawing.trajectory(min(frames, drawing.num_steps))
+    pictures = [np.concatenate([image_grid(x), image_grid(z)], axis=1) for x, z in zip(x_hat, z_t, strict=True)]
+    for path in paths:
+        write_animation(path, pictures, _SECONDS)
 
 
 def run():
     """The console program."""
-    run_program(_main, "sid2-sample")
+    define()
+    run_program(lambda _: draw(flags.FLAGS, Console(stderr=True)), "sid2-sample")
 
 
 if __name__ == "__main__":

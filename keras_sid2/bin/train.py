@@ -32,9 +32,15 @@ _HELP = {
     "log_every": "steps between lines of the log",
     "eval_every": "steps between evaluations, a multiple of log_every",
     "checkpoint_every": "steps between checkpoints, a multiple of log_every",
-    "keep_checkpoints": "how many checkpoints to keep",
+    "keep_checkpoints": "how many of the newest checkpoints to keep",
+    "keep_every": "keep for good those whose step it divides, a multiple of log_every; 0: none",
     "sample_every": "steps between sample grids, a multiple of log_every; 0 is never",
-    "sample_steps": "sampler steps of these grids; the preset's if not given",
+    "sample_steps": "sampler steps of these grids and of what is measured; the preset's if not given",
+    "measure_every": "steps between measurements of samples, a multiple of log_every; 0 is never",
+    "measure_images": "how many are drawn each time",
+    "measure_features": "inception; classifier, fitted on the training images; or MODULE:FUNCTION",
+    "inception_weights": "the FID's Inception-v3, a .pth or .npz file; downloaded if not given",
+    "measure_share": "most of the time that measuring may take; it is put off until it does",
 }
 _REQUIRED = ("preset", "workdir", "data")
 _DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
@@ -48,14 +54,17 @@ def _define_flags(settings: type):
         _DEFINE[kind](field.name, default, _HELP[field.name])
 
 
-def _main(_):
+def _main(_) -> int:
+    """0 at the end of training; 130 after Ctrl-C and 143 after SIGTERM, when all is saved."""
     from keras_sid2.bin.training_run import TrainingRun
 
-    TrainingRun(_settings()).train()
+    run = TrainingRun(_settings())
+    run.train()
+    return 0 if run.stopped_by is None else 128 + run.stopped_by
 
 
 def _settings():
-    from keras_sid2.bin.training_run import TrainSettings
+    from keras_sid2.bin.train_settings import TrainSettings
 
     missing = [f"--{name}" for name in _REQUIRED if flags.FLAGS[name].value is None]
     if missing:
@@ -65,7 +74,7 @@ def _settings():
 
 def run():
     """The console program."""
-    from keras_sid2.bin.training_run import TrainSettings
+    from keras_sid2.bin.train_settings import TrainSettings
 
     _define_flags(TrainSettings)
     run_program(_main, "sid2-train")

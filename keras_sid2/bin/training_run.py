@@ -1,13 +1,15 @@
 """A training run in a work directory: what it is, how it starts or continues, and what it writes.
 
 workdir/run.json               what defines the run; a second start with other settings is refused
-workdir/checkpoints/           step_NNN.keras
+workdir/checkpoints/           step_NNN/ (training.checkpoints)
+workdir/lock                   held by the process that trains there
 workdir/samples/               step_NNN.png
 workdir/tensorboard/           scalars and sample grids
+workdir/measurements.jsonl     a line each time that samples were measured (--measure_every)
 """
 
 import contextlib
-import dataclasses
+import functools
 import json
 import pathlib
 import signal
@@ -18,95 +20,26 @@ import keras
 from rich.console import Console
 
 import pipelines
+from keras_sid2.bin import measuring
 from keras_sid2.bin.common import ProgressLine
+from keras_sid2.bin.run_lock import locked
+from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.files import written_whole
-from keras_sid2.training import Preset, SiD2Model, find_preset
+from keras_sid2.training import SiD2Model
 from keras_sid2.training.callbacks import LogWindows, SampleGrids, SaveCheckpoints
-from keras_sid2.training.checkpoints import checkpoint_step, checkpoints, load_model
+from keras_sid2.training.checkpoints import (
+    checkpoint_step,
+    checkpoints,
+    load_model,
+    newest_sound,
+    remove_unfinished,
+    unsound,
+)
+from keras_sid2.training.measuring import MeasureSamples
 from keras_sid2.training.optimizer import steps_done
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-PRECISIONS = ("float32", "mixed_bfloat16")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """What `sid2-train` was asked for; None is the preset's. Fields in DEFINING make the run, others may change."""
-
-    preset: str
-    workdir: str
-    data: str
-    data_dir: str | None = None
-    split: str = "train"
-    eval_split: str | None = None
-    steps: int = 1000
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    warmup_steps: int | None = None
-    ema_decay: float | None = None
-    flip: bool = False
-    crop: str | None = None
-    max_bad_records: int = 0
-    seed: int = 0
-    precision: str = "float32"
-    log_every: int = 50
-    eval_every: int = 500
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 3
-    sample_every: int = 500
-    sample_steps: int | None = None
-
-    DEFINING = (
-        "preset",
-        "data",
-        "split",
-        "batch_size",
-        "learning_rate",
-        "warmup_steps",
-        "ema_decay",
-        "flip",
-        "crop",
-        "seed",
-        "precision",
-    )
-
-    def __post_init__(self):
-        for field in ("steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"--{field} must be at least 1, got {getattr(self, field)}.")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"--seed must be in [0, 2**32), got {self.seed}.")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"--batch_size must be at least 1, got {self.batch_size}.")
-        if self.max_bad_records < 0:
-            raise ValueError(f"--max_bad_records must be at least 0, got {self.max_bad_records}.")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
-        if self.sample_every < 0:
-            raise ValueError(f"--sample_every must be at least 0 (0 is never), got {self.sample_every}.")
-        for field in ("checkpoint_every", "sample_every", "eval_every"):
-            if getattr(self, field) % self.log_every:
-                raise ValueError(
-                    f"--{field} must be a multiple of --log_every ({self.log_every}), got {getattr(self, field)}."
-                )
-
-    def resolved(self) -> tuple["TrainSettings", Preset]:
-        """These settings with the preset's numbers filled in, and the preset with these settings' numbers."""
-        preset = find_preset(self.preset)
-        recipe = preset.recipe
-        chosen = {
-            "learning_rate": recipe.learning_rate if self.learning_rate is None else self.learning_rate,
-            "warmup_steps": recipe.warmup_steps if self.warmup_steps is None else self.warmup_steps,
-            "ema_decay": recipe.ema_decay if self.ema_decay is None else self.ema_decay,
-        }
-        batch_size = self.batch_size or preset.batch_size
-        preset = dataclasses.replace(preset, recipe=dataclasses.replace(recipe, **chosen), batch_size=batch_size)
-        return dataclasses.replace(self, **chosen, batch_size=batch_size), preset
-
-    def defining(self) -> dict:
-        return {field: getattr(self, field) for field in self.DEFINING}
 
 
 class TrainingRun:
@@ -123,7 +56,8 @@ class TrainingRun:
         if settings.eval_split:
             self._check_data(settings.eval_split)
         self.bad_records = pipelines.BadRecords(self.settings.max_bad_records)
-        self._interrupts = 0
+        self._measure_samples = None
+        self.stopped_by: int | None = None
 
     @property
     def checkpoint_dir(self) -> pathlib.Path:
@@ -161,11 +95,10 @@ class TrainingRun:
                 f"--data={self.settings.data} has {what}."
             )
 
-    def load_or_make_model(self) -> SiD2Model:
-        """The newest checkpoint's model, or a new one, compiled."""
-        found = checkpoints(self.checkpoint_dir)
-        if found:
-            return load_model(found[-1])
+    def load_or_make_model(self, newest: pathlib.Path | None) -> SiD2Model:
+        """The model of a checkpoint, or a new one, compiled."""
+        if newest is not None:
+            return load_model(newest)
         keras.utils.set_random_seed(self.settings.seed)  # the initial weights
         dtype = None if self.settings.precision == "float32" else self.settings.precision
         model = self.preset.build(SiD2Model, seed=self.settings.seed, dtype=dtype)
@@ -173,27 +106,44 @@ class TrainingRun:
         return model
 
     def train(self) -> SiD2Model:
-        """Trains up to settings.steps, from the newest checkpoint if there is one; returns the model."""
-        found = checkpoints(self.checkpoint_dir)
-        if found and checkpoint_step(found[-1]) >= self.settings.steps:
-            self.console.print(f"{self.workdir}: {checkpoint_step(found[-1])} steps are done, nothing to train.")
-            return self.load_or_make_model()
-        with written_whole(self.workdir / "run.json") as temporary:
-            temporary.write_text(json.dumps(self.settings.defining(), indent=2) + "\n")
-        model = self.load_or_make_model()
+        """Trains up to settings.steps, from the newest sound checkpoint if there is one; returns the model.
+
+        `stopped_by` is the number of the signal that ended it before that, or None. Raises ValueError if another
+        process trains in the work directory.
+        """
+        with locked(self.workdir):
+            remove_unfinished(self.checkpoint_dir)
+            newest = newest_sound(self.checkpoint_dir, self._note, set_aside=True)
+            if newest is None and unsound(self.checkpoint_dir):
+                raise ValueError(
+                    f"No checkpoint in {self.checkpoint_dir} is sound. To begin anew remove what was set aside there, "
+                    "or give another --workdir."
+                )
+            if newest is not None and checkpoint_step(newest) >= self.settings.steps:
+                self._note(f"{self.workdir}: {checkpoint_step(newest)} steps are done, nothing to train.")
+                return self.load_or_make_model(newest)
+            with written_whole(self.workdir / "run.json") as temporary:
+                temporary.write_text(json.dumps(self.settings.defining(), indent=2) + "\n")
+            return self._train_from(newest)
+
+    def _train_from(self, newest: pathlib.Path | None) -> SiD2Model:
+        model = self.load_or_make_model(newest)
         step = steps_done(model)
-        self.console.print(
+        self._measure_samples = self._measuring_samples()
+        self._note(
             f"{self.preset.name} on {keras.backend.backend()}: {model.network.count_params():,} parameters, "
             f"steps {step} to {self.settings.steps} of {self.settings.batch_size} images, in {self.workdir}"
         )
         with _RunLog(self, step) as log, self._interruptible(model):
             for start, length, count in windows(step, self.settings.steps, self.settings.log_every):
-                if not self._interrupts:
+                if self.stopped_by is None:
                     self._fit(model, log, start=start, length=length, count=count)
-        if self._interrupts:
-            step = steps_done(model)
-            self.console.print(f"Stopped and saved at step {step}; the same command continues.")
+        if self.stopped_by is not None:
+            self._note(f"Stopped and saved at step {steps_done(model)}; the same command continues.")
         return model
+
+    def _note(self, text: str):
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def _fit(self, model: SiD2Model, log: "_RunLog", *, start: int, length: int, count: int):
         """`count` windows of `length` steps from step `start`."""
@@ -221,6 +171,35 @@ class TrainingRun:
             **options,
         )
 
+    def _measuring_samples(self) -> MeasureSamples | None:
+        """What measures samples while training goes on, with its real images read; None if it is not asked for."""
+        settings = self.settings
+        if not settings.measure_every:
+            return None
+        from keras_sid2.evaluation import evaluate
+
+        size = tuple(self.preset.network["image_shape"][:2])
+        self.console.print("Reading the real images that samples are measured against.")
+        real = measuring.open_images(settings.data, split=settings.split, data_dir=settings.data_dir, image_size=size)
+        features = measuring.make_features(settings.measure_features, real, settings.inception_weights)
+        reference = measuring.make_reference(real, features, measuring.CACHE)
+        classes = self.preset.network["num_classes"]
+        return MeasureSamples(
+            functools.partial(evaluate, features=features, reference=reference),
+            every=settings.measure_every,
+            labels=[i % classes for i in range(settings.measure_images)] if classes else None,
+            num_images=settings.measure_images,
+            generate_options=self._sampling(),
+            path=self.workdir / "measurements.jsonl",
+            grids=self.workdir / "measured",
+            max_share=settings.measure_share,
+        )
+
+    def _sampling(self) -> dict:
+        """How samples are drawn while training goes on."""
+        steps = self.settings.sample_steps or self.preset.num_steps
+        return {"num_steps": steps, "guidance": self.preset.guidance}
+
     def _callbacks(self, log: "_RunLog", waited: Callable[[], float]) -> list[keras.callbacks.Callback]:
         settings = self.settings
         callbacks = [LogWindows(log.window, batch_size=settings.batch_size, waited=waited)]
@@ -234,24 +213,31 @@ class TrainingRun:
                     every=settings.sample_every,
                     labels=[i % min(classes, 10) for i in range(20)] if classes else None,
                     num_images=None if classes else 16,
-                    generate_options={
-                        "num_steps": settings.sample_steps or self.preset.num_steps,
-                        "guidance": self.preset.guidance,
-                    },
+                    generate_options=self._sampling(),
                     log_image=log.image,
                 )
             )
-        save = SaveCheckpoints(self.checkpoint_dir, every=settings.checkpoint_every, keep=settings.keep_checkpoints)
+        if self._measure_samples is not None:
+            self._measure_samples.log = log.measured
+            callbacks.append(self._measure_samples)
+        save = SaveCheckpoints(
+            self.checkpoint_dir,
+            every=settings.checkpoint_every,
+            keep=settings.keep_checkpoints,
+            keep_every=settings.keep_every,
+            about={"run": settings.defining()},
+            note=self._note,
+        )
         return [*callbacks, save]
 
     @contextlib.contextmanager
     def _interruptible(self, model: SiD2Model) -> Iterator[None]:
         """The first Ctrl-C or SIGTERM finishes the step and saves, the second one ends at once."""
 
-        def stop(*_):
-            self._interrupts += 1
-            if self._interrupts > 1:
+        def stop(number, _):
+            if self.stopped_by is not None:
                 raise KeyboardInterrupt
+            self.stopped_by = number
             self.console.print("Stopping after this step; again to end at once without saving.")
             model.stop_training = True
 
@@ -319,6 +305,11 @@ class _RunLog:
     def scalars(self, step: int, values: dict[str, float]):
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+
+    def measured(self, step: int, figures: dict[str, float]):
+        self.scalars(step, {f"samples/{name}": value for name, value in figures.items()})
+        told = "{frechet:.4g} ({frechet_low:.4g} to {frechet_high:.4g})".format(**figures)
+        self.note(f"step {step}: Frechet distance of samples {told}")
 
     def image(self, name: str, picture, step: int):
         self._writer.add_image(name, picture, step, dataformats="HWC")

@@ -4,10 +4,13 @@ from keras_sid2.evaluation.classifier import ImageClassifier, quality
 from keras_sid2.evaluation.feature_set import FeatureSet
 from keras_sid2.evaluation.features import Features
 from keras_sid2.evaluation.frechet import frechet_distance
+from keras_sid2.evaluation.inception import inception_features
 from keras_sid2.evaluation.inception_score import inception_score
 from keras_sid2.evaluation.kernel_distance import kernel_distance
 from keras_sid2.evaluation.measure import measure
 from keras_sid2.evaluation.precision_recall import precision_recall
+from keras_sid2.evaluation.reference import reference_of
+from keras_sid2.evaluation.signature import Measurement, Reference, check_comparable, collect, evaluate
 from keras_sid2.evaluation.statistics import FeatureStatistics
 
 __all__ = [
@@ -15,10 +18,17 @@ __all__ = [
     "FeatureStatistics",
     "Features",
     "ImageClassifier",
+    "Measurement",
+    "Reference",
+    "check_comparable",
+    "collect",
+    "evaluate",
     "frechet_distance",
+    "inception_features",
     "inception_score",
     "kernel_distance",
     "measure",
     "precision_recall",
     "quality",
+    "reference_of",
 ]

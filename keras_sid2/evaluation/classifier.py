@@ -1,7 +1,10 @@
 """A small classifier fitted on real images judges generated ones: is the class right, are the features alike?"""
 
+import hashlib
+
 import numpy as np
 
+from keras_sid2.evaluation.features import Features
 from keras_sid2.evaluation.frechet import frechet_distance
 
 _CUTS = 10
@@ -28,6 +31,17 @@ class ImageClassifier:
     def features(self, images: np.ndarray) -> np.ndarray:
         """Hidden activations, float64 [N, features]."""
         return np.maximum(self._flat(images) @ self._network.coefs_[0] + self._network.intercepts_[0], 0.0)
+
+    def as_features(self) -> Features:
+        """Hidden activations and log probabilities of the classes, for `evaluate`."""
+        digest = hashlib.sha256(b"".join(part.tobytes() for part in self._network.coefs_ + self._network.intercepts_))
+
+        def extract(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return self.features(images), np.log(np.maximum(self._network.predict_proba(self._flat(images)), 1e-30))
+
+        rule = "value / 255; not resized; hidden layer of a perceptron fitted on the real images and their labels"
+        name = f"classifier-{self._network.hidden_layer_sizes[0]}"
+        return Features(name=name, digest=digest.hexdigest()[:16], rule=rule, extract=extract)
 
 
 def quality(samples: np.ndarray, images: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> dict[str, float]:

@@ -7,6 +7,9 @@ The sample is a reservoir (Vitter, "Random sampling with a reservoir", 1985, alg
 
 where w_i is the i-th 64-bit word of PCG64(seed). That is a function of (seed, i) alone, so it does not matter how the
 images were cut into batches, nor whether the set was saved and loaded in between.
+
+Statistics are kept in G groups, for intervals. Of every G images in a row one goes to each group, in an order that is
+drawn anew for each row: with i mod G, ten groups of images of the classes 0 to 9 in turn would be the classes.
 """
 
 import os
@@ -30,7 +33,7 @@ class FeatureSet:
     that wait to be added to them, and capacity x D x 4 for the sample. A reference needs one group only.
 
     Args:
-        groups: of images, at least 1, of which statistics are kept apart; image i is in group i % groups.
+        groups: of images, at least 1, of which statistics are kept apart; equally many in each, up to one.
         capacity: most images in the sample, at least 0.
         seed: of the sample, in [0, 2^32).
 
@@ -106,8 +109,16 @@ class FeatureSet:
             raise ValueError("A feature set without images has no statistics: add some first.")
         waiting = np.concatenate([np.empty((0, self._widths[0])), *self._waiting])
         first = self.count - len(waiting)
-        parts = [waiting[(g - first) % self._group_count :: self._group_count] for g in range(self._group_count)]
+        group = self._groups_of(first, len(waiting))
+        parts = [waiting[group == g] for g in range(self._group_count)]
         return [old.merged(FeatureStatistics.of(new)) for old, new in zip(self._groups, parts, strict=True)]
+
+    def _groups_of(self, first: int, count: int) -> np.ndarray:
+        """The groups of images first <= i < first + count, int [count]."""
+        size = self._group_count
+        start, rows = first // size, -(-(first + count) // size) - first // size
+        words = np.random.PCG64([self.seed, 1]).advance(start * size).random_raw(rows * size)
+        return np.argsort(words.reshape(rows, size), axis=1).ravel()[first - start * size :][:count]
 
     @property
     def statistics(self) -> FeatureStatistics:
@@ -163,8 +174,7 @@ class FeatureSet:
         loaded._add_to_sample(sample, logits)  # as the first images: all have room, in their order
         loaded.count = int(counts.sum())
         loaded._groups = [FeatureStatistics(int(n), m, s) for n, m, s in zip(counts, means, scatters, strict=True)]
-        in_turn = np.arange(loaded.count, loaded.count + len(counts))[::-1] // len(counts)
-        if (counts != in_turn).any() or sample.shape != (min(loaded.count, loaded.capacity), means.shape[1]):
+        if np.ptp(counts) > 1 or sample.shape != (min(loaded.count, loaded.capacity), means.shape[1]):
             raise ValueError("The groups and the sample are not those of one set.")
         return loaded
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import keras
 
-from keras_sid2.files import image_grid, write_png
-from keras_sid2.training.checkpoints import save_checkpoint
+from keras_sid2.image_files import image_grid, write_png
+from keras_sid2.training.checkpoints import checkpoints, save_checkpoint
 from keras_sid2.training.optimizer import steps_done
 
 
@@ -63,15 +63,31 @@ class StopOnNonFinite(keras.callbacks.Callback):
 class SaveCheckpoints(keras.callbacks.Callback):
     """Saves at window ends whose step `every` divides, and at the end of fit, unless the loss is not finite.
 
+    A checkpoint that cannot be written, as on a full disk, is told and training goes on: the one before is whole, and
+    the next may fit. At the end of fit the OSError is raised.
+
     Args:
         directory: of the checkpoints.
         every: steps.
         keep: how many of the newest to keep.
+        keep_every: those whose step it divides are kept for good; 0: none.
+        about: goes into each manifest, plain values.
+        note: called with a sentence when a checkpoint could not be written.
     """
 
-    def __init__(self, directory: str | os.PathLike, *, every: int, keep: int):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        every: int,
+        keep: int,
+        keep_every: int = 0,
+        about: dict | None = None,
+        note: Callable[[str], None] = print,
+    ):
         super().__init__()
-        self.directory, self.every, self.keep = directory, every, keep
+        self.directory, self.every, self.keep, self.keep_every = directory, every, keep, keep_every
+        self.about, self.note = about, note
         self._saved = None
 
     def on_train_begin(self, logs=None):
@@ -79,14 +95,27 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if steps_done(self.model) % self.every == 0:
-            self._save(logs)
+            try:
+                self._save(logs)
+            except OSError as error:
+                self.note(f"{self._failed(error)} Training goes on, and the next one will be tried.")
 
     def on_train_end(self, logs=None):
-        self._save(logs)
+        try:
+            self._save(logs)
+        except OSError as error:
+            raise OSError(error.errno, self._failed(error)) from error
+
+    def _failed(self, error: OSError) -> str:
+        whole = checkpoints(self.directory)
+        last = f"the last whole one is {whole[-1]}" if whole else "there is none before it"
+        reason = error.strerror or str(error).strip().splitlines()[0]
+        return f"The checkpoint of step {steps_done(self.model)} could not be written ({reason}); {last}."
 
     def _save(self, logs):
         if steps_done(self.model) != self._saved and math.isfinite(float((logs or {}).get("loss", 0.0))):
-            save_checkpoint(self.model, self.directory, keep=self.keep)
+            kept = {"keep": self.keep, "keep_every": self.keep_every}
+            save_checkpoint(self.model, self.directory, about=self.about, **kept)
             self._saved = steps_done(self.model)
 
 

@@ -1,27 +1,37 @@
-"""Checkpoints of a run: one `.keras` file a step, written whole or not at all, in a folder of its own.
+"""Checkpoints of a run: a folder a step, written whole or not at all, that says itself whether it is sound.
 
-A file holds the configuration, the weights, the optimizer with its averages and its step counter: all that a run is,
-since its noise and its data are functions of (seed, step). It loads on any backend, and nothing in it is unpickled.
+    step_0000000500/model.keras      configuration, weights, optimizer with its averages and its step counter
+    step_0000000500/manifest.json    step, bytes and SHA-256 of the other file, versions, and what the run adds
+
+Both are written under another name, flushed to the disk, and renamed together. model.keras is all that a run is, since
+its noise and its data are functions of (seed, step); it loads on any backend, and nothing in it is unpickled.
 """
 
+import hashlib
+import json
 import os
 import pathlib
 import re
+import shutil
+import tempfile
+from collections.abc import Callable
 
 import h5py
 import keras
 
-from keras_sid2.files import written_whole
 from keras_sid2.training.optimizer import steps_done
+from keras_sid2.version import __version__
 
-_NAME = re.compile(r"step_(\d{10})\.keras")
+MODEL, MANIFEST = "model.keras", "manifest.json"
+_NAME = re.compile(r"step_(\d{10})")
+_FORMAT = 1
 
 
 def checkpoints(directory: str | os.PathLike) -> list[pathlib.Path]:
-    """The checkpoints in a folder, oldest first; none if there is no such folder."""
+    """The checkpoints' folders in a folder, oldest first; none if there is no such folder."""
     directory = pathlib.Path(directory)
     found = directory.iterdir() if directory.is_dir() else ()
-    return sorted(path for path in found if _NAME.fullmatch(path.name))
+    return sorted(path for path in found if _NAME.fullmatch(path.name) and path.is_dir())
 
 
 def checkpoint_step(path: str | os.PathLike) -> int:
@@ -29,14 +39,114 @@ def checkpoint_step(path: str | os.PathLike) -> int:
     return int(_NAME.fullmatch(pathlib.Path(path).name).group(1))
 
 
-def save_checkpoint(model, directory: str | os.PathLike, *, keep: int) -> pathlib.Path:
-    """Writes the model as it is, then removes all but the `keep` newest checkpoints."""
-    path = pathlib.Path(directory) / f"step_{steps_done(model):010d}.keras"
-    with written_whole(path) as temporary:
-        model.save(temporary)
+def save_checkpoint(
+    model, directory: str | os.PathLike, *, keep: int, keep_every: int = 0, about: dict | None = None
+) -> pathlib.Path:
+    """Writes the model as it is; then removes all but the `keep` newest, and those whose step `keep_every` divides.
+
+    `about` goes into the manifest, plain values. OSError if it cannot be written; what was there before stays.
+    """
+    directory, step = pathlib.Path(directory), steps_done(model)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"step_{step:010d}"
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=directory))
+    try:
+        model.save(temporary / MODEL)
+        _write_manifest(temporary, step, about)
+        temporary.chmod(0o777 & ~_umask())
+        if path.exists():  # the same step, saved once more
+            shutil.rmtree(path)
+        os.rename(temporary, path)
+        _flush(directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     for old in checkpoints(directory)[:-keep]:
-        old.unlink()
+        if not keep_every or checkpoint_step(old) % keep_every:
+            shutil.rmtree(old)
     return path
+
+
+def _write_manifest(folder: pathlib.Path, step: int, about: dict | None):
+    _flush(folder / MODEL)
+    file = {"bytes": (folder / MODEL).stat().st_size, "sha256": _sha256(folder / MODEL)}
+    versions = {"keras_sid2": __version__, "keras": keras.__version__, "backend": keras.backend.backend()}
+    manifest = {"format": _FORMAT, "step": step, "files": {MODEL: file}, "versions": versions, **(about or {})}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    _flush(folder / MANIFEST)
+
+
+def _flush(path: pathlib.Path):
+    """Waits until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fault(path: str | os.PathLike) -> str | None:
+    """What is wrong with a checkpoint, in a few words, after reading all of it; None if it is sound."""
+    path = pathlib.Path(path)
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        if manifest["format"] != _FORMAT or manifest["step"] != checkpoint_step(path):
+            return "its manifest is of another step or format"
+        told = manifest["files"][MODEL]
+        if (path / MODEL).stat().st_size != told["bytes"]:
+            return f"{MODEL} has {(path / MODEL).stat().st_size} bytes and not {told['bytes']}"
+        return (
+            None if _sha256(path / MODEL) == told["sha256"] else f"{MODEL} has another SHA-256 than when it was written"
+        )
+    except FileNotFoundError as error:
+        return f"{pathlib.Path(error.filename).name} is missing"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its manifest cannot be read"
+
+
+def newest_sound(directory: str | os.PathLike, note: Callable[[str], None], *, set_aside: bool) -> pathlib.Path | None:
+    """The newest checkpoint in which nothing is wrong, or None; `note` is called with a sentence for each before it.
+
+    With `set_aside` the unsound ones are renamed, to unsound_step_NNN, so that nothing takes them for checkpoints.
+    """
+    for path in reversed(checkpoints(directory)):
+        found = fault(path)
+        if found is None:
+            return path
+        note(f"{path} is not sound: {found}. {'It is set aside.' if set_aside else 'An earlier one is used.'}")
+        if set_aside:
+            _set_aside(path)
+    return None
+
+
+def unsound(directory: str | os.PathLike) -> list[pathlib.Path]:
+    """Those that were set aside in a folder."""
+    return sorted(pathlib.Path(directory).glob("unsound_step_*"))
+
+
+def _set_aside(path: pathlib.Path):
+    aside = path.with_name(f"unsound_{path.name}")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"unsound_{path.name}_{number}")
+    path.rename(aside)
+
+
+def remove_unfinished(directory: str | os.PathLike):
+    """Removes what a kill in the midst of saving left. Only for the one process that writes there."""
+    for left in pathlib.Path(directory).glob(".writing-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def check_weights_file(path: str | os.PathLike, *, expected: int):
@@ -54,12 +164,14 @@ def check_weights_file(path: str | os.PathLike, *, expected: int):
 
 
 def load_model(path: str | os.PathLike):
-    """The SiD2Model in a `.keras` file; ValueError, in one sentence, if there is none that can be read."""
+    """The SiD2Model in a checkpoint or a `.keras` file; ValueError, in one sentence, if there is none to be read."""
+    path = pathlib.Path(path)
+    file = path / MODEL if path.is_dir() else path
     try:
-        model = keras.saving.load_model(path)
+        model = keras.saving.load_model(file)
     except Exception as error:  # keras raises many kinds, from zip's, h5py's and its own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} is no .keras file of a SiD2Model that can be read: {reason}") from error
+        raise ValueError(f"{file} is no .keras file of a SiD2Model that can be read: {reason}") from error
     if not hasattr(model, "generate"):
-        raise ValueError(f"{path} holds a {type(model).__name__}, not a SiD2Model.")
+        raise ValueError(f"{file} holds a {type(model).__name__}, not a SiD2Model.")
     return model

@@ -139,7 +139,7 @@ class Drawing:
             run = self._program.run(batch, self.use_ema)
             for first, last in zip(edges, edges[1:], strict=False):
                 run.advance(first, last)
-                ticks.advance(last - first)
+                ticks.advance(last - first, run)
             yield self._stored(run.result())[:count]
 
     def images(self) -> np.ndarray:
@@ -156,7 +156,7 @@ class Drawing:
             run, kept = self._program.run(batch, self.use_ema), []
             for first, last in zip(edges, edges[1:], strict=False):
                 run.advance(int(first), int(last))
-                ticks.advance(int(last - first))
+                ticks.advance(int(last - first), run)
                 kept.append([self._stored(part)[:count] for part in (run.state[0], run.result())])
             batches.append(kept)
         z_t, x_hat = np.concatenate([np.swapaxes(np.array(kept), 0, 1) for kept in batches], axis=2)
@@ -285,7 +285,8 @@ class _Ticks:
     def watched(self) -> bool:
         return bool(self._report)
 
-    def advance(self, steps: int):
+    def advance(self, steps: int, run):
         self.done += steps
         if self._report:
+            ops.convert_to_numpy(run.state[0][:1])  # jax runs ahead of the host: wait until they are done
             self._report(self.done, self.total)

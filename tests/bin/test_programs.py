@@ -7,13 +7,10 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
-from PIL import Image
-from training_helpers import fit_steps, tiny_model
 
 import pipelines
-from keras_sid2.training.checkpoints import checkpoint_step, checkpoints, save_checkpoint
+from keras_sid2.training.checkpoints import checkpoint_step, checkpoints
 
 
 def program(name: str, *flags: str, **options) -> subprocess.CompletedProcess:
@@ -23,50 +20,6 @@ def program(name: str, *flags: str, **options) -> subprocess.CompletedProcess:
 
 def last_line(result) -> str:
     return result.stderr.strip().splitlines()[-1]
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """The work directory of a model that has trained a little."""
-    folder = tmp_path_factory.mktemp("trained")
-    model = tiny_model()
-    fit_steps(model)
-    save_checkpoint(model, folder / "checkpoints", keep=1)
-    return folder
-
-
-def test_sample_writes_a_grid_and_the_adm_layout(workdir, tmp_path):
-    out = tmp_path / "new" / "drawn"
-    flags = ("--labels=0,1,2,2,1", "--num_steps=4", "--guidance_scale=2", "--guidance_interval=-3,5")
-    result = program("sample", f"--workdir={workdir}", f"--out={out}", *flags)
-    assert result.returncode == 0, result.stderr
-    with np.load(f"{out}.npz", allow_pickle=False) as arrays:
-        assert set(arrays) == {"arr_0", "arr_1"}
-        assert arrays["arr_0"].shape == (5, 4, 4, 1) and arrays["arr_0"].dtype == np.uint8
-        assert arrays["arr_1"].tolist() == [0, 1, 2, 2, 1]
-    assert Image.open(f"{out}.png").size[0] > 3 * 64
-
-
-@pytest.mark.parametrize(
-    "flags, sentence",
-    [
-        ((), "Give either --workdir, or --weights"),
-        (("--workdir=/nowhere",), "--workdir=/nowhere holds no checkpoints"),
-        (("--workdir={workdir}", "--labels=0,x"), "--labels must be numbers with commas between, got '0,x'"),
-        (("--workdir={workdir}", "--labels=7"), "Labels must be in [0, 2], got 7"),
-        (("--workdir={workdir}", "--guidance_interval=-3,5"), "--guidance_interval does nothing"),
-        (("--workdir={workdir}", "--preset=sid2_digits"), "--preset goes with --weights"),
-        (("--workdir={workdir}", "digits"), "takes flags only, got 'digits'"),
-    ],
-)
-@pytest.mark.slow
-@pytest.mark.backend_free
-def test_sample_refuses_in_one_sentence(workdir, tmp_path, flags, sentence):
-    flags = [flag.format(workdir=workdir) for flag in flags]
-    result = program("sample", *flags, f"--out={tmp_path / 'drawn'}")
-    assert result.returncode == 2
-    assert last_line(result).startswith("sid2-sample: ") and sentence in last_line(result)
-    assert "Traceback" not in result.stderr and not list(tmp_path.iterdir())
 
 
 @pytest.mark.backend_free
@@ -101,7 +54,7 @@ def test_ctrl_c_finishes_the_step_saves_and_the_next_start_goes_on(tmp_path):
         process = subprocess.Popen(command, stderr=stderr, env={**os.environ})
         wait_for(lambda: "train 2/" in log.read_text(), process)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=120) == 0, log.read_text()
+        assert process.wait(timeout=120) == 130, log.read_text()
     saved = checkpoints(tmp_path / "run" / "checkpoints")
     assert len(saved) == 1 and f"Stopped and saved at step {checkpoint_step(saved[0])}" in log.read_text()
 

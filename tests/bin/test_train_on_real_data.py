@@ -8,7 +8,8 @@ from PIL import Image
 from rich.console import Console
 
 import pipelines
-from keras_sid2.bin.training_run import TrainingRun, TrainSettings
+from keras_sid2.bin.train_settings import TrainSettings
+from keras_sid2.bin.training_run import TrainingRun
 from keras_sid2.training import preset
 from keras_sid2.training.preset import find_preset, register_preset
 

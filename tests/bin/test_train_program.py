@@ -10,7 +10,9 @@ from rich.console import Console
 
 import keras_sid2
 import pipelines
-from keras_sid2.bin.training_run import TrainingRun, TrainSettings, windows
+from keras_sid2.bin import measuring
+from keras_sid2.bin.train_settings import TrainSettings
+from keras_sid2.bin.training_run import TrainingRun, windows
 from keras_sid2.training import Preset, find_preset, preset, register_preset
 from keras_sid2.training.checkpoints import checkpoint_step, checkpoints
 
@@ -97,6 +99,19 @@ def test_a_run_in_two_parts_is_the_run_in_one(finished, data, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(weights(model), weights(finished[1]), strict=True))
 
 
+def test_samples_are_measured_on_the_way(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "CACHE", str(tmp_path / "cache"))
+    asked = dict(measure_every=4, measure_images=40, measure_features="classifier", measure_share=1.0)
+    _, log = train(data, tmp_path / "run", **asked)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "measurements.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 8, 12]
+    assert all(line["measured"]["images"] == 40 and line["figures"]["frechet"] > 0 for line in lines)
+    assert "step 12: Frechet distance of samples" in log
+    told = scalars(tmp_path / "run" / "tensorboard")
+    assert [step for step, _ in told["samples/frechet"]] == [4, 8, 12]
+    assert len(list((tmp_path / "run" / "measured").glob("*.png"))) == 3
+
+
 def test_a_finished_run_is_left_alone(finished, data):
     model, text = train(data, finished[0], eval_split="test")
     assert "12 steps are done, nothing to train" in text
@@ -129,6 +144,10 @@ def test_bfloat16_runs_and_its_checkpoint_keeps_the_policy(data, tmp_path):
         ({"precision": "float8"}, ValueError, "--precision must be one of float32, mixed_bfloat16"),
         ({"checkpoint_every": 6}, ValueError, r"--checkpoint_every must be a multiple of --log_every \(4\), got 6"),
         ({"seed": -1}, ValueError, r"--seed must be in \[0, 2\*\*32\), got -1"),
+        (dict(measure_every=3), ValueError, "--measure_every must be a multiple of --log_every"),
+        (dict(measure_features="fid"), ValueError, "Features must be inception, classifier, or MODULE:FUNCTION"),
+        (dict(measure_images=5), ValueError, "--measure_images must be at least 20, got 5"),
+        (dict(measure_share=0.0), ValueError, r"--measure_share must be in \(0, 1\], got 0.0"),
     ],
 )
 def test_refused_before_anything_is_written(data, tmp_path, changes, error, sentence):

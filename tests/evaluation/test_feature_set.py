@@ -59,12 +59,27 @@ def test_callers_may_reuse_their_arrays():
     assert_same(kept, filled())
 
 
-def test_groups_take_images_in_turn():
-    groups = filled(groups=7).groups
-    assert [g.count for g in groups] == [72, 72, 72, 71, 71, 71, 71]
-    for i, group in enumerate(groups):
-        np.testing.assert_allclose(group.mean, ROWS[i::7].mean(0), rtol=1e-13)
-        np.testing.assert_allclose(group.covariance, np.cov(ROWS[i::7], rowvar=False), rtol=1e-10)
+def test_every_row_of_images_goes_to_all_groups():
+    """Told by a feature that is the image's number: each group has one of every seven in a row."""
+    numbers = FeatureSet(groups=7)
+    numbers.add(np.arange(500.0)[:, None])
+    assert sorted(g.count for g in numbers.groups) == [71] * 4 + [72] * 3
+    whole = FeatureSet(groups=7)
+    whole.add(np.arange(497.0)[:, None])
+    for group in whole.groups:
+        assert abs(group.mean[0] - 248) <= 3  # one of each row: never more than three away from its middle
+    in_turn = [np.arange(497)[i::7].mean() for i in range(7)]
+    assert sorted(round(g.mean[0], 2) for g in whole.groups) != [round(m, 2) for m in in_turn]
+
+
+def test_groups_of_classes_in_turn_are_not_the_classes():
+    classes = FeatureSet(groups=10)
+    classes.add(np.eye(10)[np.arange(2000) % 10])
+    for group in classes.groups:
+        assert np.abs(group.mean - 0.1).max() < 0.1
+
+
+def test_the_statistics_are_those_of_all_images():
     np.testing.assert_allclose(filled(groups=7).statistics.covariance, np.cov(ROWS, rowvar=False), rtol=1e-10)
 
 

@@ -1,0 +1,166 @@
+"""sid2-evaluate: what images are worth beside real ones, with a signature that says how it was measured.
+
+    sid2-evaluate --workdir=runs/mine --reference=data/imagenet --num_images=50000 --guidance_scale=1.3
+    sid2-evaluate --samples=drawn.npz --reference=data/digits --features=classifier
+    sid2-evaluate --workdir=runs/mine --reference=data/digits --features=classifier --num_images=2000 --sweep \
+        --sweep_scales=1,1.5,2 --sweep_intervals=all,-3:5 --sweep_steps=32,128 --sweep_ema=true,false --out=sweep
+    sid2-evaluate --compare=a.json,b.json
+
+prints the figures and the signature and writes them as JSON. A sweep writes out.jsonl, a line a setting, out.png and
+out.json, the best one; the same command goes on where it was interrupted.
+"""
+
+import pathlib
+
+from absl import flags
+
+from keras_sid2.bin import measuring, sampling_flags, sweep
+from keras_sid2.bin.common import SamplingProgress, run_program
+
+_MOST = 50_000
+
+
+def define(values: flags.FlagValues = flags.FLAGS):
+    """Defines the program's flags."""
+    sampling_flags.define(values)
+    flags.adopt_module_key_flags(sampling_flags, values)
+    add = {"flag_values": values}
+    text = "images to measure: an .npz in the ADM layout or a folder of PNG files, in place of a model"
+    flags.DEFINE_string("samples", None, text, **add)
+    flags.DEFINE_string("reference", None, "real images: a prepared data set, an .npz or a folder of PNG files", **add)
+    flags.DEFINE_string("split", "train", "splits of a prepared data set, as train,test", **add)
+    flags.DEFINE_string("data_dir", None, "where data sets lie that are given by name", **add)
+    text = "inception; classifier, fitted on real images with labels; or MODULE:FUNCTION that returns Features"
+    flags.DEFINE_string("features", "inception", text, **add)
+    text = "the FID's Inception-v3, a .pth or .npz file; downloaded if not given"
+    flags.DEFINE_string("inception_weights", None, text, **add)
+    flags.DEFINE_integer("num_images", None, f"to draw; as many as real ones, {_MOST} at most, if not given", **add)
+    flags.DEFINE_string("out", None, "where to write, without suffix; not given: evaluation/ in the workdir", **add)
+    flags.DEFINE_string("cache", measuring.CACHE, "folder that keeps the statistics of real images", **add)
+    flags.DEFINE_list("compare", None, "only print these measurements side by side", **add)
+    sweep.define(values)
+    flags.adopt_module_key_flags(sweep, values)
+
+
+def _check(values):
+    """ValueError for flags that do not go together."""
+    if values.reference is None:
+        raise ValueError("--reference must be given: the real images to measure against (or --compare).")
+    if values.samples and (values.workdir or values.weights or values.num_images or values.sweep):
+        raise ValueError("--samples are measured as they are: leave out --workdir, --weights, --num_images, --sweep.")
+    if values.samples and values.out is None:
+        raise ValueError("--out must be given with --samples: where to write the figures.")
+    measuring.check_features(values.features)
+    sampling_flags.check_at_least(values, num_images=20)
+
+
+def _open_reference(values, image_size=None):
+    """(Features, Reference)."""
+    real = measuring.open_images(values.reference, split=values.split, data_dir=values.data_dir, image_size=image_size)
+    features = measuring.make_features(values.features, real, values.inception_weights)
+    return features, measuring.make_reference(real, features, values.cache)
+
+
+def _of_files(values, console) -> int:
+    from keras_sid2.evaluation import evaluate
+
+    images = measuring.open_images(values.samples)
+    features, reference = _open_reference(values)
+    drawn = {"samples": images.name}
+    return _report(console, evaluate(images.batches(), features=features, reference=reference, drawn=drawn), values.out)
+
+
+def _of_model(values, console) -> int:
+    options = sampling_flags.sampling_options(values)
+    settings = sweep.settings(values, options) if values.sweep else None
+    model = sampling_flags.load_model_from_flags(values)
+    features, reference = _open_reference(values, tuple(model.image_shape[:2]))
+    count = values.num_images or min(_MOST, reference.features.count)
+    request = {"labels": [i % model.num_classes for i in range(count)] if model.num_classes else None}
+    draw = Measuring(model, request | {"num_images": count}, features, reference, console)
+    if settings is not None:
+        return sweep.run(settings, draw, pathlib.Path(values.out or _default_out(values, "sweep")), console)
+    found = draw(options)
+    step = found.drawn["training_step"]
+    return _report(console, found, values.out or _default_out(values, f"step_{step:010d}_seed_{values.seed}"))
+
+
+class Measuring:
+    """Draws images with some settings and measures them as they come; none are kept."""
+
+    def __init__(self, model, request: dict, features, reference, console):
+        self.model, self.request, self.features, self.reference = model, request, features, reference
+        self._console = console
+
+    def drawing(self, options: dict, progress=None):
+        from keras_sid2 import Drawing
+
+        return Drawing(self.model, progress=progress, **self.request, **options)
+
+    def __call__(self, options: dict):
+        """The Measurement."""
+        from keras_sid2.evaluation import evaluate
+
+        count = self.request["num_images"]
+        with SamplingProgress(self._console, count) as line:
+            drawing = self.drawing(options, line.part(0, count))
+            return evaluate(
+                drawing.batches(), features=self.features, reference=self.reference, drawn=drawing.describe()
+            )
+
+
+def _default_out(values, name: str) -> str:
+    if not values.workdir:
+        raise ValueError("--out must be given with --weights: where to write the figures.")
+    return str(pathlib.Path(values.workdir) / "evaluation" / name)
+
+
+def _report(console, measurement, out: str) -> int:
+    path = pathlib.Path(f"{out}.json")
+    measurement.write(path)
+    for name, value in measurement.figures.items():
+        print(f"{name:24} {value:.6g}")
+    print(f"signature  {measurement.signature()}")
+    console.print(f"written to {path}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _compare(values, console) -> int:
+    """Measurements side by side, if they were measured alike."""
+    from rich.table import Table
+
+    from keras_sid2.evaluation import Measurement, check_comparable
+
+    if len(values.compare) < 2:
+        raise ValueError(f"--compare needs at least two files, as a.json,b.json; got {','.join(values.compare)!r}.")
+    found = [Measurement.read(path) for path in values.compare]
+    check_comparable(found, values.compare)
+    table = Table("", *(pathlib.Path(path).stem for path in values.compare))
+    for name in found[0].figures:
+        table.add_row(name, *(f"{m.figures[name]:.6g}" for m in found))
+    for name in {key: None for m in found for key in m.drawn}:
+        told = [str(m.drawn.get(name)) for m in found]
+        if len(set(told)) > 1:
+            table.add_row(name, *told, style="dim")
+    console.print(table)
+    return 0
+
+
+def main(values: flags.FlagValues) -> int:
+    """What the flags ask for; raises, in one sentence, what is wrong with them."""
+    from rich.console import Console
+
+    if values.compare is not None:
+        return _compare(values, Console())
+    _check(values)
+    return (_of_files if values.samples else _of_model)(values, Console(stderr=True))
+
+
+def run():
+    """The console program."""
+    define()
+    run_program(lambda _: main(flags.FLAGS), "sid2-evaluate")
+
+
+if __name__ == "__main__":
+    run()

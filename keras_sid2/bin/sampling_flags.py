@@ -1,0 +1,164 @@
+"""The flags of every program that draws images: which model, and how."""
+
+import pathlib
+import sys
+
+from absl import flags
+
+Values = flags.FlagValues
+
+
+def define(values: Values = flags.FLAGS):
+    """Defines them; a program does so when it starts, so that two can be imported into one process."""
+    add = {"flag_values": values}
+    flags.DEFINE_string("workdir", None, "work directory of sid2-train; its newest checkpoint is used", **add)
+    text = "a .keras file; or, with --preset, a .weights.h5 file, without averaged weights"
+    flags.DEFINE_string("weights", None, text, **add)
+    flags.DEFINE_string("preset", None, "model that a .weights.h5 file is for", **add)
+    flags.DEFINE_bool("ema", True, "use the averaged weights", **add)
+    flags.DEFINE_integer("num_steps", 512, "sampler steps", **add)
+    flags.DEFINE_string("sampler", "ddpm", "ddpm, ddim, heun or dpmpp_2m", **add)
+    flags.DEFINE_float("eta", None, "of ddim, in [0, 1]; 0, without noise, if not given", **add)
+    flags.DEFINE_float("variance", None, "of ddpm, in [0, 1]; 0.2 if not given", **add)
+    flags.DEFINE_string("grid", "uniform_t", "uniform_t, uniform_logsnr or edm_rho", **add)
+    text = "1 is none; or logsnr:scale pairs, as -3:1,0:2.5,5:1, with straight lines between"
+    flags.DEFINE_string("guidance_scale", "1", text, **add)
+    flags.DEFINE_list("guidance_interval", None, "low,high in logsnr; everywhere if not given", **add)
+    flags.DEFINE_bool("guidance_one_batch", True, "both estimates at once: faster, in twice the memory", **add)
+    text = "guide away from this weaker model: a .keras file or a work directory"
+    flags.DEFINE_string("autoguide", None, text, **add)
+    text = "quantile in (0, 1] that estimates are scaled by; clipped if not given"
+    flags.DEFINE_float("dynamic_threshold", None, text, **add)
+    flags.DEFINE_integer("seed", 0, "image i depends on (seed, i, its label, the settings)", **add)
+    flags.DEFINE_integer("batch_size", 64, "images drawn at once", **add)
+
+
+def load_model_from_flags(values: Values = flags.FLAGS):
+    """The SiD2Model that the flags name; ValueError or FileNotFoundError, in one sentence, if they do not."""
+    from keras_sid2 import SiD2Model
+    from keras_sid2.training.checkpoints import load_model
+
+    if bool(values.workdir) == bool(values.weights):
+        raise ValueError("Give either --workdir, or --weights (with --preset for a .weights.h5 file).")
+    if values.preset and (values.workdir or not values.weights.endswith(".weights.h5")):
+        raise ValueError("--preset goes with --weights=NAME.weights.h5 only: other files hold their configuration.")
+    if values.workdir:
+        return load_model(_newest_checkpoint("workdir", values.workdir))
+    if not pathlib.Path(values.weights).is_file():
+        raise FileNotFoundError(f"--weights={values.weights} is no file.")
+    if values.weights.endswith(".keras"):
+        return load_model(values.weights)
+    if not (values.preset and values.weights.endswith(".weights.h5")):
+        raise ValueError(f"--weights={values.weights} must be a .keras file, or a .weights.h5 file with --preset.")
+    model = SiD2Model.from_preset(values.preset)
+    model.load_weights(values.weights)
+    return model
+
+
+def _newest_checkpoint(flag: str, folder: str) -> pathlib.Path:
+    from keras_sid2.training.checkpoints import newest_sound
+
+    def note(sentence: str):
+        print(sentence, file=sys.stderr)
+
+    found = newest_sound(pathlib.Path(folder) / "checkpoints", note, set_aside=False)
+    if found is None:
+        raise FileNotFoundError(f"--{flag}={folder} holds no checkpoints: train there with sid2-train.")
+    return found
+
+
+def sampling_options(values: Values = flags.FLAGS) -> dict:
+    """Arguments of `Drawing`: how to draw, without what. The weaker model is loaded if all else is right.
+
+    Raises ValueError or FileNotFoundError, in one sentence, for flags that are wrong or do nothing.
+    """
+    from keras_sid2.sampling import get_grid
+
+    check_at_least(values, num_steps=1, batch_size=1, seed=0)
+    check_in_unit_interval(values, "dynamic_threshold")
+    get_grid(values.grid)
+    return {
+        "num_steps": values.num_steps,
+        "sampler": _sampler(values),
+        "grid": values.grid,
+        "guidance": _guidance(values),
+        "dynamic_threshold": values.dynamic_threshold,
+        "use_ema": values.ema,
+        "seed": values.seed,
+        "batch_size": values.batch_size,
+        "weaker": _weaker(values),
+    }
+
+
+def check_at_least(values: Values, **least: int):
+    """ValueError unless each of these flags, where it is given, is as large as said."""
+    for name, bound in least.items():
+        if values[name].value is not None and values[name].value < bound:
+            raise ValueError(f"--{name} must be at least {bound}, got {values[name].value}.")
+
+
+def check_in_unit_interval(values: Values, name: str):
+    """ValueError unless a flag, where it is given, is in (0, 1]."""
+    if values[name].value is not None and not 0.0 < values[name].value <= 1.0:
+        raise ValueError(f"--{name} must be in (0, 1], got {values[name].value}.")
+
+
+def numbers(values: Values, name: str, kind: type) -> list | None:
+    """A flag's list as numbers of a kind, or None where it is not given."""
+    texts = values[name].value
+    try:
+        found = None if texts is None else [kind(text) for text in texts]
+    except ValueError:
+        found = []
+    if found == []:
+        raise ValueError(f"--{name} must be numbers with commas between, got {','.join(texts)!r}.")
+    return found
+
+
+def _sampler(values: Values):
+    from keras_sid2.sampling import DDIMSampler, DDPMSampler, get_sampler
+
+    for flag, name in (("eta", "ddim"), ("variance", "ddpm")):
+        if values[flag].value is not None and values.sampler != name:
+            raise ValueError(f"--{flag} goes with --sampler={name}, got --sampler={values.sampler}.")
+    if values.eta is not None:
+        return DDIMSampler(values.eta)
+    return get_sampler(values.sampler) if values.variance is None else DDPMSampler(values.variance)
+
+
+def _guidance(values: Values):
+    from keras_sid2 import Guidance
+
+    interval = numbers(values, "guidance_interval", float)
+    interval = None if interval is None else tuple(interval)
+    guidance = Guidance(_scale(values.guidance_scale), interval, values.guidance_one_batch)
+    for name in ("guidance_interval", "guidance_one_batch", "autoguide"):
+        if values[name].present and not guidance.acts:
+            raise ValueError(f"--{name} does nothing at --guidance_scale=1: give a scale too.")
+    return guidance
+
+
+def _scale(text: str):
+    """A number, or a ScaleCurve through logsnr:scale pairs."""
+    from keras_sid2 import ScaleCurve
+
+    try:
+        points = [tuple(map(float, pair.split(":"))) for pair in text.split(",")]
+    except ValueError as error:
+        raise ValueError(
+            f"--guidance_scale must be a number, or logsnr:scale pairs as -3:1,0:2.5,5:1, got {text!r}."
+        ) from error
+    return points[0][0] if len(points) == len(points[0]) == 1 else ScaleCurve(tuple(points))
+
+
+def _weaker(values: Values):
+    from keras_sid2.training.checkpoints import load_model
+
+    if values.autoguide is None:
+        return None
+    path = pathlib.Path(values.autoguide)
+    if path.is_dir():
+        return load_model(_newest_checkpoint("autoguide", values.autoguide))
+    if path.suffix != ".keras" or not path.is_file():
+        raise FileNotFoundError(f"--autoguide={path} is neither a .keras file nor a work directory.")
+    return load_model(path)

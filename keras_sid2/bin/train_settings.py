@@ -1,0 +1,98 @@
+"""What sid2-train is asked for: a flag each."""
+
+import dataclasses
+
+from keras_sid2.bin.measuring import check_features
+from keras_sid2.training import Preset, find_preset
+
+PRECISIONS = ("float32", "mixed_bfloat16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """What `sid2-train` was asked for; None is the preset's. Fields in DEFINING make the run, others may change."""
+
+    preset: str
+    workdir: str
+    data: str
+    data_dir: str | None = None
+    split: str = "train"
+    eval_split: str | None = None
+    steps: int = 1000
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    warmup_steps: int | None = None
+    ema_decay: float | None = None
+    flip: bool = False
+    crop: str | None = None
+    max_bad_records: int = 0
+    seed: int = 0
+    precision: str = "float32"
+    log_every: int = 50
+    eval_every: int = 500
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 3
+    keep_every: int = 0
+    sample_every: int = 500
+    sample_steps: int | None = None
+    measure_every: int = 0
+    measure_images: int = 1000
+    measure_features: str = "inception"
+    inception_weights: str | None = None
+    measure_share: float = 0.05
+
+    DEFINING = (
+        "preset",
+        "data",
+        "split",
+        "batch_size",
+        "learning_rate",
+        "warmup_steps",
+        "ema_decay",
+        "flip",
+        "crop",
+        "seed",
+        "precision",
+    )
+
+    def __post_init__(self):
+        for field in ("steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"--{field} must be at least 1, got {getattr(self, field)}.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed must be in [0, 2**32), got {self.seed}.")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"--batch_size must be at least 1, got {self.batch_size}.")
+        if self.max_bad_records < 0:
+            raise ValueError(f"--max_bad_records must be at least 0, got {self.max_bad_records}.")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
+        for field in ("sample_every", "measure_every", "keep_every"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"--{field} must be at least 0 (0 is never), got {getattr(self, field)}.")
+        if self.measure_images < 20:
+            raise ValueError(f"--measure_images must be at least 20, got {self.measure_images}.")
+        if not 0.0 < self.measure_share <= 1.0:
+            raise ValueError(f"--measure_share must be in (0, 1], got {self.measure_share}.")
+        check_features(self.measure_features)
+        for field in ("checkpoint_every", "sample_every", "eval_every", "measure_every", "keep_every"):
+            if getattr(self, field) % self.log_every:
+                raise ValueError(
+                    f"--{field} must be a multiple of --log_every ({self.log_every}), got {getattr(self, field)}."
+                )
+
+    def resolved(self) -> tuple["TrainSettings", Preset]:
+        """These settings with the preset's numbers filled in, and the preset with these settings' numbers."""
+        preset = find_preset(self.preset)
+        recipe = preset.recipe
+        chosen = {
+            "learning_rate": recipe.learning_rate if self.learning_rate is None else self.learning_rate,
+            "warmup_steps": recipe.warmup_steps if self.warmup_steps is None else self.warmup_steps,
+            "ema_decay": recipe.ema_decay if self.ema_decay is None else self.ema_decay,
+        }
+        batch_size = self.batch_size or preset.batch_size
+        preset = dataclasses.replace(preset, recipe=dataclasses.replace(recipe, **chosen), batch_size=batch_size)
+        return dataclasses.replace(self, **chosen, batch_size=batch_size), preset
+
+    def defining(self) -> dict:
+        return {field: getattr(self, field) for field in self.DEFINING}

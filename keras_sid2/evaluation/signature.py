@@ -1,0 +1,136 @@
+"""Figures with a passport: how they were measured, and of what images.
+
+Two figures compare only if everything in `measured` agrees: the features and their hash, how images are resized and
+rounded, the real images, how many images there are, and the method. What was drawn (sampler, guidance, weights, seed)
+may differ: to compare that is what measurements are for.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from keras_sid2.evaluation.feature_set import FeatureSet
+from keras_sid2.evaluation.features import Features
+from keras_sid2.evaluation.measure import measure
+from keras_sid2.files import written_whole
+
+METHOD = "keras_sid2.evaluation.measure 1"  # counted up whenever a figure of the same sets would come out differently
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Real images as a measurement sees them.
+
+    Args:
+        name: for people; not a part of the signature.
+        digest: of the images, whatever their order (`collect`).
+        features: their FeatureSet.
+    """
+
+    name: str
+    digest: str
+    features: FeatureSet
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Figures, `measured`: how, and `drawn`: of what; plain values, as in its JSON file."""
+
+    figures: dict[str, float]
+    measured: dict
+    drawn: dict
+
+    def signature(self) -> str:
+        """One line that says all of it, for tables and papers."""
+        parts = (*self.measured.items(), *self.drawn.items())
+        return "  ".join(f"{name}={value}" for name, value in parts if value is not None)
+
+    def write(self, path: str | os.PathLike):
+        """As JSON, whole or not at all."""
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> "Measurement":
+        """What `write` wrote; FileNotFoundError, or ValueError for a file that it did not write."""
+        path = pathlib.Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is no file.")
+        try:
+            parts = json.loads(path.read_text())
+            if set(parts) != {"figures", "measured", "drawn"} or not all(isinstance(p, dict) for p in parts.values()):
+                raise ValueError("Other parts.")
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is no measurement of sid2-evaluate.") from error
+        return cls(**parts)
+
+
+def check_comparable(measurements: Sequence[Measurement], names: Sequence[str] | None = None):
+    """ValueError, naming the first difference, unless all were measured alike."""
+    names = names or [f"measurement {i}" for i in range(len(measurements))]
+    first = measurements[0].measured
+    for name, other in zip(names[1:], measurements[1:], strict=True):
+        for key in {**first, **other.measured}:
+            here, there = first.get(key), other.measured.get(key)
+            if here != there:
+                raise ValueError(
+                    f"The figures of {names[0]} and {name} do not compare: {key} is {here!r} in the one and {there!r} "
+                    "in the other."
+                )
+
+
+def collect(
+    features: Features, batches: Iterable[np.ndarray], *, groups: int = 10, capacity: int = 10_000
+) -> tuple[FeatureSet, str]:
+    """(the FeatureSet of uint8 batches [B, H, W, C], the digest of the images), one batch in memory at a time.
+
+    The digest is 16 hexadecimal digits of the sum of all images' SHA-256, so their order does not enter it.
+    """
+    collected, total = FeatureSet(groups=groups, capacity=capacity), 0
+    for images in batches:
+        collected.add(*features(images))
+        for image in images:
+            shape = str(image.shape).encode()
+            total += int.from_bytes(hashlib.sha256(shape + np.ascontiguousarray(image).tobytes()).digest(), "big")
+    return collected, f"{total % 2**256:064x}"[:16]
+
+
+def evaluate(
+    batches: Iterable[np.ndarray],
+    *,
+    features: Features,
+    reference: Reference,
+    drawn: dict | None = None,
+    groups: int = 10,
+    capacity: int = 10_000,
+) -> Measurement:
+    """What images are worth beside real ones, with a signature.
+
+    Args:
+        batches: of uint8 images [B, H, W, C] (or clips, if `features` takes clips), as of `Drawing.batches`.
+        features: those of the reference too.
+        reference: of `reference_of`, or made by hand of `collect`.
+        drawn: what is known of the images, as `Drawing.describe` says it.
+        groups, capacity: of the FeatureSet of the images.
+
+    Raises ValueError for too few images, and images that `features` does not take.
+    """
+    samples, digest = collect(features, batches, groups=groups, capacity=capacity)
+    measured = {
+        "method": METHOD,
+        "features": features.name,
+        "features_digest": features.digest,
+        "rule": features.rule,
+        "reference": reference.digest,
+        "reference_images": reference.features.count,
+        "images": samples.count,
+        "groups": groups,
+        "kept": [min(s.count, s.capacity) for s in (samples, reference.features)],
+    }
+    figures = measure(samples, reference.features)
+    return Measurement(figures=figures, measured=measured, drawn={"images_digest": digest, **(drawn or {})})

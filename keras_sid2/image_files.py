@@ -1,0 +1,202 @@
+"""Images on disk, each file written whole or not at all: pictures, animations, and arrays in the ADM layout."""
+
+import io
+import json
+import os
+import pathlib
+import shutil
+import zipfile
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from keras_sid2.files import written_whole
+
+_HOLD = 2.0  # seconds that an animation's last frame stays
+
+
+def image_grid(images: np.ndarray, captions: Sequence[str] | None = None, columns: int | None = None) -> np.ndarray:
+    """uint8 [N, H, W, 1 or 3] images side by side as one uint8 [H', W', 3] picture.
+
+    Small images are enlarged by whole pixels to about 64; `captions`, one an image, stand below them. `columns` None
+    is about the square root of N.
+    """
+    from PIL import Image, ImageDraw
+
+    images = np.broadcast_to(_checked(images), (*images.shape[:-1], 3))
+    count, height, width, _ = images.shape
+    columns = columns or int(np.ceil(np.sqrt(count)))
+    scale = max(1, 64 // max(height, width))
+    cell_width, cell_height = width * scale + 4, height * scale + 4 + (14 if captions else 0)
+    rows = -(-count // columns)
+    picture = Image.new("RGB", (columns * cell_width, rows * cell_height), "white")
+    draw = ImageDraw.Draw(picture)
+    for i, image in enumerate(images):
+        x, y = (i % columns) * cell_width + 2, (i // columns) * cell_height + 2
+        image = Image.fromarray(np.ascontiguousarray(image))
+        picture.paste(image.resize((width * scale, height * scale), Image.Resampling.NEAREST), (x, y))
+        if captions:
+            draw.text((x, y + height * scale), captions[i], fill="black")
+    return np.asarray(picture)
+
+
+def _checked(images: np.ndarray) -> np.ndarray:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
+        raise ValueError(f"Images must be uint8 [N, H, W, 1 or 3], got {images.dtype} {list(images.shape)}.")
+    return images
+
+
+def write_png(path: str | os.PathLike, picture: np.ndarray):
+    """uint8 [H, W, 1 or 3] as a PNG file, grey or RGB."""
+    from PIL import Image
+
+    picture = _checked(picture[None])[0]
+    with written_whole(path) as temporary:
+        Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(temporary, format="PNG")
+
+
+def write_pngs(folder: str | os.PathLike, images: np.ndarray, start: int = 0):
+    """uint8 [N, H, W, 1 or 3] images as PNG files in `folder`, named 000000.png and so on from number `start`."""
+    for number, image in enumerate(_checked(images), start):
+        write_png(pathlib.Path(folder) / f"{number:06d}.png", image)
+
+
+def write_animation(path: str | os.PathLike, frames: Sequence[np.ndarray], seconds: float):
+    """uint8 [H, W, 3] frames as an animation that takes `seconds`, stays at its end for a while, and starts again.
+
+    The suffix says which: .gif with at most 256 colours a frame, .webp without loss. Frames that follow an equal one
+    are stored as one frame that is shown for longer.
+
+    Raises ValueError for another suffix, and unless there are frames, all of one size.
+    """
+    from PIL import Image
+
+    path = pathlib.Path(path)
+    options = {".gif": {"format": "GIF"}, ".webp": {"format": "WEBP", "lossless": True}}.get(path.suffix)
+    if options is None:
+        raise ValueError(f"An animation is a .gif or a .webp file, got {str(path)!r}.")
+    shapes = {(str(frame.dtype), *frame.shape) for frame in frames}
+    if len(shapes) != 1 or not all(len(shape) == 4 and (shape[0], shape[3]) == ("uint8", 3) for shape in shapes):
+        raise ValueError(f"An animation needs frames uint8 [H, W, 3] of one size, got {sorted(shapes) or 'none'}.")
+    durations = [max(20, round(1000 * seconds / len(frames)))] * len(frames)  # faster, browsers show it slower
+    durations[-1] += round(1000 * _HOLD)
+    first, *others = [Image.fromarray(frame) for frame in frames]
+    with written_whole(path) as temporary:
+        first.save(temporary, save_all=True, append_images=others, duration=durations, loop=0, **options)
+
+
+def write_npz(path: str | os.PathLike, images: np.ndarray, labels: np.ndarray | None = None):
+    """The ADM layout: arr_0 uint8 [N, H, W, C], arr_1 int [N] where there are labels."""
+    arrays = (images,) if labels is None else (images, np.asarray(labels))
+    with written_whole(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, *arrays)
+
+
+class NpzPieces:
+    """An .npz as that of `write_npz`, of any number of images, written piece by piece; an interrupted one goes on.
+
+    The pieces lie in the folder `<path>.pieces`: each is an .npz, which carries checksums, of one call of `add`.
+    `finish` makes one file of them, the same bytes whatever the pieces were, and removes the folder. Never more than a
+    piece is held in memory.
+
+    Args:
+        path: of the .npz.
+        settings: what defines the images, as plain values; kept in settings.json beside the pieces.
+
+    Attributes:
+        folder: of the pieces.
+        done: images that are there already. A damaged piece and those after it have been removed.
+
+    Raises ValueError if there are pieces of other settings.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, settings: dict):
+        self.path, self.folder = pathlib.Path(path), pathlib.Path(f"{path}.pieces")
+        self._claim(json.loads(json.dumps(settings)))
+        self.done, self._kind, self._pieces = 0, None, []
+        while (found := _piece(self._next())) and self._kind in (None, found[1:]):
+            self._count(*found)
+        for path in set(self.folder.glob("*.npz")).difference(self._pieces):
+            path.unlink()
+
+    def _claim(self, settings: dict):
+        """Refuses the pieces of other settings; tells whose the next ones are where there are none."""
+        file = self.folder / "settings.json"
+        if not any(self.folder.glob("[0-9]*.npz")):
+            with written_whole(file) as temporary:
+                temporary.write_text(json.dumps(settings, indent=2) + "\n")
+            return
+        try:
+            before = dict(json.loads(file.read_text()))
+        except (FileNotFoundError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"{self.folder} holds pieces and does not say of what: remove it to start anew."
+            ) from error
+        if before != settings:
+            names = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
+            changes = ", ".join(f"{name} was {before.get(name)!r} and is {settings.get(name)!r}" for name in names)
+            raise ValueError(f"{self.folder} holds pieces of another request: {changes}; remove it to start anew.")
+
+    def _next(self) -> pathlib.Path:
+        return self.folder / f"{self.done:09d}.npz"
+
+    def _count(self, images: int, *kind):
+        self._pieces.append(self._next())
+        self.done, self._kind = self.done + images, kind
+
+    def add(self, images: np.ndarray, labels: np.ndarray | None = None):
+        """uint8 [N, H, W, 1 or 3] images, and their classes int [N] where there are any, behind those that are there.
+
+        Raises ValueError for images of another size, and labels where there were none or none where there were.
+        """
+        _checked(images)
+        labels = None if labels is None else np.asarray(labels)
+        if labels is not None and (labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer)):
+            raise ValueError(f"Labels must be integers, one an image, got {labels.dtype} {list(labels.shape)}.")
+        labels = None if labels is None else labels.astype("int64")
+        kind = (*images.shape[1:], labels is not None)
+        if self._kind not in (None, kind):
+            raise ValueError(f"Pieces must be alike: [height, width, channels, labelled] {self._kind}, then {kind}.")
+        write_npz(self._next(), images, labels)
+        self._count(len(images), *kind)
+
+    def batches(self) -> Iterator[np.ndarray]:
+        """The images that are there, a piece at a time."""
+        return self._arrays("arr_0")
+
+    def _arrays(self, name: str) -> Iterator[np.ndarray]:
+        for path in self._pieces:
+            with np.load(path, allow_pickle=False) as arrays:
+                yield arrays[name]
+
+    def finish(self):
+        """Writes the .npz and removes the pieces; ValueError if there are none."""
+        if not self.done:
+            raise ValueError(f"{self.path} cannot be written: there are no images in {self.folder}.")
+        with written_whole(self.path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            self._stream(archive, "arr_0", "|u1", self._kind[:-1])
+            if self._kind[-1]:
+                self._stream(archive, "arr_1", "<i8", ())
+        shutil.rmtree(self.folder)
+
+    def _stream(self, archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, ...]):
+        """One array, as np.savez stores it: not compressed, and without the time of day."""
+        with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+            header = {"descr": dtype, "fortran_order": False, "shape": (self.done, *shape)}
+            np.lib.format.write_array_header_1_0(member, header)
+            for values in self._arrays(name):
+                member.write(values.astype(dtype).tobytes())
+
+
+def _piece(path: pathlib.Path) -> tuple | None:
+    """(images, height, width, channels, labelled) of a piece; None if there is none, or a damaged one."""
+    if not path.is_file():
+        return None
+    data = io.BytesIO(path.read_bytes())
+    try:
+        with np.load(data, allow_pickle=False) as arrays:
+            images, labels = arrays["arr_0"], arrays.get("arr_1")
+        whole = _checked(images) is images and (labels is None or labels.shape == images.shape[:1])
+    except Exception:  # of many kinds, from zipfile, struct and numpy: the bytes are wrong
+        return None
+    return (*images.shape, labels is not None) if whole else None

@@ -1,0 +1,125 @@
+"""Images from disk, a block at a time: the ADM layout (arr_0 of an .npz), and folders of PNG files."""
+
+import contextlib
+import math
+import os
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+
+
+def read_images(path: str | os.PathLike) -> np.ndarray:
+    """All images of an .npz, uint8 [N, H, W, 1 or 3]; or the one of a PNG file, with N = 1.
+
+    Raises FileNotFoundError, and ValueError, in one sentence, for a file that is neither.
+    """
+    path = pathlib.Path(path)
+    if path.suffix == ".npz":
+        return np.concatenate(list(iterate_npz(path, npz_shape(path)[0])))
+    return _read_png(path)[None]
+
+
+def npz_shape(path: str | os.PathLike) -> tuple[int, int, int, int]:
+    """(N, H, W, C) of the images in an .npz in the ADM layout; errors as `read_images`."""
+    with _npz_images(path) as (_, shape):
+        return shape
+
+
+def iterate_npz(path: str | os.PathLike, batch_size: int) -> Iterator[np.ndarray]:
+    """The images of an .npz in the ADM layout in order, uint8 [at most batch_size, H, W, C] at a time.
+
+    What is wrong with the file is told before the first block, as by `read_images`; damage inside, when it is met.
+    """
+    _check_batch_size(batch_size)
+    npz_shape(path)
+    return _npz_blocks(path, batch_size)
+
+
+def _npz_blocks(path, batch_size: int) -> Iterator[np.ndarray]:
+    with _npz_images(path) as (member, (count, *shape)):
+        for start in range(0, count, batch_size):
+            size = min(batch_size, count - start)
+            data = bytearray(member.read(size * math.prod(shape)))
+            if len(data) < size * math.prod(shape):
+                raise ValueError(f"arr_0 of {path} ends before its {count} images do.")
+            yield np.frombuffer(data, np.uint8).reshape(size, *shape)
+
+
+@contextlib.contextmanager
+def _npz_images(path) -> Iterator[tuple]:
+    """(the file inside at its first image, the images' shape)."""
+    if not pathlib.Path(path).is_file():
+        raise FileNotFoundError(f"{path} is no file.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if "arr_0.npy" not in archive.namelist():
+                held = ", ".join(archive.namelist()) or "nothing"
+                raise ValueError(f"{path} must hold images as arr_0, the ADM layout; it holds {held}.")
+            with archive.open("arr_0.npy") as member:
+                yield member, _image_shape(path, member)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise ValueError(f"{path} is no .npz file that can be read: {error}") from error
+
+
+def _image_shape(path, member) -> tuple[int, ...]:
+    """Reads the header of arr_0."""
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        shape, fortran_order, dtype = readers[np.lib.format.read_magic(member)](member)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"arr_0 of {path} is no array of numpy's format 1 or 2.") from error
+    if dtype != np.uint8 or len(shape) != 4 or shape[-1] not in (1, 3) or not all(shape) or fortran_order:
+        order = " in Fortran's order" if fortran_order else ""
+        raise ValueError(f"arr_0 of {path} must be uint8 [N, H, W, 1 or 3], got {dtype} {list(shape)}{order}.")
+    return shape
+
+
+def iterate_pngs(folder: str | os.PathLike, batch_size: int) -> Iterator[np.ndarray]:
+    """The PNG files of a folder in the order of their names, uint8 [at most batch_size, H, W, 1 or 3] at a time.
+
+    Raises ValueError if there are none; and, when they are met, for a file that is none, or of another size.
+    """
+    _check_batch_size(batch_size)
+    paths = sorted(path for path in pathlib.Path(folder).glob("*.png") if not path.name.startswith("."))
+    if not paths:
+        raise ValueError(f"{folder} must be a folder with .png files, and there are none.")
+    return _png_blocks(paths, batch_size)
+
+
+def _png_blocks(paths: list[pathlib.Path], batch_size: int) -> Iterator[np.ndarray]:
+    shape = None
+    for start in range(0, len(paths), batch_size):
+        images = []
+        for path in paths[start : start + batch_size]:
+            images.append(_read_png(path))
+            shape = shape or images[-1].shape
+            if images[-1].shape != shape:
+                sizes = f"{list(shape)}, and {path.name} is {list(images[-1].shape)}"
+                raise ValueError(f"The images in {path.parent} must be alike: {paths[0].name} is {sizes}.")
+        yield np.stack(images)
+
+
+def _read_png(path: pathlib.Path) -> np.ndarray:
+    """uint8 [H, W, 1] of a grey or black-and-white file, [H, W, 3] of one in colour."""
+    from PIL import Image
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file.")
+    channels = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            mode = picture.mode
+            pixels = np.array(picture.convert(channels.get(mode)))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is no PNG file that can be read.") from error
+    if mode not in channels:
+        raise ValueError(f"{path} must be grey or in colour, of 8 bits and without transparency, got {mode}.")
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _check_batch_size(batch_size: int):
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be an integer >= 1, got {batch_size!r}.")
