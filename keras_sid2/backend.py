@@ -141,12 +141,9 @@ def loop(start, stop, body: Callable, carry):
 
 
 def batch_shards() -> int:
-    """Devices that share a batch: those along the batch axis of keras's distribution, on jax; 1 without one."""
+    """Parts that keras's distribution splits a batch into, on jax; 1 without one."""
     distribution = keras.distribution.distribution() if name() == "jax" else None
-    if distribution is None:
-        return 1
-    mesh = distribution.device_mesh
-    return mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
+    return 1 if distribution is None else distribution.num_model_replicas
 
 
 def on_batch_shards(values):
@@ -171,3 +168,85 @@ def read_torch_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
         return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
     except (AttributeError, EOFError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
         raise ValueError(f"{str(path)!r} is no PyTorch file of tensors by name, or it is damaged.") from error
+
+
+def accumulated(function: Callable, variables: Sequence, trainable: Sequence, count: int):
+    """(values, gradients) of function(i) -> [b] for 0 <= i < count, one after another in the memory of one.
+
+    values [count, b] are all that it returned; gradients, in the order of `trainable`, are those of the sum of values.
+    Neither passes a gradient on. `variables` are all that function reads; it may change none.
+    """
+    return _ACCUMULATED[name()](function, variables, trainable, count)
+
+
+def _accumulated_on_jax(function, variables, trainable, count):
+    import jax
+
+    fixed = [(v, v.value) for v in variables]  # a scope within a scope sees nothing of the outer one
+
+    def total(weights, i):
+        with keras.StatelessScope([*fixed, *zip(trainable, weights, strict=True)]):
+            values = function(i)
+        return ops.sum(values), values
+
+    def body(sums, i):
+        gradients, values = jax.grad(total, has_aux=True)(weights, i)
+        return [a + b for a, b in zip(sums, gradients, strict=True)], values
+
+    weights = [jax.lax.stop_gradient(v.value) for v in trainable]
+    gradients, values = jax.lax.scan(body, [ops.zeros_like(w) for w in weights], ops.arange(count))
+    return values, gradients
+
+
+def _accumulated_on_tensorflow(function, variables, trainable, count):
+    import tensorflow as tf
+
+    weights = [v.value for v in trainable]
+
+    def body(i, values, sums):
+        with tf.GradientTape() as tape:
+            found = function(i)
+            total = tf.reduce_sum(found)
+        gradients = tape.gradient(total, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return i + 1, values.write(i, found), [a + b for a, b in zip(sums, gradients, strict=True)]
+
+    start = (0, tf.TensorArray("float32", count), [tf.zeros_like(w) for w in weights])
+    _, values, gradients = tf.while_loop(lambda i, *_: i < count, body, start, parallel_iterations=1)
+    return tf.stop_gradient(values.stack()), [tf.stop_gradient(g) for g in gradients]
+
+
+def _accumulated_on_torch(function, variables, trainable, count):
+    import torch
+
+    weights, values, sums = [v.value for v in trainable], [], None
+    for i in range(count):
+        found = function(i)
+        gradients = torch.autograd.grad(found.sum(), weights, materialize_grads=True)
+        sums = gradients if sums is None else torch._foreach_add(sums, gradients)
+        values.append(found.detach())
+    return torch.stack(values), list(sums)
+
+
+_ACCUMULATED = {
+    "jax": _accumulated_on_jax,
+    "tensorflow": _accumulated_on_tensorflow,
+    "torch": _accumulated_on_torch,
+}
+
+
+def devices() -> tuple[str, int]:
+    """(kind of the devices that training runs on, how many); the kind as the backend names it, "cpu" among others."""
+    if name() == "jax":
+        import jax
+
+        distribution = keras.distribution.distribution()
+        count = 1 if distribution is None else distribution.device_mesh.devices.size
+        return jax.devices()[0].device_kind, count
+    if name() == "torch":
+        import torch
+
+        return (torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"), 1
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    return (tf.config.experimental.get_device_details(gpus[0]).get("device_name", "gpu") if gpus else "cpu"), 1

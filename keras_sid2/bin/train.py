@@ -6,6 +6,7 @@ The backend is keras's: KERAS_BACKEND, or ~/.keras/keras.json. `sid2-data prepar
 """
 
 import dataclasses
+import os
 import typing
 
 from absl import flags
@@ -40,6 +41,8 @@ _HELP = {
     "measure_images": "how many are drawn each time",
     "measure_features": "inception; classifier, fitted on the training images; or MODULE:FUNCTION",
     "inception_weights": "the FID's Inception-v3, a .pth or .npz file; downloaded if not given",
+    "on_nan": "stop; or skip: go back to the last checkpoint, leave out the batch that did it, and go on",
+    "peak_tflops": "10^12 dense operations a second of all devices, for the share of it; a table's if not given",
     "measure_share": "most of the time that measuring may take; it is put off until it does",
 }
 _REQUIRED = ("preset", "workdir", "data")
@@ -58,9 +61,21 @@ def _main(_) -> int:
     """0 at the end of training; 130 after Ctrl-C and 143 after SIGTERM, when all is saved."""
     from keras_sid2.bin.training_run import TrainingRun
 
+    if flags.FLAGS.verify_resume:
+        return _verify_resume()
     run = TrainingRun(_settings())
     run.train()
     return 0 if run.stopped_by is None else 128 + run.stopped_by
+
+
+def _verify_resume() -> int:
+    from keras_sid2.bin.training_run import TrainingRun
+    from keras_sid2.bin.verify_resume import verify_resume
+
+    settings = _settings()
+    TrainingRun(dataclasses.replace(settings, workdir=os.path.join(settings.workdir, "none")))  # refuses what is wrong
+    print(verify_resume(settings, steps=flags.FLAGS.verify_resume))
+    return 0
 
 
 def _settings():
@@ -77,6 +92,8 @@ def run():
     from keras_sid2.bin.train_settings import TrainSettings
 
     _define_flags(TrainSettings)
+    text = "train nothing: show that this many steps and as many again, in two processes, end as twice as many at a go"
+    flags.DEFINE_integer("verify_resume", 0, text, lower_bound=0)
     run_program(_main, "sid2-train")
 
 

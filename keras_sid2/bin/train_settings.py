@@ -40,6 +40,8 @@ class TrainSettings:
     measure_features: str = "inception"
     inception_weights: str | None = None
     measure_share: float = 0.05
+    peak_tflops: float | None = None
+    on_nan: str = "stop"
 
     DEFINING = (
         "preset",
@@ -65,6 +67,8 @@ class TrainSettings:
             raise ValueError(f"--batch_size must be at least 1, got {self.batch_size}.")
         if self.max_bad_records < 0:
             raise ValueError(f"--max_bad_records must be at least 0, got {self.max_bad_records}.")
+        if self.on_nan not in ("stop", "skip"):
+            raise ValueError(f"--on_nan must be stop or skip, got {self.on_nan!r}.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
         for field in ("sample_every", "measure_every", "keep_every"):
@@ -74,6 +78,8 @@ class TrainSettings:
             raise ValueError(f"--measure_images must be at least 20, got {self.measure_images}.")
         if not 0.0 < self.measure_share <= 1.0:
             raise ValueError(f"--measure_share must be in (0, 1], got {self.measure_share}.")
+        if self.peak_tflops is not None and not self.peak_tflops > 0:
+            raise ValueError(f"--peak_tflops must be positive, got {self.peak_tflops}.")
         check_features(self.measure_features)
         for field in ("checkpoint_every", "sample_every", "eval_every", "measure_every", "keep_every"):
             if getattr(self, field) % self.log_every:

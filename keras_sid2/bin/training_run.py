@@ -6,10 +6,11 @@ workdir/lock                   held by the process that trains there
 workdir/samples/               step_NNN.png
 workdir/tensorboard/           scalars and sample grids
 workdir/measurements.jsonl     a line each time that samples were measured (--measure_every)
+workdir/goodput.jsonl          a line a window: speed, and where the time went
+workdir/skipped.json           batches that were left out (--on_nan=skip)
 """
 
 import contextlib
-import functools
 import json
 import pathlib
 import signal
@@ -20,13 +21,13 @@ import keras
 from rich.console import Console
 
 import pipelines
-from keras_sid2.bin import measuring
-from keras_sid2.bin.common import ProgressLine
+from keras_sid2.bin.run_callbacks import RunCallbacks
 from keras_sid2.bin.run_lock import locked
+from keras_sid2.bin.run_log import RunLog
+from keras_sid2.bin.skipping import Skipped
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.files import written_whole
-from keras_sid2.training import SiD2Model
-from keras_sid2.training.callbacks import LogWindows, SampleGrids, SaveCheckpoints
+from keras_sid2.training import NonFiniteLoss, SiD2Model
 from keras_sid2.training.checkpoints import (
     checkpoint_step,
     checkpoints,
@@ -35,7 +36,6 @@ from keras_sid2.training.checkpoints import (
     remove_unfinished,
     unsound,
 )
-from keras_sid2.training.measuring import MeasureSamples
 from keras_sid2.training.optimizer import steps_done
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ class TrainingRun:
         if settings.eval_split:
             self._check_data(settings.eval_split)
         self.bad_records = pipelines.BadRecords(self.settings.max_bad_records)
-        self._measure_samples = None
         self.stopped_by: int | None = None
+        self._model: SiD2Model | None = None
 
     @property
     def checkpoint_dir(self) -> pathlib.Path:
@@ -113,44 +113,65 @@ class TrainingRun:
         """
         with locked(self.workdir):
             remove_unfinished(self.checkpoint_dir)
-            newest = newest_sound(self.checkpoint_dir, self._note, set_aside=True)
+            newest = newest_sound(self.checkpoint_dir, self.note, set_aside=True)
             if newest is None and unsound(self.checkpoint_dir):
                 raise ValueError(
                     f"No checkpoint in {self.checkpoint_dir} is sound. To begin anew remove what was set aside there, "
                     "or give another --workdir."
                 )
             if newest is not None and checkpoint_step(newest) >= self.settings.steps:
-                self._note(f"{self.workdir}: {checkpoint_step(newest)} steps are done, nothing to train.")
+                self.note(f"{self.workdir}: {checkpoint_step(newest)} steps are done, nothing to train.")
                 return self.load_or_make_model(newest)
             with written_whole(self.workdir / "run.json") as temporary:
                 temporary.write_text(json.dumps(self.settings.defining(), indent=2) + "\n")
             return self._train_from(newest)
 
     def _train_from(self, newest: pathlib.Path | None) -> SiD2Model:
+        skipped, callbacks = Skipped(self.workdir / "skipped.json"), RunCallbacks(self)
         model = self.load_or_make_model(newest)
         step = steps_done(model)
-        self._measure_samples = self._measuring_samples()
-        self._note(
+        self.note(
             f"{self.preset.name} on {keras.backend.backend()}: {model.network.count_params():,} parameters, "
             f"steps {step} to {self.settings.steps} of {self.settings.batch_size} images, in {self.workdir}"
         )
-        with _RunLog(self, step) as log, self._interruptible(model):
-            for start, length, count in windows(step, self.settings.steps, self.settings.log_every):
-                if self.stopped_by is None:
-                    self._fit(model, log, start=start, length=length, count=count)
+        with RunLog(self, step) as log, self._interruptible():
+            while True:
+                try:
+                    self._train(model, skipped, lambda waited: callbacks.make(log, waited))
+                    break
+                except NonFiniteLoss as error:
+                    model = self._back_from(error, skipped)
         if self.stopped_by is not None:
-            self._note(f"Stopped and saved at step {steps_done(model)}; the same command continues.")
+            self.note(f"Stopped and saved at step {steps_done(model)}; the same command continues.")
         return model
 
-    def _note(self, text: str):
+    def _train(self, model: SiD2Model, skipped: Skipped, make_callbacks: Callable):
+        """From the model's step to the last one, or to the first signal."""
+        self._model = model
+        for first, last in skipped.runs(steps_done(model), self.settings.steps):
+            for start, length, count in windows(first, last, self.settings.log_every):
+                if self.stopped_by is None:
+                    self._fit(model, make_callbacks, batch=skipped.batch(start), length=length, count=count)
+
+    def _back_from(self, error: NonFiniteLoss, skipped: Skipped) -> SiD2Model:
+        """The model of the last sound checkpoint, the batch that did it left out; raises unless that is asked for."""
+        newest = newest_sound(self.checkpoint_dir, self.note, set_aside=True)
+        last = f"The last sound checkpoint is {newest}." if newest else "There is no checkpoint yet."
+        if self.settings.on_nan == "stop":
+            raise FloatingPointError(f"{error} {last}") from error
+        skipped.add(error.step - 1)
+        self.note(f"{error} {last} The batch of step {error.step} is left out, and training goes on from there.")
+        return self.load_or_make_model(newest)
+
+    def note(self, text: str):
         self.console.print(text, highlight=False, soft_wrap=True)
 
-    def _fit(self, model: SiD2Model, log: "_RunLog", *, start: int, length: int, count: int):
-        """`count` windows of `length` steps from step `start`."""
+    def _fit(self, model: SiD2Model, make_callbacks: Callable, *, batch: int, length: int, count: int):
+        """`count` windows of `length` steps, on the batches from number `batch`."""
         settings = self.settings
-        order = {"flip": settings.flip, "crop": settings.crop, "seed": settings.seed, "start_step": start}
+        order = {"flip": settings.flip, "crop": settings.crop, "seed": settings.seed, "start_step": batch}
         dataset, meter = pipelines.measure_wait(self.dataset(settings.split, self.bad_records, **order))
-        callbacks = self._callbacks(log, meter.take)
+        callbacks = make_callbacks(meter.take)
         try:
             model.fit(dataset, epochs=count, steps_per_epoch=length, verbose=0, callbacks=callbacks)
         except Exception as error:
@@ -171,67 +192,8 @@ class TrainingRun:
             **options,
         )
 
-    def _measuring_samples(self) -> MeasureSamples | None:
-        """What measures samples while training goes on, with its real images read; None if it is not asked for."""
-        settings = self.settings
-        if not settings.measure_every:
-            return None
-        from keras_sid2.evaluation import evaluate
-
-        size = tuple(self.preset.network["image_shape"][:2])
-        self.console.print("Reading the real images that samples are measured against.")
-        real = measuring.open_images(settings.data, split=settings.split, data_dir=settings.data_dir, image_size=size)
-        features = measuring.make_features(settings.measure_features, real, settings.inception_weights)
-        reference = measuring.make_reference(real, features, measuring.CACHE)
-        classes = self.preset.network["num_classes"]
-        return MeasureSamples(
-            functools.partial(evaluate, features=features, reference=reference),
-            every=settings.measure_every,
-            labels=[i % classes for i in range(settings.measure_images)] if classes else None,
-            num_images=settings.measure_images,
-            generate_options=self._sampling(),
-            path=self.workdir / "measurements.jsonl",
-            grids=self.workdir / "measured",
-            max_share=settings.measure_share,
-        )
-
-    def _sampling(self) -> dict:
-        """How samples are drawn while training goes on."""
-        steps = self.settings.sample_steps or self.preset.num_steps
-        return {"num_steps": steps, "guidance": self.preset.guidance}
-
-    def _callbacks(self, log: "_RunLog", waited: Callable[[], float]) -> list[keras.callbacks.Callback]:
-        settings = self.settings
-        callbacks = [LogWindows(log.window, batch_size=settings.batch_size, waited=waited)]
-        if settings.eval_split:
-            callbacks.append(_Evaluate(self, log))
-        if settings.sample_every:
-            classes = self.preset.network["num_classes"]
-            callbacks.append(
-                SampleGrids(
-                    self.workdir / "samples",
-                    every=settings.sample_every,
-                    labels=[i % min(classes, 10) for i in range(20)] if classes else None,
-                    num_images=None if classes else 16,
-                    generate_options=self._sampling(),
-                    log_image=log.image,
-                )
-            )
-        if self._measure_samples is not None:
-            self._measure_samples.log = log.measured
-            callbacks.append(self._measure_samples)
-        save = SaveCheckpoints(
-            self.checkpoint_dir,
-            every=settings.checkpoint_every,
-            keep=settings.keep_checkpoints,
-            keep_every=settings.keep_every,
-            about={"run": settings.defining()},
-            note=self._note,
-        )
-        return [*callbacks, save]
-
     @contextlib.contextmanager
-    def _interruptible(self, model: SiD2Model) -> Iterator[None]:
+    def _interruptible(self) -> Iterator[None]:
         """The first Ctrl-C or SIGTERM finishes the step and saves, the second one ends at once."""
 
         def stop(number, _):
@@ -239,7 +201,7 @@ class TrainingRun:
                 raise KeyboardInterrupt
             self.stopped_by = number
             self.console.print("Stopping after this step; again to end at once without saving.")
-            model.stop_training = True
+            self._model.stop_training = True
 
         previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -261,66 +223,3 @@ def windows(start: int, stop: int, length: int) -> list[tuple[int, int, int]]:
     if (stop - start) % length:
         runs.append((stop - (stop - start) % length, (stop - start) % length, 1))
     return runs
-
-
-class _Evaluate(keras.callbacks.Callback):
-    """The loss of the averaged weights on another split, to the log."""
-
-    def __init__(self, run: TrainingRun, log: "_RunLog"):
-        super().__init__()
-        self._every, self._log = run.settings.eval_every, log
-        crop = "center" if run.settings.crop else None
-        bad_records = pipelines.BadRecords(run.settings.max_bad_records)
-        self._dataset = run.dataset(run.settings.eval_split, bad_records, training=False, crop=crop)
-
-    def on_epoch_end(self, epoch, logs=None):
-        step = steps_done(self.model)
-        if step % self._every == 0:
-            values = self.model.evaluate(self._dataset, return_dict=True, verbose=0)
-            self._log.scalars(step, {f"eval/{name}": float(value) for name, value in values.items()})
-            self._log.note(f"step {step}: eval loss {float(values['loss']):.4f}")
-
-
-class _RunLog:
-    """The progress line, TensorBoard, and the clock between them."""
-
-    def __init__(self, run: TrainingRun, step: int):
-        from tensorboardX import SummaryWriter
-
-        self._writer = SummaryWriter(logdir=str(run.workdir / "tensorboard"), purge_step=step + 1 if step else None)
-        self._line = ProgressLine(run.console, "train", run.settings.steps)
-        self._line.advance_to(step)
-        self._console = run.console
-        self._bad_records = run.bad_records
-
-    def window(self, step: int, values: dict[str, float]):
-        skipped = self._bad_records.count
-        self.scalars(step, {f"train/{name}": value for name, value in {**values, "bad_records": skipped}.items()})
-        self._line.say(
-            step,
-            f"loss {values['loss']:.4f}  {values['images_per_second']:.0f} images/s  "
-            f"waiting for data {100 * values['waiting']:.1f} %" + f"  {skipped} bad records skipped" * bool(skipped),
-        )
-
-    def scalars(self, step: int, values: dict[str, float]):
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-
-    def measured(self, step: int, figures: dict[str, float]):
-        self.scalars(step, {f"samples/{name}": value for name, value in figures.items()})
-        told = "{frechet:.4g} ({frechet_low:.4g} to {frechet_high:.4g})".format(**figures)
-        self.note(f"step {step}: Frechet distance of samples {told}")
-
-    def image(self, name: str, picture, step: int):
-        self._writer.add_image(name, picture, step, dataformats="HWC")
-
-    def note(self, text: str):
-        self._console.print(text, highlight=False)
-
-    def __enter__(self):
-        self._line.__enter__()
-        return self
-
-    def __exit__(self, *error):
-        self._line.__exit__(*error)
-        self._writer.close()

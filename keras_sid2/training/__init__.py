@@ -1,6 +1,6 @@
 """SiD2Model, its optimizer and what training needs around it."""
 
-from keras_sid2.training.callbacks import StopOnNonFinite
+from keras_sid2.training.callbacks import NonFiniteLoss, StopOnNonFinite
 from keras_sid2.training.drawing import Drawing
 from keras_sid2.training.optimizer import AdamRecipe, EmaAdam
 from keras_sid2.training.preset import Preset, find_preset, list_presets, register_preset
@@ -10,6 +10,7 @@ __all__ = [
     "AdamRecipe",
     "Drawing",
     "EmaAdam",
+    "NonFiniteLoss",
     "Preset",
     "SiD2Model",
     "StopOnNonFinite",

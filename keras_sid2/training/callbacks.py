@@ -13,6 +13,14 @@ from keras_sid2.training.checkpoints import checkpoints, save_checkpoint
 from keras_sid2.training.optimizer import steps_done
 
 
+class NonFiniteLoss(FloatingPointError):
+    """The loss or the gradient of training step `step`, counted from 1, was NaN or infinite."""
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
+
+
 class StopOnNonFinite(keras.callbacks.Callback):
     """Stops fit at the first step whose loss or gradient norm is NaN or infinite.
 
@@ -22,7 +30,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self.message = None
+        self.found: NonFiniteLoss | None = None
         self._unread = None
         self._before_epoch = self._step = 0
 
@@ -41,23 +49,26 @@ class StopOnNonFinite(keras.callbacks.Callback):
         self._read()
 
     def _read(self):
-        if self._unread is None or self.message:
+        if self._unread is None or self.found:
             return
         (step, logs), self._unread = self._unread, None
         for name in ("loss", "gradient_norm"):
             value = float(logs.get(name, 0.0))
             if not math.isfinite(value):
-                self.message = (
-                    f"{name} is {value} at training step {step}: training stopped. Usual causes: a learning rate that "
-                    "is too high, float16, images outside [-1, 1], labels outside the classes."
+                bins = [key for key in logs if key.startswith("loss_logsnr") and not math.isfinite(float(logs[key]))]
+                self.found = NonFiniteLoss(
+                    f"{name} is {value} at training step {step}{' in ' + ', '.join(bins) if bins else ''}: training "
+                    "stopped. Usual causes: a learning rate that is too high, float16, images outside [-1, 1], labels "
+                    "outside the classes.",
+                    step,
                 )
                 self.model.stop_training = True
                 return
 
     def raise_if_stopped(self):
-        """FloatingPointError with what happened, if it did."""
-        if self.message:
-            raise FloatingPointError(self.message)
+        """NonFiniteLoss, a FloatingPointError, with what happened, if it did."""
+        if self.found:
+            raise self.found
 
 
 class SaveCheckpoints(keras.callbacks.Callback):
@@ -148,7 +159,7 @@ class SampleGrids(keras.callbacks.Callback):
 
 
 class LogWindows(keras.callbacks.Callback):
-    """Calls `log(step, values)` at each window's end with the window's metrics, images_per_second and waiting.
+    """Calls `log(step, values)` at each window's end with its metrics, images_per_second, waiting and waited_seconds.
 
     What happens between windows (evaluation, samples, saving) does not count in them.
 
@@ -173,5 +184,10 @@ class LogWindows(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         values = {name: float(value) for name, value in (logs or {}).items()}  # waits for the last step
         seconds = time.perf_counter() - self._start
-        values |= {"images_per_second": self._images / seconds, "waiting": min(1.0, self.waited() / seconds)}
+        waited = self.waited()
+        values |= {
+            "images_per_second": self._images / seconds,
+            "waiting": min(1.0, waited / seconds),
+            "waited_seconds": waited,
+        }
         self.log(steps_done(self.model), values)

@@ -1,0 +1,108 @@
+"""The callbacks of a training run: what happens at the ends of its windows."""
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import keras
+
+import pipelines
+from keras_sid2.bin import measuring
+from keras_sid2.bin.goodput import Timed
+from keras_sid2.bin.run_log import RunLog
+from keras_sid2.training.callbacks import LogWindows, SampleGrids, SaveCheckpoints
+from keras_sid2.training.measuring import MeasureSamples
+from keras_sid2.training.optimizer import steps_done
+
+if TYPE_CHECKING:
+    from keras_sid2.bin.training_run import TrainingRun
+
+
+class RunCallbacks:
+    """Makes them for each fit of a run; what measures samples lives as long as the run."""
+
+    def __init__(self, run: "TrainingRun"):
+        self._run, self._settings = run, run.settings
+        self._measure = self._measuring_samples()
+
+    def make(self, log: RunLog, waited: Callable[[], float]) -> list[keras.callbacks.Callback]:
+        """In the order in which they run; `waited` gives the seconds that were waited for data since it was asked."""
+        windows = LogWindows(log.window, batch_size=self._settings.batch_size, waited=waited)
+        others = {"sampling": self._sample_grids(log), "measuring": self._measure, "saving": self._save()}
+        if self._settings.eval_split:
+            others = {"evaluating": Evaluate(self._run, log), **others}
+        if self._measure is not None:
+            self._measure.log = log.measured
+        timed = [Timed(callback, kind, log.goodput) for kind, callback in others.items() if callback is not None]
+        return [log.goodput, windows, *timed]
+
+    def _save(self) -> SaveCheckpoints:
+        settings, run = self._settings, self._run
+        return SaveCheckpoints(
+            run.checkpoint_dir,
+            every=settings.checkpoint_every,
+            keep=settings.keep_checkpoints,
+            keep_every=settings.keep_every,
+            about={"run": settings.defining()},
+            note=run.note,
+        )
+
+    def _sample_grids(self, log: RunLog) -> SampleGrids | None:
+        if not self._settings.sample_every:
+            return None
+        classes = self._run.preset.network["num_classes"]
+        return SampleGrids(
+            self._run.workdir / "samples",
+            every=self._settings.sample_every,
+            labels=[i % min(classes, 10) for i in range(20)] if classes else None,
+            num_images=None if classes else 16,
+            generate_options=self._sampling(),
+            log_image=log.image,
+        )
+
+    def _measuring_samples(self) -> MeasureSamples | None:
+        """What measures samples while training goes on, with its real images read; None if it is not asked for."""
+        settings, run = self._settings, self._run
+        if not settings.measure_every:
+            return None
+        from keras_sid2.evaluation import evaluate
+
+        run.note("Reading the real images that samples are measured against.")
+        size = tuple(run.preset.network["image_shape"][:2])
+        real = measuring.open_images(settings.data, split=settings.split, data_dir=settings.data_dir, image_size=size)
+        features = measuring.make_features(settings.measure_features, real, settings.inception_weights)
+        reference = measuring.make_reference(real, features, measuring.CACHE)
+        classes = run.preset.network["num_classes"]
+        return MeasureSamples(
+            functools.partial(evaluate, features=features, reference=reference),
+            every=settings.measure_every,
+            labels=[i % classes for i in range(settings.measure_images)] if classes else None,
+            num_images=settings.measure_images,
+            generate_options=self._sampling(),
+            path=run.workdir / "measurements.jsonl",
+            grids=run.workdir / "measured",
+            max_share=settings.measure_share,
+        )
+
+    def _sampling(self) -> dict:
+        """How samples are drawn while training goes on."""
+        preset = self._run.preset
+        return {"num_steps": self._settings.sample_steps or preset.num_steps, "guidance": preset.guidance}
+
+
+class Evaluate(keras.callbacks.Callback):
+    """The loss of the averaged weights on another split, to the log."""
+
+    def __init__(self, run: "TrainingRun", log: RunLog):
+        super().__init__()
+        self._every, self._log = run.settings.eval_every, log
+        crop = "center" if run.settings.crop else None
+        bad_records = pipelines.BadRecords(run.settings.max_bad_records)
+        self._dataset = run.dataset(run.settings.eval_split, bad_records, training=False, crop=crop)
+
+    def on_epoch_end(self, epoch, logs=None):
+        step = steps_done(self.model)
+        if step % self._every == 0:
+            values = self.model.evaluate(self._dataset, return_dict=True, verbose=0)
+            self._log.scalars(step, {f"eval/{name}": float(value) for name, value in values.items()})
+            self._log.note(f"step {step}: eval loss {float(values['loss']):.4f}")

@@ -1,0 +1,181 @@
+"""A run that nothing can spoil: locks, damaged checkpoints, losses that are not finite, and its log of time."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from rich.console import Console
+from training_helpers import same_weights
+
+import pipelines
+from keras_sid2 import AdamRecipe
+from keras_sid2.bin.goodput import KINDS, peak_of
+from keras_sid2.bin.run_lock import locked
+from keras_sid2.bin.skipping import Skipped
+from keras_sid2.bin.train_settings import TrainSettings
+from keras_sid2.bin.training_run import TrainingRun
+from keras_sid2.training import find_preset, preset, register_preset
+from keras_sid2.training.checkpoints import MODEL, checkpoint_step, checkpoints, unsound
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_digits():
+
+    full = find_preset("sid2_digits")
+    levels = [{**level, "channels": 8, "blocks": 1, "head_dim": None} for level in full.network["levels"]]
+    network = {**full.network, "levels": levels, "embedding_dim": 16}
+    recipe = AdamRecipe(learning_rate=1e-3, warmup_steps=2)
+    register_preset(dataclasses.replace(full, name="tiny_digits", network=network, num_steps=2, recipe=recipe))
+    yield
+    del preset._REGISTRY["tiny_digits"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return str(pipelines.prepare("digits", data_dir=str(tmp_path_factory.mktemp("data"))))
+
+
+def run_in(data, workdir, **changes):
+    every = {"log_every": 2, "checkpoint_every": 4, "eval_every": 100, "sample_every": 0}
+    asked = {"preset": "tiny_digits", "data": data, "workdir": str(workdir), "batch_size": 16, "steps": 12}
+    console = Console(record=True, width=200, file=open(os.devnull, "w"))
+    return TrainingRun(TrainSettings(**{**asked, **every, **changes}), console)
+
+
+def test_a_second_process_in_a_work_directory_is_refused(data, tmp_path):
+    run = run_in(data, tmp_path / "run")
+    with locked(tmp_path / "run"):
+        with pytest.raises(ValueError, match=rf"run is in use by process {os.getpid()} on .*, since"):
+            run.train()
+    assert not checkpoints(run.checkpoint_dir)
+    run.train()  # free again
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    program = (
+        "import sys, time\nfrom keras_sid2.bin.run_lock import locked\n"
+        "with locked(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(ValueError, match=f"in use by process {process.pid}"), locked(tmp_path):
+        pass
+    process.kill()
+    process.wait()
+    with locked(tmp_path):
+        pass
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_run_ends_as_ever(data, tmp_path):
+    whole = run_in(data, tmp_path / "whole").train()
+    first = run_in(data, tmp_path / "run", steps=8)
+    first.train()
+    file = checkpoints(first.checkpoint_dir)[-1] / MODEL
+    file.write_bytes(file.read_bytes()[:-100])
+    again = run_in(data, tmp_path / "run")
+    assert same_weights(again.train(), whole)
+    log = again.console.export_text()
+    assert "step_0000000008 is not sound: model.keras has" in log and "set aside" in log and "steps 4 to 12" in log
+    assert [path.name for path in unsound(again.checkpoint_dir)] == ["unsound_step_0000000008"]
+
+
+def test_a_run_without_any_sound_checkpoint_does_not_begin_anew_by_itself(data, tmp_path):
+    run_in(data, tmp_path, steps=4).train()
+    for path in checkpoints(tmp_path / "checkpoints"):
+        (path / MODEL).unlink()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="No checkpoint in .* is sound"):
+            run_in(data, tmp_path).train()
+
+
+class Poisoned(TrainingRun):
+    """A run whose data has a batch of NaN; `without` one leaves it out from the first."""
+
+    def dataset(self, split, bad_records, *, start_step=0, **options):
+        import tensorflow as tf
+
+        numbers = tf.data.Dataset.range(start_step, 10**6)
+        batches = super().dataset(split, bad_records, start_step=start_step, **options)
+
+        def poisoned(number, batch):
+            image = tf.cast(batch["image"], "float32") / 127.5 - 1.0
+            return {**batch, "image": tf.where(number == 6, np.float32("nan"), image)}
+
+        return tf.data.Dataset.zip(numbers, batches).map(poisoned)
+
+
+@pytest.fixture
+def poisoned(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "TrainingRun", Poisoned)
+    return lambda name="run", **changes: run_in(data, tmp_path / name, **changes)
+
+
+def test_a_loss_that_is_nan_stops_with_step_bin_and_last_checkpoint(poisoned):
+    run = poisoned()
+    with pytest.raises(FloatingPointError, match=r"loss is nan at training step 7 in loss_logsnr_.*step_0000000004\."):
+        run.train()
+    assert checkpoint_step(checkpoints(run.checkpoint_dir)[-1]) == 4
+
+
+def test_or_goes_back_and_leaves_the_batch_out(poisoned, tmp_path):
+    run = poisoned(on_nan="skip")
+    model = run.train()
+    assert json.loads((tmp_path / "run" / "skipped.json").read_text()) == [6]
+    assert "The batch of step 7 is left out" in run.console.export_text()
+    (tmp_path / "known").mkdir()
+    (tmp_path / "known" / "skipped.json").write_text("[6]")
+    known = poisoned("known")  # a run that leaves it out from the first never sees a NaN
+    assert same_weights(known.train(), model)
+
+
+def test_a_list_of_what_is_skipped_keeps_the_batches_of_all_other_steps(tmp_path):
+    skipped = Skipped(tmp_path / "skipped.json")
+    for step in (6, 9, 9):
+        skipped.add(step)
+    again = Skipped(tmp_path / "skipped.json")
+    assert [again.batch(step) for step in range(12)] == [0, 1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 14]
+    assert again.runs(0, 12) == [(0, 6), (6, 9), (9, 12)] and again.runs(6, 9) == [(6, 9)]
+    for step in range(7):
+        skipped.add(step)
+    with pytest.raises(FloatingPointError, match="10 batches were left out already"):
+        skipped.add(100)
+    (tmp_path / "skipped.json").write_text("{}x")
+    with pytest.raises(ValueError, match="must be a list of steps"):
+        Skipped(tmp_path / "skipped.json")
+
+
+def test_the_log_of_time_adds_up(data, tmp_path):
+    start = time.perf_counter()
+    run_in(data, tmp_path, eval_split="test", eval_every=4, sample_every=4, peak_tflops=0.001).train()
+    elapsed = time.perf_counter() - start
+    lines = [json.loads(line) for line in (tmp_path / "goodput.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
+    for line in lines:
+        shares = [line["training"], *(line[kind] for kind in KINDS)]
+        assert sum(shares) == pytest.approx(1.0, abs=0.02) and min(shares) >= 0.0
+        speed = 3 * find_preset("tiny_digits").cost.multiply_adds * line["images_per_second"]
+        assert line["multiply_adds_per_second"] == pytest.approx(speed, rel=1e-4)
+        assert line["share_of_peak"] == pytest.approx(2 * speed / 1e9, rel=1e-4)
+    assert lines[0]["compiling"] > 0 and not any(line["compiling"] for line in lines[1:])
+    assert lines[2]["sampling"] > 0 and lines[2]["saving"] > 0 and lines[2]["evaluating"] > 0
+    assert lines[1]["saving"] < 0.01 and sum(line["seconds"] for line in lines) < elapsed
+
+
+def test_the_peak_of_a_device_is_that_of_its_kind():
+    assert peak_of("TPU v5 lite", 4) == 4 * 197e12 and peak_of("TPU v5p", 1) == 459e12
+    assert peak_of("NVIDIA H100 80GB HBM3", 1) == 989e12 and peak_of("cpu", 1) is None
+
+
+def test_wrong_settings_are_refused(data, tmp_path):
+    for changes, sentence in (
+        ({"on_nan": "ignore"}, "--on_nan must be stop or skip, got 'ignore'"),
+        ({"peak_tflops": 0.0}, "--peak_tflops must be positive, got 0.0"),
+        ({"keep_every": 3}, "--keep_every must be a multiple of --log_every"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            run_in(data, tmp_path, **changes)
