@@ -226,9 +226,9 @@ class Bench:
             self._say(f"{backend}: {about} failed: {str(error).splitlines()[0]}")
             return None
 
-    def facts(self, case: str) -> dict:
-        """What the first worker that can answers to a case that is no measurement."""
-        for backend in self.backends:
+    def facts(self, case: str, backends: Sequence[str] | None = None) -> dict:
+        """What the first worker that can, of `backends` or of all, answers to a case that is no measurement."""
+        for backend in backends or self.backends:
             if self._ask(backend, case, prepare=case) is not None:
                 return self._ask(backend, case, run=case) or {}
         return {}

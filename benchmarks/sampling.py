@@ -1,16 +1,20 @@
-"""Question: what does an image cost on each backend, what does `generate` add to a hand-written loop, and
-what does guidance cost when its interval covers a third of the steps?
+"""Question: what does an image cost on each backend, what does `generate` add to a hand-written loop and to
+diffusers' own, and what does guidance cost when its interval covers a part of the steps?
 
     python benchmarks/sampling.py --backends=jax,tensorflow,torch --size=5m --json=result.json
 
-Expected: on jax, generate / fori_loop at most 1.05; on every backend, guidance in a third of the steps at
-most 1.45 times no guidance (4/3 is its share of the network calls), in all steps about 2.
+Expected: on jax, generate / fori_loop at most 1.05; on every backend, guidance in a sixth, a third, two thirds of the
+steps at most 1.27, 1.45, 1.81 times no guidance (its share of the network calls and 9 percent more), in all steps about
+2 or less. On torch, where operations run one by one, generate / diffusers was 1.4 with --size=5m and 1.9 with
+--size=small on two cores; in both, nearly all of the time is the network's.
 
 A run of a case draws --images images at once by DDPM in --steps steps, and ends with uint8 on the host. A
-call of generate has a fixed cost of a few milliseconds; the more steps, the less it shows.
+call of generate has a fixed cost of a few milliseconds; the more steps, the less it shows. diffusers' network is not
+ours: peer_diffusers.py makes one of as many multiply-adds an image. Without diffusers its case is left out.
 """
 
 import functools
+import importlib.util
 import sys
 
 import harness
@@ -20,16 +24,17 @@ import subjects
 from absl import app, flags
 
 FLAGS = flags.FLAGS
-LOOP_LIMIT, THIRD_LIMIT = 1.05, 1.45
-GUIDED = ("no guidance", "guidance in a third", "guidance in all")
+LOOP_LIMIT, CALLS_LIMIT = 1.05, 1.0875  # the latter by the share of the network calls
+NONE, EVERYWHERE = "no guidance", "guidance in all"
+PARTS = {"guidance in a sixth": 1 / 6, "guidance in a third": 1 / 3, "guidance in two thirds": 2 / 3}
+GUIDED = (NONE, *PARTS, EVERYWHERE)
 DEFAULT_IMAGES = {"tiny": 4, "small": 16, "5m": 8}
 
 
 def _define_flags():
     subjects.define_flags()
-    flags.DEFINE_integer("steps", 12, "Steps of the sampler, divisible by 3.", lower_bound=3)
+    flags.DEFINE_integer("steps", 12, "Steps of the sampler.", lower_bound=6)
     flags.DEFINE_integer("images", None, "Images a run; default: as many as suit the size.", lower_bound=1)
-    flags.register_validator("steps", lambda steps: steps % 3 == 0, "--steps must be divisible by 3.")
 
 
 def _num_images() -> int:
@@ -52,27 +57,35 @@ def _labels(model) -> np.ndarray:
     return np.arange(_num_images(), dtype="int32") % (model.num_classes or 1)
 
 
-def third_of_steps(schedule, num_steps: int) -> tuple[float, float]:
-    """An interval of logsnr with exactly the middle third of the steps inside, its ends between two steps."""
+def guided_steps(share: float, num_steps: int) -> tuple[int, int]:
+    """(first, last) of the steps first <= i < last, a share of at least 6 in their middle, neither end among them."""
+    count = round(share * num_steps)
+    first = (num_steps - count) // 2
+    return first, first + count
+
+
+def interval_of(schedule, steps: tuple[int, int], num_steps: int) -> tuple[float, float]:
+    """The interval of logsnr with exactly these steps inside, its ends between two steps."""
     import keras_sid2
     from keras_sid2.sampling import uniform_t
 
     logsnr = uniform_t(schedule, num_steps)[:-1]
-    first, last = num_steps // 3, 2 * num_steps // 3
-    interval = tuple(float(logsnr[i - 1] + logsnr[i]) / 2.0 for i in (first, last))
+    interval = tuple(float(logsnr[i - 1] + logsnr[i]) / 2.0 for i in steps)
     guided = keras_sid2.Guidance(1.5, interval).steps(logsnr)
-    if guided != (first, last):
-        raise ValueError(f"{interval} guides steps {guided} of {num_steps}, not {(first, last)}.")
+    if guided != steps:
+        raise ValueError(f"{interval} guides steps {guided} of {num_steps}, not {steps}.")
     return interval
 
 
 def _guidance(case: str, model):
     import keras_sid2
 
-    if case == GUIDED[0]:
+    if case == NONE:
         return None
-    interval = third_of_steps(model.schedule, FLAGS.steps) if case == GUIDED[1] else None
-    return keras_sid2.Guidance(1.5, interval)
+    if case == EVERYWHERE:
+        return keras_sid2.Guidance(1.5)
+    steps = guided_steps(PARTS[case], FLAGS.steps)
+    return keras_sid2.Guidance(1.5, interval_of(model.schedule, steps, FLAGS.steps))
 
 
 def _timed(draw) -> dict:
@@ -112,59 +125,126 @@ def loop_case():
     return run
 
 
-def fixed_case():
-    """A call of generate with the compiled loop taken away: what it costs beside the steps."""
-    import keras
+def diffusers_case():
+    """diffusers' DDPMPipeline with a U-Net of the same cost (torch)."""
+    draw = _peer().pipeline(FLAGS.steps)
+    seeds = iter(range(10**9))
 
+    def run() -> dict:
+        return _timed(lambda: draw(_num_images(), next(seeds)))
+
+    run()
+    return run
+
+
+@functools.cache
+def _peer():
+    import peer_diffusers
+
+    return peer_diffusers.Peer(_model().network.get_config(), _cost().multiply_adds)
+
+
+def _cost():
+    """Parameters and multiply-adds of the network."""
+    import keras_sid2
+
+    config = _model().network.get_config()
+    names = ("image_shape", "patch_size", "num_classes", "embedding_dim", "levels")
+    return keras_sid2.network_cost(**{name: config[name] for name in names})
+
+
+def cost_case():
+    """A case that is no measurement: what an image costs our network."""
+    return lambda: {"multiply-adds an image": _cost().multiply_adds}
+
+
+def peer_cost_case():
+    """A case that is no measurement: what an image costs diffusers' network."""
+    return lambda: _peer().facts()
+
+
+def fixed_case():
+    """A call of generate with the compiled steps taken away: what it costs beside them."""
     model = _model()
     labels = None if model.num_classes is None else _labels(model)
 
     def draw():
         return model.generate(labels, num_images=_num_images(), num_steps=FLAGS.steps)
 
-    nothing = keras.ops.convert_to_tensor(draw())
-
     def run() -> dict:
-        kept = {program: program.run for program in model.sampling_programs.values()}
-        for program in kept:
-            program.run = lambda *_: nothing
+        kept = {steps: steps.advance for kind, steps in model.sampling_programs.items() if kind != "start"}
+        for steps in kept:
+            steps.advance = lambda values, state, *_: state
         try:
             return _timed(draw)
         finally:
-            for program, function in kept.items():
-                program.run = function
+            for steps, advance in kept.items():
+                steps.advance = advance
 
+    draw()
     return run
 
 
 def _make_case(name: str):
     if name in GUIDED:
         return generate_case(name)
-    return {"fori_loop": loop_case, "call alone": fixed_case, "parameters": subjects.parameters}[name]()
+    cases = {
+        "fori_loop": loop_case,
+        "diffusers": diffusers_case,
+        "call alone": fixed_case,
+        "parameters": subjects.parameters,
+        "cost": cost_case,
+        "cost of diffusers": peer_cost_case,
+    }
+    return cases[name]()
 
 
 # -- the table, in the parent ------------------------------------------------------------------------------
 
 
 def _ratios(samples: list[dict], backends: list[str]) -> list[dict]:
-    none, third, everywhere = GUIDED
-    loop = ("jax", "fori_loop")
-    rows = [report.ratio(samples, "jax: generate / fori_loop", ("jax", none), loop, LOOP_LIMIT)]
+    rows = [
+        report.ratio(samples, "jax: generate / fori_loop", ("jax", NONE), ("jax", "fori_loop"), LOOP_LIMIT),
+        report.ratio(samples, "torch: generate / diffusers", ("torch", NONE), ("torch", "diffusers")),
+    ]
     for b in backends:
-        name = f"{b}: guidance in a third / none"
-        rows.append(report.ratio(samples, name, (b, third), (b, none), THIRD_LIMIT))
-        rows.append(report.ratio(samples, f"{b}: guidance in all / none", (b, everywhere), (b, none)))
+        for part, share in PARTS.items():
+            limit = CALLS_LIMIT * (1 + share)
+            rows.append(report.ratio(samples, f"{b}: {part} / none", (b, part), (b, NONE), limit))
+            rows.append(report.ratio(samples, f"{b}: {part} / in all", (b, part), (b, EVERYWHERE)))
+        rows.append(report.ratio(samples, f"{b}: {EVERYWHERE} / none", (b, EVERYWHERE), (b, NONE)))
     for b in backends[1:]:
-        rows.append(report.ratio(samples, f"generate: {b} / {backends[0]}", (b, none), (backends[0], none)))
+        rows.append(report.ratio(samples, f"generate: {b} / {backends[0]}", (b, NONE), (backends[0], NONE)))
     return [row for row in rows if row is not None]
 
 
-def _plan(backends: list[str], has_classes: bool) -> list[tuple[str, str]]:
+def _plan(backends: list[str], has_classes: bool, has_peer: bool) -> list[tuple[str, str]]:
     """The two cases of a ratio stand side by side, so that they run one after the other."""
-    plan = [("jax", "fori_loop")] if "jax" in backends else []
+    beside = {"jax": ["fori_loop"], "torch": ["diffusers"] if has_peer else []}
+    plan = []
     for backend in backends:
-        plan += [(backend, case) for case in (GUIDED if has_classes else GUIDED[:1])]
-    return plan + [(backend, "call alone") for backend in backends]
+        cases = [*beside.get(backend, ()), *(GUIDED if has_classes else GUIDED[:1]), "call alone"]
+        plan += [(backend, case) for case in cases]
+    return plan
+
+
+def _has_peer(bench) -> bool:
+    """Whether diffusers is measured; says so where it is asked for and missing."""
+    if "torch" not in bench.backends:
+        return False
+    installed = importlib.util.find_spec("diffusers") is not None
+    if not installed:
+        print("Not installed, left out: diffusers.", flush=True)
+        bench.skipped.append("diffusers")
+    return installed
+
+
+def _facts(bench, has_peer: bool) -> dict:
+    facts = bench.facts("parameters") | bench.facts("cost")
+    facts |= bench.facts("cost of diffusers", backends=["torch"]) if has_peer else {}
+    guided = {part: guided_steps(share, FLAGS.steps) for part, share in PARTS.items()}
+    counts = {f"steps with {part}": last - first for part, (first, last) in guided.items()}
+    return facts | {"images a run": _num_images(), "steps": FLAGS.steps} | counts
 
 
 def main(argv):
@@ -172,13 +252,14 @@ def main(argv):
     if FLAGS.worker:
         return harness.serve(_make_case)
     with subjects.open_bench(__file__, sys.argv[1:]) as bench:
-        facts = bench.facts("parameters")
-        bench.run(_plan(bench.backends, facts.pop("has_classes", True)), FLAGS.rounds)
+        has_peer = _has_peer(bench)
+        facts = _facts(bench, has_peer)
+        bench.run(_plan(bench.backends, facts.pop("has_classes", True), has_peer), FLAGS.rounds)
     result = report.document(
         program="sampling",
         question=__doc__.split("\n\n")[0],
         settings=subjects.settings(),
-        facts=facts | {"images a run": _num_images(), "steps": FLAGS.steps},
+        facts=facts,
         bench=bench,
         ratios=_ratios(bench.samples, bench.backends),
     )

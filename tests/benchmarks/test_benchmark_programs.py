@@ -1,5 +1,6 @@
 """Each benchmark program runs, shrunken, and writes what it should. No test looks at a time."""
 
+import importlib.util
 import json
 import math
 import os
@@ -23,7 +24,7 @@ def run_program(name: str, path: pathlib.Path, *flags: str) -> dict:
 
 
 def check(result: dict, cases: set[tuple[str, str]], ratios: set[str]):
-    assert result["failures"] == {} and result["not_installed"] == []
+    assert result["failures"] == {}
     assert {(row["backend"], row["case"]) for row in result["summary"]} == cases
     assert {row["name"] for row in result["ratios"]} == ratios
     for row in result["ratios"]:
@@ -40,19 +41,64 @@ def check(result: dict, cases: set[tuple[str, str]], ratios: set[str]):
 def test_train_step(tmp_path):
     flags = ("--backends=jax", "--steps=2", "--parts=false")
     result = run_program("train_step.py", tmp_path / "result.json", *flags)
+    assert result["not_installed"] == []
     check(result, {("jax", "bare"), ("jax", "fit")}, {"jax: fit / bare"})
     assert all(math.isfinite(s["loss"]) for s in result["samples"])
 
 
 def test_sampling(tmp_path):
-    flags = ("--backends=jax,torch", "--steps=3", "--images=2")
+    flags = ("--backends=jax,torch", "--preset=sid2_digits", "--steps=6", "--images=2")
     result = run_program("sampling.py", tmp_path / "result.json", *flags)
-    guided = {"no guidance", "guidance in a third", "guidance in all", "call alone"}
+    peer = importlib.util.find_spec("diffusers") is not None
+    assert result["not_installed"] == ([] if peer else ["diffusers"])
+    parts = ("guidance in a sixth", "guidance in a third", "guidance in two thirds")
+    guided = {"no guidance", *parts, "guidance in all", "call alone"}
     cases = {(backend, case) for backend in ("jax", "torch") for case in guided} | {("jax", "fori_loop")}
-    ratios = {f"{b}: guidance in {where} / none" for b in ("jax", "torch") for where in ("a third", "all")}
-    check(result, cases, ratios | {"jax: generate / fori_loop", "generate: torch / jax"})
+    ratios = {f"{b}: {part} / {whole}" for b in ("jax", "torch") for part in parts for whole in ("none", "in all")}
+    ratios |= {"jax: guidance in all / none", "torch: guidance in all / none"}
+    ratios |= {"jax: generate / fori_loop", "generate: torch / jax"}
+    if peer:
+        cases |= {("torch", "diffusers")}
+        ratios |= {"torch: generate / diffusers"}
+        ours, theirs = (result["facts"][f"{whose}multiply-adds an image"] for whose in ("", "diffusers "))
+        assert abs(theirs / ours - 1.0) <= 0.05
+    check(result, cases, ratios)
+    assert [result["facts"][f"steps with {part}"] for part in parts] == [1, 2, 4]
     # One network, one sampler: the hand-written loop draws the same kind of images.
     assert all(0 < s["mean"] < 255 for s in result["samples"])
+
+
+def draw_digits(tmp_path: pathlib.Path, *flags: str, fails: bool = False) -> dict:
+    """Runs sampler_steps.py with a network that has learnt nothing."""
+    import keras_sid2
+
+    checkpoint, path = tmp_path / "step_0000000000.keras", tmp_path / "result.json"
+    if not checkpoint.exists():
+        keras_sid2.SiD2Model.from_preset("sid2_digits").save(checkpoint)
+    command = [sys.executable, str(ROOT / "benchmarks" / "sampler_steps.py"), f"--checkpoint={checkpoint}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "torch"}
+    command += [f"--json={path}", "--images=100", *flags]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert bool(done.returncode) == fails, done.stdout + done.stderr
+    return json.loads(path.read_text())
+
+
+def test_sampler_steps(tmp_path):
+    pytest.importorskip("torch")
+    first = draw_digits(tmp_path, "--samplers=ddpm,heun", "--steps=2")
+    plot = [f"--plot={tmp_path / 'result.png'}"] if importlib.util.find_spec("matplotlib") else []
+    result = draw_digits(tmp_path, "--samplers=ddpm,heun", "--steps=2,3", *plot)
+    assert result["rows"][:2] == first["rows"]  # not drawn again
+    counts = [(row["sampler"], row["steps"], row["evaluations"]) for row in result["rows"]]
+    assert counts == [("ddpm", 2, 2), ("heun", 2, 4), ("ddpm", 3, 3), ("heun", 3, 6)]
+    # Noise is far from digits, which are near each other.
+    assert all(row["frechet"] > result["frechet_halves"] > 0.0 for row in result["rows"])
+    assert all(0.0 <= row["accuracy"] <= 1.0 and row["seconds_with_compiling"] > 0.0 for row in result["rows"])
+    assert str(tmp_path) not in json.dumps(result)
+    if plot:
+        assert (tmp_path / "result.png").read_bytes().startswith(b"\x89PNG")
+    # Rows of other images do not mix with these.
+    assert draw_digits(tmp_path, "--samplers=ddpm", "--steps=4", "--seed=1", fails=True) == result
 
 
 def test_reading(tmp_path):
