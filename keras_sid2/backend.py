@@ -122,6 +122,16 @@ def update_averages(averages: Sequence, variables: Sequence, momentum):
         average.assign(momentum * average + (1.0 - momentum) * variable)
 
 
+def dense(gradients: Sequence) -> list:
+    """Gradients as plain tensors. TensorFlow's of an embedding lists a row for each lookup, the same row many times:
+    its squares are not those of their sum."""
+    if name() != "tensorflow":
+        return list(gradients)
+    import tensorflow as tf
+
+    return [tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
+
+
 def global_norm(tensors: Sequence):
     """The L2 norm of all `tensors` together, a float32 scalar."""
     if name() == "torch":
@@ -232,6 +242,15 @@ _ACCUMULATED = {
     "tensorflow": _accumulated_on_tensorflow,
     "torch": _accumulated_on_torch,
 }
+
+
+def gathered(tensor):
+    """A tensor as numpy, whole, also where processes hold parts of it; then all of them must ask for it."""
+    if name() == "jax" and not tensor.is_fully_addressable:
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(tensor, tiled=True)
+    return ops.convert_to_numpy(tensor)
 
 
 def devices() -> tuple[str, int]:

@@ -11,6 +11,7 @@ out.json, the best one; the same command goes on where it was interrupted.
 """
 
 import pathlib
+import sys
 
 from absl import flags
 
@@ -153,7 +154,8 @@ def main(values: flags.FlagValues) -> int:
     if values.compare is not None:
         return _compare(values, Console())
     _check(values)
-    return (_of_files if values.samples else _of_model)(values, Console(stderr=True))
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)  # a file has no width; tables need some
+    return (_of_files if values.samples else _of_model)(values, console)
 
 
 def run():

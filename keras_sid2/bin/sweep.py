@@ -182,7 +182,7 @@ def _plot(plt, rows: list, path: pathlib.Path):
             unguided = setting.scale == 1.0 and own[1:] == other[1:]  # the left end of every line of these steps
             if own == other or unguided:
                 lines.setdefault(other, []).append((setting.scale, measurement.figures))
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
     for (interval, num_steps, use_ema), points in sorted(lines.items(), key=lambda item: str(item[0])):
         scales = [scale for scale, _ in points]
         values = [figures["frechet"] for _, figures in points]
@@ -192,7 +192,7 @@ def _plot(plt, rows: list, path: pathlib.Path):
         axes.errorbar(scales, values, yerr=margins, marker="o", capsize=3, label=label)
     axes.set_xlabel("guidance scale")
     axes.set_ylabel("Frechet distance, 95 % interval")
-    axes.legend(title="guided in logsnr")
+    axes.legend(title="guided in logsnr", loc="upper left", bbox_to_anchor=(1.01, 1.0))
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=120)
     plt.close(figure)

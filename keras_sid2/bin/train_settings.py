@@ -3,6 +3,7 @@
 import dataclasses
 
 from keras_sid2.bin.measuring import check_features
+from keras_sid2.sharding_rules import Mesh
 from keras_sid2.training import Preset, find_preset
 
 PRECISIONS = ("float32", "mixed_bfloat16")
@@ -28,6 +29,9 @@ class TrainSettings:
     max_bad_records: int = 0
     seed: int = 0
     precision: str = "float32"
+    remat: bool = False
+    accumulation_steps: int = 1
+    mesh: str | None = None
     log_every: int = 50
     eval_every: int = 500
     checkpoint_every: int = 500
@@ -55,6 +59,8 @@ class TrainSettings:
         "crop",
         "seed",
         "precision",
+        "remat",
+        "accumulation_steps",
     )
 
     def __post_init__(self):
@@ -97,8 +103,25 @@ class TrainSettings:
             "ema_decay": recipe.ema_decay if self.ema_decay is None else self.ema_decay,
         }
         batch_size = self.batch_size or preset.batch_size
-        preset = dataclasses.replace(preset, recipe=dataclasses.replace(recipe, **chosen), batch_size=batch_size)
+        self._check_parts(batch_size)
+        recipe = dataclasses.replace(recipe, **chosen, accumulation_steps=self.accumulation_steps)
+        network = {**preset.network, "remat": self.remat}
+        preset = dataclasses.replace(preset, recipe=recipe, network=network, batch_size=batch_size)
         return dataclasses.replace(self, **chosen, batch_size=batch_size), preset
+
+    def _check_parts(self, batch_size: int):
+        """ValueError unless every device has as many rows of every part of a batch."""
+        shards = 1 if self.mesh is None else Mesh.parse(self.mesh).batch_shards
+        if self.accumulation_steps < 1 or batch_size % (shards * self.accumulation_steps):
+            raise ValueError(
+                f"A batch of {batch_size} must be divisible by the {shards} devices that share it times "
+                f"--accumulation_steps={self.accumulation_steps}."
+            )
+
+    @classmethod
+    def default(cls, name: str):
+        """Of a field; None where it must be given."""
+        return getattr(cls, name, None)
 
     def defining(self) -> dict:
         return {field: getattr(self, field) for field in self.DEFINING}

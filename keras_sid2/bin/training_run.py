@@ -26,7 +26,9 @@ from keras_sid2.bin.run_lock import locked
 from keras_sid2.bin.run_log import RunLog
 from keras_sid2.bin.skipping import Skipped
 from keras_sid2.bin.train_settings import TrainSettings
+from keras_sid2.distribution import distributed
 from keras_sid2.files import written_whole
+from keras_sid2.sharding_rules import Mesh
 from keras_sid2.training import NonFiniteLoss, SiD2Model
 from keras_sid2.training.checkpoints import (
     checkpoint_step,
@@ -70,8 +72,9 @@ class TrainingRun:
             if checkpoints(self.checkpoint_dir):
                 raise ValueError(f"{self.workdir} has checkpoints but no run.json: give another --workdir.")
             return
-        before, now = json.loads(path.read_text()), self.settings.defining()
-        changed = [f"--{k}={now[k]} (there: {before.get(k)})" for k in now if before.get(k) != now[k]]
+        now = self.settings.defining()
+        before = {name: TrainSettings.default(name) for name in now} | json.loads(path.read_text())
+        changed = [f"--{k}={now[k]} (there: {before[k]})" for k in now if before[k] != now[k]]
         if changed:
             raise ValueError(
                 f"{self.workdir} holds a run with other settings: {', '.join(changed)}. "
@@ -109,9 +112,10 @@ class TrainingRun:
         """Trains up to settings.steps, from the newest sound checkpoint if there is one; returns the model.
 
         `stopped_by` is the number of the signal that ended it before that, or None. Raises ValueError if another
-        process trains in the work directory.
+        process trains in the work directory, or there is no such mesh. The model is on the mesh of the settings.
         """
-        with locked(self.workdir):
+        mesh = Mesh() if self.settings.mesh is None else Mesh.parse(self.settings.mesh)
+        with locked(self.workdir), distributed(mesh):
             remove_unfinished(self.checkpoint_dir)
             newest = newest_sound(self.checkpoint_dir, self.note, set_aside=True)
             if newest is None and unsound(self.checkpoint_dir):

@@ -30,8 +30,12 @@ def network_cost(
     num_classes: int | None,
     embedding_dim: int,
     levels: Sequence[Level | dict],
+    remat: bool = False,
 ) -> NetworkCost:
-    """The cost of `ResidualUViT(**the same arguments)`. Raises ValueError where its constructor would."""
+    """The cost of `ResidualUViT(**the same arguments)`. Raises ValueError where its constructor would.
+
+    `remat` changes nothing in a forward pass: what it does twice, it does in the backward one.
+    """
     check_widths(embedding_dim, num_classes)
     levels = [Level.of(level) for level in levels]
     height, width, image_channels = check_image_shape(image_shape, patch_size, len(levels))
@@ -42,7 +46,7 @@ def network_cost(
     others = 2 * patch * positions[0]
     for i, level in enumerate(levels):
         count = level.blocks * (1 if i == len(levels) - 1 else 2)
-        parameters += count * _block_parameters(level, embedding_dim)
+        parameters += count * block_parameters(level, embedding_dim)
         blocks += count * _block_multiply_adds(level, positions[i])
         others += count * _modulation_width(level) * embedding_dim
         if level.kind == "transformer":
@@ -68,7 +72,7 @@ def _block_multiply_adds(level: Level, positions: int) -> int:
     return 12 * level.channels**2 * positions + 2 * positions**2 * level.channels
 
 
-def _block_parameters(level: Level, embedding_dim: int) -> int:
+def block_parameters(level: Level, embedding_dim: int) -> int:
     width = _modulation_width(level)
     modulation = (embedding_dim + 1) * width
     c = level.channels

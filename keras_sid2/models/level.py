@@ -18,6 +18,8 @@ class Level:
         dropout: rate inside the blocks, in [0, 1).
         head_dim: width of an attention head, a divisor of channels; None is min(128, channels). The paper's is not
             settled (4 heads or 128 wide, the same at its 512 channels): our choice is 128.
+        remat: in training, keep only the input of each block and compute the rest again in the backward pass: less
+            memory for about a third more arithmetic, and the same numbers.
 
     Raises ValueError, naming the field, for anything else.
     """
@@ -27,6 +29,7 @@ class Level:
     blocks: int
     dropout: float = 0.0
     head_dim: int | None = None
+    remat: bool = False
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -38,6 +41,8 @@ class Level:
                 raise ValueError(f"A level's {field} must be an integer >= 1, got {value!r}.")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"A level's dropout must be in [0, 1), got {self.dropout!r}.")
+        if not isinstance(self.remat, bool):
+            raise ValueError(f"A level's remat must be True or False, got {self.remat!r}.")
         if self.kind == "transformer" and self.channels % self.attention_head_dim:
             raise ValueError(
                 f"A level's head_dim must divide its channels, got head_dim={self.attention_head_dim} "

@@ -8,6 +8,8 @@ and the last level, the middle, is h = blocks(h). New blocks are the identity, s
 identity of its input features; its output layer starts at zero, so it predicts v_hat = 0.
 """
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 
 import keras
@@ -42,6 +44,7 @@ class ResidualUViT(keras.Model):
         num_classes: K classes, or None for a network without labels.
         embedding_dim: width of the conditioning vector.
         levels: `Level`s or dicts of their fields, highest resolution first; the last is the middle.
+        remat: True sets `Level.remat` of every level; False leaves each as it is. Weights and files are the same.
         dtype: a dtype policy, such as "mixed_bfloat16": then the inside computes in bfloat16, while logsnr's
             embedding, the weights and the output stay float32.
 
@@ -59,11 +62,14 @@ class ResidualUViT(keras.Model):
         num_classes: int | None,
         embedding_dim: int,
         levels: Sequence[Level | dict],
+        remat: bool = False,
         name: str = "residual_uvit",
         **kwargs,
     ):
         check_widths(embedding_dim, num_classes)
         self._levels = tuple(Level.of(level) for level in levels)
+        if remat:
+            self._levels = tuple(dataclasses.replace(level, remat=remat) for level in self._levels)
         image_shape = check_image_shape(image_shape, patch_size, len(self._levels))
         super().__init__(name=name, **{**kwargs, "autocast": False})  # logsnr must not pass through bfloat16
         self.image_shape, self.patch_size = image_shape, patch_size
@@ -147,12 +153,13 @@ class ResidualUViT(keras.Model):
     def _level(self, i: int, h, run: "_BlockRunner"):
         if self._levels[i].kind == "transformer":
             h = self._get(i, "position")(h)
+        remat = self._levels[i].remat
         if i == len(self._levels) - 1:
-            return run(self._get(i, "middle_blocks"), h)
-        skip = run(self._get(i, "down_blocks"), h)
+            return run(self._get(i, "middle_blocks"), h, remat)
+        skip = run(self._get(i, "down_blocks"), h, remat)
         d = self._get(i, "downsample")(skip)
         m = self._level(i + 1, d, run)
-        return run(self._get(i, "up_blocks"), self._get(i, "upsample")(m - d) + skip)
+        return run(self._get(i, "up_blocks"), self._get(i, "upsample")(m - d) + skip, remat)
 
     def compute_output_shape(self, *_):
         return (None, *self.image_shape)
@@ -173,15 +180,20 @@ class ResidualUViT(keras.Model):
 
 
 class _BlockRunner:
-    """Runs blocks in order, each with a dropout seed of its own: the call's seed folded with the block's number."""
+    """Runs blocks in order, each with a dropout seed of its own: the call's seed folded with the block's number.
+
+    With `remat`, keras.remat gets what has a gradient as arguments, and the block's whole __call__: torch's backward
+    pass may run it in another thread, which knows nothing of the autocasting of this one.
+    """
 
     def __init__(self, emb, training, seed, num_blocks: int):
         self.emb, self.training, self.count = emb, training, 0
         self.seeds = None if seed is None or not training else random.fold_in(seed, ops.arange(num_blocks))
 
-    def __call__(self, blocks, h):
+    def __call__(self, blocks, h, remat: bool):
         for block in blocks:
             seed = self.seeds[self.count] if self.seeds is not None and block.dropout else None
-            h = block(h, self.emb, training=self.training, seed=seed)
+            run = functools.partial(block, training=self.training, seed=seed)
+            h = (keras.remat(run) if remat and self.training else run)(h, self.emb)
             self.count += 1
         return h

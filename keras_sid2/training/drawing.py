@@ -179,7 +179,7 @@ class Drawing:
     def _stored(self, x) -> np.ndarray:
         """x float32 [B, ...] as images of `dtype`."""
         x = ops.clip(x, -1.0, 1.0)
-        return ops.convert_to_numpy(x if self.dtype == "float32" else ops.cast(ops.round((x + 1.0) * 127.5), "uint8"))
+        return backend.gathered(x if self.dtype == "float32" else ops.cast(ops.round((x + 1.0) * 127.5), "uint8"))
 
     @property
     def step(self) -> int:
@@ -288,5 +288,5 @@ class _Ticks:
     def advance(self, steps: int, run):
         self.done += steps
         if self._report:
-            ops.convert_to_numpy(run.state[0][:1])  # jax runs ahead of the host: wait until they are done
+            backend.gathered(run.state[0][:1])  # jax runs ahead of the host: wait until they are done
             self._report(self.done, self.total)

@@ -1,9 +1,22 @@
-"""The optimizer of SiD2's lineage: Adam, a clipped gradient norm, an exponential moving average of the weights."""
+"""The optimizer of SiD2's lineage: Adam, a clipped gradient norm, an exponential moving average of the weights.
+
+The gradient may be accumulated over parts of a batch. Keras's own way takes k small batches, and the counter, the
+average of the weights and our noise move at each. Here a step is one batch whatever k is: it is noised as a whole, then
+the network runs forward and backward over k parts of it, which gives the gradient g of the mean loss L, and the step
+goes on with
+
+    (1) L + <g, w - stop_gradient(w)>
+
+whose value is L and whose gradient is g. So every trainer of keras, the clipping, the average and the schedule of the
+learning rate see one batch and one gradient.
+"""
+
+from collections.abc import Callable, Sequence
 
 import keras
 from keras import ops
 
-from keras_sid2 import backend
+from keras_sid2 import backend, random
 from keras_sid2.serialization import register, settings
 
 _Adam = type(keras.optimizers.Adam())  # on torch keras swaps in a class that updates all variables in one kernel
@@ -36,6 +49,7 @@ class EmaAdam(_Adam):
         return self._model_variables_moving_average
 
     def _clip_gradients(self, grads):
+        grads = backend.dense(grads)
         norm = backend.global_norm(grads)
         self.gradient_norm.assign(norm)
         finite = ops.isfinite(norm)
@@ -55,6 +69,31 @@ def steps_done(model) -> int:
     return int(model.optimizer._iterations.value)
 
 
+def accumulated_losses(losses_of: Callable, inputs: dict, variables: Sequence, trainable: Sequence, parts: int):
+    """losses_of(inputs) -> float32 [B] with the gradient of their mean, Eq. (1), computed in `parts` parts.
+
+    Each part takes every `parts`-th example, so that on several devices each computes with its own examples; inputs'
+    seed, which belongs to no example, is another in each part. Raises ValueError where B is no multiple of `parts`.
+    """
+    batch = inputs["z_t"].shape[0]
+    if batch is not None and batch % parts:
+        raise ValueError(
+            f"accumulation_steps must divide the batch, got accumulation_steps={parts}, a batch of {batch}."
+        )
+    apart = {k: ops.reshape(v, (-1, parts, *v.shape[1:])) for k, v in inputs.items() if k != "seed"}
+
+    def losses_of_part(i):
+        part = {k: ops.take(v, i, axis=1) for k, v in apart.items()}
+        return losses_of({**part, "seed": random.fold_in(inputs["seed"], i)})
+
+    losses, gradients = backend.accumulated(losses_of_part, variables, trainable, parts)
+    losses = ops.reshape(ops.transpose(losses), (-1,))
+    pairs = zip(gradients, trainable, strict=True)
+    return losses + sum(ops.sum(g * (v.value - ops.stop_gradient(v.value))) for g, v in pairs) / ops.cast(
+        ops.size(losses), "float32"
+    )
+
+
 @settings
 class AdamRecipe:
     """Settings of `EmaAdam` and its warm-up; the defaults are the lineage's (grade L), as SiD2's are not printed.
@@ -64,6 +103,8 @@ class AdamRecipe:
         warmup_steps: >= 0.
         ema_decay: of the averaged weights, in [0, 1).
         clip_norm: bound of the gradient's norm; 0 is none.
+        accumulation_steps: parts into which a batch is cut, each in the memory of the one before; it divides the batch.
+            The result is that of the batch in one piece, but for other dropout masks.
     """
 
     learning_rate: float = 1e-4
@@ -73,6 +114,7 @@ class AdamRecipe:
     epsilon: float = 1e-12
     clip_norm: float = 1.0
     ema_decay: float = 0.9999
+    accumulation_steps: int = 1
 
     def __post_init__(self):
         if not self.learning_rate > 0:
@@ -81,6 +123,8 @@ class AdamRecipe:
             raise ValueError(f"warmup_steps must be >= 0, got {self.warmup_steps!r}.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay!r}.")
+        if not isinstance(self.accumulation_steps, int) or self.accumulation_steps < 1:
+            raise ValueError(f"accumulation_steps must be an integer >= 1, got {self.accumulation_steps!r}.")
 
     def build(self) -> EmaAdam:
         """A new optimizer."""

@@ -36,10 +36,10 @@ class Preset:
     def cost(self) -> NetworkCost:
         return network_cost(**self.network)
 
-    def build(self, model_class: type, *, seed: int = 0, dtype=None):
+    def build(self, model_class: type, *, seed: int = 0, dtype=None, remat: bool = False):
         """`model_class` with a new network."""
         return model_class(
-            ResidualUViT(**self.network, dtype=dtype),
+            ResidualUViT(**{**self.network, "remat": remat or self.network.get("remat", False)}, dtype=dtype),
             schedule=self.schedule,
             weighting=self.weighting,
             label_dropout=self.label_dropout,

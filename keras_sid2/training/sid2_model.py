@@ -27,12 +27,13 @@ from keras_sid2.diffusion import (
     loss_weight,
     velocity,
 )
+from keras_sid2.distribution import check_batch_size, check_model
 from keras_sid2.serialization import register
 from keras_sid2.training.callbacks import StopOnNonFinite
 from keras_sid2.training.checkpoints import check_weights_file
 from keras_sid2.training.data_checks import check_batch, check_image_spec, peek, unpack
 from keras_sid2.training.drawing import generate, trajectory
-from keras_sid2.training.optimizer import AdamRecipe, steps_done
+from keras_sid2.training.optimizer import AdamRecipe, accumulated_losses, steps_done
 from keras_sid2.training.preset import find_preset
 
 _TRAIN, _EVALUATE = range(2)  # streams of a seed: training steps and evaluation batches never share noise
@@ -98,13 +99,14 @@ class SiD2Model(keras.Model):
         self.built = True
 
     @classmethod
-    def from_preset(cls, preset: str, *, seed: int = 0, dtype=None) -> "SiD2Model":
+    def from_preset(cls, preset: str, *, seed: int = 0, dtype=None, remat: bool = False) -> "SiD2Model":
         """A model with new weights by a preset's name (`keras_sid2.list_presets()`), not yet compiled.
 
         No trained weights are published: train it, or `load_weights` your own. `dtype` is a dtype policy for the
-        network, such as "mixed_bfloat16". Raises ValueError for an unknown name, with the names that are near.
+        network, such as "mixed_bfloat16"; `remat` computes blocks again in the backward pass, for less memory. Raises
+        ValueError for an unknown name, with the names that are near.
         """
-        return find_preset(preset).build(cls, seed=seed, dtype=dtype)
+        return find_preset(preset).build(cls, seed=seed, dtype=dtype, remat=remat)
 
     # -- the training step -------------------------------------------------------------------------------------------
 
@@ -150,8 +152,10 @@ class SiD2Model(keras.Model):
         *state, data = args
         variables = self.optimizer.variables
         step = backend.step_value(self.optimizer._iterations, variables, state[0][2] if state else None)
-        batch = self.noised(data, self._step_keys(_TRAIN, step), self.label_dropout)
-        result = super().train_step(*state, batch)
+        inputs, v = self.noised(data, self._step_keys(_TRAIN, step), self.label_dropout)
+        if self.recipe.accumulation_steps > 1:
+            inputs["v"] = v
+        result = super().train_step(*state, (inputs, v))
         logs, *state = result if state else (result,)
         if hasattr(self.optimizer, "gradient_norm"):
             norm = backend.step_value(self.optimizer.gradient_norm, variables, state[0][2] if state else None)
@@ -165,7 +169,13 @@ class SiD2Model(keras.Model):
         return super().test_step(*state, self.noised(data, self._step_keys(_EVALUATE, seen), 0.0))
 
     def call(self, inputs, training=None):
-        """v_hat from inputs with the keys z_t, logsnr and, where there are classes, label (see `noised`)."""
+        """v_hat from inputs with the keys z_t, logsnr and, where there are classes, label (see `noised`).
+
+        With the key v too, in training: the losses [B] instead, their gradient accumulated over the recipe's parts.
+        """
+        if training and "v" in inputs:
+            variables, parts = (self.variables, self.trainable_variables), self.recipe.accumulation_steps
+            return accumulated_losses(self._losses_of, inputs, *variables, parts)
         seed = {"seed": inputs.get("seed")} if self._network_takes_seed else {}
         output = self.network((inputs["z_t"], inputs["logsnr"], inputs.get("label")), training=training, **seed)
         if self.prediction == "v":
@@ -173,9 +183,16 @@ class SiD2Model(keras.Model):
         at = {"z_t": inputs["z_t"], "logsnr": inputs["logsnr"]}
         return convert(ops.cast(output, "float32"), self.prediction, "v", **at)
 
+    def _losses_of(self, inputs):
+        v = inputs["v"]
+        v_hat = self.call({k: value for k, value in inputs.items() if k != "v"}, training=True)
+        return self._loss_per_example(inputs, v, v_hat)
+
     @staticmethod
     def _loss_per_example(inputs, v, v_hat):
-        """Eq. (3), float32 [B]."""
+        """Eq. (3), float32 [B]; `v_hat` may be these losses already."""
+        if len(v_hat.shape) == 1:
+            return v_hat
         error = ops.square(ops.cast(v_hat, "float32") - v)
         return inputs["weight"] * ops.mean(error, axis=tuple(range(1, len(v.shape))))
 
@@ -193,11 +210,15 @@ class SiD2Model(keras.Model):
     # -- compile, fit, evaluate --------------------------------------------------------------------------------------
 
     def compile(self, optimizer=None, **kwargs):
-        """keras's compile; `optimizer` None is the recipe's. Raises ValueError for a loss or metrics: it has both."""
+        """keras's compile; `optimizer` None is the recipe's.
+
+        Raises ValueError for a loss or metrics, as it has both, and where the mesh of `distribute` cannot hold it.
+        """
         refused = [k for k in ("loss", "loss_weights", "metrics", "weighted_metrics") if kwargs.get(k) is not None]
         if refused:
             raise ValueError(f"SiD2Model computes its own loss and metrics: compile() takes no {', '.join(refused)}.")
         super().compile(optimizer=self.recipe.build() if optimizer is None else optimizer, **kwargs)
+        check_model(self)
         self.optimizer.build(self.trainable_variables)
         self.sampling_programs.clear()
 
@@ -210,10 +231,10 @@ class SiD2Model(keras.Model):
         refused = [k for k in ("sample_weight", "class_weight") if kwargs.get(k) is not None]
         if refused:
             raise ValueError(f"SiD2Model's loss weights noise levels only: fit() takes no {', '.join(refused)}.")
-        x = self._checked(x, y)
+        x = self._checked(x, y, batch_size)
         validation = kwargs.get("validation_data")
         if isinstance(validation, tuple):
-            self._checked(*validation)
+            self._checked(*validation, batch_size=kwargs.get("validation_batch_size") or batch_size)
         elif validation is not None:
             kwargs["validation_data"] = self._checked(validation)
         if not (hasattr(x, "shape") or isinstance(x, dict | keras.utils.PyDataset)):
@@ -225,18 +246,20 @@ class SiD2Model(keras.Model):
         guard.raise_if_stopped()
         return history
 
-    def evaluate(self, x=None, y=None, *args, use_ema: bool = True, **kwargs):
+    def evaluate(self, x=None, y=None, batch_size=None, *args, use_ema: bool = True, **kwargs):
         """keras's evaluate, with the averaged weights unless use_ema is False; the same noise every time."""
         if not kwargs.get("_use_cached_eval_dataset"):
-            x = self._checked(x, y)
+            x = self._checked(x, y, batch_size)
         with self.averaged_weights() if use_ema else contextlib.nullcontext():
-            return super().evaluate(x, y, *args, **kwargs)
+            return super().evaluate(x, y, batch_size, *args, **kwargs)
 
-    def _checked(self, x, y=None):
-        """`x` as it must be used from now on; ValueError if its first batch does not fit the model."""
+    def _checked(self, x, y=None, batch_size=None):
+        """`x` as it must be used from now on; ValueError if its first batch does not fit the model, or the mesh."""
         x, first = peek(x, y)
         if first is not None:
             check_batch(first, image_shape=self.image_shape, num_classes=self.num_classes)
+            arrays = isinstance(first, tuple) and first[0] is x
+            check_batch_size(unpack(first)[0].shape[0], (batch_size or 32) if arrays else None)
         return x
 
     def averages(self) -> list | None:

@@ -28,7 +28,7 @@ def test_a_plan_names_its_parts_and_the_batch_that_fits():
     [
         ([], "--preset must be given"),
         (["--preset=sid2_digit"], "There is no preset 'sid2_digit': did you mean sid2_digits"),
-        (["--preset=sid2_digits", "--mesh=data:4,rows:2"], "each axis once, got 'data:4,rows:2'"),
+        (["--preset=sid2_digits", "--mesh=data:4,rows:2"], "as in data:4,fsdp:2,model:1; got 'data:4,rows:2'"),
         (["--preset=sid2_digits", "--memory=0"], "--memory must be positive, got 0"),
     ],
 )

@@ -29,7 +29,8 @@ def test_heads_are_128_wide_or_the_whole_width_unless_told(channels, head_dim, w
         ({"head_dim": 3}, "head_dim must divide its channels, got head_dim=3 and channels=8"),
         ({"head_dim": 0}, "head_dim must be an integer >= 1, got 0"),
         ({"head_dim": -4}, "head_dim must be an integer >= 1, got -4"),
-        ({"width": 8}, "the fields kind, channels, blocks, dropout, head_dim; got also width"),
+        ({"width": 8}, "the fields kind, channels, blocks, dropout, head_dim, remat; got also width"),
+        ({"remat": 1}, "remat must be True or False, got 1"),
     ],
 )
 def test_a_field_outside_its_range_is_refused(change, sentence):

@@ -1,0 +1,1 @@
+"""The tests; `python -m tests` runs them (a package, because others install one of this name)."""
