@@ -7,11 +7,13 @@ With N positions, C channels and h heads a block keeps, for an image, some numbe
 
     (3) bytes = N C (compute * size of the compute type + 4 * float32) + 4 * attention * h N^2
 
-Which arrays those are is up to the compiler, which fuses and recomputes. So `XLA_TPU` and `XLA_CPU` are fits: what memory_analysis of each was seen to add per block, in networks of one level that differ by one block (one shape for
-each kind of block on TPU v5p, several on CPU). On three whole networks on CPU the totals were 0.97, 0.88 and 1.34 of
-what XLA said; on TPU no whole network was compared. Take them as estimates. A block that is recomputed
-keeps its input alone; (3) is work space then. XLA for CPU removes the barriers that keep a recomputation late, so
-nothing is saved there.
+Which arrays those are is up to the compiler, which fuses and recomputes. So `XLA_TPU` and `XLA_CPU` are fits: what
+memory_analysis of each was seen to add per block, in networks of one level that differ by one block (one shape for each
+kind of block on TPU v5p, several on CPU). For three whole networks on CPU the totals were 0.97, 0.88 and 1.34 of what
+XLA said; on TPU no whole network was compared. Take them as estimates.
+
+A block that is recomputed keeps its input alone; (3) is work space then. XLA for CPU removes the barriers that keep a
+recomputation late, so nothing is saved there.
 """
 
 import dataclasses

@@ -54,12 +54,13 @@ def save_checkpoint(
         model.save(temporary / MODEL)
         _write_manifest(temporary, step, about)
         temporary.chmod(0o777 & ~_umask())
-        if path.exists():  # the same step, saved once more
-            shutil.rmtree(path)
+        if path.exists():  # the same step, saved once more: a rename is all that lies between the two
+            os.rename(path, temporary.with_name(f"{temporary.name}-old"))
         os.rename(temporary, path)
         _flush(directory)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in (temporary, temporary.with_name(f"{temporary.name}-old")):
+            shutil.rmtree(left, ignore_errors=True)
     for old in checkpoints(directory)[:-keep]:
         if not keep_every or checkpoint_step(old) % keep_every:
             shutil.rmtree(old)
