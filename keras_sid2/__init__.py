@@ -1,6 +1,6 @@
 """SiD2, "Simpler Diffusion" (arXiv 2410.19324), in Keras 3: one code for jax, tensorflow and torch."""
 
-from keras_sid2 import diffusion, layers, models, presets, sampling, training
+from keras_sid2 import diffusion, distribution, evaluation, layers, models, presets, sampling, training
 from keras_sid2.diffusion import Guidance, ScaleCurve, SigmoidWeighting
 from keras_sid2.models import Level, NetworkCost, ResidualUViT, network_cost
 from keras_sid2.sampling import DDIMSampler, DDPMSampler, DPMSolver2MSampler, HeunSampler
@@ -24,6 +24,8 @@ __all__ = [
     "SigmoidWeighting",
     "__version__",
     "diffusion",
+    "distribution",
+    "evaluation",
     "layers",
     "list_presets",
     "models",

@@ -1,6 +1,8 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and logs of JSON lines."""
 
 import contextlib
+import json
+import math
 import os
 import pathlib
 import tempfile
@@ -27,3 +29,25 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def drop_lines_after(path: str | os.PathLike, step: int):
+    """Leaves out, of a log with "step" in each line, what a run that goes on from `step` will write again.
+
+    A last line that was cut by an end in the midst of it goes too. No file: nothing happens.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines()
+    kept = [line for line in lines if _step_of(line) <= step]
+    if len(kept) < len(lines):
+        with written_whole(path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "training": {"diffusion", "distribution", "layers", "models", "sampling"},
     "presets": {"diffusion", "models", "sampling", "training"},
     "evaluation": {"diffusion", "sampling"},
-    "": {"diffusion", "evaluation", "layers", "models", "presets", "sampling", "training"},
+    "": {"diffusion", "distribution", "evaluation", "layers", "models", "presets", "sampling", "training"},
     "bin": None,  # anything
 }
 BACKENDS = {"jax", "tensorflow", "torch"}

@@ -19,7 +19,10 @@ SETTINGS = [
     diffusion.ConstantXWeighting(),
     diffusion.EDMMonotonicWeighting(),
     diffusion.SigmoidWeighting(-1.0),
-    sampling.DDIMSampler(),
+    diffusion.ScaleCurve(((-3.0, 1.0), (5.0, 2.5))),
+    sampling.DDIMSampler(0.5),
+    sampling.DPMSolver2MSampler(),
+    sampling.HeunSampler(),
     sampling.DDPMSampler(0.3),
 ]
 all_settings = pytest.mark.parametrize("value", SETTINGS, ids=lambda value: type(value).__name__)
@@ -42,4 +45,4 @@ def test_settings_are_frozen(value):
 def test_the_list_is_complete():
     """Every settings class of the public packages is above."""
     public = [getattr(package, name) for package in (diffusion, sampling) for name in package.__all__]
-    assert {c for c in public if dataclasses.is_dataclass(c)} <= {type(value) for value in SETTINGS}
+    assert {c for c in public if dataclasses.is_dataclass(c) and hasattr(c, "from_config")} <= {type(value) for value in SETTINGS}

@@ -31,6 +31,8 @@ def define(values: flags.FlagValues = flags.FLAGS):
     flags.DEFINE_string("reference", None, "real images: a prepared data set, an .npz or a folder of PNG files", **add)
     flags.DEFINE_string("split", "train", "splits of a prepared data set, as train,test", **add)
     flags.DEFINE_string("data_dir", None, "where data sets lie that are given by name", **add)
+    text = "center: cut and resize the images of a data set to the model's size; else they must have it, or differ"
+    flags.DEFINE_enum("crop", None, ["center"], text, **add)
     text = "inception; classifier, fitted on real images with labels; or MODULE:FUNCTION that returns Features"
     flags.DEFINE_string("features", "inception", text, **add)
     text = "the FID's Inception-v3, a .pth or .npz file; downloaded if not given"
@@ -49,15 +51,32 @@ def _check(values):
         raise ValueError("--reference must be given: the real images to measure against (or --compare).")
     if values.samples and (values.workdir or values.weights or values.num_images or values.sweep):
         raise ValueError("--samples are measured as they are: leave out --workdir, --weights, --num_images, --sweep.")
+    _refuse_what_does_nothing(values)
     if values.samples and values.out is None:
         raise ValueError("--out must be given with --samples: where to write the figures.")
     measuring.check_features(values.features)
     sampling_flags.check_at_least(values, num_images=20)
 
 
+def _refuse_what_does_nothing(values):
+    """ValueError for flags that say nothing beside the others."""
+    ineffective = {}
+    if values.samples:
+        own = {flag.name for flag in values.get_key_flags_for_module(sampling_flags)}
+        ineffective |= dict.fromkeys(own, "--samples, which are drawn already")
+    if not values.sweep:
+        ineffective |= dict.fromkeys(("sweep_scales", "sweep_intervals", "sweep_steps", "sweep_ema"), "no --sweep")
+    if values.features != "inception":
+        ineffective["inception_weights"] = f"--features={values.features}"
+    given = [name for name in ineffective if values[name].present]
+    if given:
+        raise ValueError(f"--{given[0]} does nothing with {ineffective[given[0]]}.")
+
+
 def _open_reference(values, image_size=None):
     """(Features, Reference)."""
-    real = measuring.open_images(values.reference, split=values.split, data_dir=values.data_dir, image_size=image_size)
+    reading = {"image_size": image_size, "crop": values.crop}
+    real = measuring.open_images(values.reference, split=values.split, data_dir=values.data_dir, **reading)
     features = measuring.make_features(values.features, real, values.inception_weights)
     return features, measuring.make_reference(real, features, values.cache)
 
@@ -82,8 +101,8 @@ def _of_model(values, console) -> int:
     if settings is not None:
         return sweep.run(settings, draw, pathlib.Path(values.out or _default_out(values, "sweep")), console)
     found = draw(options)
-    step = found.drawn["training_step"]
-    return _report(console, found, values.out or _default_out(values, f"step_{step:010d}_seed_{values.seed}"))
+    name = f"step_{found.drawn['training_step']:010d}_{found.digest()}"
+    return _report(console, found, values.out or _default_out(values, name))
 
 
 class Measuring:

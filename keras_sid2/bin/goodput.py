@@ -1,6 +1,7 @@
-"""Where the time of a run goes: a line of JSON each window.
+"""What a run did and where its time went: a line of JSON each window, on the disk before its checkpoint is.
 
     step, seconds             since the line before, or the start
+    loss and all metrics      of the window
     images_per_second         of the window's training steps alone
     multiply_adds_per_second  3 times those of a forward pass an image: the backward pass costs two more
     share_of_peak             of what the devices can do at most, 2 operations a multiply-add; null where not known
@@ -13,7 +14,7 @@ import contextlib
 import json
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import keras
 
@@ -26,6 +27,7 @@ PEAKS = {
     "TPU v6 lite": 918e12,
     "V100": 125e12,
     "A100": 312e12,
+    "L40S": 362e12,
     "L4": 121e12,
     "H100": 989e12,
     "H200": 989e12,
@@ -73,7 +75,7 @@ class Goodput(keras.callbacks.Callback):
         finally:
             self._spent[kind] += time.perf_counter() - start
 
-    def line(self, step: int, *, images_per_second: float, waited: float):
+    def line(self, step: int, metrics: dict[str, float], *, images_per_second: float, waited: float):
         """Writes the line of a window; `waited` is seconds."""
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
@@ -90,18 +92,22 @@ class Goodput(keras.callbacks.Callback):
             "training": max(0.0, 1.0 - sum(shares.values())),
             **shares,
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        rounded = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in line.items()}
-        with open(self.path, "a") as file:
-            file.write(json.dumps(rounded) + "\n")
+        line = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in line.items()}
+        with contextlib.suppress(OSError):  # a full disk: the run is worth more than its log
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a") as file:
+                file.write(json.dumps({**line, **metrics}) + "\n")
 
 
 class Timed(keras.callbacks.Callback):
-    """A callback whose work at the ends of windows and of training counts as one of KINDS."""
+    """A callback whose work at the ends of windows and of training counts as one of KINDS.
 
-    def __init__(self, callback: keras.callbacks.Callback, kind: str, goodput: Goodput):
+    Where its files cannot be written at a window's end, `note` is called with a sentence and training goes on.
+    """
+
+    def __init__(self, callback: keras.callbacks.Callback, kind: str, goodput: Goodput, note: Callable[[str], None]):
         super().__init__()
-        self._callback, self._kind, self._goodput = callback, kind, goodput
+        self._callback, self._kind, self._goodput, self._note = callback, kind, goodput, note
 
     def set_model(self, model):
         self._callback.set_model(model)
@@ -114,7 +120,10 @@ class Timed(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         with self._goodput.doing(self._kind):
-            self._callback.on_epoch_end(epoch, logs)
+            try:
+                self._callback.on_epoch_end(epoch, logs)
+            except OSError as error:
+                self._note(f"{self._kind.capitalize()} failed ({error}); training goes on.")
 
     def on_train_end(self, logs=None):
         with self._goodput.doing(self._kind):

@@ -33,8 +33,10 @@ class Images:
     labels: Callable[[], np.ndarray] | None = None
 
 
-def open_images(path: str, *, split: str = "train", data_dir: str | None = None, image_size=None) -> Images:
+def open_images(path: str, *, split: str = "train", data_dir: str | None = None, **options) -> Images:
     """The images in an .npz, a folder of PNG files, or a prepared data set, of which `split` may name several as "a,b".
+
+    `options` are image_size, crop and max_bad_records of `pipelines.make_dataset`, for a data set.
 
     Raises ValueError or FileNotFoundError, in one sentence, for what is none of these.
     """
@@ -44,28 +46,29 @@ def open_images(path: str, *, split: str = "train", data_dir: str | None = None,
         return Images(folder.name, _stamps([folder]), lambda: iterate_npz(folder, _BATCH))
     if folder.is_dir() and any(folder.glob("*.png")):
         return Images(folder.name, _stamps(sorted(folder.glob("*.png"))), lambda: iterate_pngs(folder, _BATCH))
-    return _data_set(path, split.split(","), data_dir, image_size)
+    return _data_set(path, split.split(","), data_dir, options)
 
 
 def _stamps(paths: list[pathlib.Path]) -> list:
     return [[path.name, path.stat().st_size, path.stat().st_mtime] for path in paths]
 
 
-def _data_set(path: str, splits: list[str], data_dir: str | None, image_size) -> Images:
+def _data_set(path: str, splits: list[str], data_dir: str | None, reading: dict) -> Images:
     described = [pipelines.describe(path, split=split, data_dir=data_dir) for split in splits]
     if any(d.num_frames for d in described):
         raise ValueError(f"{path} holds clips; the programs measure images, `keras_sid2.evaluation` takes clips too.")
 
     def batches(key: str) -> Iterator[np.ndarray]:
         for split in splits:
-            options = {"split": split, "data_dir": data_dir, "image_size": image_size, "training": False}
-            for batch in pipelines.make_dataset(path, batch_size=_BATCH, **options).as_numpy_iterator():
+            options = {"split": split, "data_dir": data_dir, "training": False, "batch_size": _BATCH, **reading}
+            for batch in pipelines.make_dataset(path, **options).as_numpy_iterator():
                 yield batch[key]
 
     labelled = all(d.num_classes for d in described)
+    shards = [pipelines.fingerprint(path, split=split, data_dir=data_dir) for split in splits]
     return Images(
         f"{described[0].name}:{'+'.join(splits)}",
-        [[image_size], *(pipelines.fingerprint(path, split=split, data_dir=data_dir) for split in splits)],
+        [[reading.get("image_size"), reading.get("crop")], *shards],
         lambda: batches("image"),
         (lambda: np.concatenate(list(batches("label")))) if labelled else None,
     )

@@ -28,13 +28,20 @@ class RunCallbacks:
     def make(self, log: RunLog, waited: Callable[[], float]) -> list[keras.callbacks.Callback]:
         """In the order in which they run; `waited` gives the seconds that were waited for data since it was asked."""
         windows = LogWindows(log.window, batch_size=self._settings.batch_size, waited=waited)
-        others = {"sampling": self._sample_grids(log), "measuring": self._measure, "saving": self._save()}
-        if self._settings.eval_split:
-            others = {"evaluating": Evaluate(self._run, log), **others}
+        others = {  # saving first: what comes behind it may take long, or fail
+            "saving": self._save(),
+            "evaluating": Evaluate(self._run, log) if self._settings.eval_split else None,
+            "sampling": self._sample_grids(log),
+            "measuring": self._measure,
+        }
         if self._measure is not None:
             self._measure.log = log.measured
-        timed = [Timed(callback, kind, log.goodput) for kind, callback in others.items() if callback is not None]
-        return [log.goodput, windows, *timed]
+        timed = [
+            Timed(callback, kind, log.goodput, self._run.note)
+            for kind, callback in others.items()
+            if callback is not None
+        ]
+        return [_StopAsked(self._run), log.goodput, windows, *timed]
 
     def _save(self) -> SaveCheckpoints:
         settings, run = self._settings, self._run
@@ -69,7 +76,14 @@ class RunCallbacks:
 
         run.note("Reading the real images that samples are measured against.")
         size = tuple(run.preset.network["image_shape"][:2])
-        real = measuring.open_images(settings.data, split=settings.split, data_dir=settings.data_dir, image_size=size)
+        real = measuring.open_images(
+            settings.data,
+            split=settings.split,
+            data_dir=settings.data_dir,
+            image_size=size,
+            crop="center" if settings.crop else None,
+            max_bad_records=settings.max_bad_records,
+        )
         features = measuring.make_features(settings.measure_features, real, settings.inception_weights)
         reference = measuring.make_reference(real, features, measuring.CACHE)
         classes = run.preset.network["num_classes"]
@@ -90,6 +104,21 @@ class RunCallbacks:
         return {"num_steps": self._settings.sample_steps or preset.num_steps, "guidance": preset.guidance}
 
 
+class _StopAsked(keras.callbacks.Callback):
+    """Stops fit when a signal came; also one that came before fit began, which forgets what was asked before."""
+
+    def __init__(self, run: "TrainingRun"):
+        super().__init__()
+        self._run = run
+
+    def on_train_begin(self, logs=None):
+        self.model.stop_training = self._run.stopped_by is not None
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._run.stopped_by is not None:
+            self.model.stop_training = True
+
+
 class Evaluate(keras.callbacks.Callback):
     """The loss of the averaged weights on another split, to the log."""
 
@@ -98,7 +127,9 @@ class Evaluate(keras.callbacks.Callback):
         self._every, self._log = run.settings.eval_every, log
         crop = "center" if run.settings.crop else None
         bad_records = pipelines.BadRecords(run.settings.max_bad_records)
-        self._dataset = run.dataset(run.settings.eval_split, bad_records, training=False, crop=crop)
+        # The devices of a mesh must divide every batch, so there the last one is left out if it is not full.
+        options = {"crop": crop, "drop_remainder": run.mesh.batch_shards > 1}
+        self._dataset = run.dataset(run.settings.eval_split, bad_records, training=False, **options)
 
     def on_epoch_end(self, epoch, logs=None):
         step = steps_done(self.model)

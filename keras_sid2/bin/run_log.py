@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from keras_sid2 import backend
 from keras_sid2.bin.common import ProgressLine
 from keras_sid2.bin.goodput import Goodput, peak_of
+from keras_sid2.files import drop_lines_after
 
 if TYPE_CHECKING:
     from keras_sid2.bin.training_run import TrainingRun
@@ -28,16 +29,17 @@ class RunLog:
         self._line.advance_to(step)
         self._console = run.console
         self._bad_records = run.bad_records
+        drop_lines_after(run.workdir / "goodput.jsonl", step)
         self.goodput = Goodput(
             run.workdir / "goodput.jsonl", multiply_adds=run.preset.cost.multiply_adds, peak=_peak(run.settings)
         )
 
     def window(self, step: int, values: dict[str, float]):
-        speed = values["images_per_second"]
-        self.goodput.line(step, images_per_second=speed, waited=values.pop("waited_seconds"))
+        waited = values.pop("waited_seconds")
+        metrics = {name: value for name, value in values.items() if name not in ("images_per_second", "waiting")}
+        self.goodput.line(step, metrics, images_per_second=values["images_per_second"], waited=waited)
         skipped = self._bad_records.count
         self.scalars(step, {f"train/{name}": value for name, value in {**values, "bad_records": skipped}.items()})
-        self._writer.flush()  # on the disk before the checkpoint of this step: a kill must not leave a gap
         self._line.say(
             step,
             f"loss {values['loss']:.4f}  {values['images_per_second']:.0f} images/s  "

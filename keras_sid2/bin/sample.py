@@ -42,6 +42,8 @@ def define(values: flags.FlagValues = flags.FLAGS):
     flags.DEFINE_float("t_start", None, "in (0, 1], how much of the noise is put on --init", **add)
     flags.DEFINE_string("known", None, "keep a part of these images: a PNG for all, or an .npz; with --mask", **add)
     flags.DEFINE_string("mask", None, "a PNG, white where --known is kept", **add)
+    text = "how often each step is done: more make what is drawn fit --known better, at their cost"
+    flags.DEFINE_integer("resamplings", 1, text, **add)
     flags.DEFINE_integer("frames", 32, "of the animation, at most", **add)
 
 
@@ -100,13 +102,13 @@ def _digest(values: np.ndarray) -> str:
 
 def _read_flags(values) -> dict:
     """Arguments of `_Request` beside the model, whose labels may yet be missing; raises for all that is wrong in it."""
-    sampling_flags.check_at_least(values, num_images=1, first_image=0, frames=1)
+    sampling_flags.check_at_least(values, num_images=1, first_image=0, frames=1, resamplings=1)
     labels = sampling_flags.numbers(values, "labels", int)
     if labels is not None and values.num_images not in (None, len(labels)):
         raise ValueError(f"--labels are {len(labels)} and --num_images={values.num_images}: give one of them.")
     count = len(labels) if labels is not None else values.num_images or 16
     given = _given_images(values, count)
-    alike = {"t_start": values.t_start, "mask": _mask(values)}
+    alike = {"t_start": values.t_start, "mask": _mask(values), "resamplings": values.resamplings}
     return {
         "count": count,
         "first_image": values.first_image,

@@ -132,8 +132,9 @@ def _guidance(values: Values):
     interval = numbers(values, "guidance_interval", float)
     interval = None if interval is None else tuple(interval)
     guidance = Guidance(_scale(values.guidance_scale), interval, values.guidance_one_batch)
+    swept = "sweep" in values and values.sweep
     for name in ("guidance_interval", "guidance_one_batch", "autoguide"):
-        if values[name].present and not guidance.acts:
+        if values[name].present and not guidance.acts and not swept:
             raise ValueError(f"--{name} does nothing at --guidance_scale=1: give a scale too.")
     return guidance
 

@@ -10,35 +10,38 @@ _MOST = 10  # more than that is no matter of single batches
 
 
 class Skipped:
-    """Steps before which a batch of the data's order was left out, kept in a file of the work directory.
+    """Batches of the data's order that are left out, by their numbers, kept in a file of the work directory.
 
-    Step s is trained on batch s + (number of entries <= s) of the order; so a run that goes on, or is done again from
-    the start, sees the same batches.
+    Each step is trained on the next batch that is not left out; so a run that goes on, or is done again from the start,
+    sees the same batches at the same steps.
     """
 
     def __init__(self, path: str | os.PathLike):
-        """Reads what is there; ValueError for a file that is no list of steps."""
+        """Reads what is there; ValueError for a file that is no list of numbers."""
         self.path = pathlib.Path(path)
-        self.steps: list[int] = []
+        self.batches: list[int] = []
         if self.path.exists():
             try:
-                self.steps = [int(step) for step in json.loads(self.path.read_text())]
+                self.batches = sorted({int(batch) for batch in json.loads(self.path.read_text())})
             except (ValueError, TypeError) as error:
-                raise ValueError(f"{self.path} must be a list of steps as this program wrote it.") from error
+                raise ValueError(f"{self.path} must be a list of batches as this program wrote it.") from error
 
     def batch(self, step: int) -> int:
-        """The number of the batch that `step` is trained on."""
-        return step + sum(entry <= step for entry in self.steps)
+        """The number of the batch that `step`, counted from 0, is trained on."""
+        for left_out in self.batches:
+            step += left_out <= step
+        return step
 
     def runs(self, start: int, stop: int) -> list[tuple[int, int]]:
         """start to stop in pieces whose batches follow one another."""
-        edges = sorted({start, stop, *(step for step in self.steps if start < step < stop)})
+        jumps = (batch - number for number, batch in enumerate(self.batches))
+        edges = sorted({start, stop, *(step for step in jumps if start < step < stop)})
         return list(zip(edges, edges[1:], strict=False))
 
-    def add(self, step: int):
-        """Leaves out the batch that `step` had; FloatingPointError if too many were left out already."""
-        if len(self.steps) >= _MOST:
+    def add(self, batch: int):
+        """Leaves a batch out from now on; FloatingPointError if too many were left out already."""
+        if len(self.batches) >= _MOST:
             raise FloatingPointError(f"{_MOST} batches were left out already ({self.path}): the data is not the cause.")
-        self.steps = sorted([*self.steps, step])
+        self.batches = sorted({*self.batches, batch})
         with written_whole(self.path) as temporary:
-            temporary.write_text(json.dumps(self.steps) + "\n")
+            temporary.write_text(json.dumps(self.batches) + "\n")

@@ -45,7 +45,7 @@ def settings(values, options: dict) -> list[Setting]:
     _refuse_what_is_swept(values)
     scales = _parsed("sweep_scales", values.sweep_scales, float)
     intervals = _parsed("sweep_intervals", values.sweep_intervals, _interval)
-    steps = _parsed("sweep_steps", values.sweep_steps or [str(values.num_steps)], int)
+    steps = _parsed("sweep_steps", values.sweep_steps or [str(values.num_steps)], _steps)
     weights = _parsed("sweep_ema", values.sweep_ema, lambda text: {"true": True, "false": False}[text.lower()])
     found = {}
     for scale, interval, num_steps, use_ema in itertools.product(scales, intervals, steps, weights):
@@ -60,12 +60,30 @@ def settings(values, options: dict) -> list[Setting]:
 
 
 def _refuse_what_is_swept(values):
-    for flag in ("guidance_scale", "guidance_interval", "ema"):
-        if values[flag].present:
-            raise ValueError(f"--{flag} is swept over: give --sweep_{_SWEPT[flag]} in its place.")
+    for flag, swept in _SWEPT.items():
+        if values[flag].present and (flag != "num_steps" or values.sweep_steps):
+            raise ValueError(f"--{flag} is swept over: give --{swept} in its place.")
 
 
-_SWEPT = {"guidance_scale": "scales", "guidance_interval": "intervals", "ema": "ema"}
+_SWEPT = {
+    "guidance_scale": "sweep_scales",
+    "guidance_interval": "sweep_intervals",
+    "ema": "sweep_ema",
+    "num_steps": "sweep_steps",
+}
+
+
+def _steps(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
+_ACCEPTED = {
+    "sweep_intervals": "all, or low:high in logsnr",
+    "sweep_ema": "true or false",
+    "sweep_steps": "integers >= 1",
+}
 
 
 def _interval(text: str) -> tuple[float, float] | None:
@@ -76,7 +94,7 @@ def _interval(text: str) -> tuple[float, float] | None:
 
 
 def _parsed(flag: str, texts: list[str], kind: Callable) -> list:
-    accepted = {"sweep_intervals": "all, or low:high in logsnr", "sweep_ema": "true or false"}.get(flag, "numbers")
+    accepted = _ACCEPTED.get(flag, "numbers")
     try:
         found = [kind(text) for text in texts]
     except (ValueError, KeyError) as error:
@@ -88,12 +106,15 @@ def _parsed(flag: str, texts: list[str], kind: Callable) -> list:
 
 def run(settings: list[Setting], measuring, out: pathlib.Path, console) -> int:
     """Measures them one after another; those that out.jsonl has already are not drawn again."""
+    from keras_sid2.evaluation import how_measured
+
     plt = _pyplot()
     lines = _Lines(pathlib.Path(f"{out}.jsonl"))
     rows = []
     for number, setting in enumerate(settings):
         drawn = measuring.drawing(setting.options).describe()
-        measurement = lines.find(drawn, measuring.reference, measuring.features)
+        measured = how_measured(measuring.features, measuring.reference, images=drawn["images"])
+        measurement = lines.find(drawn, measured)
         if measurement is None:
             console.print(f"{number + 1} of {len(settings)}: {setting.name()}", highlight=False)
             measurement = measuring(setting.options)
@@ -135,12 +156,11 @@ class _Lines:
             except (ValueError, TypeError):
                 break
 
-    def find(self, drawn: dict, reference, features):
-        """The measurement of the same images by the same features against the same real ones, or None."""
-        wanted = {"reference": reference.digest, "features": features.name, "features_digest": features.digest}
+    def find(self, drawn: dict, measured: dict):
+        """The measurement of the same images, measured alike, or None."""
         for measurement in self.found:
             known = {key: value for key, value in measurement.drawn.items() if key != "images_digest"}
-            if known == json.loads(json.dumps(drawn)) and wanted.items() <= measurement.measured.items():
+            if known == json.loads(json.dumps(drawn)) and measurement.measured == measured:
                 return measurement
         return None
 

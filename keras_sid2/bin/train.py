@@ -48,6 +48,7 @@ _HELP = {
     "peak_tflops": "10^12 dense operations a second of all devices, for the share of it; a table's if not given",
     "measure_share": "most of the time that measuring may take; it is put off until it does",
 }
+_MEASURING = ("measure_images", "measure_features", "inception_weights", "measure_share")
 _REQUIRED = ("preset", "workdir", "data")
 _DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
 
@@ -84,6 +85,9 @@ def _verify_resume() -> int:
 def _settings():
     from keras_sid2.bin.train_settings import TrainSettings
 
+    given = [name for name in _MEASURING if flags.FLAGS[name].present]
+    if given and not flags.FLAGS.measure_every:
+        raise ValueError(f"--{given[0]} does nothing without --measure_every.")
     missing = [f"--{name}" for name in _REQUIRED if flags.FLAGS[name].value is None]
     if missing:
         raise ValueError(f"{', '.join(missing)} must be given.")

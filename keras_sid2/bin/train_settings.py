@@ -80,6 +80,8 @@ class TrainSettings:
         for field in ("sample_every", "measure_every", "keep_every"):
             if getattr(self, field) < 0:
                 raise ValueError(f"--{field} must be at least 0 (0 is never), got {getattr(self, field)}.")
+        if self.sample_steps is not None and self.sample_steps < 1:
+            raise ValueError(f"--sample_steps must be at least 1, got {self.sample_steps}.")
         if self.measure_images < 20:
             raise ValueError(f"--measure_images must be at least 20, got {self.measure_images}.")
         if not 0.0 < self.measure_share <= 1.0:

@@ -6,7 +6,7 @@ workdir/lock                   held by the process that trains there
 workdir/samples/               step_NNN.png
 workdir/tensorboard/           scalars and sample grids
 workdir/measurements.jsonl     a line each time that samples were measured (--measure_every)
-workdir/goodput.jsonl          a line a window: speed, and where the time went
+workdir/goodput.jsonl          a line a window: losses, speed, and where the time went
 workdir/skipped.json           batches that were left out (--on_nan=skip)
 """
 
@@ -58,6 +58,7 @@ class TrainingRun:
         if settings.eval_split:
             self._check_data(settings.eval_split)
         self.bad_records = pipelines.BadRecords(self.settings.max_bad_records)
+        self.mesh = Mesh() if settings.mesh is None else Mesh.parse(settings.mesh)
         self.stopped_by: int | None = None
         self._model: SiD2Model | None = None
 
@@ -114,8 +115,8 @@ class TrainingRun:
         `stopped_by` is the number of the signal that ended it before that, or None. Raises ValueError if another
         process trains in the work directory, or there is no such mesh. The model is on the mesh of the settings.
         """
-        mesh = Mesh() if self.settings.mesh is None else Mesh.parse(self.settings.mesh)
-        with locked(self.workdir), distributed(mesh):
+        with locked(self.workdir), distributed(self.mesh):
+            self._refuse_old_checkpoints()
             remove_unfinished(self.checkpoint_dir)
             newest = newest_sound(self.checkpoint_dir, self.note, set_aside=True)
             if newest is None and unsound(self.checkpoint_dir):
@@ -130,6 +131,15 @@ class TrainingRun:
                 temporary.write_text(json.dumps(self.settings.defining(), indent=2) + "\n")
             return self._train_from(newest)
 
+    def _refuse_old_checkpoints(self):
+        """ValueError for those of an earlier version, single files, lest the run begin anew beside them."""
+        old = sorted(self.checkpoint_dir.glob("step_*.keras"))
+        if old and not checkpoints(self.checkpoint_dir):
+            raise ValueError(
+                f"{old[-1]} is a checkpoint of an earlier version, which this one does not continue: give another "
+                "--workdir. sid2-sample --weights takes the file."
+            )
+
     def _train_from(self, newest: pathlib.Path | None) -> SiD2Model:
         skipped, callbacks = Skipped(self.workdir / "skipped.json"), RunCallbacks(self)
         model = self.load_or_make_model(newest)
@@ -138,33 +148,37 @@ class TrainingRun:
             f"{self.preset.name} on {keras.backend.backend()}: {model.network.count_params():,} parameters, "
             f"steps {step} to {self.settings.steps} of {self.settings.batch_size} images, in {self.workdir}"
         )
-        with RunLog(self, step) as log, self._interruptible():
-            while True:
-                try:
-                    self._train(model, skipped, lambda waited: callbacks.make(log, waited))
-                    break
-                except NonFiniteLoss as error:
-                    model = self._back_from(error, skipped)
+        with self._interruptible():
+            while (lost := self._train(model, skipped, callbacks)) is not None:
+                del model  # before another one is made: there may be no room for two
+                self._model = None
+                model = self._back_from(*lost, skipped)
         if self.stopped_by is not None:
             self.note(f"Stopped and saved at step {steps_done(model)}; the same command continues.")
         return model
 
-    def _train(self, model: SiD2Model, skipped: Skipped, make_callbacks: Callable):
-        """From the model's step to the last one, or to the first signal."""
-        self._model = model
-        for first, last in skipped.runs(steps_done(model), self.settings.steps):
-            for start, length, count in windows(first, last, self.settings.log_every):
-                if self.stopped_by is None:
-                    self._fit(model, make_callbacks, batch=skipped.batch(start), length=length, count=count)
+    def _train(self, model: SiD2Model, skipped: Skipped, callbacks: RunCallbacks) -> tuple[int, str] | None:
+        """From the model's step to the last one, or to the first signal; the step and what happened if it was a NaN."""
+        self._model, step = model, steps_done(model)
+        with RunLog(self, step) as log:
+            try:
+                for first, last in skipped.runs(step, self.settings.steps):
+                    for start, length, count in windows(first, last, self.settings.log_every):
+                        if self.stopped_by is None:
+                            options = {"batch": skipped.batch(start), "length": length, "count": count}
+                            self._fit(model, lambda waited: callbacks.make(log, waited), **options)
+            except NonFiniteLoss as error:
+                return error.step, str(error)
+        return None
 
-    def _back_from(self, error: NonFiniteLoss, skipped: Skipped) -> SiD2Model:
+    def _back_from(self, step: int, what: str, skipped: Skipped) -> SiD2Model:
         """The model of the last sound checkpoint, the batch that did it left out; raises unless that is asked for."""
         newest = newest_sound(self.checkpoint_dir, self.note, set_aside=True)
         last = f"The last sound checkpoint is {newest}." if newest else "There is no checkpoint yet."
         if self.settings.on_nan == "stop":
-            raise FloatingPointError(f"{error} {last}") from error
-        skipped.add(error.step - 1)
-        self.note(f"{error} {last} The batch of step {error.step} is left out, and training goes on from there.")
+            raise FloatingPointError(f"{what} {last}")
+        skipped.add(skipped.batch(step - 1))
+        self.note(f"{what} {last} The batch of step {step} is left out, and training goes on from there.")
         return self.load_or_make_model(newest)
 
     def note(self, text: str):
@@ -205,7 +219,8 @@ class TrainingRun:
                 raise KeyboardInterrupt
             self.stopped_by = number
             self.console.print("Stopping after this step; again to end at once without saving.")
-            self._model.stop_training = True
+            if self._model is not None:
+                self._model.stop_training = True
 
         previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

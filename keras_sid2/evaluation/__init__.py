@@ -10,7 +10,7 @@ from keras_sid2.evaluation.kernel_distance import kernel_distance
 from keras_sid2.evaluation.measure import measure
 from keras_sid2.evaluation.precision_recall import precision_recall
 from keras_sid2.evaluation.reference import reference_of
-from keras_sid2.evaluation.signature import Measurement, Reference, check_comparable, collect, evaluate
+from keras_sid2.evaluation.signature import Measurement, Reference, check_comparable, collect, evaluate, how_measured
 from keras_sid2.evaluation.statistics import FeatureStatistics
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "collect",
     "evaluate",
     "frechet_distance",
+    "how_measured",
     "inception_features",
     "inception_score",
     "kernel_distance",

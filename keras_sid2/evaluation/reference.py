@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_sid2.evaluation.feature_set import FeatureSet
 from keras_sid2.evaluation.features import Features
-from keras_sid2.evaluation.signature import Reference, collect
+from keras_sid2.evaluation.signature import METHOD, Reference, collect
 from keras_sid2.files import written_whole
 
 
@@ -35,7 +35,7 @@ def reference_of(
     """
     if cache is None or fingerprint is None:
         return _measured(batches, features, name, capacity)
-    made_of = [features.name, features.digest, features.rule, fingerprint, capacity]
+    made_of = [METHOD, features.name, features.digest, features.rule, fingerprint, capacity]
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
     path = pathlib.Path(cache) / f"{key}.npz"
     kept = _kept(path)

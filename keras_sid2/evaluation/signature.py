@@ -50,6 +50,11 @@ class Measurement:
         parts = (*self.measured.items(), *self.drawn.items())
         return "  ".join(f"{name}={value}" for name, value in parts if value is not None)
 
+    def digest(self) -> str:
+        """8 hexadecimal digits of a hash of how and of what, for names of files."""
+        parts = json.dumps([self.measured, self.drawn], sort_keys=True)
+        return hashlib.sha256(parts.encode()).hexdigest()[:8]
+
     def write(self, path: str | os.PathLike):
         """As JSON, whole or not at all."""
         with written_whole(path) as temporary:
@@ -100,6 +105,24 @@ def collect(
     return collected, f"{total % 2**256:064x}"[:16]
 
 
+def how_measured(
+    features: Features, reference: Reference, *, images: int, groups: int = 10, capacity: int = 10_000
+) -> dict:
+    """`Measurement.measured` of so many images."""
+    real = reference.features
+    return {
+        "method": METHOD,
+        "features": features.name,
+        "features_digest": features.digest,
+        "rule": features.rule,
+        "reference": reference.digest,
+        "reference_images": real.count,
+        "images": images,
+        "groups": groups,
+        "kept": [min(images, capacity), min(real.count, real.capacity)],
+    }
+
+
 def evaluate(
     batches: Iterable[np.ndarray],
     *,
@@ -121,16 +144,6 @@ def evaluate(
     Raises ValueError for too few images, and images that `features` does not take.
     """
     samples, digest = collect(features, batches, groups=groups, capacity=capacity)
-    measured = {
-        "method": METHOD,
-        "features": features.name,
-        "features_digest": features.digest,
-        "rule": features.rule,
-        "reference": reference.digest,
-        "reference_images": reference.features.count,
-        "images": samples.count,
-        "groups": groups,
-        "kept": [min(s.count, s.capacity) for s in (samples, reference.features)],
-    }
+    measured = how_measured(features, reference, images=samples.count, groups=groups, capacity=capacity)
     figures = measure(samples, reference.features)
     return Measurement(figures=figures, measured=measured, drawn={"images_digest": digest, **(drawn or {})})

@@ -21,6 +21,8 @@ from keras_sid2 import backend, random
 from keras_sid2.diffusion import alpha_sigma, diffuse
 from keras_sid2.sampling.steps import DDIMSampler, DDPMSampler, needs
 
+_REPEATS = 2**31 - 1  # no pixel and no step has this number: keys of repetitions are apart from all noise
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingLoop:
@@ -66,7 +68,7 @@ class SamplingLoop:
         """The state before step `last` from that before step `first`; integers or int32 scalars."""
         if self.denoise_guided is None:
             return backend.loop(first, last, self._step(self.denoise), state)
-        start, stop = (ops.clip(edge, first, last) for edge in self.guided_steps)
+        start, stop = (ops.clip(ops.convert_to_tensor(edge, "int32"), first, last) for edge in self.guided_steps)
         state = backend.loop(first, start, self._step(self.denoise), state)
         state = backend.loop(start, stop, self._step(self.denoise_guided), state)
         return backend.loop(stop, last, self._step(self.denoise), state)
@@ -86,7 +88,7 @@ class SamplingLoop:
             z_s, x_hat = self._once(denoise, i, state, self.keys)
 
             def again(repeat, found):
-                keys = random.fold_in(self.keys, repeat, i)  # noise of its own for each repetition
+                keys = random.fold_in(random.fold_in(self.keys, _REPEATS, _REPEATS), repeat, i)  # noise of its own
                 z_t = self._noised_again(i, found[0], keys)
                 return self._once(denoise, i, (z_t, state[1]), keys)
 
@@ -120,9 +122,9 @@ class SamplingLoop:
         """Of the step before, or logsnr[i] where a history begins: at step 0 and where the denoise function changes."""
         if self.resamplings > 1:
             return self.logsnr[i]  # what was drawn anew has no history to extrapolate from: 2M steps as DDIM
-        begins = ops.equal(i, 0)
-        for edge in self.guided_steps:
-            begins = ops.logical_or(begins, ops.equal(i, edge))
+        start, stop = self.guided_steps
+        edge = ops.logical_and(start < stop, ops.logical_or(ops.equal(i, start), ops.equal(i, stop)))
+        begins = ops.logical_or(ops.equal(i, 0), edge)
         return ops.take(self.logsnr, ops.maximum(i - ops.cast(ops.logical_not(begins), "int32"), 0))
 
     def _with_known(self, z_s, step: dict, noise):

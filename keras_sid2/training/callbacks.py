@@ -36,6 +36,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._step = steps_done(self.model)
+        self.model.non_finite = None
 
     def on_epoch_begin(self, epoch, logs=None):
         self._before_epoch = self._step
@@ -62,6 +63,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
                     "outside the classes.",
                     step,
                 )
+                self.model.non_finite = self.found
                 self.model.stop_training = True
                 return
 
@@ -72,7 +74,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
 
 class SaveCheckpoints(keras.callbacks.Callback):
-    """Saves at window ends whose step `every` divides, and at the end of fit, unless the loss is not finite.
+    """Saves at window ends whose step `every` divides, and at the end of fit, but nothing after a NonFiniteLoss.
 
     A checkpoint that cannot be written, as on a full disk, is told and training goes on: the one before is whole, and
     the next may fit. At the end of fit the OSError is raised.
@@ -107,13 +109,13 @@ class SaveCheckpoints(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if steps_done(self.model) % self.every == 0:
             try:
-                self._save(logs)
+                self._save()
             except OSError as error:
                 self.note(f"{self._failed(error)} Training goes on, and the next one will be tried.")
 
     def on_train_end(self, logs=None):
         try:
-            self._save(logs)
+            self._save()
         except OSError as error:
             raise OSError(error.errno, self._failed(error)) from error
 
@@ -123,8 +125,8 @@ class SaveCheckpoints(keras.callbacks.Callback):
         reason = error.strerror or str(error).strip().splitlines()[0]
         return f"The checkpoint of step {steps_done(self.model)} could not be written ({reason}); {last}."
 
-    def _save(self, logs):
-        if steps_done(self.model) != self._saved and math.isfinite(float((logs or {}).get("loss", 0.0))):
+    def _save(self):
+        if steps_done(self.model) != self._saved and self.model.non_finite is None:
             kept = {"keep": self.keep, "keep_every": self.keep_every}
             save_checkpoint(self.model, self.directory, about=self.about, **kept)
             self._saved = steps_done(self.model)

@@ -97,22 +97,28 @@ def _sha256(path: pathlib.Path) -> str:
 
 
 def fault(path: str | os.PathLike) -> str | None:
-    """What is wrong with a checkpoint, in a few words, after reading all of it; None if it is sound."""
+    """What is wrong with a checkpoint, in a few words, after reading all of it; None if it is sound.
+
+    OSError if the disk does not answer, which says nothing of the checkpoint; ValueError for one of a newer version.
+    """
     path = pathlib.Path(path)
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-        if manifest["format"] != _FORMAT or manifest["step"] != checkpoint_step(path):
-            return "its manifest is of another step or format"
-        told = manifest["files"][MODEL]
-        if (path / MODEL).stat().st_size != told["bytes"]:
-            return f"{MODEL} has {(path / MODEL).stat().st_size} bytes and not {told['bytes']}"
-        return (
-            None if _sha256(path / MODEL) == told["sha256"] else f"{MODEL} has another SHA-256 than when it was written"
-        )
+        step, version, told = int(manifest["step"]), int(manifest["format"]), manifest["files"][MODEL]
+        size, expected, digest = (path / MODEL).stat().st_size, int(told["bytes"]), str(told["sha256"])
     except FileNotFoundError as error:
         return f"{pathlib.Path(error.filename).name} is missing"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return "its manifest cannot be read"
+    if step != checkpoint_step(path):
+        return "its manifest is of another step"
+    if size != expected:
+        return f"{MODEL} has {size} bytes and not {expected}"
+    if _sha256(path / MODEL) != digest:
+        return f"{MODEL} has another SHA-256 than when it was written"
+    if version > _FORMAT:
+        raise ValueError(f"{path} was written by a newer version of keras_sid2, in format {version}: use that one.")
+    return None
 
 
 def newest_sound(directory: str | os.PathLike, note: Callable[[str], None], *, set_aside: bool) -> pathlib.Path | None:

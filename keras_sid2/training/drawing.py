@@ -46,7 +46,7 @@ class Drawing:
         seed: an integer in [0, 2^32).
         first_image: the number of the first image, for a request that continues another.
         use_ema: draw from the averaged weights, where there are any.
-        batch_size: images drawn at once.
+        batch_size: images drawn at once; on several devices rounded up to a multiple of them.
         dtype: "uint8", or "float32" for values in [-1, 1].
         progress: True for a bar, or called with (steps done, steps in all), about 20 times a batch.
 
@@ -84,7 +84,9 @@ class Drawing:
         self._check_guidance()
         self._check_numbers()
         self._check_images()
-        self.logsnr = get_grid(self.grid)(self.model.schedule, self.num_steps, self.t_start or 1.0)
+        self.logsnr = get_grid(self.grid)(
+            self.model.schedule, self.num_steps, 1.0 if self.t_start is None else self.t_start
+        )
         self._program = program(self)
 
     def _check_guidance(self):
@@ -131,7 +133,7 @@ class Drawing:
     # -- what is drawn -----------------------------------------------------------------------------------------------
 
     def batches(self) -> Iterator[np.ndarray]:
-        """The images in order, [at most batch_size, H, W, C] at a time."""
+        """The images in order, [at most `images_at_once`, H, W, C] at a time."""
         ticks = _Ticks(self)
         step = -(-self.num_steps // (_REPORTS if ticks.watched else 1))
         edges = [*range(0, self.num_steps, step), self.num_steps]
@@ -162,10 +164,15 @@ class Drawing:
         z_t, x_hat = np.concatenate([np.swapaxes(np.array(kept), 0, 1) for kept in batches], axis=2)
         return z_t, x_hat
 
+    @property
+    def images_at_once(self) -> int:
+        """batch_size, or all images if these are fewer, such that the devices divide it."""
+        shards = backend.batch_shards()
+        return -(-min(self.batch_size, self.num_images) // shards) * shards
+
     def _parts(self) -> Iterator[tuple[int, dict]]:
         """(images in it, what each example has) of every batch; all are of one shape, the last one is filled up."""
-        shards = backend.batch_shards()
-        size = -(-min(self.batch_size, self.num_images) // shards) * shards
+        size = self.images_at_once
         numbers = np.arange(self.num_images) + self.first_image
         keys = ops.convert_to_numpy(random.fold_in(random.key(self.seed, _SAMPLE), numbers))
         whole = {"keys": keys, "labels": self.labels, "init": self.init, "known": self.known}
@@ -193,10 +200,10 @@ class Drawing:
             "first_image": self.first_image,
             "seed": self.seed,
             "labels": _digest(self.labels),
-            "sampler": repr(self.sampler),
-            "grid": self.grid if isinstance(self.grid, str) else repr(self.grid),
+            "sampler": _named(self.sampler),
+            "grid": _named(self.grid),
             "num_steps": self.num_steps,
-            "guidance": repr(self.guidance) if self.guidance.acts else "none",
+            "guidance": _guidance(self.guidance),
             "dynamic_threshold": self.dynamic_threshold,
             "t_start": self.t_start,
             "resamplings": self.resamplings,
@@ -240,6 +247,21 @@ def _labels(model, labels, num_images: int | None) -> np.ndarray:
     return labels.astype("int32")
 
 
+def _named(setting) -> str:
+    """A name, a frozen dataclass with its values, or a function by where it is defined."""
+    if isinstance(setting, str) or dataclasses.is_dataclass(setting):
+        return str(setting)
+    return f"{getattr(setting, '__module__', '')}.{getattr(setting, '__qualname__', type(setting).__qualname__)}"
+
+
+def _guidance(guidance: Guidance) -> str:
+    """What of it decides images: whether both estimates are one batch does not."""
+    if not guidance.acts:
+        return "none"
+    scale = _named(guidance.scale) if callable(guidance.scale) else f"{guidance.scale:g}"
+    return f"{scale} in {'all' if guidance.interval is None else '{:g} to {:g}'.format(*guidance.interval)}"
+
+
 def _has_labels(drawing: Drawing) -> bool:
     """Whether any image has a class of its own."""
     classes = drawing.model.num_classes
@@ -277,7 +299,7 @@ class _Ticks:
     """Counts steps for `progress`."""
 
     def __init__(self, drawing: Drawing):
-        self.done, self.total = 0, drawing.num_steps * -(-drawing.num_images // drawing.batch_size)
+        self.done, self.total = 0, drawing.num_steps * -(-drawing.num_images // drawing.images_at_once)
         bar = keras.utils.Progbar(self.total, unit_name="network step") if drawing.progress is True else None
         self._report = drawing.progress if bar is None else lambda done, total: bar.update(done)
 

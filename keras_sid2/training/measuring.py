@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import keras
 import numpy as np
 
-from keras_sid2.files import written_whole
+from keras_sid2.files import drop_lines_after
 from keras_sid2.image_files import image_grid, write_png
 from keras_sid2.training.drawing import Drawing
 from keras_sid2.training.optimizer import steps_done
@@ -61,7 +61,7 @@ class MeasureSamples(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         if self._begin is None:  # fit may be called several times in one training
             self._begin = time.perf_counter()
-            self._forget_after(steps_done(self.model))
+        drop_lines_after(self.path, steps_done(self.model))
 
     def on_epoch_end(self, epoch, logs=None):
         step = steps_done(self.model)
@@ -82,11 +82,11 @@ class MeasureSamples(keras.callbacks.Callback):
     def _estimate(self) -> float:
         """Seconds that drawing takes: those of a batch that nothing is compiled for any more, for each batch."""
         whole = self._drawing()
-        batch = self._drawing(whole.batch_size)
+        batch = self._drawing(whole.images_at_once)
         batch.images()
         start = time.perf_counter()
         batch.images()
-        return (time.perf_counter() - start) * math.ceil(whole.num_images / whole.batch_size)
+        return (time.perf_counter() - start) * math.ceil(whole.num_images / whole.images_at_once)
 
     def _measure(self, step: int):
         start, drawing, shown = time.perf_counter(), self._drawing(), []
@@ -103,21 +103,6 @@ class MeasureSamples(keras.callbacks.Callback):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a") as file:
             file.write(json.dumps(line) + "\n")
-
-    def _forget_after(self, step: int):
-        """Drops lines of steps that will be done again, and a last one that an end in the midst of it cut."""
-        if not self.path.exists():
-            return
-        kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
-        with written_whole(self.path) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in kept))
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return math.inf
 
 
 def _passed_on(batches: Iterator[np.ndarray], shown: list) -> Iterator[np.ndarray]:

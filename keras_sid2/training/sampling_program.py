@@ -5,6 +5,7 @@ or in pieces where somebody watches the progress or keeps the trajectory.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -18,11 +19,31 @@ def program(drawing) -> "Program":
     """The program of a Drawing with its settings, kept on the model: made at the first request of its kind."""
     programs = drawing.model.sampling_programs
     kind = _Kind.of(drawing)
-    if kind not in programs:
-        programs[kind] = _Compiled(drawing.model, kind)
     if "start" not in programs:  # it is the same for all of them
-        programs["start"] = backend.compiled(programs[kind].start, [], jit_compile=_jit_compile(drawing.model))
+        shape = drawing.model.image_shape
+        start = functools.partial(_start, shape)
+        programs["start"] = backend.compiled(start, [], jit_compile=_jit_compile(drawing.model))
+    if kind not in programs:
+        _forget_other_weaker_models(programs, kind.weaker)
+        programs[kind] = _Compiled(drawing.model, kind)
     return Program(programs["start"], programs[kind], drawing)
+
+
+def _forget_other_weaker_models(programs: dict, weaker):
+    """One at a time is kept: programs hold their models, and whoever tries one after another has no room for all."""
+    for kind in [k for k in programs if isinstance(k, _Kind) and k.weaker not in (None, weaker)]:
+        del programs[kind]
+
+
+def _start(image_shape: tuple[int, ...], batch: dict, shared: dict):
+    """The state before step 0."""
+    return SamplingLoop(denoise=None, sampler=None, image_shape=image_shape, **_given(batch, shared)).start()
+
+
+def _given(batch: dict, shared: dict) -> dict:
+    """The arguments of a SamplingLoop that are tensors."""
+    known = (batch["known"], batch["mask"]) if "known" in batch else None
+    return {"logsnr": shared["logsnr"], "keys": batch["keys"], "init": batch.get("init"), "known": known}
 
 
 def _jit_compile(model) -> bool:
@@ -73,10 +94,6 @@ class _Compiled:
         pairs = zip(trained, self._models(), strict=True)
         return [ops.convert_to_tensor(v.value) for t, m in pairs for v in (*t, *m.non_trainable_variables)]
 
-    def start(self, batch: dict, shared: dict):
-        """The state before step 0, not compiled."""
-        return self._loop(batch, shared).start()
-
     def _advance(self, state, batch: dict, shared: dict, first, last):
         return self._loop(batch, shared).advance(state, first, last)
 
@@ -88,12 +105,9 @@ class _Compiled:
             denoise_guided=self._limited(self._guided(labels, scale)) if kind.acts else None,
             guided_steps=(shared["guided_steps"][0], shared["guided_steps"][1]) if kind.acts else (0, 0),
             sampler=kind.sampler,
-            logsnr=shared["logsnr"],
-            keys=batch["keys"],
             image_shape=self.model.image_shape,
-            init=batch.get("init"),
-            known=(batch["known"], batch["mask"]) if "known" in batch else None,
             resamplings=kind.resamplings,
+            **_given(batch, shared),
         )
 
     def _guided(self, labels, scale):

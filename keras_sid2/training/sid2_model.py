@@ -95,6 +95,7 @@ class SiD2Model(keras.Model):
         self.recipe = recipe or AdamRecipe()
         self.bin_losses = _bin_metrics()
         self.sampling_programs = {}
+        self.non_finite = None  # the NonFiniteLoss that stopped fit
         self._network_takes_seed = "seed" in inspect.signature(network.call).parameters
         self.built = True
 

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+from keras import ops
 from rich.console import Console
 from training_helpers import same_weights
 
@@ -133,19 +135,63 @@ def test_or_goes_back_and_leaves_the_batch_out(poisoned, tmp_path):
     assert same_weights(known.train(), model)
 
 
+class Exploding(TrainingRun):
+    """A run whose gradient is infinite at step 7, with a loss as ever."""
+
+    def load_or_make_model(self, newest):
+        model = super().load_or_make_model(newest)
+        optimizer, clip = model.optimizer, model.optimizer._clip_gradients
+
+        def exploding(gradients):
+            grow = ops.where(ops.equal(optimizer.iterations, 6), np.float32("inf"), np.float32(1.0))
+            return clip([g * grow for g in gradients])
+
+        optimizer._clip_gradients = exploding
+        return model
+
+
+def test_nothing_is_saved_after_a_gradient_that_is_infinite(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "TrainingRun", Exploding)
+    run = run_in(data, tmp_path, log_every=4)
+    with pytest.raises(FloatingPointError, match="gradient_norm is (inf|nan) at training step 7"):
+        run.train()
+    assert [checkpoint_step(path) for path in checkpoints(run.checkpoint_dir)] == [4]
+
+
+def test_a_signal_before_the_first_step_stops_the_run(data, tmp_path):
+    run = run_in(data, tmp_path, log_every=4)
+    original = run.dataset
+
+    def dataset(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments, **options)
+
+    run.dataset = dataset
+    run.train()
+    assert run.stopped_by == signal.SIGTERM
+    assert [checkpoint_step(path) for path in checkpoints(run.checkpoint_dir)] == [1]
+
+
+def test_checkpoints_of_an_earlier_version_are_not_passed_over(data, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step_0000000500.keras").write_bytes(b"old")
+    with pytest.raises(ValueError, match="step_0000000500.keras is a checkpoint of an earlier version"):
+        run_in(data, tmp_path).train()
+
+
 def test_a_list_of_what_is_skipped_keeps_the_batches_of_all_other_steps(tmp_path):
     skipped = Skipped(tmp_path / "skipped.json")
-    for step in (6, 9, 9):
-        skipped.add(step)
+    for batch in (10, 6, 11):
+        skipped.add(batch)
     again = Skipped(tmp_path / "skipped.json")
     assert [again.batch(step) for step in range(12)] == [0, 1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 14]
     assert again.runs(0, 12) == [(0, 6), (6, 9), (9, 12)] and again.runs(6, 9) == [(6, 9)]
-    for step in range(7):
-        skipped.add(step)
+    for batch in range(20, 27):
+        skipped.add(batch)
     with pytest.raises(FloatingPointError, match="10 batches were left out already"):
         skipped.add(100)
     (tmp_path / "skipped.json").write_text("{}x")
-    with pytest.raises(ValueError, match="must be a list of steps"):
+    with pytest.raises(ValueError, match="must be a list of batches"):
         Skipped(tmp_path / "skipped.json")
 
 
@@ -160,6 +206,7 @@ def test_the_log_of_time_adds_up(data, tmp_path):
         assert sum(shares) == pytest.approx(1.0, abs=0.02) and min(shares) >= 0.0
         speed = 3 * find_preset("tiny_digits").cost.multiply_adds * line["images_per_second"]
         assert line["multiply_adds_per_second"] == pytest.approx(speed, rel=1e-4)
+        assert 0 < line["loss"] < 10 and line["gradient_norm"] > 0
         assert line["share_of_peak"] == pytest.approx(2 * speed / 1e9, rel=1e-4)
     assert lines[0]["compiling"] > 0 and not any(line["compiling"] for line in lines[1:])
     assert lines[2]["sampling"] > 0 and lines[2]["saving"] > 0 and lines[2]["evaluating"] > 0
