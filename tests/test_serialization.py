@@ -45,4 +45,5 @@ def test_settings_are_frozen(value):
 def test_the_list_is_complete():
     """Every settings class of the public packages is above."""
     public = [getattr(package, name) for package in (diffusion, sampling) for name in package.__all__]
-    assert {c for c in public if dataclasses.is_dataclass(c) and hasattr(c, "from_config")} <= {type(value) for value in SETTINGS}
+    settings = {c for c in public if dataclasses.is_dataclass(c) and hasattr(c, "from_config")}
+    assert settings <= {type(value) for value in SETTINGS}
