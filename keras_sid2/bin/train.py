@@ -12,6 +12,7 @@ import typing
 from absl import flags
 
 from keras_sid2.bin.common import run_program
+from keras_sid2.bin.train_settings import MEASURING, TrainSettings
 
 _HELP = {
     "preset": "name of the model, see keras_sid2.list_presets()",
@@ -48,7 +49,6 @@ _HELP = {
     "peak_tflops": "10^12 dense operations a second of all devices, for the share of it; a table's if not given",
     "measure_share": "most of the time that measuring may take; it is put off until it does",
 }
-_MEASURING = ("measure_images", "measure_features", "inception_weights", "measure_share")
 _REQUIRED = ("preset", "workdir", "data")
 _DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
 
@@ -83,9 +83,7 @@ def _verify_resume() -> int:
 
 
 def _settings():
-    from keras_sid2.bin.train_settings import TrainSettings
-
-    given = [name for name in _MEASURING if flags.FLAGS[name].present]
+    given = [name for name in MEASURING if flags.FLAGS[name].present]
     if given and not flags.FLAGS.measure_every:
         raise ValueError(f"--{given[0]} does nothing without --measure_every.")
     missing = [f"--{name}" for name in _REQUIRED if flags.FLAGS[name].value is None]
@@ -96,8 +94,6 @@ def _settings():
 
 def run():
     """The console program."""
-    from keras_sid2.bin.train_settings import TrainSettings
-
     _define_flags(TrainSettings)
     text = "train nothing: show that this many steps and as many again, in two processes, end as twice as many at a go"
     flags.DEFINE_integer("verify_resume", 0, text, lower_bound=0)

@@ -6,6 +6,8 @@ from keras_sid2.bin.measuring import check_features
 from keras_sid2.sharding_rules import Mesh
 from keras_sid2.training import Preset, find_preset
 
+# What says nothing without measure_every.
+MEASURING = ("measure_images", "measure_features", "inception_weights", "measure_share")
 PRECISIONS = ("float32", "mixed_bfloat16")
 
 

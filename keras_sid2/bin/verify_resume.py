@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 
-from keras_sid2.bin.train_settings import TrainSettings
+from keras_sid2.bin.train_settings import MEASURING, TrainSettings
 
 
 def verify_resume(settings: TrainSettings, *, steps: int) -> str:
@@ -29,9 +29,10 @@ def verify_resume(settings: TrainSettings, *, steps: int) -> str:
 def _train(settings: TrainSettings, workdir: pathlib.Path, steps: int):
     every = dict.fromkeys(("log_every", "eval_every", "checkpoint_every"), steps)
     never = dict.fromkeys(("sample_every", "measure_every", "keep_every"), 0)
-    small = {"workdir": str(workdir), "steps": steps, "eval_split": None, **every, **never}
+    measuring = {f.name: f.default for f in dataclasses.fields(settings) if f.name in MEASURING}
+    small = {"workdir": str(workdir), "steps": steps, "eval_split": None, **every, **never, **measuring}
     asked = dataclasses.asdict(dataclasses.replace(settings, **small))
-    texts = [f"--{name}={value}" for name, value in asked.items() if value is not None]
+    texts = [f"--{name}={value}" for name, value in asked.items() if value != TrainSettings.default(name)]
     result = subprocess.run([sys.executable, "-m", "keras_sid2.bin.train", *texts], capture_output=True, text=True)
     if result.returncode:
         raise ValueError(f"sid2-train ended with {result.returncode}: {result.stderr.strip().splitlines()[-1]}")
