@@ -18,13 +18,13 @@ def written_whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     os.close(handle)
     try:
         yield pathlib.Path(name)
-        os.chmod(name, 0o666 & ~_umask())
+        os.chmod(name, 0o666 & ~umask())
         os.replace(name, path)
     finally:
         pathlib.Path(name).unlink(missing_ok=True)
 
 
-def _umask() -> int:
+def umask() -> int:
     """The process's umask, which mkstemp's files do not follow."""
     mask = os.umask(0)
     os.umask(mask)

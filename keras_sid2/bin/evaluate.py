@@ -52,8 +52,9 @@ def _check(values):
     if values.samples and (values.workdir or values.weights or values.num_images or values.sweep):
         raise ValueError("--samples are measured as they are: leave out --workdir, --weights, --num_images, --sweep.")
     _refuse_what_does_nothing(values)
-    if values.samples and values.out is None:
-        raise ValueError("--out must be given with --samples: where to write the figures.")
+    if values.out is None and (values.samples or values.weights):
+        given = "samples" if values.samples else "weights"
+        raise ValueError(f"--out must be given with --{given}: where to write the figures.")
     measuring.check_features(values.features)
     sampling_flags.check_at_least(values, num_images=20)
 
@@ -130,8 +131,6 @@ class Measuring:
 
 
 def _default_out(values, name: str) -> str:
-    if not values.workdir:
-        raise ValueError("--out must be given with --weights: where to write the figures.")
     return str(pathlib.Path(values.workdir) / "evaluation" / name)
 
 

@@ -10,7 +10,6 @@ says. The .npz is written in pieces, in digits.npz.pieces: when it is interrupte
 """
 
 import dataclasses
-import hashlib
 import pathlib
 from collections.abc import Iterator
 
@@ -80,11 +79,12 @@ class _Request:
     def describe(self) -> dict:
         """As Drawing's, of all images; raises what that raises."""
         from keras_sid2.training.data_checks import check_labels
+        from keras_sid2.training.drawing import array_digest
 
         if self.labels is not None:
             check_labels(self.labels, self.model.num_classes)
-        whole = {"images": self.count, "labels": None if self.labels is None else _digest(self.labels)}
-        whole |= {name: _digest(images) for name, images in self.given.items()}
+        whole = {"images": self.count, "labels": None if self.labels is None else array_digest(self.labels)}
+        whole |= {name: array_digest(images) for name, images in self.given.items()}
         return self.drawing(0, min(self.count, self.options["batch_size"])).describe() | whole
 
     def batches(self, start: int, stop: int, line: SamplingProgress) -> Iterator[np.ndarray]:
@@ -94,10 +94,6 @@ class _Request:
             last = stop if stop - start < 2 * size else start + size  # so that no batch is of a size of its own
             yield from self.drawing(start, last, line.part(start, last - start)).batches()
             start = last
-
-
-def _digest(values: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]
 
 
 def _read_flags(values) -> dict:

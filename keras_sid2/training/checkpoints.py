@@ -19,6 +19,7 @@ from collections.abc import Callable
 import h5py
 import keras
 
+from keras_sid2.files import umask
 from keras_sid2.training.optimizer import steps_done
 from keras_sid2.version import __version__
 
@@ -53,7 +54,7 @@ def save_checkpoint(
     try:
         model.save(temporary / MODEL)
         _write_manifest(temporary, step, about)
-        temporary.chmod(0o777 & ~_umask())
+        temporary.chmod(0o777 & ~umask())
         if path.exists():  # the same step, saved once more: a rename is all that lies between the two
             os.rename(path, temporary.with_name(f"{temporary.name}-old"))
         os.rename(temporary, path)
@@ -83,12 +84,6 @@ def _flush(path: pathlib.Path):
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _sha256(path: pathlib.Path) -> str:

@@ -199,7 +199,7 @@ class Drawing:
             "images": self.num_images,
             "first_image": self.first_image,
             "seed": self.seed,
-            "labels": _digest(self.labels),
+            "labels": array_digest(self.labels),
             "sampler": _named(self.sampler),
             "grid": _named(self.grid),
             "num_steps": self.num_steps,
@@ -214,7 +214,7 @@ class Drawing:
         if self.weaker is not None:
             parts["weaker"] = self.weaker.weights_digest(use_ema=self.use_ema)
         given = {name: getattr(self, name) for name in ("init", "known", "mask")}
-        return parts | {name: _digest(values) for name, values in given.items() if values is not None}
+        return parts | {name: array_digest(values) for name, values in given.items() if values is not None}
 
 
 def generate(model, labels=None, **options) -> np.ndarray:
@@ -291,7 +291,8 @@ def _padded(values: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([values, np.repeat(values[-1:], size - len(values), axis=0)])
 
 
-def _digest(values: np.ndarray) -> str:
+def array_digest(values: np.ndarray) -> str:
+    """16 hexadecimal digits of the SHA-256 of an array's bytes."""
     return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]
 
 

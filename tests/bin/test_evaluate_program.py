@@ -126,6 +126,12 @@ def test_a_sweep_finds_a_setting_and_is_not_done_twice(folder, capsys):
     [
         ((), "--reference must be given"),
         (("--samples=drawn.npz", "--reference=real.npz"), "--out must be given with --samples"),
+        (("--weights=x.keras", "--reference=real.npz"), "--out must be given with --weights"),
+        (("--samples=drawn.npz", "--reference=real.npz", "--out=o", "--num_steps=9"), "--num_steps does nothing with"),
+        (
+            ("--workdir=run", "--reference=real.npz", "--sweep_scales=1,2"),
+            "--sweep_scales does nothing with no --sweep",
+        ),
         (("--samples=drawn.npz", "--reference=real.npz", "--sweep", "--out=o"), "--samples are measured as they are"),
         (("--samples=wrong.npz", "--reference=real.npz", "--out=o"), "must hold images as arr_0"),
         (("--samples=few.npz", "--reference=real.npz", "--out=o", "--features=own_features:rows"), "at least 20"),
