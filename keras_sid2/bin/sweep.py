@@ -39,11 +39,14 @@ class Setting:
 
 
 def settings(values, options: dict) -> list[Setting]:
-    """All combinations, each once: without guidance the interval says nothing. ValueErrors for what is no list, ImportError without matplotlib."""
+    """All combinations, each once: without guidance the interval says nothing.
+
+    Raises ValueError for what is no list, and ImportError without matplotlib, before any work.
+    """
     from keras_sid2 import Guidance
 
     _refuse_what_is_swept(values)
-    _pyplot()  # told before any work if it is missing
+    _pyplot()
     scales = _parsed("sweep_scales", values.sweep_scales, float)
     intervals = _parsed("sweep_intervals", values.sweep_intervals, _interval)
     steps = _parsed("sweep_steps", values.sweep_steps or [str(values.num_steps)], _steps)
