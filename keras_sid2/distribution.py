@@ -3,19 +3,23 @@
     distribute(Mesh.parse("data:4,fsdp:2"))      # then make the model, compile, fit, generate as on one device
 
 Rows of a batch are split over the axes data and fsdp together; variables, with all that the optimizer keeps of them,
-by the rules of sharding_rules.py. XLA adds the communication. All noise is a function of (seed, step, example), so a
-mesh changes results by rounding only. Only jax can do this: on the other backends keras.distribution does nothing
-without saying so, so a mesh is refused there.
+by the rules of sharding_rules.py. All noise is a function of (seed, step, example), so a mesh changes results by
+rounding only (and dropout masks, on tensorflow and torch).
+
+jax can do every mesh: XLA adds the communication. tensorflow and torch can do meshes along data: each device has a copy
+of the model (replicas.py), with a strategy of tf.distribute, or one device in each process of torch.distributed. Where
+there are several processes, `processes.start` comes first, and each feeds its own part of every batch.
 """
 
 import contextlib
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import keras
 
-from keras_sid2 import backend
+from keras_sid2 import backend, processes, replicas
 from keras_sid2.sharding_rules import AXES, RULES, Mesh, Rule, Table, place, table
 
 # What runs from block to block. Kept whole but for its rows, it needs one all-reduce a pair of layers on the model
@@ -75,57 +79,118 @@ def _devices() -> list:
     return sorted(jax.devices(), key=lambda device: device.process_index)
 
 
+@dataclasses.dataclass(frozen=True)
+class Copies:
+    """A model on each device of `mesh`, which is along data alone; on tensorflow and torch."""
+
+    mesh: Mesh
+    num_processes: int
+    strategy: object = None  # tensorflow's
+    rules = RULES
+
+
+_copies: Copies | None = None
+
+
 def _check_mesh(mesh: Mesh):
-    """ValueError unless this backend and these devices can be `mesh`; one device can on every backend."""
-    if mesh.size == 1:
+    """ValueError unless this backend and these devices can be `mesh`."""
+    count = processes.count()
+    if mesh.size == 1 and count == 1:
         return
-    if backend.name() != "jax":
+    if backend.name() != "jax" and mesh.size > mesh.data:
         raise ValueError(
-            f"The mesh {mesh} needs the jax backend, got {backend.name()}, which this library trains on one device: "
-            "set KERAS_BACKEND=jax, or leave the mesh out."
+            f"The mesh {mesh} needs the jax backend, got {backend.name()}, which can do meshes along data alone: "
+            "set KERAS_BACKEND=jax, or leave fsdp and model out."
         )
-    devices = _devices()
-    if mesh.size != len(devices):
-        raise ValueError(f"The mesh {mesh} is one of {mesh.size} devices, and there are {len(devices)}.")
-    processes = devices[-1].process_index + 1
-    if mesh.batch_shards % processes:
+    there = _devices_there()
+    if mesh.size != there:
+        where = f" in {count} processes" if count > 1 else ""
+        raise ValueError(f"The mesh {mesh} is one of {mesh.size} devices, and there are {there}{where}.")
+    if mesh.batch_shards % count:
         raise ValueError(
-            f"Each process feeds rows of its own, so the {processes} processes must divide data times fsdp, "
+            f"Each process feeds rows of its own, so the {count} processes must divide data times fsdp, "
             f"got the mesh {mesh}."
         )
 
 
-def distribute(mesh: Mesh, rules: Sequence[Rule] = RULES) -> MeshDistribution | None:
-    """Makes `mesh` keras's distribution: all models made from now on are on it. A mesh of one device changes nothing.
+def _devices_there() -> int:
+    if backend.name() == "jax":
+        return len(_devices())
+    if backend.name() == "torch":
+        return processes.count()
+    if processes.strategy() is not None:
+        return processes.strategy().num_replicas_in_sync
+    return len(_local_devices())
 
-    Raises ValueError on another backend than jax, and if the mesh is for another number of devices than there are.
+
+def _local_devices() -> list:
+    """tensorflow's GPUs, or where there are none its CPUs, which may be virtual."""
+    import tensorflow as tf
+
+    return tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+
+
+def distribute(mesh: Mesh, rules: Sequence[Rule] = RULES) -> MeshDistribution | Copies | None:
+    """Makes `mesh` the one that all models made from now on are on. A mesh of one device changes nothing.
+
+    Raises ValueError for a mesh that the backend cannot do, and if it is for another number of devices than there are.
     """
-    _check_mesh(mesh)
-    if mesh.size == 1:
-        return None
-    distribution = MeshDistribution(mesh, rules)
-    keras.distribution.set_distribution(distribution)
+    distribution = _make(mesh, rules)
+    if distribution is not None:
+        _set(distribution)
+        if backend.name() == "tensorflow":
+            import tensorflow as tf
+
+            tf.distribute.experimental_set_strategy(distribution.strategy)
     return distribution
 
 
+def _make(mesh: Mesh, rules: Sequence[Rule]) -> MeshDistribution | Copies | None:
+    _check_mesh(mesh)
+    if mesh.size == 1:
+        return None
+    if backend.name() == "jax":
+        return MeshDistribution(mesh, rules)
+    return Copies(mesh, processes.count(), _strategy() if backend.name() == "tensorflow" else None)
+
+
+def _strategy():
+    if processes.strategy() is not None:
+        return processes.strategy()
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy([device.name for device in _local_devices()])
+
+
+def _set(distribution: MeshDistribution | Copies | None):
+    global _copies
+    _copies = distribution if isinstance(distribution, Copies) else None
+    if backend.name() == "jax":
+        keras.distribution.set_distribution(distribution)
+
+
 @contextlib.contextmanager
-def distributed(mesh: Mesh, rules: Sequence[Rule] = RULES) -> Iterator[MeshDistribution | None]:
+def distributed(mesh: Mesh, rules: Sequence[Rule] = RULES) -> Iterator[MeshDistribution | Copies | None]:
     """`distribute` within a block; behind it the distribution is what it was before."""
-    before = keras.distribution.distribution()
+    before, distribution = current(), _make(mesh, rules)
+    scope = getattr(distribution, "strategy", None)
+    if distribution is not None:
+        _set(distribution)
     try:
-        yield distribute(mesh, rules)
+        with contextlib.nullcontext() if scope is None else scope.scope():
+            yield distribution
     finally:
-        keras.distribution.set_distribution(before)
+        _set(before)
 
 
-def current() -> MeshDistribution | None:
-    """The distribution that `distribute` has set, if one is."""
+def current() -> MeshDistribution | Copies | None:
+    """What `distribute` has set, if it has."""
     distribution = keras.distribution.distribution()
-    return distribution if isinstance(distribution, MeshDistribution) else None
+    return distribution if isinstance(distribution, MeshDistribution) else _copies
 
 
 def check_model(model) -> Table | None:
-    """The table of `model` on the current mesh, None without one.
+    """The table of a compiled `model` on the current mesh, None without one.
 
     ValueError if the mesh cannot hold the model (see `sharding_rules.table`), or does not: one that was made before
     `distribute` is on one device.
@@ -134,12 +199,45 @@ def check_model(model) -> Table | None:
     if distribution is None:
         return None
     for variable in model.trainable_variables:
-        if len(variable.value.sharding.device_set) != distribution.mesh.size:
+        if not _is_on(variable, distribution):
             raise ValueError(
                 f"The model was made before distribute(), so {variable.path} is not on the mesh {distribution.mesh}: "
                 "make or load the model after it."
             )
+    if isinstance(distribution, Copies):
+        replicas.broadcast(model.variables)
     return table(model, distribution.mesh, distribution.rules)
+
+
+def _is_on(variable, distribution: MeshDistribution | Copies) -> bool:
+    if backend.name() == "jax":
+        return len(variable.value.sharding.device_set) == distribution.mesh.size
+    if backend.name() == "tensorflow":
+        import tensorflow as tf
+
+        return isinstance(variable.value, tf.distribute.DistributedValues)
+    return True
+
+
+def spread(data, rows: int):
+    """Data for fit and evaluate as the mesh wants it; `rows` are those of a batch of this process.
+
+    Several processes of tensorflow would share out again what each has read for itself; ValueError if that cannot be
+    kept from them, as `data` is no tf.data.Dataset.
+    """
+    distribution = current()
+    if not isinstance(distribution, Copies) or distribution.num_processes == 1 or distribution.strategy is None:
+        return data
+    import tensorflow as tf
+
+    if not isinstance(data, tf.data.Dataset):
+        raise ValueError(
+            "With several processes of tensorflow data must be a tf.data.Dataset of this process's part of every "
+            f"batch, got {type(data).__name__}."
+        )
+    copies = distribution.mesh.data // distribution.num_processes
+    parts = data if copies == 1 else data.rebatch(rows // copies)
+    return distribution.strategy.distribute_datasets_from_function(lambda _: parts)
 
 
 def check_batch_size(rows: int, batch_size: int | None = None):

@@ -16,10 +16,12 @@ from collections.abc import Callable, Sequence
 import keras
 from keras import ops
 
-from keras_sid2 import backend, random
+from keras_sid2 import backend, random, replicas
 from keras_sid2.serialization import register, settings
 
-_Adam = type(keras.optimizers.Adam())  # on torch keras swaps in a class that updates all variables in one kernel
+# On torch keras swaps in a class that updates all variables in one kernel. Nothing is initialised here: that would start
+# the backend, which several processes must not do on their own.
+_Adam = type(keras.optimizers.Adam.__new__(keras.optimizers.Adam))
 
 
 @register
@@ -49,9 +51,9 @@ class EmaAdam(_Adam):
         return self._model_variables_moving_average
 
     def _clip_gradients(self, grads):
-        grads = backend.dense(grads)
+        grads = replicas.averaged_gradients(grads)
         norm = backend.global_norm(grads)
-        self.gradient_norm.assign(norm)
+        replicas.update([self.gradient_norm], [norm])
         finite = ops.isfinite(norm)
         scale = ops.minimum(1.0, self.global_clipnorm / ops.maximum(norm, 1e-12)) if self.global_clipnorm else 1.0
         return [ops.where(finite, g * ops.cast(scale, g.dtype), ops.zeros_like(g)) for g in grads]
@@ -60,13 +62,17 @@ class EmaAdam(_Adam):
         momentum = self.ema_momentum * ops.cast(self.iterations > 0, "float32")  # the first step copies
         backend.update_averages(self.averages, trainable_variables, momentum)
 
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        """On tensorflow: they are summed over the copies already, since their norm had to be known."""
+        return grads_and_vars
+
     def finalize_variable_values(self, var_list):
         """Keeps the raw weights at the end of fit."""
 
 
 def steps_done(model) -> int:
     """Training steps that a compiled model has done; its noise and its data go by this count."""
-    return int(model.optimizer._iterations.value)
+    return int(model.optimizer._iterations.numpy())
 
 
 def accumulated_losses(losses_of: Callable, inputs: dict, variables: Sequence, trainable: Sequence, parts: int):

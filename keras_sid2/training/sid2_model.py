@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sid2 import backend, random
+from keras_sid2 import backend, random, replicas
 from keras_sid2.diffusion import (
     PREDICTIONS,
     CosineInterpolatedSchedule,
@@ -27,12 +27,12 @@ from keras_sid2.diffusion import (
     loss_weight,
     velocity,
 )
-from keras_sid2.distribution import check_batch_size, check_model
+from keras_sid2.distribution import check_batch_size, check_model, spread
 from keras_sid2.serialization import register
-from keras_sid2.training.callbacks import StopOnNonFinite
 from keras_sid2.training.checkpoints import check_weights_file
 from keras_sid2.training.data_checks import check_batch, check_image_spec, peek, unpack
 from keras_sid2.training.drawing import generate, trajectory
+from keras_sid2.training.guards import StopOnNonFinite
 from keras_sid2.training.optimizer import AdamRecipe, accumulated_losses, steps_done
 from keras_sid2.training.preset import find_preset
 
@@ -130,21 +130,19 @@ class SiD2Model(keras.Model):
         """
         images, labels = unpack(data)
         x = self._scaled(ops.convert_to_tensor(images))
-        batch = ops.shape(x)[0]
-        order = ops.arange(batch, dtype="int32")
-        uniform = random.uniform(keys[:2], index=ops.expand_dims(order, -1))  # [B, 2]
-        t = ops.mod(uniform[0, 0] + ops.cast(order, "float32") / ops.cast(batch, "float32"), 1.0)
+        order, batch = replicas.rows(ops.shape(x)[0])
+        t = ops.mod(random.uniform(keys[0]) + ops.cast(order, "float32") / ops.cast(batch, "float32"), 1.0)
         eps = random.normal(keys[2], self.image_shape, index=order)
         logsnr = self.schedule.logsnr(t)
         _, sigma = alpha_sigma(logsnr)
         inputs = {
             "logsnr": logsnr,
-            "seed": keys[3],
+            "seed": replicas.key_of_copy(keys[3]),
             "weight": loss_weight(t, schedule=self.schedule, weighting=self.weighting) * ops.square(sigma),
             "z_t": diffuse(x=x, eps=eps, logsnr=logsnr),
         }
         if self.num_classes is not None:
-            dropped = uniform[:, 1] <= label_dropout
+            dropped = random.uniform(keys[1], index=order) <= label_dropout
             inputs["label"] = ops.where(dropped, self.num_classes, ops.cast(labels, "int32"))
         return inputs, velocity(x=x, eps=eps, logsnr=logsnr)
 
@@ -161,13 +159,18 @@ class SiD2Model(keras.Model):
         if hasattr(self.optimizer, "gradient_norm"):
             norm = backend.step_value(self.optimizer.gradient_norm, variables, state[0][2] if state else None)
             logs["gradient_norm"] = norm
-        return (logs, *state) if state else logs
+        return (logs, *state) if state else replicas.step_logs(logs)
 
     def test_step(self, *args):
         """Noise of an evaluation batch is a function of (seed, examples before it): the same at every evaluation."""
         *state, data = args
         seen = backend.step_value(self._loss_tracker.count, self.metrics_variables, state[0][2] if state else None)
-        return super().test_step(*state, self.noised(data, self._step_keys(_EVALUATE, seen), 0.0))
+        seen = seen * replicas.count()  # each copy counts its own
+        result = super().test_step(*state, self.noised(data, self._step_keys(_EVALUATE, seen), 0.0))
+        return result if state else replicas.step_logs(result)
+
+    def _maybe_symbolic_build(self, *args, **kwargs):
+        """All is built; tensorflow's trainer would take a batch from the data to find out."""
 
     def call(self, inputs, training=None):
         """v_hat from inputs with the keys z_t, logsnr and, where there are classes, label (see `noised`).
@@ -198,12 +201,12 @@ class SiD2Model(keras.Model):
         return inputs["weight"] * ops.mean(error, axis=tuple(range(1, len(v.shape))))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        loss = ops.mean(self._loss_per_example(x, y, y_pred))
-        return loss + sum(ops.sum(extra) for extra in self.losses) if self.losses else loss
+        losses = self._loss_per_example(x, y, y_pred)
+        return replicas.mean_loss(losses + sum(ops.sum(extra) for extra in self.losses) if self.losses else losses)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        losses = self._loss_per_example(x, y, ops.stop_gradient(y_pred))
-        bins = ops.searchsorted(ops.convert_to_tensor(LOGSNR_EDGES, "float32"), x["logsnr"])
+        losses = replicas.gathered(self._loss_per_example(x, y, ops.stop_gradient(y_pred)))
+        bins = ops.searchsorted(ops.convert_to_tensor(LOGSNR_EDGES, "float32"), replicas.gathered(x["logsnr"]))
         for i, metric in enumerate(self.bin_losses):
             metric.update_state(losses, sample_weight=ops.cast(ops.equal(bins, i), "float32"))
         return self.get_metrics_result()
@@ -259,8 +262,9 @@ class SiD2Model(keras.Model):
         x, first = peek(x, y)
         if first is not None:
             check_batch(first, image_shape=self.image_shape, num_classes=self.num_classes)
-            arrays = isinstance(first, tuple) and first[0] is x
-            check_batch_size(unpack(first)[0].shape[0], (batch_size or 32) if arrays else None)
+            arrays, rows = isinstance(first, tuple) and first[0] is x, unpack(first)[0].shape[0]
+            check_batch_size(rows, (batch_size or 32) if arrays else None)
+            x = spread(x, rows)
         return x
 
     def averages(self) -> list | None:

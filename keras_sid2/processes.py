@@ -1,0 +1,197 @@
+"""The processes of one run: how they find one another, agree, and learn that one of them is gone.
+
+    start()                                       # before anything else of the backend
+    start(coordinator="10.0.0.1:1234", count=4, index=2)
+
+jax: the arguments, or what jax finds by itself on TPU VMs, Slurm, GKE and Open MPI. torch: what torchrun sets, or the
+arguments. tensorflow: TF_CONFIG, with the addresses of all workers. Without any of these there is one process.
+"""
+
+import json
+import os
+import re
+from datetime import timedelta
+
+from keras_sid2 import backend
+
+HEARTBEAT_SECONDS = 30  # without a sign of life, after which a process counts as lost
+_LOST = re.compile(
+    r"closed by peer|reset by peer|Connection refused|Socket closed|heartbeat|task .* (?:died|disappeared)"
+    r"|coordination service|CoordinationService|Collective ops is aborted|Broken pipe|preempted|Timed out waiting"
+    r"|failed to connect to all addresses|UnavailableError|DEADLINE_EXCEEDED|Gloo",
+    re.IGNORECASE,
+)
+_strategy = None  # tensorflow's for several processes, which must be made before anything else
+
+
+def start(*, coordinator: str | None = None, count: int | None = None, index: int | None = None):
+    """Makes this process one of `count`, or of as many as the surroundings name; waits until all are there.
+
+    Args:
+        coordinator: "host:port" of process 0, reachable by all; None where the surroundings tell.
+        count: processes.
+        index: of this one, 0 <= index < count.
+
+    Raises ValueError where the three do not go together, on tensorflow, which wants TF_CONFIG instead, and where the
+    backend is in use already; ConnectionError if the others do not come.
+    """
+    given = {"coordinator": coordinator, "process_count": count, "process_id": index}
+    named = [name for name, value in given.items() if value is not None]
+    if named and len(named) < 3:
+        raise ValueError(f"coordinator, process_count and process_id go together, got {' and '.join(named)} alone.")
+    if named:
+        _check(coordinator, count, index)
+    try:
+        {"jax": _start_jax, "tensorflow": _start_tensorflow, "torch": _start_torch}[backend.name()](
+            coordinator, count, index
+        )
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConnectionError(f"The processes of the run did not come together: {reason}") from error
+
+
+def _check(coordinator: str, count: int, index: int):
+    if not re.fullmatch(r"\S+:\d+", coordinator):
+        raise ValueError(f"coordinator must be host:port, got {coordinator!r}.")
+    if count < 1 or not 0 <= index < count:
+        raise ValueError(f"process_id must be in [0, process_count), got {index} of {count}.")
+
+
+def _start_jax(coordinator, count, index):
+    import jax
+
+    if jax.distributed.is_initialized():
+        return
+    times = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "shutdown_timeout_seconds": HEARTBEAT_SECONDS}
+    if coordinator is not None:
+        jax.distributed.initialize(coordinator, count, index, **times)
+        return
+    try:
+        jax.distributed.initialize(**times)
+    except ValueError as error:
+        if "should be defined" not in str(error) and "must be defined" not in str(error):
+            raise
+        # No cluster that jax knows: one process.
+
+
+def _start_torch(coordinator, count, index):
+    import torch
+    from torch import distributed
+
+    if distributed.is_initialized():
+        return
+    if coordinator is None and int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return
+    where = {} if coordinator is None else {"init_method": f"tcp://{coordinator}", "world_size": count, "rank": index}
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", (index or 0) % torch.cuda.device_count())))
+    # Numbers that processes tell one another lie on the host, the gradients on the device.
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(minutes=10), **where)
+
+
+def _start_tensorflow(coordinator, count, index):
+    global _strategy
+    if coordinator is not None:
+        raise ValueError("On tensorflow processes are named by TF_CONFIG, with the addresses of all workers.")
+    try:
+        workers = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {}).get("worker", [])
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"TF_CONFIG must be JSON as tensorflow wants it, got {os.environ['TF_CONFIG']!r}.") from error
+    if len(workers) < 2 or _strategy is not None:
+        return
+    import tensorflow as tf
+
+    _strategy = tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def strategy():
+    """tensorflow's MultiWorkerMirroredStrategy, where several processes were started; else None."""
+    return _strategy
+
+
+def count() -> int:
+    """Processes of the run."""
+    if backend.name() == "jax":
+        import jax
+
+        return jax.process_count() if jax.distributed.is_initialized() else 1
+    if backend.name() == "torch":
+        from torch import distributed
+
+        return distributed.get_world_size() if distributed.is_initialized() else 1
+    return 1 if _strategy is None else len(_workers())
+
+
+def index() -> int:
+    """Of this process; 0 is the one that writes."""
+    if backend.name() == "jax":
+        import jax
+
+        return jax.process_index() if jax.distributed.is_initialized() else 0
+    if backend.name() == "torch":
+        from torch import distributed
+
+        return distributed.get_rank() if distributed.is_initialized() else 0
+    return 0 if _strategy is None else _strategy.cluster_resolver.task_id
+
+
+def _workers() -> list[str]:
+    return _strategy.cluster_resolver.cluster_spec().as_dict()["worker"]
+
+
+def summed(value: int) -> int:
+    """The sum of an integer over all processes, each of which must ask; |sum| < 2^31. It waits for them."""
+    if count() == 1:
+        return value
+    if backend.name() == "jax":
+        import numpy as np
+        from jax.experimental import multihost_utils
+
+        return int(multihost_utils.process_allgather(np.array(value, "int32")).sum())
+    if backend.name() == "torch":
+        import torch
+
+        total = torch.tensor(value, dtype=torch.int64)
+        torch.distributed.all_reduce(total)
+        return int(total)
+    import tensorflow as tf
+
+    def total(number):
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, number)
+
+    copies = _strategy.num_replicas_in_sync // count()
+    return int(_strategy.experimental_local_results(_strategy.run(total, (tf.constant(value),)))[0]) // copies
+
+
+def from_first(value: int) -> int:
+    """What process 0 gives; all must ask."""
+    return summed(value if index() == 0 else 0)
+
+
+def wait_for_all():
+    """Returns when every process is here."""
+    summed(0)
+
+
+class Agreement:
+    """Lets all processes stop at the same step when one of them is asked to.
+
+    On jax its own protocol for preemption does it, without a wait: it hears SIGTERM, and takes the step after the
+    farthest process. Elsewhere each step adds up a number on the host.
+    """
+
+    def stop(self, asked: bool, step: int) -> bool:
+        """Whether to stop after `step`, which is the same for all; every process calls it at every step."""
+        if count() == 1:
+            return asked
+        if backend.name() == "jax":
+            from jax.experimental import multihost_utils
+
+            return multihost_utils.reached_preemption_sync_point(step)
+        return summed(int(asked)) > 0
+
+
+def lost(error: BaseException) -> bool:
+    """Whether an error says that another process of the run is gone."""
+    return count() > 1 and _LOST.search(f"{type(error).__name__} {error}") is not None

@@ -1,0 +1,151 @@
+"""Copies of a model that each train on a part of every batch: tensorflow's strategies, torch's processes.
+
+A step is the step of the whole batch: noise goes by the number of an example in it, losses are gathered, gradients are
+averaged before they are clipped. On jax a batch is one array over all devices, whatever its parts are: there is one
+copy, and nothing here does anything.
+"""
+
+import os
+import pathlib
+import tempfile
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+from keras_sid2 import backend, processes, random
+
+
+def count() -> int:
+    """Copies; 1 outside a strategy or a process group."""
+    if backend.name() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.distribute.get_strategy().num_replicas_in_sync
+    if backend.name() == "torch":
+        return _group().get_world_size() if _in_group() else 1
+    return 1
+
+
+def index():
+    """The number of this copy, an integer or a scalar tensor; within a step."""
+    if backend.name() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.distribute.get_replica_context().replica_id_in_sync_group
+    return _group().get_rank() if _in_group() else 0
+
+
+def rows(batch):
+    """(numbers, size) of this copy's `batch` examples in the whole batch, and of that; int32 [batch] and a scalar."""
+    order = ops.arange(batch, dtype="int32")
+    if count() > 1:
+        order = order + ops.cast(index(), "int32") * ops.cast(batch, "int32")
+    return order, ops.cast(batch, "int32") * count()
+
+
+def key_of_copy(key):
+    """`key` of a stream for what is drawn for a copy's part as a whole, such as dropout masks: another in each."""
+    return random.fold_in(key, index()) if count() > 1 else key
+
+
+def gathered(values):
+    """float32 [b] of each copy as [b * count()], in the order of `rows`, without a gradient."""
+    values = ops.stop_gradient(values)
+    if count() == 1:
+        return values
+    if backend.name() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.distribute.get_replica_context().all_gather(values, axis=0)
+    import torch
+
+    parts = [torch.empty_like(values) for _ in range(count())]
+    _group().all_gather(parts, values.contiguous())
+    return torch.cat(parts)
+
+
+def mean_loss(losses):
+    """The mean loss of the whole batch from this copy's `losses` [b]; its gradient is that of this copy's part.
+
+    The parts' gradients are to be averaged: `averaged_gradients`. tensorflow's trainer takes losses divided by the
+    number of copies, and its sum of gradients is their mean then.
+    """
+    loss = ops.mean(losses)
+    if count() == 1:
+        return loss
+    loss = loss + ops.stop_gradient(ops.mean(gathered(losses)) - loss)
+    return loss / count() if backend.name() == "tensorflow" else loss
+
+
+def averaged_gradients(gradients: Sequence) -> list:
+    """Gradients of the mean loss of the whole batch, from those that `mean_loss` gave each copy."""
+    gradients = backend.dense(gradients)
+    if count() == 1:
+        return gradients
+    if backend.name() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+    import torch
+
+    flat = torch.cat([g.reshape(-1) for g in gradients])  # one message, not one for each of a thousand
+    _group().all_reduce(flat)
+    parts = flat.div_(count()).split([g.numel() for g in gradients])
+    return [part.view_as(g) for part, g in zip(parts, gradients, strict=True)]
+
+
+def step_logs(logs: dict) -> dict:
+    """What a step returns, the same for every copy, so that keras can reduce it.
+
+    Between workers of tensorflow it takes means over the first axis of each value, and scalars have none.
+    """
+    if backend.name() != "tensorflow" or processes.count() == 1:
+        return logs
+    return {name: ops.reshape(value, (1,)) for name, value in logs.items()}
+
+
+def broadcast(variables: Sequence):
+    """Gives the variables of every process of torch the values that the first one has; elsewhere they have them."""
+    if backend.name() == "torch" and count() > 1:
+        for variable in variables:
+            _group().broadcast(variable.value.data, 0)
+
+
+def update(variables: Sequence, values: Sequence):
+    """variable <- value for each pair, within a step in which every copy has computed the same values."""
+    if backend.name() != "tensorflow" or count() == 1:
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        return
+    import tensorflow as tf
+
+    def assign_all(strategy, values):
+        for variable, value in zip(variables, values, strict=True):
+            strategy.extended.update(variable.value, lambda v, new: v.assign(new), args=(value,), group=False)
+
+    tf.__internal__.distribute.interim.maybe_merge_call(assign_all, tf.distribute.get_strategy(), list(values))
+
+
+def save(model: keras.Model, path: str | os.PathLike):
+    """model.save(path) by process 0; every process calls it.
+
+    On tensorflow the others go through it too, into a folder that is thrown away: keras makes variables on the way, and
+    workers make those together.
+    """
+    if processes.index() == 0:
+        model.save(path)
+    elif backend.name() == "tensorflow":
+        with tempfile.TemporaryDirectory() as folder:
+            model.save(pathlib.Path(folder) / "model.keras")
+
+
+def _in_group() -> bool:
+    group = _group()
+    return group.is_available() and group.is_initialized()
+
+
+def _group():
+    import torch.distributed
+
+    return torch.distributed
