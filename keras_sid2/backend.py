@@ -253,19 +253,17 @@ def gathered(tensor):
     return ops.convert_to_numpy(tensor)
 
 
-def devices() -> tuple[str, int]:
-    """(kind of the devices that training runs on, how many); the kind as the backend names it, "cpu" among others."""
+def device_kind() -> str:
+    """The kind of the devices that training runs on, as the backend names it, "cpu" among others."""
     if name() == "jax":
         import jax
 
-        distribution = keras.distribution.distribution()
-        count = 1 if distribution is None else distribution.device_mesh.devices.size
-        return jax.devices()[0].device_kind, count
+        return jax.devices()[0].device_kind
     if name() == "torch":
         import torch
 
-        return (torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"), 1
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
-    return (tf.config.experimental.get_device_details(gpus[0]).get("device_name", "gpu") if gpus else "cpu"), 1
+    return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "gpu") if gpus else "cpu"

@@ -7,9 +7,12 @@ jax: the arguments, or what jax finds by itself on TPU VMs, Slurm, GKE and Open 
 arguments. tensorflow: TF_CONFIG, with the addresses of all workers. Without any of these there is one process.
 """
 
+import functools
 import json
 import os
 import re
+import sys
+from collections.abc import Callable
 from datetime import timedelta
 
 from keras_sid2 import backend
@@ -62,6 +65,7 @@ def _start_jax(coordinator, count, index):
 
     if jax.distributed.is_initialized():
         return
+    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM, which is ours: see Agreement
     times = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "shutdown_timeout_seconds": HEARTBEAT_SECONDS}
     if coordinator is not None:
         jax.distributed.initialize(coordinator, count, index, **times)
@@ -142,26 +146,7 @@ def _workers() -> list[str]:
 
 def summed(value: int) -> int:
     """The sum of an integer over all processes, each of which must ask; |sum| < 2^31. It waits for them."""
-    if count() == 1:
-        return value
-    if backend.name() == "jax":
-        import numpy as np
-        from jax.experimental import multihost_utils
-
-        return int(multihost_utils.process_allgather(np.array(value, "int32")).sum())
-    if backend.name() == "torch":
-        import torch
-
-        total = torch.tensor(value, dtype=torch.int64)
-        torch.distributed.all_reduce(total)
-        return int(total)
-    import tensorflow as tf
-
-    def total(number):
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, number)
-
-    copies = _strategy.num_replicas_in_sync // count()
-    return int(_strategy.experimental_local_results(_strategy.run(total, (tf.constant(value),)))[0]) // copies
+    return value if count() == 1 else _summing(value)()
 
 
 def from_first(value: int) -> int:
@@ -175,23 +160,79 @@ def wait_for_all():
 
 
 class Agreement:
-    """Lets all processes stop at the same step when one of them is asked to.
+    """Lets all processes stop after the same step when one of them is asked to.
 
-    On jax its own protocol for preemption does it, without a wait: it hears SIGTERM, and takes the step after the
-    farthest process. Elsewhere each step adds up a number on the host.
+    Behind each step a number is added up, and it is looked at a step later: so no accelerator waits for the host.
     """
 
-    def stop(self, asked: bool, step: int) -> bool:
-        """Whether to stop after `step`, which is the same for all; every process calls it at every step."""
+    def __init__(self):
+        self._before: Callable[[], int] | None = None
+
+    def stop(self, asked: bool) -> bool:
+        """Whether to stop here; every process asks behind every step, and gets the same answer."""
         if count() == 1:
             return asked
-        if backend.name() == "jax":
-            from jax.experimental import multihost_utils
+        before, self._before = self._before, _summing(int(asked))
+        return before is not None and before() > 0
 
-            return multihost_utils.reached_preemption_sync_point(step)
-        return summed(int(asked)) > 0
+
+def _summing(value: int) -> Callable[[], int]:
+    """Begins to add up; what is returned waits for the sum."""
+    if backend.name() == "jax":
+        total = _jax_sum()(value)
+        return lambda: int(total)
+    if backend.name() == "torch":
+        import torch
+
+        number = torch.tensor(value, dtype=torch.int64)
+        work = torch.distributed.all_reduce(number, async_op=True)
+        return lambda: (work.wait(), int(number))[1]
+    total = _tensorflow_sum()(value)
+    return lambda: int(total)
+
+
+@functools.cache
+def _jax_sum() -> Callable:
+    import jax
+    import numpy as np
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("devices",))
+    spread, whole = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*a)) for a in (["devices"], []))
+    add = jax.jit(lambda numbers: numbers.sum(), out_shardings=whole)
+
+    def total(value):
+        own = np.zeros(jax.local_device_count(), "int32")
+        own[0] = value
+        return add(jax.make_array_from_process_local_data(spread, own))
+
+    return total
+
+
+@functools.cache
+def _tensorflow_sum() -> Callable:
+    import tensorflow as tf
+
+    copies = _strategy.num_replicas_in_sync // count()
+
+    @tf.function(autograph=False)
+    def add(number):
+        def in_copy():
+            on_device = tf.identity(number)  # an argument lies nowhere, and the sum goes where it lies
+            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, on_device)
+
+        return _strategy.experimental_local_results(_strategy.run(in_copy))[0] // copies
+
+    return lambda value: add(tf.constant(value, "int64"))
 
 
 def lost(error: BaseException) -> bool:
     """Whether an error says that another process of the run is gone."""
     return count() > 1 and _LOST.search(f"{type(error).__name__} {error}") is not None
+
+
+def leave(code: int):
+    """Ends this process at once, if it is one of several: a proper end would wait for the others, who wait for it."""
+    if count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

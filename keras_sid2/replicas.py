@@ -5,6 +5,7 @@ averaged before they are clipped. On jax a batch is one array over all devices, 
 copy, and nothing here does anything.
 """
 
+import contextlib
 import os
 import pathlib
 import tempfile
@@ -128,16 +129,32 @@ def update(variables: Sequence, values: Sequence):
 
 
 def save(model: keras.Model, path: str | os.PathLike):
-    """model.save(path) by process 0; every process calls it.
+    """model.save(path), by one of several processes; meanwhile the others call `help_saving`.
 
-    On tensorflow the others go through it too, into a folder that is thrown away: keras makes variables on the way, and
-    workers make those together.
+    keras makes a variable on the way, and under a distribution processes make those together: jax's is left for that
+    time, and on tensorflow the others save too.
     """
-    if processes.index() == 0:
+    with _undistributed():
         model.save(path)
-    elif backend.name() == "tensorflow":
+
+
+def help_saving(model: keras.Model):
+    """What the others do while one process saves: on tensorflow all of it, into a folder that is thrown away."""
+    if backend.name() == "tensorflow" and processes.count() > 1:
         with tempfile.TemporaryDirectory() as folder:
             model.save(pathlib.Path(folder) / "model.keras")
+
+
+@contextlib.contextmanager
+def _undistributed():
+    distribution = keras.distribution.distribution()
+    try:
+        if distribution is not None:
+            keras.distribution.set_distribution(None)
+        yield
+    finally:
+        if distribution is not None:
+            keras.distribution.set_distribution(distribution)
 
 
 def _in_group() -> bool:

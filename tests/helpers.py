@@ -1,5 +1,7 @@
 """Plain functions that several tests share. Formulas here are float64 numpy, written from the equations."""
 
+import socket
+
 import keras
 import numpy as np
 import pytest
@@ -90,3 +92,20 @@ def gaussian_x_hat(z_t, logsnr, mu: float, s: float):
     gain = ops.sqrt(alpha2) * s**2 / (alpha2 * s**2 + sigma2)
     gain, alpha = (ops.reshape(c, (-1, *[1] * (len(z_t.shape) - 1))) for c in (gain, ops.sqrt(alpha2)))
     return mu + gain * (z_t - alpha * mu)
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that nobody listens on."""
+    while True:
+        sockets = [socket.socket() for _ in range(count)]
+        try:
+            sockets[0].bind(("127.0.0.1", 0))
+            first = sockets[0].getsockname()[1]
+            for i, other in enumerate(sockets[1:], 1):
+                other.bind(("127.0.0.1", first + i))
+            return first
+        except OSError:
+            continue
+        finally:
+            for each in sockets:
+                each.close()

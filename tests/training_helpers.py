@@ -1,11 +1,14 @@
 """A model small enough to train in a test, and data it can learn."""
 
+import dataclasses
+
 import keras
 import numpy as np
 from helpers import tiny_network
 
 from keras_sid2 import AdamRecipe, SiD2Model, SigmoidWeighting
 from keras_sid2.diffusion import CosineSchedule
+from keras_sid2.training import find_preset, register_preset
 
 DROPOUT_LEVELS = (
     {"kind": "res", "channels": 8, "blocks": 1, "dropout": 0.1},
@@ -28,6 +31,15 @@ def tiny_model(*, compiled: bool = True, weights_seed: int = 0, network=None, **
     if compiled:
         model.compile()
     return model
+
+
+def register_tiny_digits():
+    """The preset tiny_digits: sid2_digits with less of everything."""
+    full = find_preset("sid2_digits")
+    levels = [{**level, "channels": 8, "blocks": 1, "head_dim": None} for level in full.network["levels"]]
+    network = {**full.network, "levels": levels, "embedding_dim": 16}
+    recipe = AdamRecipe(learning_rate=1e-3, warmup_steps=2)
+    register_preset(dataclasses.replace(full, name="tiny_digits", network=network, num_steps=2, recipe=recipe))
 
 
 def stripes(count: int = 64) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import pipelines
+from keras_sid2.bin import signals
 
 # What a user can mend by reading one sentence; anything else is a defect of ours and keeps its traceback.
 _USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError)
@@ -19,26 +21,39 @@ _WRONG_PATHS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _LINES = 20  # that a sampling program prints where it has no terminal
 
 
-def run_program(main: Callable[[list[str]], int | None], usage: str):
-    """Runs an absl program; wrong input ends it with one line on stderr and exit code 2, a failure with 1."""
+def run_program(main: Callable[[list[str]], int | None], usage: str, *, looks: bool = False):
+    """Runs an absl program; wrong input ends it with one line on stderr and exit code 2, a failure with 1.
+
+    Ctrl-C ends it with 130. With `looks` it and SIGTERM (143) wait until the program calls `signals.look()`.
+    """
 
     def guarded(argv: list[str]) -> int:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # tensorflow-datasets tells of every file it opens
+        if looks:
+            signals.wait_for_a_look()
         try:
             if len(argv) > 1:
                 raise ValueError(f"{usage} takes flags only, got {' '.join(map(repr, argv[1:]))}.")
             return main(argv) or 0
         except _USER_ERRORS as error:
-            told = error.strerror if isinstance(error, OSError) and not error.filename and error.strerror else error
-            print(f"{usage}: {told}", file=sys.stderr)
-            return 1 if _is_failure(error) else 2
-        except KeyboardInterrupt:
+            return tell(error, usage)
+        except KeyboardInterrupt as error:
             print(f"{usage}: interrupted.", file=sys.stderr)
-            return 130
+            return signals.exit_code(error)
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     app.run(guarded)
+
+
+def tell(error: Exception, usage: str) -> int:
+    """Prints what went wrong, one line where a user can mend it; the exit code."""
+    if not isinstance(error, _USER_ERRORS):
+        traceback.print_exception(error)
+        return 1
+    told = error.strerror if isinstance(error, OSError) and not error.filename and error.strerror else error
+    print(f"{usage}: {told}", file=sys.stderr)
+    return 1 if _is_failure(error) else 2
 
 
 def _is_failure(error: Exception) -> bool:
@@ -83,7 +98,7 @@ class ProgressLine:
 class SamplingProgress(ProgressLine):
     """How many images of all are drawn, how fast, and how long it will take: about 20 lines where no terminal is.
 
-    `start` of them were there before.
+    `start` of them were there before. A signal may end the program at its beginning and at each report.
     """
 
     def __init__(self, console: Console, images: int, start: int = 0, title: str = "images"):
@@ -91,6 +106,10 @@ class SamplingProgress(ProgressLine):
         self._seen = None  # (seconds, images) at the first report: what comes before it is compiling
         self._mark = _LINES * start // images
         self.advance_to(start)
+
+    def __enter__(self):
+        signals.look()
+        return super().__enter__()
 
     def part(self, first: int, count: int) -> Callable[[int, int], None]:
         """The `progress` argument for images first <= i < first + count."""
@@ -102,6 +121,7 @@ class SamplingProgress(ProgressLine):
         if self._console.is_terminal or mark > self._mark:
             self._mark = mark
             self.say(int(done), self._speed(now, done))
+        signals.look()
 
     def _speed(self, now: float, done: float) -> str:
         seconds, images = now - self._seen[0], done - self._seen[1]

@@ -10,12 +10,13 @@ prints the figures and the signature and writes them as JSON. A sweep writes out
 out.json, the best one; the same command goes on where it was interrupted.
 """
 
+import dataclasses
 import pathlib
 import sys
 
 from absl import flags
 
-from keras_sid2.bin import measuring, sampling_flags, sweep
+from keras_sid2.bin import measuring, sampling_flags, signals, sweep
 from keras_sid2.bin.common import SamplingProgress, run_program
 
 _MOST = 50_000
@@ -74,10 +75,16 @@ def _refuse_what_does_nothing(values):
         raise ValueError(f"--{given[0]} does nothing with {ineffective[given[0]]}.")
 
 
+def _open_images(path: str, **options) -> measuring.Images:
+    """As measuring's; a signal may end the program between two batches."""
+    found = measuring.open_images(path, **options)
+    return dataclasses.replace(found, batches=lambda: signals.looking_between(found.batches()))
+
+
 def _open_reference(values, image_size=None):
     """(Features, Reference)."""
     reading = {"image_size": image_size, "crop": values.crop}
-    real = measuring.open_images(values.reference, split=values.split, data_dir=values.data_dir, **reading)
+    real = _open_images(values.reference, split=values.split, data_dir=values.data_dir, **reading)
     features = measuring.make_features(values.features, real, values.inception_weights)
     return features, measuring.make_reference(real, features, values.cache)
 
@@ -85,7 +92,7 @@ def _open_reference(values, image_size=None):
 def _of_files(values, console) -> int:
     from keras_sid2.evaluation import evaluate
 
-    images = measuring.open_images(values.samples)
+    images = _open_images(values.samples)
     features, reference = _open_reference(values)
     drawn = {"samples": images.name}
     return _report(console, evaluate(images.batches(), features=features, reference=reference, drawn=drawn), values.out)
@@ -179,7 +186,7 @@ def main(values: flags.FlagValues) -> int:
 def run():
     """The console program."""
     define()
-    run_program(lambda _: main(flags.FLAGS), "sid2-evaluate")
+    run_program(lambda _: main(flags.FLAGS), "sid2-evaluate", looks=True)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
 """The callbacks of a training run: what happens at the ends of its windows."""
 
 import functools
+import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import keras
 
 import pipelines
+from keras_sid2 import processes
 from keras_sid2.bin import measuring
 from keras_sid2.bin.goodput import Timed
 from keras_sid2.bin.run_log import RunLog
 from keras_sid2.training.callbacks import LogWindows, SampleGrids, SaveCheckpoints
+from keras_sid2.training.guards import StopOnExplosion
 from keras_sid2.training.measuring import MeasureSamples
 from keras_sid2.training.optimizer import steps_done
 
@@ -19,11 +22,13 @@ if TYPE_CHECKING:
 
 
 class RunCallbacks:
-    """Makes them for each fit of a run; what measures samples lives as long as the run."""
+    """Makes them for each fit of a run; what measures samples, and what knows usual losses, live as long as the run."""
 
     def __init__(self, run: "TrainingRun"):
         self._run, self._settings = run, run.settings
         self._measure = self._measuring_samples()
+        factor = self._settings.explosion_factor
+        self._guards = [StopOnExplosion(factor)] if factor else []
 
     def make(self, log: RunLog, waited: Callable[[], float]) -> list[keras.callbacks.Callback]:
         """In the order in which they run; `waited` gives the seconds that were waited for data since it was asked."""
@@ -41,7 +46,7 @@ class RunCallbacks:
             for kind, callback in others.items()
             if callback is not None
         ]
-        return [_StopAsked(self._run), log.goodput, windows, *timed]
+        return [*self._guards, _StopAsked(self._run), log.goodput, windows, *timed]
 
     def _save(self) -> SaveCheckpoints:
         settings, run = self._settings, self._run
@@ -52,6 +57,7 @@ class RunCallbacks:
             keep_every=settings.keep_every,
             about={"run": settings.defining()},
             note=run.note,
+            sharded=settings.checkpoints == "sharded",
         )
 
     def _sample_grids(self, log: RunLog) -> SampleGrids | None:
@@ -59,7 +65,7 @@ class RunCallbacks:
             return None
         classes = self._run.preset.network["num_classes"]
         return SampleGrids(
-            self._run.workdir / "samples",
+            self._run.output / "samples",
             every=self._settings.sample_every,
             labels=[i % min(classes, 10) for i in range(20)] if classes else None,
             num_images=None if classes else 16,
@@ -93,8 +99,8 @@ class RunCallbacks:
             labels=[i % classes for i in range(settings.measure_images)] if classes else None,
             num_images=settings.measure_images,
             generate_options=self._sampling(),
-            path=run.workdir / "measurements.jsonl",
-            grids=run.workdir / "measured",
+            path=run.output / "measurements.jsonl",
+            grids=run.output / "measured",
             max_share=settings.measure_share,
         )
 
@@ -115,7 +121,8 @@ class _StopAsked(keras.callbacks.Callback):
         self.model.stop_training = self._run.stopped_by is not None
 
     def on_train_batch_end(self, batch, logs=None):
-        if self._run.stopped_by is not None:
+        if self._run.agreement.stop(self._run.asked_by is not None):
+            self._run.stopped_by = self._run.asked_by or signal.SIGTERM  # that came to another process
             self.model.stop_training = True
 
 
@@ -130,10 +137,13 @@ class Evaluate(keras.callbacks.Callback):
         # The devices of a mesh must divide every batch, so there the last one is left out if it is not full.
         options = {"crop": crop, "drop_remainder": run.mesh.batch_shards > 1}
         self._dataset = run.dataset(run.settings.eval_split, bad_records, training=False, **options)
+        self._batches = None
+        if processes.count() > 1:  # as many in each, which may have an example more or a bad record less
+            self._batches, self._dataset = run.eval_batches(), self._dataset.repeat()
 
     def on_epoch_end(self, epoch, logs=None):
         step = steps_done(self.model)
         if step % self._every == 0:
-            values = self.model.evaluate(self._dataset, return_dict=True, verbose=0)
+            values = self.model.evaluate(self._dataset, steps=self._batches, return_dict=True, verbose=0)
             self._log.scalars(step, {f"eval/{name}": float(value) for name, value in values.items()})
             self._log.note(f"step {step}: eval loss {float(values['loss']):.4f}")

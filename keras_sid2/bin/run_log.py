@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from keras_sid2.bin.training_run import TrainingRun
 
 
-def _peak(settings) -> float | None:
-    """Operations a second of the device: that of --peak_tflops, or of the table."""
-    if settings.peak_tflops is not None:
-        return settings.peak_tflops * 1e12
-    return peak_of(*backend.devices())
+def _peak(run: "TrainingRun") -> float | None:
+    """Operations a second of all devices: those of --peak_tflops, or of the table."""
+    if run.settings.peak_tflops is not None:
+        return run.settings.peak_tflops * 1e12
+    return peak_of(backend.device_kind(), run.mesh.size)
 
 
 class RunLog:
@@ -24,14 +24,14 @@ class RunLog:
     def __init__(self, run: "TrainingRun", step: int):
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(logdir=str(run.workdir / "tensorboard"), purge_step=step + 1 if step else None)
+        self._writer = SummaryWriter(logdir=str(run.output / "tensorboard"), purge_step=step + 1 if step else None)
         self._line = ProgressLine(run.console, "train", run.settings.steps)
         self._line.advance_to(step)
         self._console = run.console
         self._bad_records = run.bad_records
-        drop_lines_after(run.workdir / "goodput.jsonl", step)
+        drop_lines_after(run.output / "goodput.jsonl", step)
         self.goodput = Goodput(
-            run.workdir / "goodput.jsonl", multiply_adds=run.preset.cost.multiply_adds, peak=_peak(run.settings)
+            run.output / "goodput.jsonl", multiply_adds=run.preset.cost.multiply_adds, peak=_peak(run)
         )
 
     def window(self, step: int, values: dict[str, float]):

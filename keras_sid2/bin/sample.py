@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from keras_sid2.bin import sampling_flags
+from keras_sid2.bin import sampling_flags, signals
 from keras_sid2.bin.common import SamplingProgress, run_program
 
 FORMATS = ("grid", "npz", "pngs", "gif", "webp")
@@ -163,12 +163,12 @@ def draw(values: flags.FlagValues, console: Console) -> int:
     pieces = NpzPieces(f"{values.out}.npz", settings=settings) if "npz" in formats else None
     try:
         written = _write(values, request, pieces, console)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if pieces is None:
             raise
         there = f"{pieces.done} of {request.count} images are in {pieces.folder}"
         console.print(f"sid2-sample: interrupted; {there}: the same command goes on.", soft_wrap=True)
-        return 130
+        return signals.exit_code(error)
     console.print(f"{request.count} images: {', '.join(written)}", highlight=False, soft_wrap=True)
     return 0
 
@@ -206,7 +206,7 @@ def _images(request: _Request, stop: int, pieces, console: Console) -> Iterator[
     done = 0 if pieces is None else pieces.done
     if done:
         console.print(f"{done} of {stop} images are there already.", highlight=False)
-        yield from pieces.batches()
+        yield from signals.looking_between(pieces.batches())
     if done == stop:
         return
     with SamplingProgress(console, stop, done) as line:
@@ -215,6 +215,7 @@ def _images(request: _Request, stop: int, pieces, console: Console) -> Iterator[
                 pieces.add(images, None if request.labels is None else request.labels[done : done + len(images)])
             done += len(images)
             yield images
+            signals.look()  # what is drawn is written
 
 
 def _write_animations(paths: list[str], frames: int, request: _Request, console: Console):
@@ -235,7 +236,7 @@ def _write_animations(paths: list[str], frames: int, request: _Request, console:
 def run():
     """The console program."""
     define()
-    run_program(lambda _: draw(flags.FLAGS, Console(stderr=True)), "sid2-sample")
+    run_program(lambda _: draw(flags.FLAGS, Console(stderr=True)), "sid2-sample", looks=True)
 
 
 if __name__ == "__main__":

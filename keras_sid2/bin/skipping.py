@@ -16,9 +16,13 @@ class Skipped:
     sees the same batches at the same steps.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        """Reads what is there; ValueError for a file that is no list of numbers."""
+    def __init__(self, path: str | os.PathLike, output: str | os.PathLike | None = None):
+        """Reads what is there; ValueError for a file that is no list of numbers.
+
+        With `output` it is written there, under the same name: one of several processes has the file.
+        """
         self.path = pathlib.Path(path)
+        self._written = self.path if output is None else pathlib.Path(output) / self.path.name
         self.batches: list[int] = []
         if self.path.exists():
             try:
@@ -43,5 +47,5 @@ class Skipped:
         if len(self.batches) >= _MOST:
             raise FloatingPointError(f"{_MOST} batches were left out already ({self.path}): the data is not the cause.")
         self.batches = sorted({*self.batches, batch})
-        with written_whole(self.path) as temporary:
+        with written_whole(self._written) as temporary:
             temporary.write_text(json.dumps(self.batches) + "\n")

@@ -11,7 +11,7 @@ import typing
 
 from absl import flags
 
-from keras_sid2.bin.common import run_program
+from keras_sid2.bin.common import run_program, tell
 from keras_sid2.bin.train_settings import MEASURING, TrainSettings
 
 _HELP = {
@@ -33,12 +33,16 @@ _HELP = {
     "precision": "float32 or mixed_bfloat16",
     "remat": "recompute each block in the backward pass: less memory, a third more work",
     "accumulation_steps": "parts that a batch is cut into, one after another in the memory of one",
-    "mesh": "devices to train on (jax), as data:4,fsdp:2,model:1; one if not given",
+    "mesh": "devices to train on, as data:4,fsdp:2,model:1 (tensorflow and torch: data alone); one if not given",
+    "coordinator": "host:port of process 0; where not given, the surroundings tell (see BUILD.md)",
+    "process_count": "processes that train together",
+    "process_id": "of this one, from 0",
     "log_every": "steps between lines of the log",
     "eval_every": "steps between evaluations, a multiple of log_every",
     "checkpoint_every": "steps between checkpoints, a multiple of log_every",
     "keep_checkpoints": "how many of the newest checkpoints to keep",
     "keep_every": "keep for good those whose step it divides, a multiple of log_every; 0: none",
+    "checkpoints": "portable: a file that every backend reads; or sharded: written behind training (jax)",
     "sample_every": "steps between sample grids, a multiple of log_every; 0 is never",
     "sample_steps": "sampler steps of these grids and of what is measured; the preset's if not given",
     "measure_every": "steps between measurements of samples, a multiple of log_every; 0 is never",
@@ -46,6 +50,7 @@ _HELP = {
     "measure_features": "inception; classifier, fitted on the training images; or MODULE:FUNCTION",
     "inception_weights": "the FID's Inception-v3, a .pth or .npz file; downloaded if not given",
     "on_nan": "stop; or skip: go back to the last checkpoint, leave out the batch that did it, and go on",
+    "explosion_factor": "a loss that is this many times the least mean of 20 steps is as bad as a NaN; 0: never",
     "peak_tflops": "10^12 dense operations a second of all devices, for the share of it; a table's if not given",
     "measure_share": "most of the time that measuring may take; it is put off until it does",
 }
@@ -63,20 +68,45 @@ def _define_flags(settings: type):
 
 def _main(_) -> int:
     """0 at the end of training; 130 after Ctrl-C and 143 after SIGTERM, when all is saved."""
+    from keras_sid2 import processes
+
+    settings = _settings()
+    processes.start(coordinator=settings.coordinator, count=settings.process_count, index=settings.process_id)
+    try:
+        return _verify_resume(settings) if flags.FLAGS.verify_resume else _train(settings)
+    except Exception as error:
+        if processes.count() > 1:
+            processes.leave(_tell_of_one(error))
+        raise
+
+
+def _tell_of_one(error: Exception) -> int:
+    """What went wrong in one of several processes; the exit code."""
+    from keras_sid2 import processes
+
+    if processes.lost(error):
+        error = ConnectionError(
+            f"Process {processes.index()} has lost another process of the run, and ends too. Start all of them again: "
+            "the same commands go on from the last checkpoint."
+        )
+    return tell(error, "sid2-train")
+
+
+def _train(settings) -> int:
     from keras_sid2.bin.training_run import TrainingRun
 
-    if flags.FLAGS.verify_resume:
-        return _verify_resume()
-    run = TrainingRun(_settings())
+    run = TrainingRun(settings)
     run.train()
     return 0 if run.stopped_by is None else 128 + run.stopped_by
 
 
-def _verify_resume() -> int:
+def _verify_resume(settings) -> int:
+    from keras_sid2 import processes
     from keras_sid2.bin.training_run import TrainingRun
     from keras_sid2.bin.verify_resume import verify_resume
 
-    settings = _settings()
+    if processes.count() > 1:
+        raise ValueError("--verify_resume starts processes of its own, one at a time: give it to one process.")
     TrainingRun(dataclasses.replace(settings, workdir=os.path.join(settings.workdir, "none")))  # refuses what is wrong
     print(verify_resume(settings, steps=flags.FLAGS.verify_resume))
     return 0

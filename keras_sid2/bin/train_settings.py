@@ -5,10 +5,12 @@ import dataclasses
 from keras_sid2.bin.measuring import check_features
 from keras_sid2.sharding_rules import Mesh
 from keras_sid2.training import Preset, find_preset
+from keras_sid2.training.sharded_checkpoints import check_available
 
 # What says nothing without measure_every.
 MEASURING = ("measure_images", "measure_features", "inception_weights", "measure_share")
 PRECISIONS = ("float32", "mixed_bfloat16")
+CHECKPOINTS = ("portable", "sharded")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,11 +36,15 @@ class TrainSettings:
     remat: bool = False
     accumulation_steps: int = 1
     mesh: str | None = None
+    coordinator: str | None = None
+    process_count: int | None = None
+    process_id: int | None = None
     log_every: int = 50
     eval_every: int = 500
     checkpoint_every: int = 500
     keep_checkpoints: int = 3
     keep_every: int = 0
+    checkpoints: str = "portable"
     sample_every: int = 500
     sample_steps: int | None = None
     measure_every: int = 0
@@ -48,6 +54,7 @@ class TrainSettings:
     measure_share: float = 0.05
     peak_tflops: float | None = None
     on_nan: str = "stop"
+    explosion_factor: float = 100.0
 
     DEFINING = (
         "preset",
@@ -77,8 +84,12 @@ class TrainSettings:
             raise ValueError(f"--max_bad_records must be at least 0, got {self.max_bad_records}.")
         if self.on_nan not in ("stop", "skip"):
             raise ValueError(f"--on_nan must be stop or skip, got {self.on_nan!r}.")
+        if self.explosion_factor and not self.explosion_factor > 1.0:
+            raise ValueError(f"--explosion_factor must be above 1, or 0 for never, got {self.explosion_factor}.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
+        if self.checkpoints not in CHECKPOINTS:
+            raise ValueError(f"--checkpoints must be {' or '.join(CHECKPOINTS)}, got {self.checkpoints!r}.")
         for field in ("sample_every", "measure_every", "keep_every"):
             if getattr(self, field) < 0:
                 raise ValueError(f"--{field} must be at least 0 (0 is never), got {getattr(self, field)}.")
@@ -98,9 +109,14 @@ class TrainSettings:
                 )
 
     def resolved(self) -> tuple["TrainSettings", Preset]:
-        """These settings with the preset's numbers filled in, and the preset with these settings' numbers."""
+        """These settings with the preset's numbers filled in, and the preset with these settings' numbers.
+
+        ImportError, or ValueError, for sharded checkpoints where they cannot be.
+        """
         preset = find_preset(self.preset)
         recipe = preset.recipe
+        if self.checkpoints == "sharded":
+            check_available()
         chosen = {
             "learning_rate": recipe.learning_rate if self.learning_rate is None else self.learning_rate,
             "warmup_steps": recipe.warmup_steps if self.warmup_steps is None else self.warmup_steps,

@@ -8,12 +8,15 @@ workdir/tensorboard/           scalars and sample grids
 workdir/measurements.jsonl     a line each time that samples were measured (--measure_every)
 workdir/goodput.jsonl          a line a window: losses, speed, and where the time went
 workdir/skipped.json           batches that were left out (--on_nan=skip)
+
+Of several processes the first one writes all this, the checkpoints' parts aside; what the others would write goes into
+a folder of their own that is thrown away.
 """
 
 import contextlib
 import json
 import pathlib
-import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -21,9 +24,11 @@ import keras
 from rich.console import Console
 
 import pipelines
+from keras_sid2 import processes
 from keras_sid2.bin.run_callbacks import RunCallbacks
 from keras_sid2.bin.run_lock import locked
 from keras_sid2.bin.run_log import RunLog
+from keras_sid2.bin.signals import first_one_told
 from keras_sid2.bin.skipping import Skipped
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.distribution import distributed
@@ -31,6 +36,7 @@ from keras_sid2.files import written_whole
 from keras_sid2.sharding_rules import Mesh
 from keras_sid2.training import NonFiniteLoss, SiD2Model
 from keras_sid2.training.checkpoints import (
+    checkpoint_path,
     checkpoint_step,
     checkpoints,
     load_model,
@@ -48,7 +54,7 @@ class TrainingRun:
     """Everything is checked when it is made; `train` then does the work."""
 
     def __init__(self, settings: TrainSettings, console: Console | None = None):
-        self.console = console or Console(stderr=True)
+        self.console = console or Console(stderr=True, quiet=processes.index() > 0)
         self.settings, self.preset = settings.resolved()
         self.workdir = pathlib.Path(settings.workdir)
         if self.workdir.exists() and not self.workdir.is_dir():
@@ -59,6 +65,10 @@ class TrainingRun:
             self._check_data(settings.eval_split)
         self.bad_records = pipelines.BadRecords(self.settings.max_bad_records)
         self.mesh = Mesh() if settings.mesh is None else Mesh.parse(settings.mesh)
+        self._check_processes()
+        self.output = self.workdir
+        self.agreement = processes.Agreement()
+        self.asked_by: int | None = None
         self.stopped_by: int | None = None
         self._model: SiD2Model | None = None
 
@@ -99,6 +109,20 @@ class TrainingRun:
                 f"--data={self.settings.data} has {what}."
             )
 
+    def _check_processes(self):
+        """ValueError for what several processes cannot do, or one would do alone."""
+        count = processes.count()
+        if count == 1:
+            return
+        if self.settings.mesh is None:
+            raise ValueError(f"{count} processes train together on a --mesh, such as data:{count}; got none.")
+        if self.settings.measure_every:
+            raise ValueError(f"--measure_every is for one process, got {count}: use sid2-evaluate on the checkpoints.")
+        if self.settings.batch_size % count:
+            raise ValueError(
+                f"--batch_size must be divisible by the {count} processes, got {self.settings.batch_size}."
+            )
+
     def load_or_make_model(self, newest: pathlib.Path | None) -> SiD2Model:
         """The model of a checkpoint, or a new one, compiled."""
         if newest is not None:
@@ -115,21 +139,58 @@ class TrainingRun:
         `stopped_by` is the number of the signal that ended it before that, or None. Raises ValueError if another
         process trains in the work directory, or there is no such mesh. The model is on the mesh of the settings.
         """
-        with locked(self.workdir), distributed(self.mesh):
+        with self._in_workdir(), distributed(self.mesh):
+            newest = self._newest()
+            if newest is not None and checkpoint_step(newest) >= self.settings.steps:
+                self.note(f"{self.workdir}: {checkpoint_step(newest)} steps are done, nothing to train.")
+                return self.load_or_make_model(newest)
+            if processes.index() == 0:
+                with written_whole(self.workdir / "run.json") as temporary:
+                    temporary.write_text(json.dumps(self.settings.defining(), indent=2) + "\n")
+            model = self._train_from(newest)
+            processes.wait_for_all()
+            return model
+
+    def eval_batches(self) -> int:
+        """Full batches of the split to evaluate on that each process has; ValueError if there are none."""
+        settings, count = self.settings, processes.count()
+        data = pipelines.describe(settings.data, split=settings.eval_split, data_dir=settings.data_dir)
+        found = (data.num_examples or 0) // count // (settings.batch_size // count)
+        if not found:
+            raise ValueError(
+                f"--eval_split={settings.eval_split} must have a batch of {settings.batch_size} or more for {count} "
+                f"processes, got {data.num_examples} examples."
+            )
+        return found
+
+    @contextlib.contextmanager
+    def _in_workdir(self) -> Iterator[None]:
+        """The first process has the work directory; others write elsewhere, and it is gone afterwards."""
+        if processes.index() > 0:
+            with tempfile.TemporaryDirectory(prefix="sid2_train_") as folder:
+                self.output = pathlib.Path(folder)
+                yield
+            return
+        with locked(self.workdir):
             self._refuse_old_checkpoints()
             remove_unfinished(self.checkpoint_dir)
-            newest = newest_sound(self.checkpoint_dir, self.note, set_aside=True)
-            if newest is None and unsound(self.checkpoint_dir):
+            yield
+
+    def _newest(self) -> pathlib.Path | None:
+        """The newest sound checkpoint, as the first process finds it; ValueError if others do not see it, too."""
+        found = None
+        if processes.index() == 0:
+            found = newest_sound(self.checkpoint_dir, self.note, set_aside=True)
+            if found is None and unsound(self.checkpoint_dir):
                 raise ValueError(
                     f"No checkpoint in {self.checkpoint_dir} is sound. To begin anew remove what was set aside there, "
                     "or give another --workdir."
                 )
-            if newest is not None and checkpoint_step(newest) >= self.settings.steps:
-                self.note(f"{self.workdir}: {checkpoint_step(newest)} steps are done, nothing to train.")
-                return self.load_or_make_model(newest)
-            with written_whole(self.workdir / "run.json") as temporary:
-                temporary.write_text(json.dumps(self.settings.defining(), indent=2) + "\n")
-            return self._train_from(newest)
+        step = processes.from_first(-1 if found is None else checkpoint_step(found))
+        path = None if step < 0 else checkpoint_path(self.checkpoint_dir, step)
+        if path is not None and not path.is_dir():
+            raise ValueError(f"Process {processes.index()} has no {path}: --workdir must be on a disk that all share.")
+        return path
 
     def _refuse_old_checkpoints(self):
         """ValueError for those of an earlier version, single files, lest the run begin anew beside them."""
@@ -141,7 +202,7 @@ class TrainingRun:
             )
 
     def _train_from(self, newest: pathlib.Path | None) -> SiD2Model:
-        skipped, callbacks = Skipped(self.workdir / "skipped.json"), RunCallbacks(self)
+        skipped, callbacks = Skipped(self.workdir / "skipped.json", self.output), RunCallbacks(self)
         model = self.load_or_make_model(newest)
         step = steps_done(model)
         self.note(
@@ -173,7 +234,7 @@ class TrainingRun:
 
     def _back_from(self, step: int, what: str, skipped: Skipped) -> SiD2Model:
         """The model of the last sound checkpoint, the batch that did it left out; raises unless that is asked for."""
-        newest = newest_sound(self.checkpoint_dir, self.note, set_aside=True)
+        newest = self._newest()
         last = f"The last sound checkpoint is {newest}." if newest else "There is no checkpoint yet."
         if self.settings.on_nan == "stop":
             raise FloatingPointError(f"{what} {last}")
@@ -204,30 +265,24 @@ class TrainingRun:
             self.settings.data,
             split=split,
             data_dir=self.settings.data_dir,
-            batch_size=self.settings.batch_size,
+            batch_size=self.settings.batch_size // processes.count(),
+            process_index=processes.index(),
+            process_count=processes.count(),
             image_size=tuple(self.preset.network["image_shape"][:2]),
             max_bad_records=bad_records,
             **options,
         )
 
-    @contextlib.contextmanager
-    def _interruptible(self) -> Iterator[None]:
+    def _interruptible(self) -> contextlib.AbstractContextManager:
         """The first Ctrl-C or SIGTERM finishes the step and saves, the second one ends at once."""
+        return first_one_told("Stopping after this step; again to end at once without saving.", self._stop)
 
-        def stop(number, _):
-            if self.stopped_by is not None:
-                raise KeyboardInterrupt
+    def _stop(self, number: int):
+        self.asked_by = number
+        if processes.count() == 1:  # several agree on a step first
             self.stopped_by = number
-            self.console.print("Stopping after this step; again to end at once without saving.")
             if self._model is not None:
                 self._model.stop_training = True
-
-        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
 
 def windows(start: int, stop: int, length: int) -> list[tuple[int, int, int]]:

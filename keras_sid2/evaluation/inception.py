@@ -68,7 +68,7 @@ def inception_features(
         return results[layer], results["logits_unbiased"]
 
     name = "inception-v3-fid" if layer == "2048" else f"inception-v3-fid-{layer}"
-    device, _ = backend.devices()  # those that round what goes into a convolution give other features
+    device = backend.device_kind()  # those that round what goes into a convolution give other features
     return Features(name=name, digest=weights_digest(arrays), rule=f"{RULE} on {device}", extract=extract)
 
 

@@ -1,6 +1,6 @@
 """Callbacks for training by steps: an "epoch" of fit is a window of steps between two lines of the log."""
 
-import math
+import errno
 import os
 import pathlib
 import time
@@ -8,76 +8,60 @@ from collections.abc import Callable
 
 import keras
 
+from keras_sid2 import processes, replicas
 from keras_sid2.image_files import image_grid, write_png
 from keras_sid2.training.checkpoints import checkpoints, save_checkpoint
 from keras_sid2.training.optimizer import steps_done
+from keras_sid2.training.sharded_checkpoints import ShardedSaver
 
 
-class NonFiniteLoss(FloatingPointError):
-    """The loss or the gradient of training step `step`, counted from 1, was NaN or infinite."""
+class PortableSaver:
+    """Saves checkpoints with `save_checkpoint`, whose options these are; of several processes the first one writes.
 
-    def __init__(self, message: str, step: int):
-        super().__init__(message)
-        self.step = step
-
-
-class StopOnNonFinite(keras.callbacks.Callback):
-    """Stops fit at the first step whose loss or gradient norm is NaN or infinite.
-
-    It reads each step's values one step late, so that an accelerator never waits for the host: by then the next step
-    is under way. That does no harm, since `EmaAdam` applies no gradient that is not finite.
+    All of them call alike, at the same steps.
     """
 
-    def __init__(self):
-        super().__init__()
-        self.found: NonFiniteLoss | None = None
-        self._unread = None
-        self._before_epoch = self._step = 0
+    def __init__(self, directory: str | os.PathLike, *, keep: int, keep_every: int = 0, about: dict | None = None):
+        self._directory, self._options = directory, {"keep": keep, "keep_every": keep_every, "about": about}
 
-    def on_train_begin(self, logs=None):
-        self._step = steps_done(self.model)
-        self.model.non_finite = None
+    def check(self, model):
+        """ValueError unless this process has all of the model."""
+        split = [v.path for v in model.variables if not getattr(v.value, "is_fully_replicated", True)]
+        if split and processes.count() > 1:
+            raise ValueError(
+                f"Each of the {processes.count()} processes holds a part of {split[0]}, so none can write a portable "
+                "checkpoint: save sharded ones (--checkpoints=sharded)."
+            )
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self._before_epoch = self._step
+    def save(self, model):
+        """Returns when it is on the disk; OSError, on every process, if it cannot be."""
+        error = None
+        if processes.index() == 0:
+            try:
+                save_checkpoint(model, self._directory, **self._options)
+            except OSError as caught:
+                error = caught
+        else:
+            replicas.help_saving(model)
+        failed = processes.summed(int(error is not None))
+        if error is not None:
+            raise error
+        if failed:
+            raise OSError(errno.EIO, "the first process could not write it")
 
-    def on_train_batch_end(self, batch, logs=None):
-        self._read()
-        self._step = self._before_epoch + batch + 1
-        self._unread = (self._step, logs)
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._read()
-
-    def _read(self):
-        if self._unread is None or self.found:
-            return
-        (step, logs), self._unread = self._unread, None
-        for name in ("loss", "gradient_norm"):
-            value = float(logs.get(name, 0.0))
-            if not math.isfinite(value):
-                bins = [key for key in logs if key.startswith("loss_logsnr") and not math.isfinite(float(logs[key]))]
-                self.found = NonFiniteLoss(
-                    f"{name} is {value} at training step {step}{' in ' + ', '.join(bins) if bins else ''}: training "
-                    "stopped. Usual causes: a learning rate that is too high, float16, images outside [-1, 1], labels "
-                    "outside the classes.",
-                    step,
-                )
-                self.model.non_finite = self.found
-                self.model.stop_training = True
-                return
-
-    def raise_if_stopped(self):
-        """NonFiniteLoss, a FloatingPointError, with what happened, if it did."""
-        if self.found:
-            raise self.found
+    def wait(self):
+        """Nothing is under way."""
 
 
 class SaveCheckpoints(keras.callbacks.Callback):
     """Saves at window ends whose step `every` divides, and at the end of fit, but nothing after a NonFiniteLoss.
 
     A checkpoint that cannot be written, as on a full disk, is told and training goes on: the one before is whole, and
-    the next may fit. At the end of fit the OSError is raised.
+    the next may fit. At the end of fit the OSError is raised. A sharded one is written while training goes on, and what
+    goes wrong with it is told when the next one begins; the end of fit waits for it.
+
+    Of several processes each has this callback. Raises ValueError when fit begins if each of them holds a part of the
+    model only and checkpoints are to be portable.
 
     Args:
         directory: of the checkpoints.
@@ -86,6 +70,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         keep_every: those whose step it divides are kept for good; 0: none.
         about: goes into each manifest, plain values.
         note: called with a sentence when a checkpoint could not be written.
+        sharded: whether they are sharded (jax), and not portable.
     """
 
     def __init__(
@@ -97,13 +82,17 @@ class SaveCheckpoints(keras.callbacks.Callback):
         keep_every: int = 0,
         about: dict | None = None,
         note: Callable[[str], None] = print,
+        sharded: bool = False,
     ):
         super().__init__()
-        self.directory, self.every, self.keep, self.keep_every = directory, every, keep, keep_every
-        self.about, self.note = about, note
-        self._saved = None
+        self.directory, self.every, self.note = directory, every, note
+        self.saver = (ShardedSaver if sharded else PortableSaver)(
+            directory, keep=keep, keep_every=keep_every, about=about
+        )
+        self._saved = self._begun = None
 
     def on_train_begin(self, logs=None):
+        self.saver.check(self.model)
         self._saved = steps_done(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -111,25 +100,45 @@ class SaveCheckpoints(keras.callbacks.Callback):
             try:
                 self._save()
             except OSError as error:
-                self.note(f"{self._failed(error)} Training goes on, and the next one will be tried.")
+                self._tell(error)
 
     def on_train_end(self, logs=None):
+        self._settle()
         try:
             self._save()
+            self._wait()
         except OSError as error:
             raise OSError(error.errno, self._failed(error)) from error
+
+    def _tell(self, error: OSError):
+        self.note(f"{self._failed(error)} Training goes on, and the next one will be tried.")
 
     def _failed(self, error: OSError) -> str:
         whole = checkpoints(self.directory)
         last = f"the last whole one is {whole[-1]}" if whole else "there is none before it"
         reason = error.strerror or str(error).strip().splitlines()[0]
-        return f"The checkpoint of step {steps_done(self.model)} could not be written ({reason}); {last}."
+        return f"The checkpoint of step {self._begun} could not be written ({reason}); {last}."
 
     def _save(self):
-        if steps_done(self.model) != self._saved and self.model.non_finite is None:
-            kept = {"keep": self.keep, "keep_every": self.keep_every}
-            save_checkpoint(self.model, self.directory, about=self.about, **kept)
-            self._saved = steps_done(self.model)
+        if self.model.non_finite is None and steps_done(self.model) != self._saved:
+            self._settle()
+            self._begun = steps_done(self.model)
+            self.saver.save(self.model)
+            self._saved = self._begun
+
+    def _settle(self):
+        """Waits for the one that is being written, and tells if it cannot be."""
+        try:
+            self._wait()
+        except OSError as error:
+            self._tell(error)
+
+    def _wait(self):
+        try:
+            self.saver.wait()
+        except OSError:
+            self._saved = None
+            raise
 
 
 class SampleGrids(keras.callbacks.Callback):

@@ -1,31 +1,36 @@
 """Checkpoints of a run: a folder a step, written whole or not at all, that says itself whether it is sound.
 
     step_0000000500/model.keras      configuration, weights, optimizer with its averages and its step counter
-    step_0000000500/manifest.json    step, bytes and SHA-256 of the other file, versions, and what the run adds
+    step_0000000500/manifest.json    step, bytes and SHA-256 of the other files, versions, and what the run adds
 
-Both are written under another name, flushed to the disk, and renamed together. model.keras is all that a run is, since
-its noise and its data are functions of (seed, step); it loads on any backend, and nothing in it is unpickled.
+They are written under another name, flushed to the disk, and renamed together. model.keras is all that a run is, since
+its noise and its data are functions of (seed, step); it loads on any backend, and nothing in it is unpickled. A sharded
+checkpoint (sharded_checkpoints.py, jax) has model.json and arrays/ in its place, and all else alike.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import h5py
 import keras
 
+from keras_sid2 import replicas
 from keras_sid2.files import umask
 from keras_sid2.training.optimizer import steps_done
 from keras_sid2.version import __version__
 
 MODEL, MANIFEST = "model.keras", "manifest.json"
+CONFIG, ARRAYS = "model.json", "arrays"  # of a sharded one
+PORTABLE, SHARDED = 1, 2  # formats
 _NAME = re.compile(r"step_(\d{10})")
-_FORMAT = 1
 
 
 def checkpoints(directory: str | os.PathLike) -> list[pathlib.Path]:
@@ -40,6 +45,11 @@ def checkpoint_step(path: str | os.PathLike) -> int:
     return int(_NAME.fullmatch(pathlib.Path(path).name).group(1))
 
 
+def checkpoint_path(directory: str | os.PathLike, step: int) -> pathlib.Path:
+    """Where the checkpoint of a step lies, or would."""
+    return pathlib.Path(directory) / f"step_{step:010d}"
+
+
 def save_checkpoint(
     model, directory: str | os.PathLike, *, keep: int, keep_every: int = 0, about: dict | None = None
 ) -> pathlib.Path:
@@ -49,32 +59,79 @@ def save_checkpoint(
     """
     directory, step = pathlib.Path(directory), steps_done(model)
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"step_{step:010d}"
+    path = checkpoint_path(directory, step)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=directory))
     try:
-        model.save(temporary / MODEL)
-        _write_manifest(temporary, step, about)
+        replicas.save(model, temporary / MODEL)
         temporary.chmod(0o777 & ~umask())
-        if path.exists():  # the same step, saved once more: a rename is all that lies between the two
-            os.rename(path, temporary.with_name(f"{temporary.name}-old"))
-        os.rename(temporary, path)
-        _flush(directory)
+        finish_checkpoint(temporary, path, version=PORTABLE, about=about)
     finally:
-        for left in (temporary, temporary.with_name(f"{temporary.name}-old")):
-            shutil.rmtree(left, ignore_errors=True)
-    for old in checkpoints(directory)[:-keep]:
-        if not keep_every or checkpoint_step(old) % keep_every:
-            shutil.rmtree(old)
+        shutil.rmtree(temporary, ignore_errors=True)
+    prune(directory, keep=keep, keep_every=keep_every)
     return path
 
 
-def _write_manifest(folder: pathlib.Path, step: int, about: dict | None):
-    _flush(folder / MODEL)
-    file = {"bytes": (folder / MODEL).stat().st_size, "sha256": _sha256(folder / MODEL)}
+def finish_checkpoint(
+    temporary: pathlib.Path,
+    path: pathlib.Path,
+    *,
+    version: int,
+    about: dict | None = None,
+    files: dict[str, dict] | None = None,
+):
+    """Gives the written folder `temporary` its manifest, and then the name `path` beside it.
+
+    `files` are entries of the manifest that are known already, by names within the folder. OSError if the disk fails.
+    """
+    _write_manifest(temporary, checkpoint_step(path), version, about, files or {})
+    before = temporary.with_name(f"{temporary.name}-old")
+    try:
+        if path.exists():  # the same step, saved once more: a rename is all that lies between the two
+            os.rename(path, before)
+        os.rename(temporary, path)
+        _flush(path.parent)
+    finally:
+        shutil.rmtree(before, ignore_errors=True)
+
+
+def prune(directory: pathlib.Path, *, keep: int, keep_every: int):
+    """Removes all checkpoints but the `keep` newest, and those whose step `keep_every` divides."""
+    for old in checkpoints(directory)[:-keep]:
+        if not keep_every or checkpoint_step(old) % keep_every:
+            going = old.with_name(f".writing-{old.name}-removed")  # so that a kill leaves no half of one
+            os.rename(old, going)
+            shutil.rmtree(going)
+
+
+def _write_manifest(folder: pathlib.Path, step: int, version: int, about: dict | None, known: dict[str, dict]):
+    for parent, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            _flush(pathlib.Path(parent, name))
+        if parent != str(folder):
+            _flush(pathlib.Path(parent))
+    files = {name: known.get(name) or file_entry(folder / name) for name in _names(folder)}
     versions = {"keras_sid2": __version__, "keras": keras.__version__, "backend": keras.backend.backend()}
-    manifest = {"format": _FORMAT, "step": step, "files": {MODEL: file}, "versions": versions, **(about or {})}
+    manifest = {"format": version, "step": step, "files": files, "versions": versions, **(about or {})}
+    manifest["sha256"] = _manifest_digest(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     _flush(folder / MANIFEST)
+    _flush(folder)
+
+
+def _names(folder: pathlib.Path) -> list[str]:
+    """All files in a folder, as paths within it."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def file_entry(path: pathlib.Path) -> dict:
+    """What a manifest says of a file."""
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _manifest_digest(manifest: dict) -> str:
+    """SHA-256 of all that a manifest says but this."""
+    told = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _flush(path: pathlib.Path):
@@ -94,26 +151,50 @@ def _sha256(path: pathlib.Path) -> str:
 def fault(path: str | os.PathLike) -> str | None:
     """What is wrong with a checkpoint, in a few words, after reading all of it; None if it is sound.
 
-    OSError if the disk does not answer, which says nothing of the checkpoint; ValueError for one of a newer version.
+    Files that its manifest does not list are passed over, as by whoever loads it. OSError if the disk does not answer,
+    which says nothing of the checkpoint; ValueError for one of a newer version.
     """
     path = pathlib.Path(path)
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-        step, version, told = int(manifest["step"]), int(manifest["format"]), manifest["files"][MODEL]
-        size, expected, digest = (path / MODEL).stat().st_size, int(told["bytes"]), str(told["sha256"])
-    except FileNotFoundError as error:
-        return f"{pathlib.Path(error.filename).name} is missing"
-    except (ValueError, KeyError, TypeError):
+        step, version = int(manifest["step"]), int(manifest["format"])
+        files = {name: (int(told["bytes"]), str(told["sha256"])) for name, told in manifest["files"].items()}
+        digest = manifest.get("sha256")
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (ValueError, KeyError, TypeError, AttributeError):
         return "its manifest cannot be read"
+    # Portable ones of earlier versions have no digest of their own.
+    if digest != _manifest_digest(manifest) and (digest is not None or version != PORTABLE):
+        return "its manifest is damaged"
     if step != checkpoint_step(path):
         return "its manifest is of another step"
-    if size != expected:
-        return f"{MODEL} has {size} bytes and not {expected}"
-    if _sha256(path / MODEL) != digest:
-        return f"{MODEL} has another SHA-256 than when it was written"
-    if version > _FORMAT:
+    if version > SHARDED:
         raise ValueError(f"{path} was written by a newer version of keras_sid2, in format {version}: use that one.")
+    if not _lists_a_model(files):
+        return "its manifest lists no model"
+    for wrong in (_wrong_size, _wrong_digest):  # the quick one first
+        for name, told in files.items():
+            if found := wrong(path, name, *told):
+                return found
     return None
+
+
+def _lists_a_model(files: dict) -> bool:
+    return MODEL in files or (CONFIG in files and any(name.startswith(f"{ARRAYS}/") for name in files))
+
+
+def _wrong_size(path: pathlib.Path, name: str, size: int, _) -> str | None:
+    try:
+        found = (path / name).stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{name} is missing"
+    return None if found == size else f"{name} has {found} bytes and not {size}"
+
+
+def _wrong_digest(path: pathlib.Path, name: str, _, digest: str) -> str | None:
+    same = _sha256(path / name) == digest
+    return None if same else f"{name} has another SHA-256 than when it was written"
 
 
 def newest_sound(directory: str | os.PathLike, note: Callable[[str], None], *, set_aside: bool) -> pathlib.Path | None:
@@ -166,14 +247,41 @@ def check_weights_file(path: str | os.PathLike, *, expected: int):
 
 
 def load_model(path: str | os.PathLike):
-    """The SiD2Model in a checkpoint or a `.keras` file; ValueError, in one sentence, if there is none to be read."""
+    """The SiD2Model in a checkpoint or a `.keras` file; ValueError, in one sentence, if there is none to be read.
+
+    On jax each process reads the parts of a sharded checkpoint that lie on its devices; the other backends cannot.
+    """
     path = pathlib.Path(path)
+    if (path / ARRAYS).is_dir():
+        from keras_sid2.training.sharded_checkpoints import load_sharded
+
+        with _alike():
+            return _checked(load_sharded(path), path)
     file = path / MODEL if path.is_dir() else path
     try:
-        model = keras.saving.load_model(file)
+        with _alike():
+            model = keras.saving.load_model(file)
     except Exception as error:  # keras raises many kinds, from zip's, h5py's and its own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{file} is no .keras file of a SiD2Model that can be read: {reason}") from error
+    return _checked(model, file)
+
+
+@contextlib.contextmanager
+def _alike() -> Iterator[None]:
+    """Weights made in it, before they are loaded, are the same in all processes: jax refuses others on a common mesh.
+
+    keras draws the seeds of its initializers from Python's random numbers, which are as before behind it.
+    """
+    state = random.getstate()
+    random.seed(0)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def _checked(model, path: pathlib.Path):
     if not hasattr(model, "generate"):
-        raise ValueError(f"{file} holds a {type(model).__name__}, not a SiD2Model.")
+        raise ValueError(f"{path} holds a {type(model).__name__}, not a SiD2Model.")
     return model

@@ -19,8 +19,8 @@ from keras import ops
 from keras_sid2 import backend, random, replicas
 from keras_sid2.serialization import register, settings
 
-# On torch keras swaps in a class that updates all variables in one kernel. Nothing is initialised here: that would start
-# the backend, which several processes must not do on their own.
+# On torch keras swaps in a class that updates all variables in one kernel. No optimizer is made to find it: that would
+# start the backend, and several processes have to find one another first.
 _Adam = type(keras.optimizers.Adam.__new__(keras.optimizers.Adam))
 
 

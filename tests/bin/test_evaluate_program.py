@@ -1,6 +1,8 @@
 """sid2-evaluate as a user starts it."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ from training_helpers import fit_steps, stripes, tiny_model
 
 import pipelines
 from keras_sid2.bin import evaluate as program
+from keras_sid2.bin import signals, sweep
 from keras_sid2.image_files import write_npz
 from keras_sid2.training.checkpoints import save_checkpoint
 
@@ -119,6 +122,26 @@ def test_a_sweep_finds_a_setting_and_is_not_done_twice(folder, capsys):
     assert evaluate(folder, *texts) == 0
     again = capsys.readouterr()
     assert again.err.count("of 12: ") == 1 and again.out == first.out
+
+
+def test_a_signal_ends_a_sweep_and_the_same_command_goes_on(looking, folder, capsys, monkeypatch):
+    given = (f"--workdir={folder / 'run'}", f"--reference={folder / 'real.npz'}", "--features=own_features:rows")
+    texts = (*given, "--num_images=60", "--num_steps=2", "--sweep", "--sweep_scales=1,2", f"--out={folder / 'stopped'}")
+    add = sweep._Lines.add
+
+    def signalled(lines, measurement):
+        add(lines, measurement)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep._Lines, "add", signalled)
+        with pytest.raises(signals.Interrupted):
+            evaluate(folder, *texts)
+    assert len((folder / "stopped.jsonl").read_text().splitlines()) == 1 and not (folder / "stopped.json").exists()
+    monkeypatch.setattr(signals, "_came", None)
+    capsys.readouterr()
+    assert evaluate(folder, *texts) == 0
+    assert "1 of 2: " not in (said := capsys.readouterr().err) and "2 of 2: " in said
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """A run that nothing can spoil: locks, damaged checkpoints, losses that are not finite, and its log of time."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -12,27 +11,21 @@ import numpy as np
 import pytest
 from keras import ops
 from rich.console import Console
-from training_helpers import same_weights
+from training_helpers import register_tiny_digits, same_weights
 
 import pipelines
-from keras_sid2 import AdamRecipe
 from keras_sid2.bin.goodput import KINDS, peak_of
 from keras_sid2.bin.run_lock import locked
 from keras_sid2.bin.skipping import Skipped
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.bin.training_run import TrainingRun
-from keras_sid2.training import find_preset, preset, register_preset
+from keras_sid2.training import find_preset, preset
 from keras_sid2.training.checkpoints import MODEL, checkpoint_step, checkpoints, unsound
 
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny_digits():
-
-    full = find_preset("sid2_digits")
-    levels = [{**level, "channels": 8, "blocks": 1, "head_dim": None} for level in full.network["levels"]]
-    network = {**full.network, "levels": levels, "embedding_dim": 16}
-    recipe = AdamRecipe(learning_rate=1e-3, warmup_steps=2)
-    register_preset(dataclasses.replace(full, name="tiny_digits", network=network, num_steps=2, recipe=recipe))
+    register_tiny_digits()
     yield
     del preset._REGISTRY["tiny_digits"]
 
@@ -96,7 +89,9 @@ def test_a_run_without_any_sound_checkpoint_does_not_begin_anew_by_itself(data, 
 
 
 class Poisoned(TrainingRun):
-    """A run whose data has a batch of NaN; `without` one leaves it out from the first."""
+    """A run whose data has a batch, by its number, that is multiplied by something."""
+
+    poison = (6, float("nan"))
 
     def dataset(self, split, bad_records, *, start_step=0, **options):
         import tensorflow as tf
@@ -106,7 +101,7 @@ class Poisoned(TrainingRun):
 
         def poisoned(number, batch):
             image = tf.cast(batch["image"], "float32") / 127.5 - 1.0
-            return {**batch, "image": tf.where(number == 6, np.float32("nan"), image)}
+            return {**batch, "image": tf.where(number == self.poison[0], np.float32(self.poison[1]), 1.0) * image}
 
         return tf.data.Dataset.zip(numbers, batches).map(poisoned)
 
@@ -133,6 +128,35 @@ def test_or_goes_back_and_leaves_the_batch_out(poisoned, tmp_path):
     (tmp_path / "known" / "skipped.json").write_text("[6]")
     known = poisoned("known")  # a run that leaves it out from the first never sees a NaN
     assert same_weights(known.train(), model)
+
+
+@pytest.fixture
+def exploding(poisoned, monkeypatch):
+    monkeypatch.setattr(Poisoned, "poison", (26, 1000.0))
+    return lambda **changes: poisoned(log_every=5, checkpoint_every=10, steps=30, **changes)
+
+
+def test_a_loss_that_explodes_stops_with_step_bin_and_last_checkpoint(exploding):
+    run = exploding()
+    what = r"loss is .* at training step 27, .* times the .* in loss_logsnr_.*step_0000000020\."
+    with pytest.raises(FloatingPointError, match=what):
+        run.train()
+    assert checkpoint_step(checkpoints(run.checkpoint_dir)[-1]) == 20
+
+
+def test_or_goes_back_from_it_too(exploding, tmp_path):
+    run = exploding(on_nan="skip")
+    run.train()
+    assert json.loads((tmp_path / "run" / "skipped.json").read_text()) == [26]
+    assert "The batch of step 27 is left out" in run.console.export_text()
+    assert checkpoint_step(checkpoints(run.checkpoint_dir)[-1]) == 30
+
+
+@pytest.mark.backend_free
+def test_or_is_let_pass(exploding):
+    run = exploding(explosion_factor=0.0)
+    run.train()
+    assert checkpoint_step(checkpoints(run.checkpoint_dir)[-1]) == 30
 
 
 class Exploding(TrainingRun):
@@ -221,6 +245,7 @@ def test_the_peak_of_a_device_is_that_of_its_kind():
 def test_wrong_settings_are_refused(data, tmp_path):
     for changes, sentence in (
         ({"on_nan": "ignore"}, "--on_nan must be stop or skip, got 'ignore'"),
+        ({"explosion_factor": 1.0}, "--explosion_factor must be above 1, or 0 for never, got 1.0"),
         ({"peak_tflops": 0.0}, "--peak_tflops must be positive, got 0.0"),
         ({"keep_every": 3}, "--keep_every must be a multiple of --log_every"),
     ):

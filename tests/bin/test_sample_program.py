@@ -1,6 +1,7 @@
 """sid2-sample: its files, its continuation, its refusals; in this process where no signal or exit code is looked at."""
 
 import io
+import os
 import pathlib
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from rich.console import Console
 from training_helpers import fit_steps, tiny_model
 
 from keras_sid2 import DDIMSampler, DDPMSampler, Guidance, HeunSampler, ScaleCurve
-from keras_sid2.bin import sample, sampling_flags
+from keras_sid2.bin import sample, sampling_flags, signals
 from keras_sid2.bin.common import SamplingProgress
 from keras_sid2.image_files import NpzPieces, write_npz, write_png
 from keras_sid2.image_reading import iterate_pngs, read_images
@@ -182,6 +183,25 @@ def test_interrupted_after_a_piece_it_goes_on_to_the_same_bytes(workdir, tmp_pat
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
     assert np.concatenate(list(iterate_pngs(tmp_path / "a", 50))).tolist() == images_of(tmp_path / "a.npz")
+
+
+def test_after_a_signal_the_batch_that_is_drawn_is_kept(looking, workdir, tmp_path, monkeypatch):
+    draw(*request(workdir, tmp_path / "whole"))
+    add = NpzPieces.add
+
+    def signalled(pieces, images, labels):
+        if pieces.done == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        add(pieces, images, labels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NpzPieces, "add", signalled)
+        code, said = draw(*request(workdir, tmp_path / "a"))
+    assert code == 143 and "interrupted; 8 of 20 images are in" in said
+    monkeypatch.setattr(signals, "_came", None)
+    code, said = draw(*request(workdir, tmp_path / "a"))
+    assert code == 0 and "8 of 20 images are there already" in said
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
 
 
 def test_another_request_does_not_go_on(workdir, tmp_path):

@@ -143,6 +143,7 @@ def test_bfloat16_runs_and_its_checkpoint_keeps_the_policy(data, tmp_path):
         ({"ema_decay": 1.5}, ValueError, r"ema_decay must be in \[0, 1\)"),
         ({"precision": "float8"}, ValueError, "--precision must be one of float32, mixed_bfloat16"),
         ({"checkpoint_every": 6}, ValueError, r"--checkpoint_every must be a multiple of --log_every \(4\), got 6"),
+        ({"checkpoints": "both"}, ValueError, "--checkpoints must be portable or sharded, got 'both'"),
         ({"seed": -1}, ValueError, r"--seed must be in \[0, 2\*\*32\), got -1"),
         (dict(measure_every=3), ValueError, "--measure_every must be a multiple of --log_every"),
         (dict(measure_features="fid"), ValueError, "Features must be inception, classifier, or MODULE:FUNCTION"),

@@ -1,8 +1,10 @@
 """Run by test_on_a_mesh.py on eight virtual devices: the same training and sampling on one device and on meshes.
 
-python mesh_program.py OUT writes OUT/<case>.npz for each case, and OUT/refused.json.
+python mesh_program.py OUT writes OUT/<case>.npz for each case, OUT/<case>_in_parts.npz for those whose gradient is
+accumulated, and OUT/refused.json.
 """
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -18,6 +20,7 @@ from keras_sid2 import AdamRecipe
 from keras_sid2.distribution import Mesh, bytes_on_devices, check_model, distributed
 
 CASES = ("data:1", "data:8", "fsdp:8", "data:2,fsdp:2,model:2")
+IN_PARTS = ("data:1", "data:4,fsdp:2")
 LEVELS = (
     {"kind": "res", "channels": 64, "blocks": 1},
     {"kind": "transformer", "channels": 128, "blocks": 1, "head_dim": 32, "dropout": 0.1},
@@ -31,9 +34,10 @@ def name(case: str) -> str:
     return case.replace(":", "")
 
 
-def model():
+def model(parts: int = 1):
     keras.utils.set_random_seed(0)
-    return tiny_model(network=tiny_network(levels=LEVELS, embedding_dim=128), recipe=RECIPE)
+    recipe = dataclasses.replace(RECIPE, accumulation_steps=parts)
+    return tiny_model(network=tiny_network(levels=LEVELS, embedding_dim=128), recipe=recipe)
 
 
 class OneBatch(keras.utils.PyDataset):
@@ -79,6 +83,17 @@ def run(case: str, out: pathlib.Path) -> dict:
         result["images"] = trained.generate(np.arange(9) % 3, num_steps=4, seed=1)
         result["evaluation"] = trained.evaluate(*stripes(32), batch_size=16, verbose=0, return_dict=True)["loss"]
     return result
+
+
+def run_in_parts() -> dict:
+    """Ten steps of 32 images in four parts: on eight devices, one image each at a time."""
+    trained, losses = model(parts=4), Losses()
+    trained.fit(*stripes(32), batch_size=32, shuffle=False, epochs=10, verbose=0, callbacks=[losses])
+    return {
+        "losses": losses.values,
+        "weights": flat(trained.trainable_variables),
+        "averages": flat(trained.averages()),
+    }
 
 
 def compiled_train_step() -> str:
@@ -130,6 +145,9 @@ def main(out: pathlib.Path):
     for case in CASES:
         with distributed(Mesh.parse(case)):
             np.savez(out / f"{name(case)}.npz", **run(case, out))
+    for case in IN_PARTS:
+        with distributed(Mesh.parse(case)):
+            np.savez(out / f"{name(case)}_in_parts.npz", **run_in_parts())
     (out / "refused.json").write_text(json.dumps(refusals()))
 
 

@@ -58,7 +58,10 @@ def flat(variables) -> np.ndarray:
 def saved_and_loaded(model) -> np.ndarray:
     """All variables after a round through a file, which the first process alone writes."""
     path = OUT / f"{keras.backend.backend()}_{COUNT}.keras"
-    replicas.save(model, path)
+    if INDEX == 0:
+        replicas.save(model, path)
+    else:
+        replicas.help_saving(model)
     processes.wait_for_all()
     return flat(keras.saving.load_model(path).optimizer.variables)
 

@@ -58,11 +58,13 @@ def test_sizes_are_integers_from_one(size):
 def test_a_mesh_of_several_devices_is_refused_where_it_cannot_be():
     message = {
         "jax": r"The mesh data:1,fsdp:7,model:1 is one of 7 devices, and there are \d+\.",
-        "tensorflow": "The mesh data:1,fsdp:7,model:1 needs the jax backend, got tensorflow, which this library .*",
-        "torch": "The mesh data:1,fsdp:7,model:1 needs the jax backend, got torch, which this library trains on one .*",
+        "tensorflow": "The mesh data:1,fsdp:7,model:1 needs the jax backend, got tensorflow, which can do meshes .*",
+        "torch": "The mesh data:1,fsdp:7,model:1 needs the jax backend, got torch, which can do meshes along data .*",
     }[BACKEND]
     with pytest.raises(ValueError, match=f"^{message}$"), distributed(Mesh(fsdp=7)):
         raise AssertionError("accepted")
+    with pytest.raises(ValueError, match=r"The mesh data:7,.* is one of 7 devices, and there are \d+\."):
+        distribute(Mesh(data=7))
     assert keras.distribution.distribution() is None
 
 

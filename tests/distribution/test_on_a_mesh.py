@@ -53,6 +53,13 @@ def test_training_is_that_of_one_device(cases, case):
         np.testing.assert_allclose(cases[case][part], cases[ONE][part], atol=1e-5, err_msg=part)
 
 
+def test_accumulation_on_a_mesh_is_that_of_one_device(out):
+    one, mesh = (dict(np.load(out / f"{case}_in_parts.npz")) for case in (ONE, "data4,fsdp2"))
+    assert one["losses"][-1] < 0.9 * one["losses"][0]
+    for part in ("losses", "weights", "averages"):
+        np.testing.assert_allclose(mesh[part], one[part], atol=1e-5, err_msg=part)
+
+
 def test_images_and_evaluation_are_those_of_one_device(cases):
     np.testing.assert_allclose(cases[ALL]["images"].astype(int), cases[ONE]["images"], atol=1)
     assert np.ptp(cases[ONE]["images"]) > 50

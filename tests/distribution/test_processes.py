@@ -2,34 +2,16 @@
 
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from helpers import BACKEND
+from helpers import BACKEND, free_ports
 
 HERE = pathlib.Path(__file__).parent
 
 pytestmark = pytest.mark.slow
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that nobody listens on."""
-    while True:
-        sockets = [socket.socket() for _ in range(count)]
-        try:
-            sockets[0].bind(("127.0.0.1", 0))
-            first = sockets[0].getsockname()[1]
-            for i, other in enumerate(sockets[1:], 1):
-                other.bind(("127.0.0.1", first + i))
-            return first
-        except OSError:
-            continue
-        finally:
-            for each in sockets:
-                each.close()
 
 
 def run(out: pathlib.Path, mesh: str, count: int, devices: int = 1) -> list[dict]:

@@ -1,7 +1,7 @@
 """Kills a run with SIGKILL at random moments, continues it, and compares its end with that of a run left alone.
 
     python tests/faults/kill_runs.py --kills=30 --steps=600          about half an hour on two cores
-    KERAS_BACKEND=jax python tests/faults/kill_runs.py --kills=2 --steps=60
+    KERAS_BACKEND=jax python tests/faults/kill_runs.py --kills=2 --steps=60 --checkpoints=sharded
 
 Weights, averages, optimizer state and the loss of every window must be equal to the bit. Half of the kills come while a
 checkpoint is being written. Prints one line a kill, and ends with 1 at the first difference.
@@ -27,10 +27,12 @@ def define():
     flags.DEFINE_integer("kills", 30, "how many", lower_bound=1)
     flags.DEFINE_integer("steps", 600, "of the run", lower_bound=10)
     flags.DEFINE_integer("seed", 0, "of the moments")
+    flags.DEFINE_enum("checkpoints", "portable", ["portable", "sharded"], "as sid2-train's")
 
 
 def command(data, workdir, steps):
     every = ("--log_every=5", "--checkpoint_every=5", "--sample_every=0", "--keep_checkpoints=2")
+    every += (f"--checkpoints={FLAGS.checkpoints}",)
     what = (f"--data={data}", f"--workdir={workdir}", f"--steps={steps}", "--preset=sid2_digits", "--batch_size=8")
     return [sys.executable, "-m", "keras_sid2.bin.train", *what, "--eval_every=1000000", *every]
 

@@ -1,0 +1,299 @@
+"""Sharded checkpoints (jax): each process writes what its devices hold, through Orbax, while training goes on.
+
+    step_0000000500/model.json       configuration of the model and its optimizer, as keras serialises them
+    step_0000000500/arrays/          all variables of both
+    step_0000000500/manifest.json    as a portable checkpoint's, with bytes and SHA-256 of every file
+
+Saving waits until the values are on the host, and no longer. A thread then writes them; when all processes have, the
+first one adds the manifest and gives the folder its name. They may be loaded on any number of devices and processes.
+
+The processes of a run call alike, at the same steps, and see the same folder. What one of them cannot do fails on all.
+"""
+
+import asyncio
+import errno
+import itertools
+import json
+import logging
+import os
+import pathlib
+import shutil
+import threading
+from collections.abc import Sequence
+
+import keras
+
+from keras_sid2 import backend, processes
+from keras_sid2.training.checkpoints import (
+    ARRAYS,
+    CONFIG,
+    SHARDED,
+    checkpoint_path,
+    file_entry,
+    finish_checkpoint,
+    prune,
+    remove_unfinished,
+)
+from keras_sid2.training.optimizer import steps_done
+
+_WRITING = ".writing-"
+_PART = ".part_{}.json"  # what a process says of its files, when all of them are written
+_BESIDES = 4096  # bytes, about, that Orbax writes of a variable beside its values
+_LONGEST_WAIT = 3600  # seconds that processes may differ in writing their parts
+
+
+def check_available():
+    """ValueError on another backend than jax, ImportError without Orbax; each a sentence that says what to do."""
+    if backend.name() != "jax":
+        raise ValueError(
+            f"Sharded checkpoints need the jax backend, got {backend.name()}: set KERAS_BACKEND=jax, or save portable "
+            "ones (--checkpoints=portable)."
+        )
+    try:
+        import orbax.checkpoint  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"Sharded checkpoints need Orbax ({error}): pip install 'keras_sid2[orbax]'.") from error
+
+
+class ShardedSaver:
+    """Saves checkpoints of a model behind its training, one at a time.
+
+    Args:
+        directory: of the checkpoints.
+        keep: how many of the newest to keep.
+        keep_every: those whose step it divides are kept for good; 0: none.
+        about: goes into each manifest, plain values.
+    """
+
+    def __init__(self, directory: str | os.PathLike, *, keep: int, keep_every: int = 0, about: dict | None = None):
+        check_available()
+        self._directory, self._about = pathlib.Path(directory).absolute(), about
+        self._kept = {"keep": keep, "keep_every": keep_every}
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def check(self, model):
+        """Any model will do."""
+
+    def save(self, model):
+        """Begins to save the model as it is, and returns when its values are copied.
+
+        It waits for the one before. OSError, on every process, if that or the beginning of this one fails.
+        """
+        self.wait()
+        path = checkpoint_path(self._directory, steps_done(model))
+        temporary = path.with_name(f"{_WRITING}{path.name}-{next(_numbers)}")
+        _quiet_loggers()
+        try:
+            if processes.index() == 0:
+                _make(temporary, model)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            self._error = error
+        self._raise_together()
+        handler, writing = _handler(), []
+        try:
+            writing = _begin_writing(handler, temporary / ARRAYS, arrays(model))
+        except Exception as error:  # tensorstore and asyncio raise many kinds
+            self._error = error
+        last = (handler, writing, temporary, path)
+        self._thread = threading.Thread(target=self._finish, args=last, name=f"save_{path.name}")
+        _also_at_exit(self._thread)
+        self._thread.start()
+
+    def wait(self):
+        """Returns when the one that was begun is on the disk; OSError, on every process, if it is not."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            self._raise_together()
+
+    def _raise_together(self):
+        error, self._error = self._error, None
+        failed = processes.summed(int(error is not None))
+        if error is not None:
+            raise _as_os_error(error) from error
+        if failed:
+            raise OSError(errno.EIO, "another process could not write its part")
+
+    def _finish(self, handler, writing: Sequence, temporary: pathlib.Path, path: pathlib.Path):
+        """What the thread does: waits until this process's part is written, and on the first one, for all parts."""
+        try:
+            for part in writing:
+                part.result()
+            if self._error is None:
+                _tell_part(temporary)
+        except Exception as error:
+            self._error = error
+        try:
+            _meet(temporary.name)  # also after an error, for others wait here
+            if processes.index() == 0:
+                self._commit(handler, temporary, path)
+        except Exception as error:
+            self._error = self._error or error
+
+    def _commit(self, handler, temporary: pathlib.Path, path: pathlib.Path):
+        from etils import epath
+
+        try:
+            if self._error is None:
+                parts = _parts(temporary)
+                handler.finalize(epath.Path(temporary / ARRAYS))
+                finish_checkpoint(temporary, path, version=SHARDED, about=self._about, files=parts)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        prune(self._directory, **self._kept)
+
+
+# Of the saves of a process, alike in all: what Orbax still does for one that failed must not come into the next one.
+_numbers = itertools.count()
+_threads: list[threading.Thread] = []
+
+
+def _quiet_loggers():
+    """Keeps Orbax from telling of each array that does not fit on a disk, in pages: it is told once, in a sentence."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_is_of_others)
+
+
+def _is_of_others(record: logging.LogRecord) -> bool:
+    return f"{_WRITING}step_" not in record.getMessage()
+
+
+def _also_at_exit(thread: threading.Thread):
+    """A program that ends while `thread` runs, with an error as it may be, waits for it.
+
+    Python does that anyway, but first it forbids new work to the executors that Orbax works with.
+    """
+    if not _threads:
+        threading._register_atexit(lambda: _threads[0].join())
+    _threads[:] = [thread]
+
+
+def arrays(model) -> dict[str, dict]:
+    """The values of all variables of a compiled model and of its optimizer, by their paths; jax arrays.
+
+    Where several have one path, the second is path#2, and so on.
+    """
+    backend.sync_variables(model)
+    return {part: {key: v.value for key, v in found.items()} for part, found in _variables(model).items()}
+
+
+def _variables(model) -> dict[str, dict]:
+    parts = {"model": model.variables, "optimizer": model.optimizer.variables}
+    return {part: _by_path(variables) for part, variables in parts.items()}
+
+
+def _by_path(variables: Sequence) -> dict:
+    found = {}
+    for variable in variables:
+        key, number = variable.path, 1
+        while key in found:
+            number += 1
+            key = f"{variable.path}#{number}"
+        found[key] = variable
+    return found
+
+
+def _make(temporary: pathlib.Path, model):
+    """The folder, with all but the arrays; OSError if these will not fit on the disk."""
+    remove_unfinished(temporary.parent)
+    (temporary / ARRAYS).mkdir(parents=True)
+    (temporary / CONFIG).write_text(model.to_json())
+    needed = sum(v.value.nbytes + _BESIDES for v in (*model.variables, *model.optimizer.variables))
+    if shutil.disk_usage(temporary).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _handler():
+    import orbax.checkpoint as ocp
+
+    return ocp.PyTreeCheckpointHandler()
+
+
+def _begin_writing(handler, folder: pathlib.Path, values: dict) -> Sequence:
+    """Futures of the writing of this process's part of `values`, which are copied when this returns."""
+    import orbax.checkpoint as ocp
+    from etils import epath
+
+    return asyncio.run(handler.async_save(epath.Path(folder), args=ocp.args.PyTreeSave(values)))
+
+
+def _tell_part(temporary: pathlib.Path):
+    """Says, with the digests of this process's arrays, that its part is whole; so processes share out the reading."""
+    index = processes.index()
+    data = temporary / ARRAYS / f"ocdbt.process_{index}" / "d"  # Orbax's name; what is written there stays as it is
+    files = {path.relative_to(temporary).as_posix(): file_entry(path) for path in data.glob("*") if path.is_file()}
+    (temporary / _PART.format(index)).write_text(json.dumps(files))
+
+
+def _parts(temporary: pathlib.Path) -> dict[str, dict]:
+    """What all processes said; OSError unless all did."""
+    files = {}
+    for index in range(processes.count()):
+        told = temporary / _PART.format(index)
+        if not told.exists():
+            raise OSError(errno.EIO, f"process {index} could not write its part")
+        files |= json.loads(told.read_text())
+        told.unlink()
+    return files
+
+
+def _meet(name: str):
+    """Waits in a thread until all processes are here; what devices do meanwhile does not matter."""
+    import orbax.checkpoint as ocp
+
+    if processes.count() > 1:
+        ocp.multihost.get_barrier_sync_fn()(key=name, timeout_ms=_LONGEST_WAIT * 1000)
+
+
+def _as_os_error(error: Exception) -> OSError:
+    """`error`, or what it says as one; tensorstore tells a full disk in a ValueError."""
+    if isinstance(error, OSError):
+        return error
+    text = str(error).strip()
+    if "RESOURCE_EXHAUSTED" in text or "No space left" in text:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return OSError(errno.EIO, text.splitlines()[0] if text else type(error).__name__)
+
+
+def load_sharded(path: str | os.PathLike):
+    """The model of a sharded checkpoint, on the present mesh, whatever it was saved on.
+
+    Each process reads the parts that lie on its devices. ValueError, in one sentence, if there is none to be read, and
+    on another backend than jax; ImportError without Orbax.
+    """
+    path = pathlib.Path(path).absolute()
+    if backend.name() != "jax":
+        raise ValueError(
+            f"{path} is a sharded checkpoint, which jax alone reads, and this is {backend.name()}: "
+            "KERAS_BACKEND=jax sid2-export --workdir=RUN --out=model.keras makes one file of it that all backends read."
+        )
+    check_available()
+    try:
+        model = keras.models.model_from_json((path / CONFIG).read_text())
+        _restore(model, path / ARRAYS)
+    except Exception as error:  # keras, Orbax and tensorstore raise many kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path} is no sharded checkpoint of a SiD2Model that can be read: {reason}") from error
+    return model
+
+
+def _restore(model, folder: pathlib.Path):
+    """Gives all variables their values; ValueError unless those are as many, of the same paths, shapes and types."""
+    import jax
+    import orbax.checkpoint as ocp
+    from etils import epath
+
+    parts = _variables(model)
+    wanted = jax.tree.map(lambda v: ocp.ArrayRestoreArgs(sharding=v.value.sharding, global_shape=v.shape), parts)
+    empty = jax.tree.map(lambda _: 0, parts)
+    for variable in jax.tree.leaves(parts):
+        variable.value.delete()  # what it began with: there may be no room for both
+    found = _handler().restore(epath.Path(folder), args=ocp.args.PyTreeRestore(empty, restore_args=wanted))
+    for part, variables in parts.items():
+        for key, variable in variables.items():
+            value = found[part][key]
+            if value.dtype != variable.dtype:
+                raise ValueError(f"{key} is {value.dtype}, not {variable.dtype}.")
+            variable.assign(value)

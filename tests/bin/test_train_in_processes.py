@@ -1,0 +1,173 @@
+"""sid2-train in two processes on this machine, on every backend: the run of one process, and none left alone."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from helpers import BACKEND, free_ports
+from training_helpers import register_tiny_digits
+
+import pipelines
+from keras_sid2.bin.train_settings import TrainSettings
+from keras_sid2.bin.training_run import TrainingRun
+from keras_sid2.training import preset
+from keras_sid2.training.checkpoints import checkpoint_step, checkpoints
+
+TESTS = pathlib.Path(__file__).parent.parent
+PROGRAM = """
+from training_helpers import register_tiny_digits
+from keras_sid2.bin.train import run
+
+register_tiny_digits()
+run()
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return str(pipelines.prepare("digits", data_dir=str(tmp_path_factory.mktemp("data"))))
+
+
+class Processes:
+    """sid2-train in `count` processes that have one work directory."""
+
+    def __init__(self, data, workdir, *flags, count=2):
+        every = ("--log_every=1", "--checkpoint_every=4", "--sample_every=4", "--eval_split=test", "--eval_every=4")
+        where = ("--preset=tiny_digits", "--batch_size=16", f"--data={data}", f"--workdir={workdir}")
+        port = free_ports(count)
+        self.started, self.logs = [], [workdir.with_name(f"{workdir.name}_{index}.log") for index in range(count)]
+        for index, log in enumerate(self.logs):
+            own, environment = _own(index, count, port) if count > 1 else ((), {})
+            environment = {
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
+                "OMP_NUM_THREADS": "1",
+                **environment,
+            }
+            command = [sys.executable, "-c", PROGRAM, *where, *every, *own, *flags]
+            with open(log, "w") as stderr:
+                self.started.append(subprocess.Popen(command, stderr=stderr, env=environment))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.started:
+            process.kill()
+            process.wait()
+
+    def codes(self, timeout: float = 300) -> list[int]:
+        return [process.wait(timeout=timeout) for process in self.started]
+
+    def said(self, index: int) -> str:
+        return self.logs[index].read_text()
+
+
+def _own(index: int, count: int, port: int) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Flags and environment of one process."""
+    if BACKEND == "tensorflow":
+        workers = [f"127.0.0.1:{port + i}" for i in range(count)]
+        told = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        return (f"--mesh=data:{count}",), {"TF_CONFIG": json.dumps(told)}
+    if BACKEND == "torch":  # as torchrun sets them
+        told = {
+            "WORLD_SIZE": count,
+            "RANK": index,
+            "LOCAL_RANK": index,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        return (f"--mesh=data:{count}",), {name: str(value) for name, value in told.items()}
+    named = (f"--coordinator=127.0.0.1:{port}", f"--process_count={count}", f"--process_id={index}")
+    return (f"--mesh=data:{count}", *named), {}
+
+
+def lines(workdir) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "goodput.jsonl").read_text().splitlines()]
+
+
+def wait_for_step(run: Processes, workdir, step: int):
+    end = time.monotonic() + 300
+    while not any(checkpoint_step(path) >= step for path in checkpoints(workdir / "checkpoints")):
+        assert time.monotonic() < end and all(process.poll() is None for process in run.started), run.said(0)
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_which_goes_on_alone(data, tmp_path):
+    with Processes(data, tmp_path / "one", "--steps=10", count=1) as run:
+        assert run.codes() == [0], run.said(0)
+    with Processes(data, tmp_path / "moved", "--steps=6") as run:
+        assert run.codes() == [0, 0], run.said(0) + run.said(1)
+        assert "step 4: eval loss" in run.said(0) and "train " not in run.said(1)
+    written = {path.name for path in (tmp_path / "moved").iterdir()}
+    assert written == {"run.json", "checkpoints", "lock", "samples", "tensorboard", "goodput.jsonl"}
+    with Processes(data, tmp_path / "moved", "--steps=10", count=1) as run:
+        assert run.codes() == [0] and "steps 6 to 10" in run.said(0), run.said(0)
+    one, moved = lines(tmp_path / "one"), lines(tmp_path / "moved")
+    assert [line["step"] for line in moved] == list(range(1, 11))
+    for name in ("loss", "gradient_norm", "loss_logsnr_0_5"):
+        np.testing.assert_allclose([a[name] for a in moved], [b[name] for b in one], rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_both_and_a_kill_ends_the_other(data, tmp_path):
+    with Processes(data, tmp_path / "run", "--steps=100000") as run:
+        wait_for_step(run, tmp_path / "run", 4)
+        run.started[1].send_signal(signal.SIGTERM)
+        assert run.codes() == [143, 143], run.said(0) + run.said(1)
+    stopped = checkpoint_step(checkpoints(tmp_path / "run" / "checkpoints")[-1])
+    assert f"Stopped and saved at step {stopped}" in run.said(0)
+    with Processes(data, tmp_path / "run", "--steps=100000") as run:
+        wait_for_step(run, tmp_path / "run", stopped + 1)
+        assert f"steps {stopped} to 100000" in run.said(0)
+        run.started[1].kill()
+        assert run.started[0].wait(timeout=60) != 0
+    assert "Process 0 has lost another process of the run, and ends too." in run.said(0)
+
+
+@pytest.fixture
+def of_two(monkeypatch):
+    """What asks how many processes there are is told two."""
+    register_tiny_digits()
+    monkeypatch.setattr("keras_sid2.processes.count", lambda: 2)
+    yield
+    del preset._REGISTRY["tiny_digits"]
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        (dict(), "2 processes train together on a --mesh, such as data:2; got none"),
+        (dict(mesh="data:2", measure_every=50), "--measure_every is for one process, got 2"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused(data, tmp_path, of_two, changes, sentence):
+    asked = {"preset": "tiny_digits", "data": data, "workdir": str(tmp_path / "run"), "batch_size": 16, **changes}
+    with pytest.raises(ValueError, match=sentence):
+        TrainingRun(TrainSettings(**asked))
+
+
+@pytest.mark.parametrize(
+    "flags, sentence",
+    [
+        (
+            ("--coordinator=127.0.0.1:1",),
+            "coordinator, process_count and process_id go together, got coordinator alone.",
+        ),
+        (("--coordinator=x", "--process_count=2", "--process_id=0"), "coordinator must be host:port, got 'x'."),
+        (
+            ("--coordinator=x:1", "--process_count=2", "--process_id=2"),
+            "process_id must be in [0, process_count), got 2",
+        ),
+    ],
+)
+def test_processes_that_are_named_wrongly_are_refused(data, tmp_path, flags, sentence):
+    with Processes(data, tmp_path / "run", *flags, count=1) as run:
+        assert run.codes() == [2] and f"sid2-train: {sentence}" in run.said(0)
