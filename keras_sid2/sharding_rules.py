@@ -131,11 +131,15 @@ class Placement:
     def large(self) -> bool:
         return math.prod(self.shape) >= LARGE
 
-    def __str__(self):
+    def line(self, name: str, bytes_per_device: int) -> str:
+        """A line of a table for variables that lie as this one does."""
         axes = ", ".join(axis or "-" for axis in self.axes) if any(self.axes) else "replicated"
         note = f"  ({' and '.join(self.dropped)} cannot divide it)" if self.dropped else ""
         shape = "x".join(map(str, self.shape)) or "scalar"
-        return f"{self.path:<60} {shape:<18} {axes:<24} {self.bytes_per_device:>14,}{note}"
+        return f"{name:<60} {shape:<18} {axes:<24} {bytes_per_device:>14,}{note}"
+
+    def __str__(self):
+        return self.line(self.path, self.bytes_per_device)
 
 
 def place(variable, mesh: Mesh, rules: Sequence[Rule] = RULES) -> Placement:
@@ -188,13 +192,44 @@ class Table:
     def bytes_per_device(self) -> int:
         return sum(row.bytes_per_device for row in self.rows)
 
-    def __str__(self):
+    def grouped(self) -> str:
+        """The same with one line for all variables of a level's blocks, or of another layer, that lie alike."""
+        groups: dict[tuple, list[Placement]] = {}
+        for row in self.rows:
+            groups.setdefault((_folded(row.path)[0], row.shape, row.axes, row.dropped), []).append(row)
+        lines = [_group_line(layer, rows) for (layer, *_), rows in groups.items()]
+        whole = [row for row in self.rows if not any(row.axes)]
+        replicated = sum(row.bytes_per_device for row in whole)
+        return self._text(
+            [*lines, f"{len(whole)} of {len(self.rows)} variables are replicated: {replicated:,} bytes a device."]
+        )
+
+    def _text(self, lines: Iterable[str]) -> str:
         head = f"{'variable':<60} {'shape':<18} {'split over':<24} {'bytes a device':>14}"
         total = (
             f"On {self.mesh} each device holds {self.bytes_per_device:,} of {self.bytes_whole:,} bytes of weights, "
             "optimizer state and averages."
         )
-        return "\n".join([head, *map(str, self.rows), total])
+        return "\n".join([head, *lines, total])
+
+    def __str__(self):
+        return self._text(map(str, self.rows))
+
+
+def _folded(path: str) -> tuple[str, str]:
+    """A variable's layer and its name there; ("level2 blocks", "mlp1/kernel") for those of all blocks of that level."""
+    block = re.search(r"(level\d+)_(?:down|middle|up)_block\d+/(.*)", path)
+    if block:
+        return f"{block[1]} blocks", block[2]
+    layer, _, name = path.rpartition("/")
+    return layer, name
+
+
+def _group_line(layer: str, rows: Sequence[Placement]) -> str:
+    names = list(dict.fromkeys(_folded(row.path)[1] for row in rows))
+    name = f"{layer}/{names[0]}" + (f" and {len(names) - 1} more" if names[1:] else "")
+    count = f"{len(rows)} x " if rows[1:] else ""
+    return rows[0].line(count + name, sum(row.bytes_per_device for row in rows))
 
 
 def table(model, mesh: Mesh, rules: Sequence[Rule] = RULES) -> Table:

@@ -1,82 +1,55 @@
-"""Bytes that training a ResidualUViT takes on each device, counted from its configuration without building it.
+"""Bytes that a training step of a ResidualUViT takes on each device, counted from its configuration without making it.
 
-    (1) parameters P, gradients P, Adam's two moments 2 P, the average P: float32, divided by fsdp * model
-    (2) activations = sum over blocks of what is kept for the backward pass + the work space of the costliest block
+    (1) arguments: parameters P, Adam's two moments 2 P, the average P, float32, each as its sharding rule splits it;
+        and the batch of images and labels
+    (2) temporary: activations and gradients at the worst moment of the backward pass, models/activations.py
 
-With N positions, C channels and h heads a block keeps, for an image, some number of arrays [N, C] and [h, N, N]:
+Gradients come while activations go, so (2) is less than all of both. A step of XLA's takes (1) + (2): its
+`memory_analysis` says argument_size + output_size - alias_size and temp_size.
 
-    (3) bytes = N C (compute * size of the compute type + 4 * float32) + 4 * attention * h N^2
+The prediction of (2), over XLA's figure for the whole train step, compiled, not run (CPU: jax 0.10; TPU v5p: libtpu
+0.0.42):
 
-Which arrays those are is up to the compiler, which fuses and recomputes. So `XLA_TPU` and `XLA_CPU` are fits: what
-memory_analysis of each was seen to add per block, in networks of one level that differ by one block (one shape for each
-kind of block on TPU v5p, several on CPU). For three whole networks on CPU the totals were 0.97, 0.88 and 1.34 of what
-XLA said; on TPU no whole network was compared. Take them as estimates.
+    CPU, 16 networks that nothing was counted in: 0.97 to 1.14 before two rules were mended for levels of one block,
+        0.97 to 1.06 since; among them sid2_imagenet256_uvit2 at batch 8, 18.5 GiB: 1.00
+    CPU, 19 networks whose buffers were looked at: 0.92 to 1.04, and 16 of them 0.97 to 1.02
+    CPU, 10 meshes of 8 virtual devices, 3 of them not looked at: 0.96 to 1.02
+    TPU, 7 networks, looked at: 0.85 to 1.36; one that was not, sid2_imagenet256_uvit2 with 8 blocks of 34: 1.19.
+        Layouts there differ from shape to shape, so it is an estimate
 
-A block that is recomputed keeps its input alone; (3) is work space then. XLA for CPU removes the barriers that keep a
-recomputation late, so nothing is saved there.
+Accumulation and bfloat16 are among those for CPU; for TPU accumulation and meshes were not compared.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from keras_sid2.models.cost import block_parameters, network_cost
-from keras_sid2.models.level import Level
+from keras_sid2.models.activations import Activations, peak
+from keras_sid2.models.platforms import COMPUTE_BYTES, FLOAT32, PLATFORMS
+from keras_sid2.models.weights import network_weights
+from keras_sid2.sharding_rules import TRAINED_COPIES, Mesh, Placement, check_heads, place
 
-_FLOAT32 = 4
-COMPUTE_BYTES = {"float32": 4, "mixed_bfloat16": 2}
-
-
-@dataclasses.dataclass(frozen=True)
-class Kept:
-    """Arrays that a block of one kind keeps: [N, C] of the compute type and in float32, [heads, N, N] in float32.
-
-    dropout is what it keeps besides where it drops, [N, C]; work and attention_work are a block's own while it runs
-    backwards; weights are copies of its weights in the compute type.
-    """
-
-    compute: float
-    float32: float = 0.0
-    attention: float = 0.0
-    dropout: float = 0.0
-    work: float = 0.0
-    attention_work: float = 0.0
-    weights: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Compiler:
-    """What the blocks keep under one compiler, and whether it honours remat."""
-
-    res: Kept
-    transformer: Kept
-    honours_remat: bool = True
-
-
-XLA_CPU = Compiler(
-    res=Kept(compute=8.0, dropout=2.0, work=4.0),
-    transformer=Kept(compute=22.0, attention=5.0, dropout=8.0, attention_work=2.0),
-    honours_remat=False,
-)
-XLA_TPU = Compiler(
-    res=Kept(compute=2.0, float32=8.7, weights=1.0),
-    transformer=Kept(compute=16.0, attention=2.0, weights=1.0),
-)
+ONE_DEVICE = Mesh()
 
 
 @dataclasses.dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes on each device."""
+    """Bytes on each device.
+
+    `gradients` are all of them and `activations` all that the forward pass leaves; `temporary` is the most of both
+    that there is at one moment, and what XLA calls so.
+    """
 
     parameters: int
-    gradients: int
     optimizer: int
     averages: int
     batch: int
+    gradients: int
     activations: int
+    temporary: int
 
     @property
     def total(self) -> int:
-        return sum(dataclasses.astuple(self))
+        return self.parameters + self.optimizer + self.averages + self.batch + self.temporary
 
 
 def memory_plan(
@@ -84,73 +57,112 @@ def memory_plan(
     *,
     batch_size: int,
     precision: str = "float32",
-    data: int = 1,
-    fsdp: int = 1,
-    model: int = 1,
+    mesh: Mesh = ONE_DEVICE,
     accumulation_steps: int = 1,
-    compiler: Compiler = XLA_TPU,
+    platform: str = "cpu",
 ) -> MemoryPlan:
-    """What training `ResidualUViT(**network)` takes on each device of a mesh of data * fsdp * model.
+    """What a train step of `ResidualUViT(**network)` takes on each device of `mesh`, compiled by XLA for `platform`.
 
-    A batch is divided by data * fsdp, and its activations by accumulation_steps besides. Raises ValueError where the
-    network's constructor would, for a precision or a size that is none, and where the batch cannot be divided.
+    The mesh's data and fsdp axes divide the batch; the parts of accumulation follow one another. Raises ValueError
+    where the network's constructor would, for a precision, size or platform that is none, where the batch cannot be
+    divided, and where the mesh cannot divide the attention heads.
     """
-    sizes = {"data": data, "fsdp": fsdp, "model": model, "accumulation_steps": accumulation_steps}
-    for name, value in {"batch_size": batch_size, **sizes}.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
-    if precision not in COMPUTE_BYTES:
-        raise ValueError(f"precision must be one of {', '.join(COMPUTE_BYTES)}, got {precision!r}.")
-    parts = data * fsdp * accumulation_steps
-    if batch_size % parts:
-        raise ValueError(
-            f"batch_size must be a multiple of data * fsdp * accumulation_steps = {parts}, got {batch_size}."
-        )
-    weights = _FLOAT32 * -(-network_cost(**network).parameters // (fsdp * model))
+    _check(batch_size, precision, mesh, accumulation_steps, platform)
+    weights = network_weights(**network)
+    check_heads(weights, mesh)
+    rows = [place(weight, mesh) for weight in weights.trainable_variables]
+    images = batch_size // mesh.batch_shards
+    step = Activations(
+        network=network,
+        images=images // accumulation_steps,
+        precision=precision,
+        model=mesh.model,
+        platform=PLATFORMS[platform],
+    )
+    parameters = sum(row.bytes_per_device for row in rows) // TRAINED_COPIES
+    activations, temporary = _temporary(step, rows, mesh, accumulation_steps)
     height, width, channels = network["image_shape"]
-    image = _FLOAT32 * height * width * channels
     return MemoryPlan(
-        parameters=weights,
-        gradients=weights,
-        optimizer=2 * weights,
-        averages=weights,
-        batch=4 * image * batch_size // (data * fsdp),  # x, eps, z_t and v
-        activations=int(_activations(network, batch_size // parts, COMPUTE_BYTES[precision], compiler)),
+        parameters=parameters,
+        optimizer=2 * parameters,
+        averages=parameters,
+        batch=images * (height * width * channels + FLOAT32),
+        gradients=parameters,
+        activations=int(activations),
+        temporary=int(temporary),
     )
 
 
 def largest_batch(network: Mapping, memory: int, **options) -> int:
     """The largest batch whose plan, with the `options` of memory_plan, takes at most `memory` bytes; 0 if none does."""
-    step = 1
-    for name in ("data", "fsdp", "accumulation_steps"):
-        step *= options.get(name, 1)
-    one, two = (memory_plan(network, batch_size=n * step, **options).total for n in (1, 2))
-    fixed = 2 * one - two
-    return max(0, int((memory - fixed) // (two - one))) * step
+    step = options.get("mesh", ONE_DEVICE).batch_shards * options.get("accumulation_steps", 1)
+
+    def fits(parts: int) -> bool:
+        return memory_plan(network, batch_size=parts * step, **options).total <= memory
+
+    low, high = 0, 1
+    while fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low * step
 
 
-def _activations(network: Mapping, images: int, size: int, compiler: Compiler) -> float:
-    """Eq. (2), with the skip and the pooled features of each level but the last."""
-    levels = [Level.of(level) for level in network["levels"]]
-    height, width, _ = network["image_shape"]
-    kept = work = 0.0
-    for i, level in enumerate(levels):
-        scale = network["patch_size"] * 2**i
-        positions = (height // scale) * (width // scale)
-        blocks = level.blocks * (1 if i == len(levels) - 1 else 2)
-        remat = (level.remat or network.get("remat", False)) and compiler.honours_remat
-        stream, whole, extra = (images * b for b in _block_bytes(level, positions, size, compiler))
-        copies = getattr(compiler, level.kind).weights * size * block_parameters(level, network["embedding_dim"])
-        kept += blocks * (copies + (stream if remat else whole))
-        work = max(work, extra + (whole if remat else 0.0))
-    return kept + work
+def _check(batch_size: int, precision: str, mesh: Mesh, accumulation_steps: int, platform: str):
+    for name, value in {"batch_size": batch_size, "accumulation_steps": accumulation_steps}.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
+    for name, value, known in (("precision", precision, COMPUTE_BYTES), ("platform", platform, PLATFORMS)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+    parts = mesh.batch_shards * accumulation_steps
+    if batch_size % parts:
+        raise ValueError(
+            f"batch_size must be a multiple of data * fsdp * accumulation_steps = {parts}, got {batch_size}."
+        )
 
 
-def _block_bytes(level: Level, positions: int, size: int, compiler: Compiler) -> tuple[float, float, float]:
-    """Of one block and image: its input, all that it keeps, and its work space."""
-    kept = getattr(compiler, level.kind)
-    features = positions * level.channels
-    matrix = _FLOAT32 * positions**2 * (level.channels // level.attention_head_dim)
-    arrays = kept.compute + (kept.dropout if level.dropout else 0.0)
-    whole = features * (arrays * size + kept.float32 * _FLOAT32) + kept.attention * matrix
-    return features * size, whole, features * kept.work * size + kept.attention_work * matrix
+def _temporary(step: Activations, rows: list[Placement], mesh: Mesh, parts: int) -> tuple[float, float]:
+    """(activations, the peak with gradients): accumulated ones are all there from the start."""
+    copies = _sums(rows, lambda row: _copy(step, row, mesh))
+    stages = [dataclasses.replace(s, kept=s.kept + copies.get(s.name, 0.0)) for s in step.stages()]
+    always = 3 * parts * step.image + step.shared()
+    activations = step.shared() + sum(stage.kept for stage in stages)
+    if parts == 1:
+        return activations, peak(stages, _sums(rows, lambda row: _gradient(step, row)), always)
+    shapes = {row.shape: _bytes(row) for row in rows}
+    always += sum(map(_bytes, rows)) + sum(shapes.values()) + step.counters()
+    return activations, peak(stages, {}, always)
+
+
+def _bytes(row: Placement) -> float:
+    return row.bytes_per_device / TRAINED_COPIES
+
+
+def _sums(rows: list[Placement], bytes_of: Callable[[Placement], float]) -> dict[str, float]:
+    """By the part of the network that a weight is in: the second name of its path."""
+    sums: dict[str, float] = {}
+    for row in rows:
+        part = row.path.split("/")[1]
+        sums[part] = sums.get(part, 0.0) + bytes_of(row)
+    return sums
+
+
+def _gradient(step: Activations, row: Placement) -> float:
+    """Of one image it is an outer product, for the modulation: computed where it is used, and never kept."""
+    return 0.0 if step.images == 1 and row.path.endswith("modulation/kernel") else _bytes(row)
+
+
+def _copy(step: Activations, row: Placement, mesh: Mesh) -> float:
+    """Bytes of a kernel that is there in another form until its block has run backwards.
+
+    XLA for CPU transposes those of convolutions, and holds those of dense layers rounded where they are bfloat16.
+    Under fsdp those of dense layers are kept as they were gathered, but for the modulation's.
+    """
+    transposed = len(row.shape) == 4 and step.platform.transposes_kernels
+    dense = len(row.shape) == 2 and "_block" in row.path
+    gathered = dense and mesh.fsdp > 1 and "modulation" not in row.path
+    rounded = dense and step.rounds_kernels and "attention" not in row.path
+    copied = transposed or gathered or rounded
+    return row.bytes_whole / TRAINED_COPIES / (mesh.model if "model" in row.axes else 1) if copied else 0.0
