@@ -6,11 +6,14 @@ medians and the paired ratio of processor time, which other programs on the mach
 """
 
 import datetime
+import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+import shlex
 import statistics
+import sys
 
 import rich.console
 import rich.table
@@ -76,6 +79,36 @@ def machine() -> dict:
         lines = (line for line in info.read_text().splitlines() if line.startswith("model name"))
         model = next(lines, f":{model}").split(":", 1)[1].strip()
     return {"cpu": model, "cores": num_cores(), "python": platform.python_version()}
+
+
+def heading(program: str, doc: str) -> dict:
+    """How a result begins whose numbers are not times: what was asked, by which command, on what.
+
+    `doc` is the program's docstring, whose first paragraph is the question. Paths in the command lose their folders.
+    """
+    arguments = [argument.rpartition("/")[2] if "=" not in argument else _short(argument) for argument in sys.argv[1:]]
+    packages = ("keras", "jax", "jaxlib", "libtpu", "numpy")
+    return {
+        "program": program,
+        "question": doc.split("\n\n")[0],
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", f"benchmarks/{program}.py", *arguments]),
+        "machine": machine(),
+        "versions": {name: found for name in packages if (found := version(name))},
+    }
+
+
+def _short(flag: str) -> str:
+    name, _, value = flag.partition("=")
+    return f"{name}={value.rpartition('/')[2]}"
+
+
+def version(package: str) -> str | None:
+    """Of an installed package; None for one that is not."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def document(*, program: str, question: str, settings: dict, facts: dict, bench, ratios: list[dict]) -> dict:
