@@ -35,7 +35,7 @@ CASES = {  # program, remat, skip for every block
     "forward": ("forward", False, False),
     "forward, skip per block": ("forward", False, True),
 }
-RATIOS = {  # what is compared, and what the issue asks of memory and of multiply-adds
+RATIOS = {  # what is compared, and what is wanted at most of memory and of multiply-adds
     "remat / none": ("train, remat", "train", 0.5, 1.35),
     "skip per block / residual": ("train, skip per block", "train", None, None),
     "skip per block / residual, both with remat": ("train, skip per block, remat", "train, remat", None, None),

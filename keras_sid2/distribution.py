@@ -104,7 +104,7 @@ def _check_mesh(mesh: Mesh):
         )
     there = _devices_there()
     if mesh.size != there:
-        where = f" in {count} processes" if count > 1 else ""
+        where = f" in {count} processes" if count > 1 else ", one in each process" * (backend.name() == "torch")
         raise ValueError(f"The mesh {mesh} is one of {mesh.size} devices, and there are {there}{where}.")
     if mesh.batch_shards % count:
         raise ValueError(

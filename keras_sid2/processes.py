@@ -17,7 +17,8 @@ from datetime import timedelta
 
 from keras_sid2 import backend
 
-HEARTBEAT_SECONDS = 30  # without a sign of life, after which a process counts as lost
+HEARTBEAT_SECONDS = 30  # without a sign of life, after which a process counts as lost (jax)
+TORCH_SECONDS = 3600  # that a process waits for the others, who wait while the first one saves
 _LOST = re.compile(
     r"closed by peer|reset by peer|Connection refused|Socket closed|heartbeat|task .* (?:died|disappeared)"
     r"|coordination service|CoordinationService|Collective ops is aborted|Broken pipe|preempted|Timed out waiting"
@@ -41,7 +42,9 @@ def start(*, coordinator: str | None = None, count: int | None = None, index: in
     given = {"coordinator": coordinator, "process_count": count, "process_id": index}
     named = [name for name, value in given.items() if value is not None]
     if named and len(named) < 3:
-        raise ValueError(f"coordinator, process_count and process_id go together, got {' and '.join(named)} alone.")
+        raise ValueError(
+            f"--coordinator, --process_count and --process_id go together, got {' and '.join(named)} alone."
+        )
     if named:
         _check(coordinator, count, index)
     try:
@@ -50,6 +53,8 @@ def start(*, coordinator: str | None = None, count: int | None = None, index: in
         )
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
+        if "must be called before" in reason or "program startup" in reason:
+            raise ValueError(f"start() must come before anything else of {backend.name()}, which is in use.") from error
         raise ConnectionError(f"The processes of the run did not come together: {reason}") from error
 
 
@@ -91,7 +96,9 @@ def _start_torch(coordinator, count, index):
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", (index or 0) % torch.cuda.device_count())))
     # Numbers that processes tell one another lie on the host, the gradients on the device.
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(minutes=10), **where)
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(seconds=TORCH_SECONDS), **where
+    )
 
 
 def _start_tensorflow(coordinator, count, index):

@@ -5,10 +5,8 @@ averaged before they are clipped. On jax a batch is one array over all devices, 
 copy, and nothing here does anything.
 """
 
-import contextlib
+import concurrent.futures
 import os
-import pathlib
-import tempfile
 from collections.abc import Sequence
 
 import keras
@@ -129,32 +127,16 @@ def update(variables: Sequence, values: Sequence):
 
 
 def save(model: keras.Model, path: str | os.PathLike):
-    """model.save(path), by one of several processes; meanwhile the others call `help_saving`.
+    """model.save(path), by one process alone where there are several.
 
-    keras makes a variable on the way, and under a distribution processes make those together: jax's is left for that
-    time, and on tensorflow the others save too.
+    keras makes variables on the way, and under a distribution or a strategy processes make a variable together. Both
+    belong to a thread, so another one saves.
     """
-    with _undistributed():
+    if processes.count() == 1:
         model.save(path)
-
-
-def help_saving(model: keras.Model):
-    """What the others do while one process saves: on tensorflow all of it, into a folder that is thrown away."""
-    if backend.name() == "tensorflow" and processes.count() > 1:
-        with tempfile.TemporaryDirectory() as folder:
-            model.save(pathlib.Path(folder) / "model.keras")
-
-
-@contextlib.contextmanager
-def _undistributed():
-    distribution = keras.distribution.distribution()
-    try:
-        if distribution is not None:
-            keras.distribution.set_distribution(None)
-        yield
-    finally:
-        if distribution is not None:
-            keras.distribution.set_distribution(distribution)
+        return
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        thread.submit(model.save, path).result()
 
 
 def _in_group() -> bool:

@@ -93,17 +93,20 @@ class ReadOptions:
         return np.arange(first, first + count)
 
     def part(self, num_examples: int) -> range:
-        """The examples, in file order, that this process reads in one pass."""
+        """The examples, in file order, that this process reads in one pass whose batches need not be full."""
         start, stop = (num_examples * i // self.process_count for i in (self.process_index, self.process_index + 1))
         return range(start, stop)
 
     def num_batches(self, num_examples: int) -> int:
         """Number of batches of one pass of this process."""
-        length = len(self.part(num_examples))
-        return length // self.batch_size if self.drop_remainder else -(-length // self.batch_size)
+        if self.drop_remainder:
+            return num_examples // (self.batch_size * self.process_count)
+        return -(-len(self.part(num_examples)) // self.batch_size)
 
     def batch_span(self, number: int, num_examples: int) -> tuple[int, int]:
         """First example and length of a batch of one pass."""
+        if self.drop_remainder:
+            return self.position(number), self.batch_size
         part, start = self.part(num_examples), number * self.batch_size
         return part[start], min(self.batch_size, len(part) - start)
 

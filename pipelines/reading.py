@@ -64,7 +64,8 @@ def make_dataset(
     With several processes each gets its rows of one global batch of process_count * batch_size examples: together
     they see what one process with that batch size would see, and each reads only its own records.
 
-    Without `training`: each example once, in file order; each process has one run of them.
+    Without `training`: each example once, in file order; each process has one run of them, or with `drop_remainder` its
+    rows of each full global batch, as many batches as the others.
 
     A bad record (damaged, missing, or not what the data set says) stops the reading with an error that names shard,
     record and reason. With `max_bad_records=N`, up to N distinct ones are logged, counted and skipped: in training
@@ -149,11 +150,10 @@ class _Reader:
         options, total = self._options, len(self._source)
         count = options.num_batches(total)
         if not count:
-            share = f" for process {options.process_index} of {options.process_count}" * (options.process_count > 1)
+            share = f" for {options.process_count} processes" * (options.process_count > 1)
             raise ValueError(
                 f"batch_size={options.batch_size} with drop_remainder={options.drop_remainder} gives no batch: "
-                f"{self._source.description.name} has {len(options.part(total))} examples in "
-                f"{self._source.description.split}{share}"
+                f"{self._source.description.name} has {total} examples in {self._source.description.split}{share}"
             )
         read = BatchReader(self._decoder, lambda number: options.batch_span(number, total), count)
         batches = self._batches(self._tf.data.Dataset.range(count), read, None)

@@ -24,7 +24,8 @@ _LINES = 20  # that a sampling program prints where it has no terminal
 def run_program(main: Callable[[list[str]], int | None], usage: str, *, looks: bool = False):
     """Runs an absl program; wrong input ends it with one line on stderr and exit code 2, a failure with 1.
 
-    Ctrl-C ends it with 130. With `looks` it and SIGTERM (143) wait until the program calls `signals.look()`.
+    --help lists the flags of the module of `main`. Ctrl-C ends it with 130. With `looks` it and SIGTERM (143) wait
+    until the program calls `signals.look()`.
     """
 
     def guarded(argv: list[str]) -> int:
@@ -42,8 +43,17 @@ def run_program(main: Callable[[list[str]], int | None], usage: str, *, looks: b
             print(f"{usage}: interrupted.", file=sys.stderr)
             return signals.exit_code(error)
 
+    def parsed(argv: list[str]) -> list[str]:
+        try:
+            return flags.FLAGS(argv)
+        except flags.Error as error:
+            print(f"{usage}: {str(error).splitlines()[0]}; --help lists the flags.", file=sys.stderr)
+            sys.exit(2)
+
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    app.run(guarded)
+    for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):  # an installed program is a module without any
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    app.run(guarded, flags_parser=parsed)
 
 
 def tell(error: Exception, usage: str) -> int:

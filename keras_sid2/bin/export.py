@@ -36,6 +36,8 @@ def export(values: flags.FlagValues) -> str:
     out = pathlib.Path(values.out)
     if out.suffix != ".keras":
         raise ValueError(f"--out must end in .keras, got {values.out!r}.")
+    if out.is_dir() or any(parent.is_file() for parent in out.parents):
+        raise ValueError(f"--out must be a file in a folder, got {values.out!r}, where there is a folder or no folder.")
     if out.exists() and not values.overwrite:
         raise ValueError(f"--out={out} is there already: give another, or --overwrite.")
     path = _checkpoint(pathlib.Path(values.workdir) / "checkpoints", values.step)
@@ -64,10 +66,10 @@ def _checkpoint(folder: pathlib.Path, step: int | None) -> pathlib.Path:
 
 def _write(path: pathlib.Path, out: pathlib.Path):
     from keras_sid2.files import written_whole
-    from keras_sid2.training.checkpoints import MODEL, load_model
+    from keras_sid2.training.checkpoints import MODEL, PORTABLE, checkpoint_format, load_model
 
     with written_whole(out) as temporary:
-        if (path / MODEL).exists():
+        if checkpoint_format(path) == PORTABLE:
             shutil.copyfile(path / MODEL, temporary)
         else:
             load_model(path).save(temporary)

@@ -122,6 +122,8 @@ class Timed(keras.callbacks.Callback):
         with self._goodput.doing(self._kind):
             try:
                 self._callback.on_epoch_end(epoch, logs)
+            except (ConnectionError, TimeoutError):
+                raise  # not of a file: another process is gone
             except OSError as error:
                 self._note(f"{self._kind.capitalize()} failed ({error}); training goes on.")
 

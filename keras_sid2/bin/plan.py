@@ -8,6 +8,7 @@ were not compared. Leave room for what the runtime takes besides.
 """
 
 import importlib.util
+import math
 
 from absl import flags
 from rich.console import Console
@@ -36,7 +37,7 @@ _PARTS = {
     "batch": "batch",
     "gradients": "(gradients, all of them)",
     "activations": "(activations, all of them)",
-    "temporary": "gradients and activations at one moment",
+    "temporary": "gradients, activations and work space at the worst moment",
     "total": "total",
 }
 
@@ -47,14 +48,16 @@ def _main(_):
 
     if _PRESET.value is None:
         raise ValueError("--preset must be given.")
-    if _MEMORY.value is not None and not _MEMORY.value > 0:
-        raise ValueError(f"--memory must be positive, got {_MEMORY.value}.")
+    if _MEMORY.value is not None and not 0 < _MEMORY.value < math.inf:
+        raise ValueError(f"--memory must be positive and finite, got {_MEMORY.value}.")
     preset = find_preset(_PRESET.value)
     network = {**preset.network, "remat": _REMAT.value or preset.network.get("remat", False)}
     options = _options()
     batch = preset.batch_size if _BATCH_SIZE.value is None else _BATCH_SIZE.value
     plan = memory_plan(network, batch_size=batch, **options)
     console = Console()
+    if _MESH.value is not None:
+        print(table(network_weights(**network), options["mesh"]).grouped() + "\n")
     console.print(
         f"{preset.name}, batch {batch}, on {options['mesh']}, compiled by XLA for {options['platform']}", soft_wrap=True
     )
@@ -66,8 +69,6 @@ def _main(_):
         console.print(
             f"Largest batch in {_MEMORY.value:g} GiB: {fits}" if fits else f"No batch fits {_MEMORY.value:g} GiB."
         )
-    if _MESH.value is not None:
-        print("\n" + table(network_weights(**network), options["mesh"]).grouped())
 
 
 def _options() -> dict:

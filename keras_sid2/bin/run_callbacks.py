@@ -138,8 +138,8 @@ class Evaluate(keras.callbacks.Callback):
         options = {"crop": crop, "drop_remainder": run.mesh.batch_shards > 1}
         self._dataset = run.dataset(run.settings.eval_split, bad_records, training=False, **options)
         self._batches = None
-        if processes.count() > 1:  # as many in each, which may have an example more or a bad record less
-            self._batches, self._dataset = run.eval_batches(), self._dataset.repeat()
+        if processes.count() > 1:  # as many in each, also where bad records are left out
+            self._batches, self._dataset = run.eval_batches, self._dataset.repeat()
 
     def on_epoch_end(self, epoch, logs=None):
         step = steps_done(self.model)

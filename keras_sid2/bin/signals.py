@@ -28,6 +28,20 @@ def exit_code(error: KeyboardInterrupt) -> int:
     return 128 + getattr(error, "number", signal.SIGINT)
 
 
+def end_at_once(usage: str):
+    """From now on a signal ends the process, with a line: for where nothing is being written.
+
+    Ctrl-C's own exception may come up where Python can but tell and forget it, and the program would go on.
+    """
+
+    def handler(number, _):
+        _write(f"{usage}: interrupted.\n")
+        os._exit(128 + number)
+
+    for number in _SIGNALS:
+        signal.signal(number, handler)
+
+
 def wait_for_a_look():
     """From now on, to the end of the process, the first signal waits until `look` is called."""
     _install("Stopping when this step is done, or loading, or compiling; again to end at once.", _note)

@@ -11,6 +11,7 @@ import typing
 
 from absl import flags
 
+from keras_sid2.bin import signals
 from keras_sid2.bin.common import run_program, tell
 from keras_sid2.bin.train_settings import MEASURING, TrainSettings
 
@@ -31,7 +32,7 @@ _HELP = {
     "max_bad_records": "how many damaged records are skipped and counted before training stops",
     "seed": "of the initial weights, the data's order and all noise",
     "precision": "float32 or mixed_bfloat16",
-    "remat": "recompute each block in the backward pass: less memory, a third more work",
+    "remat": "recompute each block in the backward pass: less memory, a quarter more work (XLA for CPU undoes it)",
     "accumulation_steps": "parts that a batch is cut into, one after another in the memory of one",
     "mesh": "devices to train on, as data:4,fsdp:2,model:1 (tensorflow and torch: data alone); one if not given",
     "coordinator": "host:port of process 0; where not given, the surroundings tell (see BUILD.md)",
@@ -71,6 +72,8 @@ def _main(_) -> int:
     from keras_sid2 import processes
 
     settings = _settings()
+    if not flags.FLAGS.verify_resume:  # that one has a folder to clear away
+        signals.end_at_once("sid2-train")
     processes.start(coordinator=settings.coordinator, count=settings.process_count, index=settings.process_id)
     try:
         return _verify_resume(settings) if flags.FLAGS.verify_resume else _train(settings)

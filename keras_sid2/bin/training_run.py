@@ -60,11 +60,11 @@ class TrainingRun:
         if self.workdir.exists() and not self.workdir.is_dir():
             raise NotADirectoryError(f"--workdir must be a folder, and {self.workdir} is a file.")
         self._check_same_run()
+        self.mesh = Mesh() if settings.mesh is None else Mesh.parse(settings.mesh)
         self._check_data(settings.split)
         if settings.eval_split:
-            self._check_data(settings.eval_split)
+            self.eval_batches = self._full_batches(self._check_data(settings.eval_split))
         self.bad_records = pipelines.BadRecords(self.settings.max_bad_records)
-        self.mesh = Mesh() if settings.mesh is None else Mesh.parse(settings.mesh)
         self._check_processes()
         self.output = self.workdir
         self.agreement = processes.Agreement()
@@ -92,8 +92,18 @@ class TrainingRun:
                 "Give the same flags to continue it, or another --workdir."
             )
 
-    def _check_data(self, split: str):
-        """ValueError if the data does not fit the preset."""
+    def _full_batches(self, data: pipelines.DatasetDescription) -> int | None:
+        """How many `data` has on a mesh, which takes no others; ValueError if that is none, or not known."""
+        if self.mesh.batch_shards == 1:
+            return None
+        wanted, there = self.settings.batch_size, data.num_examples
+        if there is None or there < wanted:
+            has = "does not say how many images it has" if there is None else f"has {there}"
+            raise ValueError(f"On a mesh --eval_split needs a full batch of {wanted} images, and {data.split} {has}.")
+        return there // wanted
+
+    def _check_data(self, split: str) -> pipelines.DatasetDescription:
+        """What the data is; ValueError if it does not fit the preset."""
         missing = self.settings.max_bad_records > 0
         data = pipelines.describe(
             self.settings.data, split=split, data_dir=self.settings.data_dir, missing_shards=missing
@@ -108,6 +118,7 @@ class TrainingRun:
                 f"--preset={self.preset.name} is for images {shape} of {classes or 'no'} classes, and "
                 f"--data={self.settings.data} has {what}."
             )
+        return data
 
     def _check_processes(self):
         """ValueError for what several processes cannot do, or one would do alone."""
@@ -149,19 +160,9 @@ class TrainingRun:
                     temporary.write_text(json.dumps(self.settings.defining(), indent=2) + "\n")
             model = self._train_from(newest)
             processes.wait_for_all()
+            if steps_done(model) == self.settings.steps:
+                self.stopped_by = None  # a signal behind the last step stopped nothing
             return model
-
-    def eval_batches(self) -> int:
-        """Full batches of the split to evaluate on that each process has; ValueError if there are none."""
-        settings, count = self.settings, processes.count()
-        data = pipelines.describe(settings.data, split=settings.eval_split, data_dir=settings.data_dir)
-        found = (data.num_examples or 0) // count // (settings.batch_size // count)
-        if not found:
-            raise ValueError(
-                f"--eval_split={settings.eval_split} must have a batch of {settings.batch_size} or more for {count} "
-                f"processes, got {data.num_examples} examples."
-            )
-        return found
 
     @contextlib.contextmanager
     def _in_workdir(self) -> Iterator[None]:
@@ -214,7 +215,7 @@ class TrainingRun:
                 del model  # before another one is made: there may be no room for two
                 self._model = None
                 model = self._back_from(*lost, skipped)
-        if self.stopped_by is not None:
+        if steps_done(model) < self.settings.steps:
             self.note(f"Stopped and saved at step {steps_done(model)}; the same command continues.")
         return model
 
@@ -239,6 +240,7 @@ class TrainingRun:
         if self.settings.on_nan == "stop":
             raise FloatingPointError(f"{what} {last}")
         skipped.add(skipped.batch(step - 1))
+        what = what.partition(": training stopped")[0] + "."
         self.note(f"{what} {last} The batch of step {step} is left out, and training goes on from there.")
         return self.load_or_make_model(newest)
 

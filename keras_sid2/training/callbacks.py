@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import keras
 
-from keras_sid2 import processes, replicas
+from keras_sid2 import processes
 from keras_sid2.image_files import image_grid, write_png
 from keras_sid2.training.checkpoints import checkpoints, save_checkpoint
 from keras_sid2.training.optimizer import steps_done
@@ -29,8 +29,8 @@ class PortableSaver:
         split = [v.path for v in model.variables if not getattr(v.value, "is_fully_replicated", True)]
         if split and processes.count() > 1:
             raise ValueError(
-                f"Each of the {processes.count()} processes holds a part of {split[0]}, so none can write a portable "
-                "checkpoint: save sharded ones (--checkpoints=sharded)."
+                f"{split[0]} is split over devices of {processes.count()} processes, and none of them can write a "
+                "portable checkpoint then: save sharded ones (--checkpoints=sharded)."
             )
 
     def save(self, model):
@@ -41,8 +41,6 @@ class PortableSaver:
                 save_checkpoint(model, self._directory, **self._options)
             except OSError as caught:
                 error = caught
-        else:
-            replicas.help_saving(model)
         failed = processes.summed(int(error is not None))
         if error is not None:
             raise error
@@ -116,7 +114,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
     def _failed(self, error: OSError) -> str:
         whole = checkpoints(self.directory)
         last = f"the last whole one is {whole[-1]}" if whole else "there is none before it"
-        reason = error.strerror or str(error).strip().splitlines()[0]
+        reason = error.strerror or str(error).strip().partition("\n")[0] or type(error).__name__
         return f"The checkpoint of step {self._begun} could not be written ({reason}); {last}."
 
     def _save(self):
@@ -173,6 +171,7 @@ class LogWindows(keras.callbacks.Callback):
     """Calls `log(step, values)` at each window's end with its metrics, images_per_second, waiting and waited_seconds.
 
     What happens between windows (evaluation, samples, saving) does not count in them.
+    A window that a guard ended has none.
 
     Args:
         log: what to do with them.
@@ -193,6 +192,8 @@ class LogWindows(keras.callbacks.Callback):
         self._images = (batch + 1) * self.batch_size
 
     def on_epoch_end(self, epoch, logs=None):
+        if self.model.non_finite is not None:
+            return  # what is told of it is no training
         values = {name: float(value) for name, value in (logs or {}).items()}  # waits for the last step
         seconds = time.perf_counter() - self._start
         waited = self.waited()

@@ -31,6 +31,7 @@ MODEL, MANIFEST = "model.keras", "manifest.json"
 CONFIG, ARRAYS = "model.json", "arrays"  # of a sharded one
 PORTABLE, SHARDED = 1, 2  # formats
 _NAME = re.compile(r"step_(\d{10})")
+_OLD = re.compile(r"\.writing-(step_\d{10})-old")
 
 
 def checkpoints(directory: str | os.PathLike) -> list[pathlib.Path]:
@@ -84,14 +85,19 @@ def finish_checkpoint(
     `files` are entries of the manifest that are known already, by names within the folder. OSError if the disk fails.
     """
     _write_manifest(temporary, checkpoint_step(path), version, about, files or {})
-    before = temporary.with_name(f"{temporary.name}-old")
-    try:
-        if path.exists():  # the same step, saved once more: a rename is all that lies between the two
-            os.rename(path, before)
-        os.rename(temporary, path)
-        _flush(path.parent)
-    finally:
+    before = path.with_name(f".writing-{path.name}-old")
+    again = path.exists()
+    if again:  # the same step, saved once more: a rename is all that lies between the two
         shutil.rmtree(before, ignore_errors=True)
+        os.rename(path, before)
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        if again:
+            os.rename(before, path)
+        raise
+    _flush(path.parent)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def prune(directory: pathlib.Path, *, keep: int, keep_every: int):
@@ -170,8 +176,8 @@ def fault(path: str | os.PathLike) -> str | None:
     if step != checkpoint_step(path):
         return "its manifest is of another step"
     if version > SHARDED:
-        raise ValueError(f"{path} was written by a newer version of keras_sid2, in format {version}: use that one.")
-    if not _lists_a_model(files):
+        raise ValueError(_newer(path, version))
+    if not _lists_a_model(version, files):
         return "its manifest lists no model"
     for wrong in (_wrong_size, _wrong_digest):  # the quick one first
         for name, told in files.items():
@@ -180,8 +186,26 @@ def fault(path: str | os.PathLike) -> str | None:
     return None
 
 
-def _lists_a_model(files: dict) -> bool:
-    return MODEL in files or (CONFIG in files and any(name.startswith(f"{ARRAYS}/") for name in files))
+def checkpoint_format(path: str | os.PathLike) -> int:
+    """PORTABLE or SHARDED, as a checkpoint's manifest says, whatever else lies there; ValueError if it says neither."""
+    path = pathlib.Path(path)
+    try:
+        version = int(json.loads((path / MANIFEST).read_text())["format"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no checkpoint that can be read: it has no sound {MANIFEST}.") from error
+    if version not in (PORTABLE, SHARDED):
+        raise ValueError(_newer(path, version))
+    return version
+
+
+def _newer(path: pathlib.Path, version: int) -> str:
+    return f"{path} was written by a newer version of keras_sid2, in format {version}: use that one."
+
+
+def _lists_a_model(version: int, files: dict) -> bool:
+    if version == PORTABLE:
+        return MODEL in files
+    return CONFIG in files and any(name.startswith(f"{ARRAYS}/") for name in files)
 
 
 def _wrong_size(path: pathlib.Path, name: str, size: int, _) -> str | None:
@@ -227,9 +251,16 @@ def _set_aside(path: pathlib.Path):
 
 
 def remove_unfinished(directory: str | os.PathLike):
-    """Removes what a kill in the midst of saving left. Only for the one process that writes there."""
-    for left in pathlib.Path(directory).glob(".writing-*"):
-        shutil.rmtree(left, ignore_errors=True)
+    """Removes what a kill in the midst of saving left. Only for the one process that writes there.
+
+    A checkpoint that had lost its name to one of the same step, which did not get it yet, has it back. OSError if not.
+    """
+    for left in list(pathlib.Path(directory).glob(".writing-*")):
+        old = _OLD.fullmatch(left.name)
+        if old and not left.with_name(old.group(1)).exists():
+            os.rename(left, left.with_name(old.group(1)))
+        else:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def check_weights_file(path: str | os.PathLike, *, expected: int):
@@ -249,10 +280,11 @@ def check_weights_file(path: str | os.PathLike, *, expected: int):
 def load_model(path: str | os.PathLike):
     """The SiD2Model in a checkpoint or a `.keras` file; ValueError, in one sentence, if there is none to be read.
 
+    Which kind of checkpoint it is, its manifest says.
     On jax each process reads the parts of a sharded checkpoint that lie on its devices; the other backends cannot.
     """
     path = pathlib.Path(path)
-    if (path / ARRAYS).is_dir():
+    if path.is_dir() and checkpoint_format(path) == SHARDED:
         from keras_sid2.training.sharded_checkpoints import load_sharded
 
         with _alike():

@@ -97,7 +97,8 @@ class StopOnExplosion(_EachStep):
 
     Our choice: usual is the lowest mean loss of 20 steps in a row that this callback has seen, so the first 20 steps
     cannot explode. It is a measure for slow explosions too: they do not carry it with them. One callback may serve
-    several fits of a run, and has seen them all.
+    several fits of a run, and has seen them all; but one that begins at an earlier step than it has seen begins anew,
+    since what was usual later is no measure there.
 
     Args:
         factor: > 1. The loss of a batch varies by far less than 100: its noise levels cover all of them evenly.
@@ -110,10 +111,19 @@ class StopOnExplosion(_EachStep):
         if not factor > 1.0:
             raise ValueError(f"The factor of an explosion must be above 1, got {factor!r}.")
         self.factor = factor
+        self._forget()
+
+    def _forget(self):
         self._block: list[float] = []
         self._usual = math.inf
         self._before: tuple[int, dict] = (0, {})  # steps of this epoch before the latest one, and the latest logs
         self._last_epoch: dict = {}
+
+    def on_train_begin(self, logs=None):
+        seen = self._step
+        super().on_train_begin(logs)
+        if self._step < seen:
+            self._forget()
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)

@@ -11,15 +11,18 @@ The processes of a run call alike, at the same steps, and see the same folder. W
 """
 
 import asyncio
+import contextlib
 import errno
 import itertools
 import json
 import logging
 import os
 import pathlib
+import secrets
 import shutil
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 
@@ -38,7 +41,10 @@ from keras_sid2.training.optimizer import steps_done
 
 _WRITING = ".writing-"
 _PART = ".part_{}.json"  # what a process says of its files, when all of them are written
+_REASON = ".part_{}.error"  # why it could not write them, if it can say so
+_DATA = "ocdbt.process_{}/d"  # where Orbax puts what a process writes, in files that stay as they are
 _BESIDES = 4096  # bytes, about, that Orbax writes of a variable beside its values
+_LONGEST_REASON = 299  # characters
 _LONGEST_WAIT = 3600  # seconds that processes may differ in writing their parts
 
 
@@ -71,6 +77,7 @@ class ShardedSaver:
         self._kept = {"keep": keep, "keep_every": keep_every}
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
+        self._start: int | None = None  # random, alike in all processes
 
     def check(self, model):
         """Any model will do."""
@@ -82,7 +89,9 @@ class ShardedSaver:
         """
         self.wait()
         path = checkpoint_path(self._directory, steps_done(model))
-        temporary = path.with_name(f"{_WRITING}{path.name}-{next(_numbers)}")
+        if self._start is None:  # not of Python's random numbers, which a run seeds alike at every start
+            self._start = processes.from_first(secrets.randbits(30))
+        temporary = path.with_name(f"{_WRITING}{path.name}-{self._start}-{next(_numbers)}")
         _quiet_loggers()
         try:
             if processes.index() == 0:
@@ -91,12 +100,14 @@ class ShardedSaver:
             shutil.rmtree(temporary, ignore_errors=True)
             self._error = error
         self._raise_together()
-        handler, writing = _handler(), []
+        handler, writing, writes = _handler(), [], False
         try:
-            writing = _begin_writing(handler, temporary / ARRAYS, arrays(model))
+            values = arrays(model)
+            writes = _has_first_copies(values)
+            writing = _begin_writing(handler, temporary / ARRAYS, values)
         except Exception as error:  # tensorstore and asyncio raise many kinds
             self._error = error
-        last = (handler, writing, temporary, path)
+        last = (handler, writing, writes, temporary, path)
         self._thread = threading.Thread(target=self._finish, args=last, name=f"save_{path.name}")
         _also_at_exit(self._thread)
         self._thread.start()
@@ -116,15 +127,17 @@ class ShardedSaver:
         if failed:
             raise OSError(errno.EIO, "another process could not write its part")
 
-    def _finish(self, handler, writing: Sequence, temporary: pathlib.Path, path: pathlib.Path):
+    def _finish(self, handler, writing: Sequence, writes: bool, temporary: pathlib.Path, path: pathlib.Path):
         """What the thread does: waits until this process's part is written, and on the first one, for all parts."""
         try:
             for part in writing:
                 part.result()
             if self._error is None:
-                _tell_part(temporary)
+                _tell_part(temporary, writes)
         except Exception as error:
             self._error = error
+        if self._error is not None:
+            _leave_reason(temporary, self._error)
         try:
             _meet(temporary.name)  # also after an error, for others wait here
             if processes.index() == 0:
@@ -146,6 +159,7 @@ class ShardedSaver:
 
 
 # Of the saves of a process, alike in all: what Orbax still does for one that failed must not come into the next one.
+# Nor what a process that outlived the last start of the run still does: each start has a random number besides.
 _numbers = itertools.count()
 _threads: list[threading.Thread] = []
 
@@ -212,28 +226,64 @@ def _handler():
 
 
 def _begin_writing(handler, folder: pathlib.Path, values: dict) -> Sequence:
-    """Futures of the writing of this process's part of `values`, which are copied when this returns."""
+    """Futures of the writing of this process's part of `values`, which are copied when this returns.
+
+    Where a loop runs already, as in a notebook, its own has a thread of its own.
+    """
     import orbax.checkpoint as ocp
     from etils import epath
 
-    return asyncio.run(handler.async_save(epath.Path(folder), args=ocp.args.PyTreeSave(values)))
+    saving = handler.async_save(epath.Path(folder), args=ocp.args.PyTreeSave(values))
+    if not _a_loop_runs():
+        return asyncio.run(saving)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, saving).result()
 
 
-def _tell_part(temporary: pathlib.Path):
-    """Says, with the digests of this process's arrays, that its part is whole; so processes share out the reading."""
+def _a_loop_runs() -> bool:
+    try:
+        return asyncio.get_running_loop() is not None
+    except RuntimeError:
+        return False
+
+
+def _has_first_copies(values: dict) -> bool:
+    """Whether this process holds the first copy of any part of `values`: if so, Orbax has it write files."""
+    import jax
+
+    shards = (shard for value in jax.tree.leaves(values) for shard in value.addressable_shards)
+    return any(shard.replica_id == 0 and shard.data.size for shard in shards)
+
+
+def _tell_part(temporary: pathlib.Path, writes: bool):
+    """Says, with the digests of this process's arrays, that its part is whole; so processes share out the reading.
+
+    OSError if there are none though it `writes` some.
+    """
     index = processes.index()
-    data = temporary / ARRAYS / f"ocdbt.process_{index}" / "d"  # Orbax's name; what is written there stays as it is
+    data = temporary / ARRAYS / _DATA.format(index)
     files = {path.relative_to(temporary).as_posix(): file_entry(path) for path in data.glob("*") if path.is_file()}
+    if writes and not files:
+        raise OSError(errno.EIO, f"this version of Orbax puts no files into {ARRAYS}/{_DATA.format(index)}")
     (temporary / _PART.format(index)).write_text(json.dumps(files))
 
 
+def _leave_reason(temporary: pathlib.Path, error: Exception):
+    """Leaves a line for the first process, which is the one that is heard; on a full disk it may not be able to."""
+    known = _as_os_error(error)
+    reason = (known.strerror or str(known)).strip().splitlines() or [type(error).__name__]
+    with contextlib.suppress(OSError):
+        (temporary / _REASON.format(processes.index())).write_text(reason[0][:_LONGEST_REASON])
+
+
 def _parts(temporary: pathlib.Path) -> dict[str, dict]:
-    """What all processes said; OSError unless all did."""
+    """What all processes said; OSError, with the reason if one is left, unless all did."""
     files = {}
     for index in range(processes.count()):
-        told = temporary / _PART.format(index)
-        if not told.exists():
-            raise OSError(errno.EIO, f"process {index} could not write its part")
+        told, reason = (temporary / name.format(index) for name in (_PART, _REASON))
+        if reason.exists() or not told.exists():
+            why = reason.read_text()[:_LONGEST_REASON] if reason.exists() else ""
+            raise OSError(errno.EIO, f"process {index} could not write its part{': ' * bool(why)}{why}")
         files |= json.loads(told.read_text())
         told.unlink()
     return files
@@ -267,7 +317,7 @@ def load_sharded(path: str | os.PathLike):
     if backend.name() != "jax":
         raise ValueError(
             f"{path} is a sharded checkpoint, which jax alone reads, and this is {backend.name()}: "
-            "KERAS_BACKEND=jax sid2-export --workdir=RUN --out=model.keras makes one file of it that all backends read."
+            "KERAS_BACKEND=jax sid2-export --workdir=RUN --out=model.keras makes one file of it for sid2-sample --weights, on all backends."
         )
     check_available()
     try:

@@ -93,6 +93,7 @@ def sharded(tmp_path_factory):
     saver = ShardedSaver(folder / "checkpoints", keep=1)
     saver.save(model)
     saver.wait()
+    (checkpoints(folder / "checkpoints")[0] / MODEL).write_text("a stray file, which the manifest does not list")
     run(f"--workdir={folder}", f"--out={folder / 'out.keras'}")
     return folder / "out.keras", model
 

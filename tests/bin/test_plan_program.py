@@ -40,7 +40,7 @@ def test_without_a_mesh_there_is_no_table_and_what_does_nothing_is_said():
         (["--preset=sid2_digit"], "There is no preset 'sid2_digit': did you mean sid2_digits"),
         (["--preset=sid2_digits", "--mesh=data:4,rows:2"], "as in data:4,fsdp:2,model:1; got 'data:4,rows:2'"),
         (["--preset=sid2_digits", "--mesh=model:2"], "got model:2 and 3 heads at level 1"),
-        (["--preset=sid2_digits", "--memory=0"], "--memory must be positive, got 0"),
+        (["--preset=sid2_digits", "--memory=0"], "--memory must be positive and finite, got 0"),
         (["--preset=sid2_digits", "--platform=gpu"], "platform must be one of cpu, tpu, got 'gpu'"),
     ],
 )

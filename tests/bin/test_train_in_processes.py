@@ -159,7 +159,7 @@ def test_what_several_processes_cannot_do_is_refused(data, tmp_path, of_two, cha
     [
         (
             ("--coordinator=127.0.0.1:1",),
-            "coordinator, process_count and process_id go together, got coordinator alone.",
+            "--coordinator, --process_count and --process_id go together, got coordinator alone.",
         ),
         (("--coordinator=x", "--process_count=2", "--process_id=0"), "coordinator must be host:port, got 'x'."),
         (

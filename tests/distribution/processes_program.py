@@ -29,6 +29,7 @@ from training_helpers import Losses, stripes, tiny_model  # noqa: E402
 
 from keras_sid2 import AdamRecipe, replicas  # noqa: E402
 from keras_sid2.distribution import Mesh, distributed  # noqa: E402
+from keras_sid2.training.callbacks import PortableSaver  # noqa: E402
 
 if os.environ.get("VIRTUAL_DEVICES", "1") != "1":
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -60,10 +61,18 @@ def saved_and_loaded(model) -> np.ndarray:
     path = OUT / f"{keras.backend.backend()}_{COUNT}.keras"
     if INDEX == 0:
         replicas.save(model, path)
-    else:
-        replicas.help_saving(model)
     processes.wait_for_all()
     return flat(keras.saving.load_model(path).optimizer.variables)
+
+
+def refused(model) -> str:
+    """What a process is told when the first one cannot write a checkpoint."""
+    (OUT / "file").touch()
+    try:
+        PortableSaver(OUT / "file", keep=1).save(model)
+    except OSError as error:
+        return type(error).__name__
+    return ""
 
 
 def main():
@@ -83,6 +92,7 @@ def main():
             evaluation=[model.evaluate(batches(3), verbose=0, return_dict=True)["loss"]],
             images=model.generate(np.arange(8) % 3, num_steps=4, seed=1),
             loaded=saved_and_loaded(model),
+            refused=refused(model),
             agreed=[processes.summed(INDEX + 1), processes.from_first(INDEX + 7)],
         )
 

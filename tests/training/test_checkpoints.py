@@ -11,8 +11,10 @@ from training_helpers import Steps, fit_steps, same_weights, tiny_model
 from keras_sid2.training import checkpoints as module
 from keras_sid2.training.callbacks import SaveCheckpoints
 from keras_sid2.training.checkpoints import (
+    ARRAYS,
     MANIFEST,
     MODEL,
+    SHARDED,
     checkpoint_step,
     checkpoints,
     fault,
@@ -128,6 +130,47 @@ def test_what_a_kill_left_is_no_checkpoint_and_goes(copy):
     assert [checkpoint_step(path) for path in checkpoints(copy)] == [1, 2]
     remove_unfinished(copy)
     assert not left.exists() and len(checkpoints(copy)) == 2
+
+
+@pytest.mark.backend_free
+def test_the_same_step_is_there_still_when_the_second_rename_fails_or_a_kill_comes_before_it(copy, monkeypatch):
+    path, rename = copy / "step_0000000002", module.os.rename
+    before, model = (path / MODEL).read_bytes(), load_model(path)
+
+    def fails(error, source, to):
+        if to == path and not source.name.endswith("-old"):
+            raise error
+        rename(source, to)
+
+    for error in (OSError("no"), KeyboardInterrupt()):  # a kill, but for the process, which goes on
+        monkeypatch.setattr(module.os, "rename", lambda source, to, error=error: fails(error, source, to))
+        with pytest.raises(type(error)):
+            save_checkpoint(model, copy, keep=2)
+        assert path.exists() == isinstance(error, OSError)
+        remove_unfinished(copy)
+        assert sorted(p.name for p in copy.iterdir()) == ["step_0000000001", path.name]
+        assert fault(path) is None and (path / MODEL).read_bytes() == before
+    monkeypatch.undo()
+    shutil.copytree(path, copy / f".writing-{path.name}-old")  # a kill behind both
+    remove_unfinished(copy)
+    assert len(list(copy.iterdir())) == 2
+
+
+@pytest.mark.backend_free
+def test_the_manifest_says_of_which_kind_it_is_and_no_stray_file(copy):
+    path = checkpoints(copy)[-1]
+    (path / ARRAYS).mkdir()
+    (path / ARRAYS / "stray").write_text("")
+    assert fault(path) is None and load_model(path)
+    module._write_manifest(path, 2, SHARDED, None, {})
+    assert fault(path) == "its manifest lists no model"
+    for text, sentence in (
+        ("{", "can be read: it has no sound manifest.json"),
+        ('{"format": 9}', "newer version"),
+    ):
+        (path / MANIFEST).write_text(text)
+        with pytest.raises(ValueError, match=sentence):
+            load_model(path)
 
 
 def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):

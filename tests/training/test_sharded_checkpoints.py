@@ -1,6 +1,9 @@
 """Sharded checkpoints in one process: written behind training, whole or not at all, sound or named (jax)."""
 
+import asyncio
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -68,7 +71,8 @@ def copy(saved, tmp_path):
 def test_other_backends_refuse_them_and_say_what_to_do(tmp_path):
     with pytest.raises(ValueError, match=f"need the jax backend, got {BACKEND}: set KERAS_BACKEND=jax"):
         SaveCheckpoints(tmp_path, every=1, keep=1, sharded=True)
-    (tmp_path / "step_0000000001" / ARRAYS).mkdir(parents=True)
+    (tmp_path / "step_0000000001").mkdir()
+    (tmp_path / "step_0000000001" / MANIFEST).write_text('{"format": 2}')
     with pytest.raises(ValueError, match="which jax alone reads, and this is .*KERAS_BACKEND=jax sid2-export"):
         load_model(tmp_path / "step_0000000001")
 
@@ -96,6 +100,37 @@ def test_what_is_saved_is_there_to_the_bit_and_the_manifest_lists_all_files(save
             (path / name).stat().st_size == file["bytes"] and not name.startswith(".")
             for name, file in manifest["files"].items()
         )
+
+
+@only_on_jax
+def test_where_a_loop_runs_already_as_in_a_notebook(model, tmp_path):
+    saver, expected = ShardedSaver(tmp_path, keep=1), all_weights(model)
+
+    async def cell():
+        saver.save(model)
+        saver.wait()
+        return load_model(checkpoints(tmp_path)[0])
+
+    for was, found in zip(expected, all_weights(asyncio.run(cell())), strict=True):
+        assert was.tobytes() == found.tobytes()
+
+
+@only_on_jax
+def test_starts_do_not_write_into_one_another_s_folders(model, tmp_path, monkeypatch):
+    """A process may outlive its run; a run seeds Python's random numbers alike at every start."""
+    make, names = module._make, []
+    monkeypatch.setattr(
+        module, "_make", lambda temporary, model: (names.append(temporary.name), make(temporary, model))
+    )
+    monkeypatch.setattr(module, "_numbers", iter([0, 1, 0]))
+    for saves in (2, 1):
+        keras.utils.set_random_seed(0)
+        saver = ShardedSaver(tmp_path, keep=1)
+        for _ in range(saves):
+            saver.save(model)
+        saver.wait()
+    first, second, other = (name.rsplit("-", 2)[1:] for name in names)
+    assert first[0] == second[0] != other[0] and [first[1], second[1], other[1]] == ["0", "1", "0"]
 
 
 @only_on_jax
@@ -223,6 +258,32 @@ def test_what_fails_behind_training_is_told_when_the_next_one_begins(model, tmp_
     model.fit(Steps(), shuffle=False, verbose=0, epochs=2, callbacks=[save])
     assert len(notes) == 1 and f"The checkpoint of step {first} could not be written (" in notes[0]
     assert [path.name for path in tmp_path.iterdir()] == [f"step_{first + 4:010d}"]
+
+
+@only_on_jax
+def test_why_a_process_could_not_write_its_part_is_told(tmp_path):
+    for error, why in (
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device"),
+        (ValueError("RESOURCE_EXHAUSTED: pages\nof it"), "No space left on device"),
+        (RuntimeError("x" * 1000 + "\nmore"), "x" * 299),
+    ):
+        module._leave_reason(tmp_path, error)
+        with pytest.raises(OSError) as told:
+            module._parts(tmp_path)
+        assert told.value.strerror == f"process 0 could not write its part: {why}"
+    module._leave_reason(tmp_path / "nowhere", error)
+
+
+@only_on_jax
+def test_an_orbax_with_other_names_for_its_folders_is_told(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_DATA", "elsewhere_{}/d")
+    saver = ShardedSaver(tmp_path, keep=1)
+    saver.save(model)
+    with pytest.raises(OSError, match="this version of Orbax puts no files into arrays/elsewhere_0/d"):
+        saver.wait()
+    assert not list(tmp_path.iterdir())
+    module._tell_part(tmp_path, writes=False)  # a process that holds second copies only
+    assert module._parts(tmp_path) == {}
 
 
 @only_on_jax
