@@ -165,6 +165,7 @@ def _strategy():
 def _set(distribution: MeshDistribution | Copies | None):
     global _copies
     _copies = distribution if isinstance(distribution, Copies) else None
+    replicas.of_processes(1 if _copies is None else _copies.num_processes)
     if backend.name() == "jax":
         keras.distribution.set_distribution(distribution)
 

@@ -14,15 +14,23 @@ from keras import ops
 
 from keras_sid2 import backend, processes, random
 
+_in_processes = 1  # copies that processes of torch have agreed to be
+
+
+def of_processes(copies: int):
+    """On torch: models are one of `copies` from now on. A process group alone does not say so: it may be for others."""
+    global _in_processes
+    _in_processes = copies
+
 
 def count() -> int:
-    """Copies; 1 outside a strategy or a process group."""
+    """Copies; 1 outside a strategy, or where processes train models of their own."""
     if backend.name() == "tensorflow":
         import tensorflow as tf
 
         return tf.distribute.get_strategy().num_replicas_in_sync
     if backend.name() == "torch":
-        return _group().get_world_size() if _in_group() else 1
+        return _in_processes
     return 1
 
 
@@ -32,7 +40,7 @@ def index():
         import tensorflow as tf
 
         return tf.distribute.get_replica_context().replica_id_in_sync_group
-    return _group().get_rank() if _in_group() else 0
+    return processes.index()
 
 
 def rows(batch):
@@ -137,11 +145,6 @@ def save(model: keras.Model, path: str | os.PathLike):
         return
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         thread.submit(model.save, path).result()
-
-
-def _in_group() -> bool:
-    group = _group()
-    return group.is_available() and group.is_initialized()
 
 
 def _group():

@@ -317,7 +317,8 @@ def load_sharded(path: str | os.PathLike):
     if backend.name() != "jax":
         raise ValueError(
             f"{path} is a sharded checkpoint, which jax alone reads, and this is {backend.name()}: "
-            "KERAS_BACKEND=jax sid2-export --workdir=RUN --out=model.keras makes one file of it for sid2-sample --weights, on all backends."
+            "KERAS_BACKEND=jax sid2-export --workdir=RUN --out=model.keras makes one file of it, which "
+            "sid2-sample --weights=model.keras takes on all backends."
         )
     check_available()
     try:
