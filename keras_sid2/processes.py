@@ -3,8 +3,8 @@
     start()                                       # before anything else of the backend
     start(coordinator="10.0.0.1:1234", count=4, index=2)
 
-jax: the arguments, or what jax finds by itself on TPU VMs, Slurm, Kubernetes and Open MPI. torch: what torchrun sets, or
-the arguments. tensorflow: TF_CONFIG, with the addresses of all workers. Without any of these there is one process.
+jax: the arguments, or what jax finds by itself on TPU VMs, Slurm, Kubernetes and Open MPI. torch: what torchrun sets
+or the arguments. tensorflow: TF_CONFIG, with the addresses of all workers. Without any of these there is one process.
 """
 
 import functools
