@@ -112,6 +112,15 @@ def step_logs(logs: dict) -> dict:
     return {name: ops.reshape(value, (1,)) for name, value in logs.items()}
 
 
+def check_optimizer(optimizer):
+    """ValueError on torch, where several copies train, for one that does not average their gradients: keras's own."""
+    if backend.name() == "torch" and count() > 1 and not getattr(optimizer, "averages_over_copies", False):
+        raise ValueError(
+            f"On torch the gradients of several processes are averaged by EmaAdam, got {type(optimizer).__name__}: "
+            "compile() without an optimizer takes the recipe's."
+        )
+
+
 def broadcast(variables: Sequence):
     """Gives the variables of every process of torch the values that the first one has; elsewhere they have them."""
     if backend.name() == "torch" and count() > 1:

@@ -35,6 +35,8 @@ class EmaAdam(_Adam):
     Under a registered name of ours a file saved on torch loads on jax and tensorflow too.
     """
 
+    averages_over_copies = True
+
     def __init__(self, learning_rate=1e-4, *, global_clipnorm=1.0, ema_momentum=0.9999, name="ema_adam", **kwargs):
         options = {"beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-12, **kwargs, "use_ema": True, "name": name}
         super().__init__(learning_rate, global_clipnorm=global_clipnorm, ema_momentum=ema_momentum, **options)

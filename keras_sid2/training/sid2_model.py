@@ -222,6 +222,7 @@ class SiD2Model(keras.Model):
         if refused:
             raise ValueError(f"SiD2Model computes its own loss and metrics: compile() takes no {', '.join(refused)}.")
         super().compile(optimizer=self.recipe.build() if optimizer is None else optimizer, **kwargs)
+        replicas.check_optimizer(self.optimizer)
         check_model(self)
         self.optimizer.build(self.trainable_variables)
         self.sampling_programs.clear()

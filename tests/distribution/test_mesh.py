@@ -5,6 +5,7 @@ import pytest
 from helpers import BACKEND
 from hypothesis import given
 from hypothesis import strategies as st
+from training_helpers import tiny_model
 
 from keras_sid2.distribution import check_batch_size, check_model, current, distribute, distributed
 from keras_sid2.sharding_rules import Mesh
@@ -66,6 +67,14 @@ def test_a_mesh_of_several_devices_is_refused_where_it_cannot_be():
     with pytest.raises(ValueError, match=r"The mesh data:7,.* is one of 7 devices, and there are \d+"):
         distribute(Mesh(data=7))
     assert keras.distribution.distribution() is None
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="keras's optimizers on tensorflow add up gradients of copies themselves")
+def test_an_optimizer_that_would_let_processes_drift_apart_is_refused(monkeypatch):
+    model = tiny_model(compiled=False)
+    monkeypatch.setattr("keras_sid2.replicas._in_processes", 2)
+    with pytest.raises(ValueError, match="are averaged by EmaAdam, got Adam: compile"):
+        model.compile(keras.optimizers.Adam())
 
 
 def test_a_mesh_of_one_device_changes_nothing():
