@@ -15,8 +15,6 @@ The skip per block (skips.py) is an option of this program, not of the library. 
 and level, for a quick look; --json is written after every case, and a second start keeps the cases that are there.
 """
 
-import json
-import pathlib
 import time
 
 import compiling
@@ -109,19 +107,10 @@ def _row(case: str, shapes: compiling.Shapes) -> dict:
 
 
 def _begun() -> dict:
-    """The result so far: that of --json, or one without rows. Ends the program where the rows there differ."""
+    """The result so far: that of --json, or one without rows."""
     names = ("platform", "topology", "preset", "batch_size", "precision", "blocks")
     settings = {name: FLAGS[name].value for name in names if name != "topology" or FLAGS.platform == "tpu"}
-    result = {**report.heading("memory", __doc__), "settings": settings, "rows": []}
-    path = pathlib.Path(FLAGS.json) if FLAGS.json else None
-    if path is None or not path.exists():
-        return result
-    kept = json.loads(path.read_text())
-    if any(kept[key] != result[key] for key in ("settings", "versions")):
-        raise SystemExit(f"{path} was made with other settings or versions: give another --json.")
-    print(f"{path} has {len(kept['rows'])} cases, which are kept.", flush=True)
-    result["rows"] = kept["rows"]
-    return result
+    return report.begun("memory", __doc__, settings, FLAGS.json)
 
 
 def _ratios(rows: dict[str, dict]) -> list[dict]:

@@ -98,6 +98,18 @@ def heading(program: str, doc: str) -> dict:
     }
 
 
+def begun(program: str, doc: str, settings: dict, path: str | None) -> dict:
+    """A result without rows, or with those that the file `path` has; ends the program where these differ in kind."""
+    result = {**heading(program, doc), "settings": settings, "rows": []}
+    if path is None or not pathlib.Path(path).exists():
+        return result
+    kept = json.loads(pathlib.Path(path).read_text())
+    if any(kept[key] != result[key] for key in ("settings", "versions")):
+        raise SystemExit(f"{path} was made with other settings or versions: give another --json.")
+    print(f"{path} has {len(kept['rows'])} rows, which are kept.", flush=True)
+    return {**result, "rows": kept["rows"]}
+
+
 def _short(flag: str) -> str:
     name, _, value = flag.partition("=")
     return f"{name}={value.rpartition('/')[2]}"

@@ -25,8 +25,6 @@ TPU gathers float32 weights as bfloat16: for fsdp, the bytes here are the upper 
 --json is written after every row, and a second start keeps the rows that are there.
 """
 
-import json
-import pathlib
 import time
 
 import compiling
@@ -112,19 +110,10 @@ def _row(strategy: str, count: int, devices: list) -> dict:
 
 
 def _begun() -> dict:
-    """The result so far: that of --json, or one without rows. Ends the program where the rows there differ."""
+    """The result so far: that of --json, or one without rows."""
     names = ("preset", "batch_per_device", "precision", "platform", "topology")
     settings = {name: FLAGS[name].value for name in names if name != "topology" or FLAGS.platform == "tpu"}
-    result = {**report.heading("scaling", __doc__), "settings": settings, "rows": []}
-    path = pathlib.Path(FLAGS.json) if FLAGS.json else None
-    if path is None or not path.exists():
-        return result
-    kept = json.loads(path.read_text())
-    if any(kept[key] != result[key] for key in ("settings", "versions")):
-        raise SystemExit(f"{path} was made with other settings or versions: give another --json.")
-    print(f"{path} has {len(kept['rows'])} rows, which are kept.", flush=True)
-    result["rows"] = kept["rows"]
-    return result
+    return report.begun("scaling", __doc__, settings, FLAGS.json)
 
 
 def _show(result: dict):

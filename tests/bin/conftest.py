@@ -3,8 +3,25 @@
 import signal
 
 import pytest
+from training_helpers import register_tiny_digits
 
+import pipelines
 from keras_sid2.bin import signals
+from keras_sid2.training import preset
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The folder of the digits, prepared."""
+    return str(pipelines.prepare("digits", data_dir=str(tmp_path_factory.mktemp("data"))))
+
+
+@pytest.fixture(scope="module")
+def tiny_digits():
+    """The preset tiny_digits is there."""
+    register_tiny_digits()
+    yield
+    del preset._REGISTRY["tiny_digits"]
 
 
 @pytest.fixture

@@ -10,36 +10,17 @@ import time
 import numpy as np
 import pytest
 from keras import ops
-from rich.console import Console
-from training_helpers import register_tiny_digits, same_weights
+from run_helpers import run_in
+from training_helpers import same_weights
 
-import pipelines
 from keras_sid2.bin.goodput import KINDS, peak_of
 from keras_sid2.bin.run_lock import locked
 from keras_sid2.bin.skipping import Skipped
-from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.bin.training_run import TrainingRun
-from keras_sid2.training import find_preset, preset
+from keras_sid2.training import find_preset
 from keras_sid2.training.checkpoints import MODEL, checkpoint_step, checkpoints, unsound
 
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny_digits():
-    register_tiny_digits()
-    yield
-    del preset._REGISTRY["tiny_digits"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return str(pipelines.prepare("digits", data_dir=str(tmp_path_factory.mktemp("data"))))
-
-
-def run_in(data, workdir, **changes):
-    every = {"log_every": 2, "checkpoint_every": 4, "eval_every": 100, "sample_every": 0}
-    asked = {"preset": "tiny_digits", "data": data, "workdir": str(workdir), "batch_size": 16, "steps": 12}
-    console = Console(record=True, width=200, file=open(os.devnull, "w"))
-    return TrainingRun(TrainSettings(**{**asked, **every, **changes}), console)
+pytestmark = pytest.mark.usefixtures("tiny_digits")
 
 
 def test_a_second_process_in_a_work_directory_is_refused(data, tmp_path):
@@ -107,9 +88,8 @@ class Poisoned(TrainingRun):
 
 
 @pytest.fixture
-def poisoned(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "TrainingRun", Poisoned)
-    return lambda name="run", **changes: run_in(data, tmp_path / name, **changes)
+def poisoned(data, tmp_path):
+    return lambda name="run", **changes: run_in(data, tmp_path / name, kind=Poisoned, **changes)
 
 
 def test_a_loss_that_is_nan_stops_with_step_bin_and_last_checkpoint(poisoned):
@@ -174,9 +154,8 @@ class Exploding(TrainingRun):
         return model
 
 
-def test_nothing_is_saved_after_a_gradient_that_is_infinite(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "TrainingRun", Exploding)
-    run = run_in(data, tmp_path, log_every=4)
+def test_nothing_is_saved_after_a_gradient_that_is_infinite(data, tmp_path):
+    run = run_in(data, tmp_path, kind=Exploding, log_every=4)
     with pytest.raises(FloatingPointError, match="gradient_norm is (inf|nan) at training step 7"):
         run.train()
     assert [checkpoint_step(path) for path in checkpoints(run.checkpoint_dir)] == [4]

@@ -11,27 +11,15 @@ import time
 import numpy as np
 import pytest
 from helpers import BACKEND, free_ports
+from run_helpers import PROGRAM
 from training_helpers import register_tiny_digits
 
-import pipelines
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.bin.training_run import TrainingRun
 from keras_sid2.training import preset
 from keras_sid2.training.checkpoints import checkpoint_step, checkpoints
 
 TESTS = pathlib.Path(__file__).parent.parent
-PROGRAM = """
-from training_helpers import register_tiny_digits
-from keras_sid2.bin.train import run
-
-register_tiny_digits()
-run()
-"""
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return str(pipelines.prepare("digits", data_dir=str(tmp_path_factory.mktemp("data"))))
 
 
 class Processes:

@@ -9,25 +9,13 @@ import sys
 import numpy as np
 import pytest
 from helpers import only_on_jax, to_numpy
+from run_helpers import PROGRAM
 
-import pipelines
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.bin.training_run import TrainingRun
 from keras_sid2.training.checkpoints import checkpoints, load_model
 
 TESTS = pathlib.Path(__file__).parent.parent
-PROGRAM = """
-from training_helpers import register_tiny_digits
-from keras_sid2.bin.train import run
-
-register_tiny_digits()
-run()
-"""
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return str(pipelines.prepare("digits", data_dir=str(tmp_path_factory.mktemp("data"))))
 
 
 def train(data, workdir, steps, *flags, devices=1):

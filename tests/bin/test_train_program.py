@@ -9,7 +9,6 @@ from helpers import BACKEND, to_numpy
 from rich.console import Console
 
 import keras_sid2
-import pipelines
 from keras_sid2.bin import measuring
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.bin.training_run import TrainingRun, windows
@@ -28,11 +27,6 @@ def small_digits():
     register_preset(small)
     yield small
     del preset._REGISTRY["small_digits"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return str(pipelines.prepare("digits", data_dir=str(tmp_path_factory.mktemp("data"))))
 
 
 def settings(data, workdir, **changes) -> TrainSettings:
