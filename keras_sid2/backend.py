@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pickle
+import warnings
 from collections.abc import Callable, Sequence
 
 import keras
@@ -30,6 +31,33 @@ def attention(query, key, value):
     sequence length that 128 divides; there the kernel is switched off and XLA's own attention is used.
     """
     return ops.dot_product_attention(query, key, value, flash_attention=False if _on_tpu() else None)
+
+
+def convolution(inputs, kernel, *, strides: tuple[int, int], padding: str):
+    """[B, H, W, C] by a kernel [h, w, C, F]; padding "valid" or "same". As keras.ops.conv, channels last.
+
+    On torch keras 3.15 copies the images to channels first and back before each convolution; torch takes them as they
+    lie, seen from another side.
+    """
+    if name() != "torch" or (padding == "same" and tuple(strides) != (1, 1)):
+        return ops.conv(inputs, kernel, strides=strides, padding=padding, data_format="channels_last")
+    import torch
+
+    images, weights = ops.convert_to_tensor(inputs).permute(0, 3, 1, 2), ops.convert_to_tensor(kernel)
+    result = torch.nn.functional.conv2d(images, weights.permute(3, 2, 0, 1), stride=strides, padding=padding)
+    return result.permute(0, 2, 3, 1)
+
+
+def fused_group_norm(inputs, scale, offset, *, groups: int, epsilon: float):
+    """Group normalisation of [B, H, W, C] in one operation, float32 inside; None where compilers fuse its parts."""
+    if name() != "torch":
+        return None
+    import torch
+
+    inputs, scale, offset = (ops.convert_to_tensor(part) for part in (inputs, scale, offset))
+    parts = (groups, scale.float(), offset.float(), epsilon)
+    result = torch.nn.functional.group_norm(inputs.permute(0, 3, 1, 2).float(), *parts)
+    return result.permute(0, 2, 3, 1).to(inputs.dtype)
 
 
 class FixedSeed(keras.random.SeedGenerator):
@@ -106,6 +134,61 @@ def compiled(function: Callable, variables: Sequence, *, jit_compile: bool) -> C
     import torch
 
     return torch.no_grad()(run)
+
+
+def recorded(function: Callable, variables: Sequence) -> Callable:
+    """`function(*tensors)`, without what keras's layers cost in Python each time; for use within `compiled`.
+
+    On jax and tensorflow that is `function` itself, which is compiled. On torch its operations are recorded at the
+    first call with tensors of a shape, and only they are run from then on, with the values that `variables`, all that
+    function reads, have by then. A function that cannot be recorded, because it looks at values, runs as it is.
+    """
+    return _Recorded(function, variables) if name() == "torch" else function
+
+
+def tensors_stay_tensors():
+    """A context of torch in which numpy gets no tensor: what it made of one would be recorded as a constant."""
+    import torch
+
+    leaving = {torch.Tensor.__array__, torch.Tensor.numpy, torch.Tensor.tolist}
+
+    class Refusing(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function in leaving:
+                raise RuntimeError("it hands a tensor to numpy or to Python.")
+            return function(*args, **(kwargs or {}))
+
+    return Refusing()
+
+
+class _Recorded:
+    """Graphs of a function on torch, one for each shape, type and device of its arguments."""
+
+    def __init__(self, function: Callable, variables: Sequence):
+        self._function, self._variables, self._graphs = function, list(variables), {}
+
+    def __call__(self, *tensors):
+        values = [v.value for v in self._variables]
+        kind = tuple((t.shape, t.dtype, t.device) for t in tensors)
+        if kind not in self._graphs:
+            self._graphs[kind] = self._record(values, tensors)
+        return self._graphs[kind](values, *tensors)
+
+    def _record(self, values: list, tensors: tuple) -> Callable:
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        try:
+            with tensors_stay_tensors():
+                return make_fx(self._run)(values, *tensors)
+        except RuntimeError as error:  # what fails for another reason fails again, and is told
+            reason = str(error).strip().splitlines()[0]
+            text = f"Sampling is slower than it could be: {self._function} cannot be recorded: {reason}"
+            warnings.warn(text, stacklevel=2)
+            return self._run
+
+    def _run(self, values: list, *tensors):
+        with keras.StatelessScope(list(zip(self._variables, values, strict=True))):
+            return self._function(*tensors)
 
 
 def update_averages(averages: Sequence, variables: Sequence, momentum):
@@ -267,3 +350,21 @@ def device_kind() -> str:
 
     gpus = tf.config.list_physical_devices("GPU")
     return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "gpu") if gpus else "cpu"
+
+
+def convolution_precision() -> str:
+    """What accelerators may round float32 to in convolutions: "float32", "tf32", or jax's own word for it."""
+    if name() == "jax":
+        import jax
+
+        return jax.config.jax_default_matmul_precision or "default"
+    if name() == "torch":
+        import torch
+
+        newer = getattr(torch.backends.cudnn, "conv", None)  # of torch 2.9; it may not be mixed with the older flag
+        allowed = torch.backends.cudnn.allow_tf32 if newer is None else newer.fp32_precision == "tf32"
+    else:
+        import tensorflow as tf
+
+        allowed = tf.config.experimental.tensor_float_32_execution_enabled()
+    return "tf32" if allowed else "float32"

@@ -13,6 +13,7 @@ from keras_sid2 import ResidualUViT, backend, random
 
 BACKEND = keras.backend.backend()
 only_on_jax = pytest.mark.skipif(BACKEND != "jax", reason="jax's own functions")
+only_on_torch = pytest.mark.skipif(BACKEND != "torch", reason="torch's own functions")
 
 
 def to_numpy(x) -> np.ndarray:

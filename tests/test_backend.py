@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import BACKEND, images, only_on_jax, to_numpy
+from helpers import BACKEND, images, only_on_jax, only_on_torch, to_numpy
 from keras import ops
 
 from keras_sid2 import backend, random
@@ -71,6 +71,86 @@ def test_compiled_keeps_no_gradients_on_torch():
     variable = keras.Variable(np.float32([1.0, 2.0]), name="v")
     result = backend.compiled(lambda: variable * 2.0, [variable], jit_compile=False)([variable.value])
     assert not getattr(result, "requires_grad", False)
+
+
+# recorded.
+
+
+def squares(variable):
+    """A function of tensors and a variable, and the list of its calls."""
+    calls = []
+
+    def function(x, y):
+        calls.append(1)
+        return ops.square(x) * variable + ops.cast(y, "float32")
+
+    return function, calls
+
+
+def test_a_recorded_function_follows_its_variables_and_arguments():
+    variable = keras.Variable(np.float32([1.0, 2.0]), name="v")
+    function, calls = squares(variable)
+    program = backend.compiled(backend.recorded(function, [variable]), [variable], jit_compile=False)
+    for shift, value in ((0, [1.0, 2.0]), (5, [3.0, -1.0]), (7, [0.5, 4.0])):
+        x, y = images(2, seed=shift), np.int32([shift, -shift])
+        result = program([ops.convert_to_tensor(np.float32(value))], ops.convert_to_tensor(x), ops.convert_to_tensor(y))
+        np.testing.assert_allclose(to_numpy(result), x**2 * np.float32(value) + y, rtol=1e-6)
+    assert len(calls) == 1
+    wider = program([variable.value], *(ops.convert_to_tensor(np.ones((3, 2), kind)) for kind in ("float32", "int32")))
+    np.testing.assert_allclose(to_numpy(wider), [[2.0, 3.0]] * 3)
+    assert len(calls) == 2
+
+
+def by_numpy(x):
+    return ops.convert_to_tensor(np.asarray(x.detach()) * 2.0)
+
+
+def by_a_number(x):
+    return x * x[0].item()
+
+
+def by_a_branch(x):
+    return x * 2.0 if x[0] > 0 else x
+
+
+@only_on_torch
+@pytest.mark.parametrize("function", [by_numpy, by_a_number, by_a_branch])
+def test_what_looks_at_values_runs_as_it_is(function):
+    program = backend.recorded(function, [])
+    with pytest.warns(UserWarning, match="cannot be recorded"):
+        program(ops.convert_to_tensor(np.float32([1.0, 2.0])))
+    for values in ([3.0, 4.0], [-3.0, 4.0]):
+        x = ops.convert_to_tensor(np.float32(values))
+        np.testing.assert_array_equal(to_numpy(program(x)), to_numpy(function(x)))
+
+
+# Convolution and group normalisation in one operation.
+
+
+@pytest.mark.parametrize(
+    "size, stride, padding", [(3, 1, "same"), (1, 1, "same"), (2, 2, "valid"), (2, 1, "same"), (3, 2, "same")]
+)
+def test_convolution_is_keras_s(size, stride, padding):
+    x, kernel = ops.convert_to_tensor(images(2, 8, 6, 3)), ops.convert_to_tensor(images(size, size, 3, 4, seed=1))
+    ours = backend.convolution(x, kernel, strides=(stride, stride), padding=padding)
+    theirs = ops.conv(x, kernel, strides=stride, padding=padding, data_format="channels_last")
+    np.testing.assert_allclose(to_numpy(ours), to_numpy(theirs), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 0.02)])
+def test_group_norm_in_one_operation(dtype, tolerance):
+    x, scale, offset = images(2, 4, 3, 6) + 5.0, images(6, seed=1), images(6, seed=2)
+    inputs = ops.cast(ops.convert_to_tensor(x), dtype)
+    x = to_numpy(ops.cast(inputs, "float32")).astype("float64")
+    result = backend.fused_group_norm(inputs, *map(ops.convert_to_tensor, (scale, offset)), groups=2, epsilon=1e-6)
+    if BACKEND != "torch":
+        assert result is None
+        return
+    assert keras.backend.standardize_dtype(result.dtype) == dtype
+    grouped = x.reshape(2, 12, 2, 3)
+    mean, variance = (f(grouped, axis=(1, 3), keepdims=True) for f in (np.mean, np.var))
+    expected = ((grouped - mean) / np.sqrt(variance + 1e-6)).reshape(x.shape) * scale + offset
+    np.testing.assert_allclose(to_numpy(ops.cast(result, "float32")), expected, atol=tolerance)
 
 
 # loop.

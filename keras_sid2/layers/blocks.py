@@ -16,6 +16,7 @@ from keras import ops
 
 from keras_sid2.backend import FixedSeed
 from keras_sid2.layers.attention import NORM_EPSILON, SelfAttention
+from keras_sid2.layers.fused import Convolution, GroupNorm
 from keras_sid2.serialization import register
 
 
@@ -25,7 +26,7 @@ def norm_groups(channels: int) -> int:
 
 
 def group_norm(channels: int, **options) -> keras.layers.Layer:
-    return keras.layers.GroupNormalization(groups=norm_groups(channels), epsilon=NORM_EPSILON, **options)
+    return GroupNorm(groups=norm_groups(channels), epsilon=NORM_EPSILON, **options)
 
 
 class _Block(keras.layers.Layer):
@@ -61,10 +62,10 @@ class ResBlock(_Block):
         channels, options = h_shape[-1], {"dtype": self.dtype_policy}
         conv = {"filters": channels, "kernel_size": 3, "padding": "same", **options}
         self.norm1 = group_norm(channels, name="norm1", **options)
-        self.conv1 = keras.layers.Conv2D(name="conv1", **conv)
+        self.conv1 = Convolution(name="conv1", **conv)
         self.modulation = keras.layers.Dense(2 * channels, name="modulation", **options)
         self.norm2 = group_norm(channels, name="norm2", **options)
-        self.conv2 = keras.layers.Conv2D(name="conv2", kernel_initializer="zeros", **conv)
+        self.conv2 = Convolution(name="conv2", kernel_initializer="zeros", **conv)
         for layer in (self.norm1, self.conv1, self.norm2, self.conv2):
             layer.build(h_shape)
         self.modulation.build(emb_shape)

@@ -48,7 +48,7 @@ class ConditionEmbedding(keras.layers.Layer):
         self.built = True
 
     def call(self, logsnr, label=None):
-        angles = ops.cast(logsnr, "float32")[:, None] * FREQUENCIES
+        angles = ops.cast(logsnr, "float32")[:, None] * ops.convert_to_tensor(FREQUENCIES)
         features = ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
         embedding = self.dense2(self.dense1(features))
         if self.classes is not None:

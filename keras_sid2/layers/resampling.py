@@ -2,11 +2,12 @@
 
 import keras
 
+from keras_sid2.layers.fused import Convolution
 from keras_sid2.serialization import register
 
 
 @register
-class Patchify(keras.layers.Conv2D):
+class Patchify(Convolution):
     """[B, H, W, C] -> [B, H/p, W/p, filters]: a p x p convolution with stride p."""
 
     def __init__(self, filters: int, patch_size: int, **kwargs):
@@ -41,7 +42,7 @@ class _Resample(keras.layers.Layer):
     def __init__(self, channels: int, resize: keras.layers.Layer, **kwargs):
         super().__init__(**kwargs)
         self.channels, self.resize = channels, resize
-        self.conv = keras.layers.Conv2D(channels, 1, dtype=self.dtype_policy, name="conv")
+        self.conv = Convolution(channels, 1, dtype=self.dtype_policy, name="conv")
 
     def build(self, input_shape):
         self.conv.build((None, None, None, input_shape[-1]))

@@ -63,6 +63,10 @@ CASES = {
     "SelfAttention": Case(
         layers.SelfAttention, dict(head_dim=4), ((4, 6, 8),), 4 * 64 + 8 + 4 * 4, (4, 6, 8), ATTENTION
     ),
+    "Convolution": Case(
+        layers.Convolution, dict(filters=5, kernel_size=3, padding="same"), ((4, 6, 3),), 9 * 3 * 5 + 5, (4, 6, 5)
+    ),
+    "GroupNorm": Case(layers.GroupNorm, dict(groups=2, epsilon=1e-6), ((4, 6, 8),), 2 * 8, (4, 6, 8)),
     "Patchify": Case(layers.Patchify, dict(filters=8, patch_size=2), ((4, 6, 3),), 4 * 3 * 8 + 8, (2, 3, 8)),
     "Unpatchify": Case(layers.Unpatchify, dict(filters=3, patch_size=2), ((2, 3, 8),), 4 * 8 * 3 + 3, (4, 6, 3)),
     "Downsample": Case(layers.Downsample, dict(channels=8), ((4, 6, 5),), 5 * 8 + 8, (2, 3, 8), ("conv", "pool")),
