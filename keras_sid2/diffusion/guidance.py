@@ -74,12 +74,12 @@ class Guidance:
             raise ValueError(f"The guidance scale must be a finite number >= 0 (1 is none), got {self.scale!r}.")
         if self.interval is None:
             return
-        ends = tuple(self.interval) if isinstance(self.interval, Sequence) else ()
+        ends = tuple(self.interval) if isinstance(self.interval, Sequence | np.ndarray) else ()
         if len(ends) != 2 or not all(map(_is_number, ends)) or not ends[0] < ends[1]:
             raise ValueError(
                 f"The guidance interval must be (low, high) in logsnr with low < high, got {self.interval!r}."
             )
-        object.__setattr__(self, "interval", ends)
+        object.__setattr__(self, "interval", tuple(map(float, ends)))
 
     @property
     def acts(self) -> bool:

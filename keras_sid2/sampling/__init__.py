@@ -1,7 +1,7 @@
 """Samplers, the grids they step on, denoise functions, and the loop that runs them."""
 
 from keras_sid2.sampling.denoisers import clipped, denoiser, guided, guided_in_one_batch, thresholded
-from keras_sid2.sampling.grids import GRIDS, edm_rho, get_grid, uniform_logsnr, uniform_t
+from keras_sid2.sampling.grids import GRIDS, edm_rho, get_grid, logsnr_of, uniform_logsnr, uniform_t
 from keras_sid2.sampling.loop import SamplingLoop, sample
 from keras_sid2.sampling.steps import (
     SAMPLERS,
@@ -29,6 +29,7 @@ __all__ = [
     "get_sampler",
     "guided",
     "guided_in_one_batch",
+    "logsnr_of",
     "sample",
     "thresholded",
     "uniform_logsnr",

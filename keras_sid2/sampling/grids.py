@@ -2,12 +2,16 @@
 
     (1) uniform_t       t_i = t_start (1 - i / n), logsnr(t_i); the paper's
     (2) uniform_logsnr  logsnr_i between logsnr(t_start) and logsnr(0), evenly
-    (3) edm_rho         sigma_i^(1/rho) between its ends, evenly, where sigma = exp(-logsnr / 2) is noise over signal;
-                        Karras et al. 2206.00364, Eq. (5)
+    (3) edm_rho         sigma_i^(1/rho) between its ends for i < n, evenly, where sigma = exp(-logsnr / 2) is noise over
+                        signal; Karras et al. 2206.00364, Eq. (5)
 
-The last evaluation of the network is at logsnr[n - 1], and its x_hat is the result: no step is taken to z_0, which
-would add the noise of logsnr(0) back. A grid is any function (schedule, num_steps, t_start) of this kind.
+The network is evaluated at logsnr[0] to logsnr[n - 1], by samplers of two evaluations also at the end of each step,
+and the last x_hat is the result: no step is taken to z_0, which would add the noise of logsnr(0) back. (1) and (2)
+leave the last step to the samplers; (3), as in its paper, evaluates at logsnr(0) itself, so its last two points are
+one. A grid is any function (schedule, num_steps, t_start) of this kind.
 """
+
+import numbers
 
 import numpy as np
 from keras import ops
@@ -29,7 +33,8 @@ def edm_rho(schedule, num_steps: int, t_start: float = 1.0, rho: float = 7.0) ->
     if not rho > 0:
         raise ValueError(f"rho must be positive, got {rho!r}.")
     noisy, clean = (np.exp(-0.5 * end / rho) for end in _ends(schedule, num_steps, t_start))
-    return (-2.0 * rho * np.log(np.linspace(noisy, clean, num_steps + 1))).astype("float32")
+    logsnr = -2.0 * rho * np.log(np.linspace(noisy, clean, num_steps))
+    return np.append(logsnr, logsnr[-1]).astype("float32")
 
 
 GRIDS = {"uniform_t": uniform_t, "uniform_logsnr": uniform_logsnr, "edm_rho": edm_rho}
@@ -39,15 +44,27 @@ def get_grid(grid):
     """A grid by name, or `grid` itself if it is a function already."""
     if callable(grid):
         return grid
-    if grid not in GRIDS:
+    if not isinstance(grid, str) or grid not in GRIDS:
         raise ValueError(f"grid must be one of {', '.join(GRIDS)} or a function of this kind, got {grid!r}.")
     return GRIDS[grid]
+
+
+def logsnr_of(grid, schedule, num_steps: int, t_start: float = 1.0) -> np.ndarray:
+    """What `grid`, a name or a function, gives: float32 [num_steps + 1]; ValueError if it is no grid."""
+    _check(num_steps, t_start)
+    logsnr = np.asarray(get_grid(grid)(schedule, num_steps, t_start), "float32")
+    if logsnr.shape != (num_steps + 1,) or not np.isfinite(logsnr).all() or (np.diff(logsnr) < 0).any():
+        raise ValueError(
+            f"The grid must give {num_steps + 1} finite values of logsnr for {num_steps} steps, none below the one "
+            f"before it; got shape {list(logsnr.shape)}, {logsnr}."
+        )
+    return logsnr
 
 
 def _check(num_steps, t_start):
     if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 1:
         raise ValueError(f"num_steps must be an integer >= 1, got {num_steps!r}.")
-    if not 0.0 < t_start <= 1.0:
+    if not isinstance(t_start, numbers.Real) or not 0.0 < t_start <= 1.0:
         raise ValueError(f"t_start must be in (0, 1], got {t_start!r}.")
 
 

@@ -28,6 +28,8 @@ _REPEATS = 2**31 - 1  # no pixel and no step has this number: keys of repetition
 class SamplingLoop:
     """A run of a sampler that can be advanced piece by piece; `sample` runs it whole.
 
+    Its state is (z_t, the newest x_hat): of a sampler that evaluates twice a step, the estimate at the step's end.
+
     Args:
         denoise: used outside the interval of guidance.
         sampler: a step, see sampling.steps.
@@ -56,7 +58,7 @@ class SamplingLoop:
         return self.logsnr.shape[0] - 1
 
     def start(self):
-        """The state (z_t, x_hat of the step before) before step 0."""
+        """The state before step 0."""
         noise = random.normal(self.keys, self.image_shape)
         z_t = noise if self.init is None else diffuse(x=self.init, eps=noise, logsnr=self.logsnr[0])
         if self.known is not None:
@@ -74,7 +76,7 @@ class SamplingLoop:
         return backend.loop(stop, last, self._step(self.denoise), state)
 
     def result(self, state):
-        """x [B, *image_shape] from the state after the last step: its x_hat, as a step to z_0 would add noise."""
+        """x [B, *image_shape] from the state after the last step: the newest x_hat, for z_s still has noise."""
         if self.known is None:
             return state[1]
         x, mask = self.known
@@ -97,18 +99,23 @@ class SamplingLoop:
         return body
 
     def _once(self, denoise: Callable, i, state, keys):
-        """(z_s, x_hat) of step i from (z_t, x_hat of the step before)."""
+        """The state after step i, from the one before it."""
         z_t, x_hat_before = state
         step = {"z_t": z_t, "logsnr_t": self.logsnr[i], "logsnr_s": self.logsnr[i + 1]}
-        x_hat = denoise(z_t, ops.broadcast_to(self.logsnr[i], (keys.shape[0],)))
+        estimates = [denoise(z_t, ops.broadcast_to(self.logsnr[i], (keys.shape[0],)))]
+
+        def again(z, logsnr):
+            estimates.append(denoise(self._with_known(z, {**step, "logsnr_s": logsnr}, None), logsnr))
+            return estimates[-1]
+
         offers = {
             "noise": lambda: random.normal(keys, self.image_shape, index=i + 1),
-            "denoise": lambda: denoise,
+            "denoise": lambda: again,
             "before": lambda: (x_hat_before, self._logsnr_before(i)),
         }
         extra = {name: offers[name]() for name in needs(self.sampler)}
-        z_s = self.sampler(x_hat=x_hat, **step, **extra)
-        return self._with_known(z_s, step, extra.get("noise")), x_hat
+        z_s = self.sampler(x_hat=estimates[0], **step, **extra)
+        return self._with_known(z_s, step, extra.get("noise")), estimates[-1]
 
     def _noised_again(self, i, z_s, keys):
         """z_t from z_s by the forward process, q(z_t | z_s)."""

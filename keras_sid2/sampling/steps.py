@@ -113,7 +113,7 @@ def get_sampler(sampler):
     """A sampler by name with its default settings, or `sampler` itself if it is one already."""
     if callable(sampler) and not isinstance(sampler, type):
         return sampler
-    if sampler not in SAMPLERS:
+    if not isinstance(sampler, str) or sampler not in SAMPLERS:
         raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)} or a sampler object, got {sampler!r}.")
     return SAMPLERS[sampler]()
 

@@ -1,7 +1,6 @@
 """A request for images: everything that decides what is drawn, checked before anything is computed."""
 
 import dataclasses
-import hashlib
 import inspect
 from collections.abc import Callable, Iterator
 
@@ -11,12 +10,14 @@ from keras import ops
 
 from keras_sid2 import backend, random
 from keras_sid2.diffusion import Guidance
-from keras_sid2.sampling import get_grid, get_sampler
+from keras_sid2.sampling import get_sampler, logsnr_of
 from keras_sid2.training.data_checks import check_labels
+from keras_sid2.training.naming import array_digest, config_digest, named, named_guidance, named_sampler
 from keras_sid2.training.optimizer import steps_done
 from keras_sid2.training.sampling_program import program
 
 _SAMPLE = 2  # stream of a seed, beside those of sid2_model
+_NUMBERS = 2**31  # of images: they are folded into keys as int32
 _REPORTS = 20  # pieces that a batch's steps are cut into where somebody watches
 
 
@@ -42,13 +43,14 @@ class Drawing:
         t_start: in (0, 1], how much of the noise is put on them: 1 leaves nothing of them.
         known: images [N, H, W, C] of which a part is to be kept (inpainting); needs `mask`.
         mask: bool [N, H, W, C], or of 3 or 4 axes that broadcast to it, as [H, W, 1]: true is kept.
-        resamplings: how often each step is done, >= 1: with `known`, more make the rest fit it better, at their cost.
+        resamplings: how often each step is done, >= 1: with `known`, more make the rest fit it better, at their cost;
+            a sampler that goes by the step before, as dpmpp_2m, then takes each step without it, as ddim.
         seed: an integer in [0, 2^32).
         first_image: the number of the first image, for a request that continues another.
         use_ema: draw from the averaged weights, where there are any.
         batch_size: images drawn at once; on several devices rounded up to a multiple of them.
         dtype: "uint8", or "float32" for values in [-1, 1].
-        progress: True for a bar, or called with (steps done, steps in all), about 20 times a batch.
+        progress: True for a bar that counts images, or called with (steps done, steps in all), about 20 times a batch.
 
     Raises ValueError for labels outside the classes, labels for a model without classes, guidance without labels or a
     weaker model, images or masks of another shape, and settings outside their range.
@@ -79,14 +81,15 @@ class Drawing:
     def __post_init__(self):
         self.labels = _labels(self.model, self.labels, self.num_images)
         self.num_images = len(self.labels)
+        if not isinstance(self.guidance, Guidance | None):
+            raise ValueError(f"guidance must be a Guidance, as Guidance(1.5, (-3, 5)), or None; got {self.guidance!r}.")
         self.guidance = self.guidance or Guidance()
         self.sampler = get_sampler(self.sampler)
         self._check_guidance()
         self._check_numbers()
         self._check_images()
-        self.logsnr = get_grid(self.grid)(
-            self.model.schedule, self.num_steps, 1.0 if self.t_start is None else self.t_start
-        )
+        t_start = 1.0 if self.t_start is None else self.t_start
+        self.logsnr = logsnr_of(self.grid, self.model.schedule, self.num_steps, t_start)
         self._program = program(self)
 
     def _check_guidance(self):
@@ -105,7 +108,10 @@ class Drawing:
 
     def _check_numbers(self):
         random.key(self.seed)  # refuses what is no seed
-        for name, least in (("batch_size", 1), ("first_image", 0), ("resamplings", 1)):
+        if not isinstance(self.first_image, int | np.integer) or not 0 <= self.first_image < _NUMBERS - self.num_images:
+            most = f"and with {self.num_images} images below {_NUMBERS}"
+            raise ValueError(f"first_image must be an integer >= 0, {most}, got {self.first_image!r}.")
+        for name, least in (("batch_size", 1), ("resamplings", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise ValueError(f"{name} must be an integer >= {least}, got {value!r}.")
@@ -150,8 +156,8 @@ class Drawing:
 
     def trajectory(self, frames: int) -> tuple[np.ndarray, np.ndarray]:
         """(z_t, x_hat), each [frames, N, H, W, C], after evenly many steps; the last x_hat are the images."""
-        if not 1 <= frames <= self.num_steps:
-            raise ValueError(f"frames must be from 1 to num_steps ({self.num_steps}), got {frames!r}.")
+        if not isinstance(frames, int | np.integer) or not 1 <= frames <= self.num_steps:
+            raise ValueError(f"frames must be an integer from 1 to num_steps ({self.num_steps}), got {frames!r}.")
         edges = np.linspace(0, self.num_steps, frames + 1).round().astype(int)
         ticks, batches = _Ticks(self), []
         for count, batch in self._parts():
@@ -200,10 +206,13 @@ class Drawing:
             "first_image": self.first_image,
             "seed": self.seed,
             "labels": array_digest(self.labels),
-            "sampler": _named(self.sampler),
-            "grid": _named(self.grid),
+            "network": config_digest(self.model.network),
+            "prediction": self.model.prediction,
+            "schedule": named(self.model.schedule, self.logsnr),
+            "sampler": named_sampler(self.sampler),
+            "grid": named(self.grid, self.logsnr),
             "num_steps": self.num_steps,
-            "guidance": _guidance(self.guidance),
+            "guidance": named_guidance(self.guidance, self.logsnr),
             "dynamic_threshold": self.dynamic_threshold,
             "t_start": self.t_start,
             "resamplings": self.resamplings,
@@ -235,7 +244,7 @@ def trajectory(model, labels=None, *, frames: int = 32, **options) -> tuple[np.n
 def _labels(model, labels, num_images: int | None) -> np.ndarray:
     """int32 [N] labels, the null class (0 without classes) where none is asked for."""
     if labels is None:
-        if not isinstance(num_images, int | np.integer) or num_images < 1:
+        if isinstance(num_images, bool) or not isinstance(num_images, int | np.integer) or num_images < 1:
             raise ValueError(f"Without labels, num_images must be an integer >= 1, got {num_images!r}.")
         return np.full(num_images, model.num_classes or 0, "int32")
     if model.num_classes is None:
@@ -245,21 +254,6 @@ def _labels(model, labels, num_images: int | None) -> np.ndarray:
         raise ValueError(f"labels must be one an image, at least one; got {len(labels)} and num_images={num_images}.")
     check_labels(labels, model.num_classes)
     return labels.astype("int32")
-
-
-def _named(setting) -> str:
-    """A name, a frozen dataclass with its values, or a function by where it is defined."""
-    if isinstance(setting, str) or dataclasses.is_dataclass(setting):
-        return str(setting)
-    return f"{getattr(setting, '__module__', '')}.{getattr(setting, '__qualname__', type(setting).__qualname__)}"
-
-
-def _guidance(guidance: Guidance) -> str:
-    """What of it decides images: whether both estimates are one batch does not."""
-    if not guidance.acts:
-        return "none"
-    scale = _named(guidance.scale) if callable(guidance.scale) else f"{guidance.scale:g}"
-    return f"{scale} in {'all' if guidance.interval is None else '{:g} to {:g}'.format(*guidance.interval)}"
 
 
 def _has_labels(drawing: Drawing) -> bool:
@@ -291,18 +285,12 @@ def _padded(values: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([values, np.repeat(values[-1:], size - len(values), axis=0)])
 
 
-def array_digest(values: np.ndarray) -> str:
-    """16 hexadecimal digits of the SHA-256 of an array's bytes."""
-    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]
-
-
 class _Ticks:
     """Counts steps for `progress`."""
 
     def __init__(self, drawing: Drawing):
         self.done, self.total = 0, drawing.num_steps * -(-drawing.num_images // drawing.images_at_once)
-        bar = keras.utils.Progbar(self.total, unit_name="network step") if drawing.progress is True else None
-        self._report = drawing.progress if bar is None else lambda done, total: bar.update(done)
+        self._report = _bar(drawing.num_images) if drawing.progress is True else drawing.progress
 
     @property
     def watched(self) -> bool:
@@ -313,3 +301,9 @@ class _Ticks:
         if self._report:
             backend.gathered(run.state[0][:1])  # jax runs ahead of the host: wait until they are done
             self._report(self.done, self.total)
+
+
+def _bar(num_images: int) -> Callable[[int, int], None]:
+    """Images, time an image and time left; part of a batch counts as so many images."""
+    bar = keras.utils.Progbar(num_images, unit_name="image")
+    return lambda done, total: bar.update(num_images * done // total)

@@ -84,7 +84,7 @@ class _Compiled:
         return [self.model] if self.kind.weaker is None else [self.model, self.kind.weaker]
 
     def _variables(self) -> list:
-        return [v for m in self._models() for v in (*m.trainable_variables, *m.non_trainable_variables)]
+        return [v for model in self._models() for v in _variables(model)]
 
     def values(self, use_ema: bool) -> list:
         """Of the variables that the program reads: the weights of now, or their averages."""
@@ -121,12 +121,24 @@ class _Compiled:
 
 def _estimate(model, labels):
     """x_hat of a model's network for labels int32 [B]."""
-    labels = None if model.num_classes is None else labels
+    given, network = () if model.num_classes is None else (labels,), _network(model)
+    return denoiser(lambda z_t, logsnr_t: network(z_t, logsnr_t, *given), model.prediction)
 
-    def predict(z_t, logsnr_t):
-        return model.network((z_t, logsnr_t, labels), training=False)
 
-    return denoiser(predict, model.prediction)
+def _network(model) -> Callable:
+    """network(z_t, logsnr_t, label, where there are classes) -> its output, kept on the model."""
+    programs = model.sampling_programs
+    if "network" not in programs:
+
+        def predict(z_t, logsnr_t, label=None):
+            return model.network((z_t, logsnr_t, label), training=False)
+
+        programs["network"] = backend.recorded(predict, _variables(model))
+    return programs["network"]
+
+
+def _variables(model) -> list:
+    return [*model.trainable_variables, *model.non_trainable_variables]
 
 
 class Program:
@@ -148,7 +160,7 @@ class Program:
 
 
 class Run:
-    """A batch on its way; `state` is (z_t, x_hat of the step before)."""
+    """A batch on its way; `state` is that of a SamplingLoop."""
 
     def __init__(self, compiled: _Compiled, state, batch: dict, shared: dict, use_ema: bool):
         self.state, self._batch, self._shared = state, batch, shared

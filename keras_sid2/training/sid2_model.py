@@ -89,7 +89,7 @@ class SiD2Model(keras.Model):
             raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}.")
         random.key(seed)  # refuses what is no seed
         super().__init__(name=name, **{**kwargs, "autocast": False, "dtype": "float32"})
-        self.network, self.schedule, self.weighting = network, schedule, weighting
+        self.network, self.schedule, self.weighting = _built(network, shape), schedule, weighting
         self.image_shape, self.num_classes = shape, network.num_classes
         self.label_dropout, self.seed, self.prediction = float(label_dropout), int(seed), prediction
         self.recipe = recipe or AdamRecipe()
@@ -337,6 +337,14 @@ class SiD2Model(keras.Model):
 
     def compile_from_config(self, config):
         self.compile(keras.saving.deserialize_keras_object(config["optimizer"]))
+
+
+def _built(network, image_shape: tuple[int, ...]):
+    """`network` with its weights, which one of the user's may make at its first call only."""
+    if not network.built:
+        label = None if network.num_classes is None else ops.zeros((1,), "int32")
+        network((ops.zeros((1, *image_shape)), ops.zeros((1,)), label))
+    return network
 
 
 def _exchange(pairs):

@@ -56,8 +56,10 @@ class Mixture:
         r = np.exp(np.array(logits) - np.max(logits, axis=0))
         return np.einsum("kb,kbd->bd", r / r.sum(0), np.array(parts))
 
-    def flow(self, z, start: float, end: float, steps: int = 1000):
+    def flow(self, z, start: float, end: float, steps: int = 1000, known=None):
         """z [B, 4] along the probability-flow ODE, by the classical Runge-Kutta rule.
+
+        `known` (x [B, 4], mask [4]): there the estimate is x, so that these values follow alpha x + sigma eps.
 
         With l = logsnr: dalpha/dl = alpha sigma^2 / 2, dsigma/dl = -sigma alpha^2 / 2 and
         dz/dl = dalpha/dl x_hat + dsigma/dl (z - alpha x_hat) / sigma = alpha / 2 x_hat - alpha^2 / 2 z.
@@ -65,7 +67,10 @@ class Mixture:
 
         def slope(z, logsnr):
             alpha, _ = alpha_sigma_of(logsnr)
-            return 0.5 * alpha * self.x_hat(z, logsnr) - 0.5 * alpha**2 * z
+            x_hat = self.x_hat(z, logsnr)
+            if known is not None:
+                x_hat = np.where(known[1], known[0], x_hat)
+            return 0.5 * alpha * x_hat - 0.5 * alpha**2 * z
 
         h = (end - start) / steps
         for logsnr in start + h * np.arange(steps):
@@ -112,6 +117,17 @@ def final_z(loop: SamplingLoop) -> np.ndarray:
     program = backend.compiled(run, [], jit_compile=False)
     z = program([], ops.convert_to_tensor(loop.logsnr), ops.convert_to_tensor(loop.keys))
     return to_numpy(z).reshape(-1, 4).astype("float64")
+
+
+def final_x(loop: SamplingLoop) -> np.ndarray:
+    """float64 [B, 4]: the result, compiled where the backend compiles."""
+
+    def run(logsnr, keys, known):
+        settings = dataclasses.replace(loop, logsnr=logsnr, keys=keys, known=known)
+        return settings.result(settings.advance(settings.start(), 0, settings.num_steps))
+
+    tensors = (*map(ops.convert_to_tensor, (loop.logsnr, loop.keys)), loop.known)
+    return to_numpy(backend.compiled(run, [], jit_compile=False)([], *tensors)).reshape(-1, 4).astype("float64")
 
 
 def column(values):

@@ -17,7 +17,8 @@ SCHEDULES = [CosineSchedule(), CosineSchedule(-5.0, 7.0), CosineInterpolatedSche
 @pytest.mark.parametrize("t_start", [1.0, 0.3])
 def test_every_grid_rises_from_t_start_to_clean(grid, schedule, t_start):
     logsnr = grid(schedule, 5, t_start)
-    assert logsnr.dtype == "float32" and logsnr.shape == (6,) and (np.diff(logsnr) > 0).all()
+    assert logsnr.dtype == "float32" and logsnr.shape == (6,)
+    assert (np.diff(logsnr)[:-1] > 0).all() and (logsnr[-1] > logsnr[-2]) == (grid is not edm_rho)
     ends = to_numpy(schedule.logsnr(np.float32([t_start, 0.0])))
     np.testing.assert_allclose(logsnr[[0, -1]], ends, atol=2e-5)
 
@@ -34,12 +35,19 @@ def test_steps_are_uniform_in_logsnr():
 
 
 def test_edm_s_grid_is_its_equation_5():
-    """sigma_i = (sigma_max^(1/rho) + i / n (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho, one after another."""
+    """sigma_i = (sigma_max^(1/rho) + i / (n - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho for i < n.
+
+    And for EDM's own ends, 80 and 0.002, and 18 steps, the levels that its code evaluates.
+    """
     high, low, n, rho = math.exp(5.0), math.exp(-5.0), 6, 7.0
-    sigmas = [(high ** (1 / rho) + i / n * (low ** (1 / rho) - high ** (1 / rho))) ** rho for i in range(n + 1)]
-    np.testing.assert_allclose(edm_rho(CosineSchedule(), n), [-2 * math.log(s) for s in sigmas], atol=5e-5)
+    sigmas = [(high ** (1 / rho) + i / (n - 1) * (low ** (1 / rho) - high ** (1 / rho))) ** rho for i in range(n)]
+    np.testing.assert_allclose(edm_rho(CosineSchedule(), n)[:-1], [-2 * math.log(s) for s in sigmas], atol=5e-5)
     evenly = np.exp(-0.5 * edm_rho(CosineSchedule(), n, rho=1.0))
-    np.testing.assert_allclose(np.diff(evenly), (low - high) / n, rtol=1e-4)
+    np.testing.assert_allclose(np.diff(evenly[:-1]), (low - high) / (n - 1), rtol=1e-4)
+    edm = CosineSchedule(-2 * math.log(80.0), -2 * math.log(0.002))
+    first_of_18 = np.exp(-0.5 * edm_rho(edm, 18)[[0, 1, 2, 16, 17, 18]])
+    np.testing.assert_allclose(first_of_18, [80.0, 57.586, 40.786, 0.0075, 0.002, 0.002], rtol=0.01)
+    np.testing.assert_allclose(edm_rho(CosineSchedule(), 1), [-10.0, -10.0], atol=5e-5)
 
 
 @pytest.mark.parametrize("num_steps", [0, -4, 2.5, None, True])

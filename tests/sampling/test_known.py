@@ -129,3 +129,28 @@ def test_a_run_from_an_image_starts_at_its_noise_level():
     alpha, sigma = alpha_sigma_of(logsnr[0])
     assert abs(z_t.mean() - 0.5 * alpha) < 4.5 * sigma / np.sqrt(z_t.size)
     assert abs(z_t.std() / sigma - 1.0) < 4.5 / np.sqrt(2 * z_t.size)
+
+
+def after_steps(resamplings: int, step) -> list[np.ndarray]:
+    """z [COUNT * 4] at the start, after step 3 and after step 4, each `resamplings` times step(z_t, noise)."""
+
+    def sampler(*, z_t, x_hat, logsnr_t, logsnr_s, noise):
+        return step(z_t, noise)
+
+    loop = known_loop(sampler, lambda z_t, logsnr_t: z_t, num_steps=8, known=None, resamplings=resamplings)
+    loop = dataclasses.replace(loop, logsnr=loop.logsnr[3:])
+    return [z.ravel().astype("float64") for z, _ in states(loop, (1, 2))]
+
+
+def test_every_repeat_of_every_step_has_noise_of_its_own():
+    """A sampler that returns its noise shows that of the last repeat; one that returns z_t, the noise of going back."""
+    drawn = [z for repeats in (1, 2, 3) for z in after_steps(repeats, lambda z_t, noise: 0.0 * z_t + noise)[1:]]
+    logsnr = uniform_t(CosineSchedule(), 8).astype("float64")[3:6]
+    (alpha, sigma), c = alpha_sigma_of(logsnr), -np.expm1(logsnr[:-1] - logsnr[1:])
+    z = after_steps(2, lambda z_t, noise: z_t + 0.0 * noise)
+    for i in range(2):
+        back = (z[i + 1] - alpha[i] / alpha[i + 1] * z[i]) / (sigma[i] * np.sqrt(c[i]))
+        assert abs(back.var() - 1.0) < 4.5 * np.sqrt(2.0 / back.size)
+        drawn.append(back)
+    correlation = np.corrcoef([z[0], *drawn])
+    assert np.abs(correlation - np.eye(len(correlation))).max() < 4.5 / np.sqrt(back.size)

@@ -9,6 +9,7 @@ import pytest
 import test_exact_denoisers as exactly
 import test_grids as grid_tests
 import test_known as known_tests
+import test_steps as step_tests
 from exact_data import MIXTURE, S, moments_after
 
 from keras_sid2.diffusion import CosineSchedule, gaussian, guidance
@@ -43,8 +44,8 @@ def ends_right(sampler, num_steps=128) -> bool:
     return exactly.deviations(exactly.drawn(sampler, num_steps, MIXTURE.denoise), MIXTURE).max() < 4.5
 
 
-def has_order(sampler, expected) -> bool:
-    return abs(exactly.order(sampler, MIXTURE) - expected) < 0.2
+def has_order(sampler, expected, grid=grids.uniform_logsnr) -> bool:
+    return abs(exactly.order(sampler, MIXTURE, grid=grid) - expected) < 0.2
 
 
 def encloses(module) -> bool:
@@ -70,6 +71,10 @@ CHECKS = {
     "ddim is of order 1": lambda m: has_order(m.DDIMSampler(), 1),
     "heun is of order 2": lambda m: has_order(m.HeunSampler(), 2),
     "2m is of order 2": lambda m: has_order(m.DPMSolver2MSampler(), 2),
+    "2m is of order 2 where steps differ": lambda m: has_order(m.DPMSolver2MSampler(), 2, exactly.uneven_grid),
+    "2m extrapolates over the ratio of its steps": lambda m: passes(
+        step_tests.test_2m_extrapolates_over_the_ratio_of_its_two_steps, m.DPMSolver2MSampler()
+    ),
     "the bounds enclose": encloses,
 }
 
@@ -97,6 +102,16 @@ STEPS = {
     "heun: the end alone": ("0.5 * (x_hat + x_hat_s)", "x_hat_s", "heun is of order 2"),
     "heun: the start twice": ("x_hat_s = denoise(z_s,", "x_hat_s = denoise(z_t,", "heun is of order 2"),
     "heun: noise level of the start": ("broadcast_to(logsnr_s,", "broadcast_to(logsnr_t,", "heun is of order 2"),
+    "2m: no ratio of steps": (
+        "0.5 * h / ops.where(first, 1.0, h_before)",
+        "0.5",
+        "2m is of order 2 where steps differ",
+    ),
+    "2m: the ratio upside down": (  # whose errors cancel over a cycle of steps
+        "0.5 * h / ops.where(first, 1.0, h_before)",
+        "0.5 * h_before / h",
+        "2m extrapolates over the ratio of its steps",
+    ),
     "2m: no half": ("0.5 * h /", "h /", "2m is of order 2"),
     "2m: sign": ("x=x_hat + ahead", "x=x_hat - ahead", "2m is of order 2"),
     "2m: the estimate before alone": ("ahead * (x_hat - x_hat_before)", "(x_hat_before - x_hat)", "2m is of order 2"),
@@ -156,6 +171,37 @@ def test_a_wrong_noise_level_of_known_pixels_is_seen(monkeypatch, old, new):
     monkeypatch.setattr(known_tests, "SamplingLoop", mutated(loop, old, new).SamplingLoop)
     test = known_tests.test_known_pixels_carry_the_noise_of_their_level_at_every_step_and_come_back
     assert not passes(test, steps.DDPMSampler(0.7))
+
+
+RETURNED = {
+    "heun: the estimate at the step's start is returned": (
+        'return self._with_known(z_s, step, extra.get("noise")), estimates[-1]',
+        'return self._with_known(z_s, step, extra.get("noise")), estimates[0]',
+        lambda: exactly.test_the_image_that_heun_returns_is_of_second_order_on_the_paper_s_grid(MIXTURE),
+    ),
+    "heun: nothing is known at the step's end": (
+        'denoise(self._with_known(z, {**step, "logsnr_s": logsnr}, None), logsnr)',
+        "denoise(z, logsnr)",
+        lambda: exactly.test_known_pixels_leave_the_order_as_it_is(steps.HeunSampler(), 2),
+    ),
+    "repeats have the noise of the first pass": (
+        "keys = random.fold_in(random.fold_in(self.keys, _REPEATS, _REPEATS), repeat, i)",
+        "keys = self.keys",
+        known_tests.test_every_repeat_of_every_step_has_noise_of_its_own,
+    ),
+    "all repeats have the same noise": (
+        "random.fold_in(random.fold_in(self.keys, _REPEATS, _REPEATS), repeat, i)",
+        "random.fold_in(random.fold_in(self.keys, _REPEATS, _REPEATS), 0, i)",
+        known_tests.test_every_repeat_of_every_step_has_noise_of_its_own,
+    ),
+}
+
+
+@pytest.mark.parametrize("old, new, test", RETURNED.values(), ids=RETURNED)
+def test_a_wrong_end_of_a_step_is_seen(monkeypatch, old, new, test):
+    for tests in (exactly, known_tests):
+        monkeypatch.setattr(tests, "SamplingLoop", mutated(loop, old, new).SamplingLoop)
+    assert not passes(test)
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,20 @@ def test_a_history_of_equal_estimates_is_no_history():
         np.testing.assert_allclose(to_numpy(DPMSolver2MSampler()(**step, before=before)), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("sampler", [DPMSolver2MSampler()])
+def test_2m_extrapolates_over_the_ratio_of_its_two_steps(sampler):
+    """The straight line in logsnr through both estimates, read half a step ahead, in float64."""
+    z_t, x_hat, x_before = (images(3, 2, 2, 1, seed=seed).astype("float64") for seed in range(3))
+    before, t, s = -3.0, -1.0, 0.5
+    x = x_hat + (x_hat - x_before) / (t - before) * 0.5 * (s - t)
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = alpha_sigma_of(t), alpha_sigma_of(s)
+    expected = alpha_s * x + sigma_s / sigma_t * (z_t - alpha_t * x)
+    z, hat, hat_before = (ops.cast(part, "float32") for part in (z_t, x_hat, x_before))
+    levels = dict(logsnr_t=np.float32(t), logsnr_s=np.float32(s))
+    z_s = sampler(z_t=z, x_hat=hat, before=(hat_before, np.float32(before)), **levels)
+    np.testing.assert_allclose(to_numpy(z_s), expected, atol=1e-5)
+
+
 def test_samplers_go_by_name():
     expected = {
         "ddpm": DDPMSampler(),

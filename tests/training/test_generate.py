@@ -1,13 +1,16 @@
 """generate: which weights, which seeds, which shapes."""
 
+import functools
+import json
+
 import keras
 import numpy as np
 import pytest
 from helpers import tiny_network, to_numpy
 from training_helpers import fit_steps, stripes, tiny_model
 
-from keras_sid2 import AdamRecipe, DDIMSampler, Drawing, Guidance, ScaleCurve, SiD2Model
-from keras_sid2.diffusion import from_x, to_x
+from keras_sid2 import AdamRecipe, DDIMSampler, Drawing, Guidance, ScaleCurve, SiD2Model, SigmoidWeighting
+from keras_sid2.diffusion import CosineSchedule, from_x, to_x
 from keras_sid2.sampling import SAMPLERS
 
 
@@ -83,7 +86,7 @@ def test_progress_counts_network_steps_to_the_end(model):
 
 def test_progress_as_a_bar(model, capsys):
     model.generate(LABELS, num_steps=8, progress=True)
-    assert "8/8" in capsys.readouterr().out
+    assert "7/7" in capsys.readouterr().out
 
 
 def test_without_classes_and_without_training():
@@ -203,9 +206,74 @@ def test_a_network_that_predicts_x_or_eps_trains_and_draws_alike(kind):
 
 def test_a_record_of_a_drawing_names_what_decides_the_images(model):
     record = Drawing(model, LABELS, num_steps=8, guidance=Guidance(2.0), seed=3).describe()
-    assert record["seed"] == 3 and record["guidance"] == "2 in all" and record["averaged_weights"] is True
+    assert record["seed"] == 3 and record["guidance"] == "2.0 in all" and record["averaged_weights"] is True
     assert record["training_step"] == 320 and record["weights"] == model.weights_digest()
     assert model.weights_digest() != model.weights_digest(use_ema=False)
+
+
+def closed_over(value):
+    return lambda logsnr: 0.0 * logsnr + value
+
+
+class OwnSampler:
+    """A user's sampler that hides its values."""
+
+    def __init__(self, share):
+        self.share = share
+
+    def __call__(self, *, z_t, x_hat, logsnr_t, logsnr_s, noise):
+        return z_t + self.share * (x_hat - z_t) + 0.0 * noise
+
+
+def linear_grid(schedule, num_steps, t_start, end=8.0):
+    return np.linspace(-8.0, end, num_steps + 1)
+
+
+UNLIKE = {
+    "partial grids": [dict(grid=functools.partial(linear_grid, end=end)) for end in (7.0, 8.0)],
+    "closures as curves": [dict(guidance=Guidance(closed_over(scale))) for scale in (1.5, 3.0)],
+    "samplers that hide their values": [dict(sampler=OwnSampler(share)) for share in (0.1, 0.2)],
+    "scales that agree in six digits": [dict(guidance=Guidance(scale)) for scale in (1.23456781, 1.23456789)],
+    "intervals": [dict(guidance=Guidance(2.0, (-3.0, high))) for high in (5.0, 5.0000001)],
+}
+
+
+@pytest.mark.parametrize("pair", UNLIKE.values(), ids=UNLIKE)
+def test_unlike_settings_have_unlike_records_and_like_ones_the_same(model, pair):
+    first, again, second = (Drawing(model, LABELS, num_steps=8, **pair[i]).describe() for i in (0, 0, 1))
+    assert first == again != second
+
+
+def test_records_tell_models_apart_that_have_the_same_weights(model):
+    records = []
+    for changes in ({}, dict(schedule=CosineSchedule(-5.0, 5.0)), dict(prediction="x")):
+        config = {**model.get_config(), **{k: v for k, v in changes.items() if k == "prediction"}}
+        other = SiD2Model.from_config(config)
+        other.schedule = changes.get("schedule", other.schedule)
+        other.set_weights(model.get_weights())
+        records.append(Drawing(other, LABELS, num_steps=8, use_ema=False).describe())
+    assert len({json.dumps(record) for record in records}) == 3 and len({record["weights"] for record in records}) == 1
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class LateNetwork(keras.Model):
+    """A user's network, whose weights are made by its first call."""
+
+    image_shape, num_classes = (4, 4, 1), None
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+
+    def call(self, inputs, training=None):
+        return self.dense(inputs[0])
+
+
+def test_a_network_of_the_user_s_has_its_weights_from_the_start():
+    model = SiD2Model(LateNetwork(), schedule=CosineSchedule(), weighting=SigmoidWeighting(0.0))
+    assert len(model.trainable_variables) == 2
+    first, second = (model.generate(num_images=2, num_steps=2) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
 
 
 IMAGES, MASK = np.zeros((7, 4, 4, 1), "uint8"), np.ones((4, 4, 1), bool)
@@ -216,7 +284,14 @@ IMAGES, MASK = np.zeros((7, 4, 4, 1), "uint8"), np.ones((4, 4, 1), bool)
     [
         (dict(guidance=Guidance(2.0), labels=None, num_images=2), "Guidance needs labels to be guided by, or a weaker"),
         (dict(batch_size=0), "batch_size must be an integer >= 1, got 0"),
-        (dict(first_image=-1), "first_image must be an integer >= 0, got -1"),
+        (dict(first_image=-1), "first_image must be an integer >= 0, and with 7 images below 2147483648, got -1"),
+        (dict(first_image=2**31 - 7), "first_image must be an integer >= 0, and with 7 images below 2147483648, got"),
+        (dict(guidance=2.0), r"guidance must be a Guidance, as Guidance\(1.5, \(-3, 5\)\), or None; got 2.0"),
+        (dict(grid=lambda schedule, n, t: np.arange(n)), "The grid must give 9 finite values of logsnr for 8 steps"),
+        (dict(grid=lambda schedule, n, t: -np.arange(n + 1)), "none below the one before it; got shape"),
+        (dict(grid=lambda schedule, n, t: np.full(n + 1, np.nan)), "The grid must give 9 finite values of logsnr"),
+        (dict(sampler=["ddim"]), "sampler must be one of ddpm, ddim, heun, dpmpp_2m"),
+        (dict(labels=None, num_images=True), "num_images must be an integer >= 1, got True"),
         (dict(resamplings=0), "resamplings must be an integer >= 1, got 0"),
         (dict(dtype="float64"), "dtype must be 'uint8' or 'float32', got 'float64'"),
         (dict(num_steps=0), "num_steps must be an integer >= 1, got 0"),
@@ -227,6 +302,7 @@ IMAGES, MASK = np.zeros((7, 4, 4, 1), "uint8"), np.ones((4, 4, 1), bool)
         (dict(init=IMAGES), "init and t_start go together"),
         (dict(known=IMAGES), "known and mask go together"),
         (dict(init=IMAGES, t_start=1.5), r"t_start must be in \(0, 1\], got 1.5"),
+        (dict(init=IMAGES, t_start="a"), r"t_start must be in \(0, 1\], got 'a'"),
         (dict(init=IMAGES[:3], t_start=0.5), r"init must be images \[7, 4, 4, 1\], uint8 or float in \[-1, 1\]; got"),
         (dict(init=IMAGES + 2.0, t_start=0.5), r"init must be float in \[-1, 1\], and reaches from 2.0 to 2.0"),
         (dict(known=IMAGES, mask=MASK[:2]), r"mask must be bool and broadcast to the images \[7, 4, 4, 1\]"),
@@ -247,5 +323,5 @@ def test_a_weaker_model_of_other_images_is_refused(model):
 
 
 def test_a_trajectory_has_no_more_frames_than_steps(model):
-    with pytest.raises(ValueError, match=r"frames must be from 1 to num_steps \(8\), got 9"):
+    with pytest.raises(ValueError, match=r"frames must be an integer from 1 to num_steps \(8\), got 9"):
         model.trajectory(LABELS, num_steps=8, frames=9)
