@@ -1,11 +1,13 @@
-"""Files that are written whole or not at all, and logs of JSON lines."""
+"""Files that are written whole or not at all, folders that one process uses at a time, and logs of JSON lines."""
 
 import contextlib
 import json
 import math
 import os
 import pathlib
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 
 
@@ -29,6 +31,49 @@ def umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike, advice: str = "wait for its end") -> Iterator[None]:
+    """Holds folder/lock for as long as the block runs; ValueError if another process does, naming it, with `advice`.
+
+    The operating system gives the lock back when a process ends in any way, so a kill leaves nothing to clean up. Who
+    holds it may rename or remove the folder. On a network file system it holds as far as that passes on flock.
+    """
+    import fcntl  # there is none on Windows, where all else here works
+
+    with _lock_file(pathlib.Path(folder) / "lock") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder} is in use by {_owner(file)}: {advice}.") from None
+        if not _still_there(file):
+            raise ValueError(f"{folder} was removed by another process just now: start again.")
+        file.truncate(0)
+        about = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        file.write(json.dumps(about))
+        file.flush()
+        yield
+
+
+def _lock_file(path: pathlib.Path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return open(path, "a+")
+
+
+def _still_there(file) -> bool:
+    """Whether an open file has its name still: its folder may have been removed before it was locked."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.stat(file.name), os.fstat(file.fileno()))
+    return False
+
+
+def _owner(file) -> str:
+    file.seek(0)
+    try:
+        return "process {process} on {host}, since {since}".format(**json.loads(file.read()))
+    except (ValueError, KeyError, TypeError):
+        return "another process"
 
 
 def drop_lines_after(path: str | os.PathLike, step: int):

@@ -1,16 +1,20 @@
 """Images on disk, each file written whole or not at all: pictures, animations, and arrays in the ADM layout."""
 
+import contextlib
+import glob
 import io
 import json
+import math
 import os
 import pathlib
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from keras_sid2.files import written_whole
+from keras_sid2.files import locked, written_whole
 
 _HOLD = 2.0  # seconds that an animation's last frame stays
 
@@ -40,8 +44,12 @@ def image_grid(images: np.ndarray, captions: Sequence[str] | None = None, column
     return np.asarray(picture)
 
 
+def _are_images(images: np.ndarray) -> bool:
+    return images.dtype == np.uint8 and images.ndim == 4 and images.size > 0
+
+
 def _checked(images: np.ndarray) -> np.ndarray:
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
+    if not _are_images(images) or images.shape[-1] not in (1, 3):
         raise ValueError(f"Images must be uint8 [N, H, W, 1 or 3], got {images.dtype} {list(images.shape)}.")
     return images
 
@@ -97,7 +105,7 @@ class NpzPieces:
 
     The pieces lie in the folder `<path>.pieces`: each is an .npz, which carries checksums, of one call of `add`.
     `finish` makes one file of them, the same bytes whatever the pieces were, and removes the folder. Never more than a
-    piece is held in memory.
+    piece is held in memory. The folder is locked from the beginning to `finish` or `close`, which a `with` calls.
 
     Args:
         path: of the .npz.
@@ -107,35 +115,59 @@ class NpzPieces:
         folder: of the pieces.
         done: images that are there already. A damaged piece and those after it have been removed.
 
-    Raises ValueError if there are pieces of other settings.
+    Raises ValueError if there are pieces of other settings, and while another process holds the folder.
     """
 
     def __init__(self, path: str | os.PathLike, *, settings: dict):
         self.path, self.folder = pathlib.Path(path), pathlib.Path(f"{path}.pieces")
-        self._claim(json.loads(json.dumps(settings)))
+        self._settings = json.loads(json.dumps(settings))
         self.done, self._kind, self._pieces = 0, None, []
+        with contextlib.ExitStack() as lock:
+            lock.enter_context(locked(self.folder, "wait for its end, or write to another path"))
+            self._begin()
+            self._lock = lock.pop_all()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Lets other processes have the folder; what is in it stays."""
+        self._lock.close()
+
+    def _begin(self):
+        """Counts the sound pieces and removes all that is not one of them."""
+        for path in self.folder.parent.glob(f"{glob.escape(self._aside)}*"):
+            shutil.rmtree(path, ignore_errors=True)  # of an end in the midst of `finish`
+        if any(self.folder.glob("[0-9]*.npz")):
+            self._check_settings()
+        else:
+            with written_whole(self.folder / "settings.json") as temporary:
+                temporary.write_text(json.dumps(self._settings, indent=2) + "\n")
         while (found := _piece(self._next())) and self._kind in (None, found[1:]):
             self._count(*found)
         for path in set(self.folder.glob("*.npz")).difference(self._pieces):
             path.unlink()
 
-    def _claim(self, settings: dict):
-        """Refuses the pieces of other settings; tells whose the next ones are where there are none."""
-        file = self.folder / "settings.json"
-        if not any(self.folder.glob("[0-9]*.npz")):
-            with written_whole(file) as temporary:
-                temporary.write_text(json.dumps(settings, indent=2) + "\n")
-            return
+    def _check_settings(self):
+        """Refuses the pieces of other settings."""
         try:
-            before = dict(json.loads(file.read_text()))
+            before = dict(json.loads((self.folder / "settings.json").read_text()))
         except (FileNotFoundError, ValueError, TypeError) as error:
             raise ValueError(
                 f"{self.folder} holds pieces and does not say of what: remove it to start anew."
             ) from error
-        if before != settings:
-            names = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
-            changes = ", ".join(f"{name} was {before.get(name)!r} and is {settings.get(name)!r}" for name in names)
-            raise ValueError(f"{self.folder} holds pieces of another request: {changes}; remove it to start anew.")
+        if before != self._settings:
+            raise ValueError(
+                f"{self.folder} holds pieces of another request: {changes(before, self._settings)}; remove it to start "
+                "anew."
+            )
+
+    @property
+    def _aside(self) -> str:
+        return f".{self.folder.name}-"
 
     def _next(self) -> pathlib.Path:
         return self.folder / f"{self.done:09d}.npz"
@@ -145,11 +177,12 @@ class NpzPieces:
         self.done, self._kind = self.done + images, kind
 
     def add(self, images: np.ndarray, labels: np.ndarray | None = None):
-        """uint8 [N, H, W, 1 or 3] images, and their classes int [N] where there are any, behind those that are there.
+        """uint8 [N, H, W, C] images, and their classes int [N] where there are any, behind those that are there.
 
         Raises ValueError for images of another size, and labels where there were none or none where there were.
         """
-        _checked(images)
+        if not _are_images(images):
+            raise ValueError(f"Images must be uint8 [N, H, W, C], got {images.dtype} {list(images.shape)}.")
         labels = None if labels is None else np.asarray(labels)
         if labels is not None and (labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer)):
             raise ValueError(f"Labels must be integers, one an image, got {labels.dtype} {list(labels.shape)}.")
@@ -170,22 +203,36 @@ class NpzPieces:
                 yield arrays[name]
 
     def finish(self):
-        """Writes the .npz and removes the pieces; ValueError if there are none."""
+        """Writes the .npz, removes the pieces and closes; ValueError if there are none, or other ones by now."""
         if not self.done:
             raise ValueError(f"{self.path} cannot be written: there are no images in {self.folder}.")
+        self._check_settings()  # a network file system may know nothing of locks
         with written_whole(self.path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             self._stream(archive, "arr_0", "|u1", self._kind[:-1])
             if self._kind[-1]:
                 self._stream(archive, "arr_1", "<i8", ())
-        shutil.rmtree(self.folder)
+        aside = tempfile.mkdtemp(prefix=self._aside, dir=self.folder.parent)
+        os.rename(self.folder, aside)  # so that an end in the midst of removing leaves no half of the pieces
+        self.close()
+        shutil.rmtree(aside, ignore_errors=True)
 
     def _stream(self, archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, ...]):
         """One array, as np.savez stores it: not compressed, and without the time of day."""
         with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
             header = {"descr": dtype, "fortran_order": False, "shape": (self.done, *shape)}
             np.lib.format.write_array_header_1_0(member, header)
+            missing = math.prod(header["shape"])
             for values in self._arrays(name):
                 member.write(values.astype(dtype).tobytes())
+                missing -= values.size
+        if missing:
+            raise ValueError(f"The pieces in {self.folder} are others than were counted: run it again.")
+
+
+def changes(before: dict, now: dict) -> str:
+    """What differs between the settings of two requests, as the inside of a sentence."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in names)
 
 
 def _piece(path: pathlib.Path) -> tuple | None:
@@ -196,7 +243,7 @@ def _piece(path: pathlib.Path) -> tuple | None:
     try:
         with np.load(data, allow_pickle=False) as arrays:
             images, labels = arrays["arr_0"], arrays.get("arr_1")
-        whole = _checked(images) is images and (labels is None or labels.shape == images.shape[:1])
+        whole = _are_images(images) and (labels is None or labels.shape == images.shape[:1])
     except Exception:  # of many kinds, from zipfile, struct and numpy: the bytes are wrong
         return None
     return (*images.shape, labels is not None) if whole else None

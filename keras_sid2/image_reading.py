@@ -12,7 +12,7 @@ import numpy as np
 
 
 def read_images(path: str | os.PathLike) -> np.ndarray:
-    """All images of an .npz, uint8 [N, H, W, 1 or 3]; or the one of a PNG file, with N = 1.
+    """All images of an .npz, uint8 [N, H, W, C]; or the one of a PNG file, with N = 1.
 
     Raises FileNotFoundError, and ValueError, in one sentence, for a file that is neither.
     """
@@ -71,9 +71,9 @@ def _image_shape(path, member) -> tuple[int, ...]:
         shape, fortran_order, dtype = readers[np.lib.format.read_magic(member)](member)
     except (KeyError, ValueError) as error:
         raise ValueError(f"arr_0 of {path} is no array of numpy's format 1 or 2.") from error
-    if dtype != np.uint8 or len(shape) != 4 or shape[-1] not in (1, 3) or not all(shape) or fortran_order:
+    if dtype != np.uint8 or len(shape) != 4 or not all(shape) or fortran_order:
         order = " in Fortran's order" if fortran_order else ""
-        raise ValueError(f"arr_0 of {path} must be uint8 [N, H, W, 1 or 3], got {dtype} {list(shape)}{order}.")
+        raise ValueError(f"arr_0 of {path} must be uint8 [N, H, W, C], got {dtype} {list(shape)}{order}.")
     return shape
 
 
@@ -83,10 +83,15 @@ def iterate_pngs(folder: str | os.PathLike, batch_size: int) -> Iterator[np.ndar
     Raises ValueError if there are none; and, when they are met, for a file that is none, or of another size.
     """
     _check_batch_size(batch_size)
-    paths = sorted(path for path in pathlib.Path(folder).glob("*.png") if not path.name.startswith("."))
+    paths = png_paths(folder)
     if not paths:
         raise ValueError(f"{folder} must be a folder with .png files, and there are none.")
     return _png_blocks(paths, batch_size)
+
+
+def png_paths(folder: str | os.PathLike) -> list[pathlib.Path]:
+    """The PNG files in a folder, by name; not those that are just being written."""
+    return sorted(path for path in pathlib.Path(folder).glob("*.png") if not path.name.startswith("."))
 
 
 def _png_blocks(paths: list[pathlib.Path], batch_size: int) -> Iterator[np.ndarray]:

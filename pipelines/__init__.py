@@ -3,7 +3,7 @@
     prepare(name, data_dir)     writes a data set as TFRecord or ArrayRecord    (preparing.py)
     verify(name_or_dir)         checks every record of it; stats: what is in it (checking.py)
     describe(name_or_dir)       says what a prepared data set holds             (locating.py)
-    fingerprint(name_or_dir)    changes when the data do                        (locating.py)
+    fingerprint(name_or_dir)    changes when the data do                        (fingerprints.py)
     make_dataset(name_or_dir)   {"image": uint8 [B,H,W,C], "label": int32 [B]}  (reading.py)
     make_grain_dataset(...)     the same without TensorFlow                     (grain_reading.py)
     measure_wait(dataset)       how long the consumer waits for its batches     (metering.py)
@@ -17,8 +17,9 @@ from pipelines.crops import adm_center_crop
 from pipelines.datasets import dataset_names
 from pipelines.examples import RecordFeatures
 from pipelines.faults import BadRecord, BadRecords
+from pipelines.fingerprints import file_stamps, fingerprint
 from pipelines.grain_reading import make_grain_dataset
-from pipelines.locating import DatasetDescription, describe, fingerprint
+from pipelines.locating import DatasetDescription, describe
 from pipelines.metering import WaitMeter, measure_wait
 from pipelines.preparing import prepare
 from pipelines.reading import make_dataset
@@ -33,6 +34,7 @@ __all__ = [
     "adm_center_crop",
     "dataset_names",
     "describe",
+    "file_stamps",
     "fingerprint",
     "make_dataset",
     "make_grain_dataset",

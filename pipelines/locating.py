@@ -127,18 +127,6 @@ def locate(
     )
 
 
-def fingerprint(
-    name_or_dir: str | os.PathLike, *, split: str = "train", data_dir: str | os.PathLike | None = None
-) -> list[tuple[str, int, float]]:
-    """(name, bytes, time of the last change) of each shard of a split: it changes when the data do, and costs nothing.
-
-    Raises what `locate` raises.
-    """
-    shards = [tfds_path(shard) for shard in locate(name_or_dir, split=split, data_dir=data_dir).shards]
-    stats = [shard.stat() for shard in shards]
-    return [(shard.name, int(stat.length), float(stat.mtime)) for shard, stat in zip(shards, stats, strict=True)]
-
-
 def split_names(name_or_dir: str | os.PathLike, data_dir: str | os.PathLike | None) -> list[str]:
     """The names of the splits of a prepared data set; ["train"] for plain files."""
     if _plain_files(name_or_dir):

@@ -1,15 +1,15 @@
 """Images on disk: what is written opens as it should, pieces survive interruption and damage, wrong input is told."""
 
 import json
+import os
 import shutil
 import tracemalloc
-import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from keras_sid2.image_files import NpzPieces, image_grid, write_animation, write_npz, write_png, write_pngs
+from keras_sid2.image_files import NpzPieces, image_grid, write_animation, write_npz, write_pngs
 from keras_sid2.image_reading import iterate_npz, iterate_pngs, npz_shape, read_images
 
 pytestmark = pytest.mark.backend_free
@@ -92,7 +92,13 @@ def add_rest(pieces, size, until=1000):
     while pieces.done < until:
         part = slice(pieces.done, min(pieces.done + size, 1000))
         pieces.add(IMAGES[part], LABELS[part])
-    return pieces
+
+
+def interrupted(path, size, until=1000):
+    """The folder of pieces that a program leaves which has not come to `finish`."""
+    with pieces_of(path) as pieces:
+        add_rest(pieces, size, until)
+    return pieces.folder
 
 
 @pytest.fixture(scope="module")
@@ -106,12 +112,13 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("interrupted_after", range(0, 1001, 100))
 def test_interrupted_after_any_piece_the_bytes_are_those_of_all_at_once(tmp_path, whole, interrupted_after):
     path = tmp_path / "new" / "a.npz"
-    add_rest(pieces_of(path), 100, until=interrupted_after)
+    interrupted(path, 100, until=interrupted_after)
     pieces = pieces_of(path)
     assert pieces.done == interrupted_after and not path.exists()
     held = [np.zeros_like(IMAGES[:0]), *pieces.batches()]
     np.testing.assert_array_equal(np.concatenate(held), IMAGES[:interrupted_after])
-    add_rest(pieces, 64).finish()
+    add_rest(pieces, 64)
+    pieces.finish()
     assert path.read_bytes() == whole and list(path.parent.iterdir()) == [path]
     with np.load(path, allow_pickle=False) as arrays:
         np.testing.assert_array_equal(arrays["arr_0"], IMAGES)
@@ -154,32 +161,32 @@ def other_size(path):
 @pytest.mark.parametrize("damage", [cut, flip, shorten, empty, other_size, lambda path: path.unlink()])
 def test_a_damaged_piece_and_those_after_it_are_dropped(tmp_path, whole, damage):
     path = tmp_path / "a.npz"
-    add_rest(pieces_of(path), 100)
-    damage(tmp_path / "a.npz.pieces" / "000000400.npz")
+    damage(interrupted(path, 100) / "000000400.npz")
     pieces = pieces_of(path)
     assert pieces.done == (499 if damage is shorten else 400)  # a short piece is whole by itself
     assert len(list(pieces.folder.glob("*.npz"))) == 4 + (damage is shorten)
-    add_rest(pieces, 100).finish()
+    add_rest(pieces, 100)
+    pieces.finish()
     assert path.read_bytes() == whole
 
 
 def test_every_flipped_bit_of_what_is_kept_is_found(tmp_path):
-    pieces = pieces_of(tmp_path / "a.npz")
-    pieces.add(IMAGES[:4], LABELS[:4])
+    with pieces_of(tmp_path / "a.npz") as pieces:
+        pieces.add(IMAGES[:4], LABELS[:4])
     piece, sound = pieces.folder / "000000000.npz", (pieces.folder / "000000000.npz").read_bytes()
     for place in range(len(sound)):
         piece.write_bytes(sound[:place] + bytes([sound[place] ^ 16]) + sound[place + 1 :])
-        pieces = pieces_of(tmp_path / "a.npz")
-        assert not pieces.done or np.array_equal(next(pieces.batches()), IMAGES[:4])
+        with pieces_of(tmp_path / "a.npz") as pieces:
+            assert not pieces.done or np.array_equal(next(pieces.batches()), IMAGES[:4])
 
 
 def test_what_a_killed_program_left_is_removed(tmp_path, whole):
     path = tmp_path / "a.npz"
-    add_rest(pieces_of(path), 500, until=500)
-    (tmp_path / "a.npz.pieces" / ".writing-x.npz").write_bytes(b"half")
-    pieces = add_rest(pieces_of(path), 500)
-    shutil.copytree(pieces.folder, tmp_path / "kept")
-    pieces.finish()
+    (interrupted(path, 500, until=500) / ".writing-x.npz").write_bytes(b"half")
+    with pieces_of(path) as pieces:
+        add_rest(pieces, 500)
+        shutil.copytree(pieces.folder, tmp_path / "kept")
+        pieces.finish()
     shutil.move(tmp_path / "kept", pieces.folder)  # as if killed before the folder was removed
     pieces = pieces_of(path)
     assert pieces.done == 1000 and not list(pieces.folder.glob(".writing*"))
@@ -187,11 +194,80 @@ def test_what_a_killed_program_left_is_removed(tmp_path, whole):
     assert path.read_bytes() == whole
 
 
+class Killed(BaseException):
+    """Where a program ends."""
+
+
+def test_an_end_at_any_file_that_is_removed_is_made_good(tmp_path, whole, monkeypatch):
+    unlink, path = os.unlink, tmp_path / "a.npz"
+    for survived in range(5):  # of three pieces, settings.json and lock
+        removed = []
+
+        def unlink_or_end(*args, survived=survived, removed=removed, **options):
+            if args[0] in ("settings.json", "lock") or str(args[0]).startswith("0000"):
+                if len(removed) == survived:
+                    raise Killed
+                removed.append(args[0])
+            unlink(*args, **options)
+
+        with pieces_of(path) as pieces, monkeypatch.context() as patch:
+            add_rest(pieces, 400)
+            patch.setattr(os, "unlink", unlink_or_end)
+            with pytest.raises(Killed):
+                pieces.finish()
+        assert len(removed) == survived and path.read_bytes() == whole
+        with pieces_of(path, seed=survived) as pieces:
+            assert not pieces.done and sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "a.npz.pieces"]
+
+
+def test_while_one_holds_the_pieces_another_is_refused(tmp_path, whole):
+    path = tmp_path / "a.npz"
+    with pieces_of(path) as pieces:
+        add_rest(pieces, 100, until=300)
+        for other in ({}, {"seed": 1}):
+            with pytest.raises(ValueError, match=r"pieces is in use by process \d+ .*: wait for its end, or write"):
+                pieces_of(path, **other)
+        add_rest(pieces, 100)
+        pieces.finish()
+        with pieces_of(path, seed=1) as other:  # free from `finish` on
+            assert not other.done
+    assert path.read_bytes() == whole
+    with pytest.raises(ValueError, match="is in use"), pieces_of(path), pieces_of(path):
+        pass
+    with pieces_of(path):  # who was refused holds nothing
+        pass
+
+
+@pytest.mark.parametrize("images", [3, 5])
+def test_what_another_wrote_without_a_lock_makes_no_npz(tmp_path, images):
+    with pieces_of(tmp_path / "a.npz") as pieces:
+        add_rest(pieces, 4, until=8)
+        write_npz(pieces.folder / "000000004.npz", IMAGES[:images], LABELS[:images])
+        with pytest.raises(ValueError, match="are others than were counted: run it again"):
+            pieces.finish()
+        (pieces.folder / "settings.json").write_text('{"seed": 1}')
+        with pytest.raises(ValueError, match="holds pieces of another request: seed was 1 and is 0"):
+            pieces.finish()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npz.pieces"]
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_an_npz_takes_any_number_of_channels(tmp_path, channels):
+    images = noise(6, 3, 5, channels)
+    with pieces_of(tmp_path / "a.npz") as pieces:
+        pieces.add(images[:4])
+    with pieces_of(tmp_path / "a.npz") as pieces:
+        pieces.add(images[pieces.done :])
+        pieces.finish()
+    np.testing.assert_array_equal(read_images(tmp_path / "a.npz"), images)
+
+
 def test_pieces_of_other_settings_are_refused_and_kept(tmp_path):
-    add_rest(pieces_of(tmp_path / "a.npz"), 500)
+    interrupted(tmp_path / "a.npz", 500)
     with pytest.raises(ValueError, match=r"another request: seed was 0 and is 1, new was None and is 2; remove it"):
         pieces_of(tmp_path / "a.npz", seed=1, new=2)
-    assert pieces_of(tmp_path / "a.npz", guidance=(1.0, None)).done == 1000
+    with pieces_of(tmp_path / "a.npz", guidance=(1.0, None)) as pieces:
+        assert pieces.done == 1000
     for text in ("{", "3"):
         (tmp_path / "a.npz.pieces" / "settings.json").write_text(text)
         with pytest.raises(ValueError, match="does not say of what: remove it to start anew"):
@@ -199,7 +275,7 @@ def test_pieces_of_other_settings_are_refused_and_kept(tmp_path):
 
 
 def test_without_a_piece_other_settings_take_over(tmp_path):
-    pieces_of(tmp_path / "a.npz", seed=1)
+    pieces_of(tmp_path / "a.npz", seed=1).close()
     pieces = pieces_of(tmp_path / "a.npz")
     assert json.loads((pieces.folder / "settings.json").read_text()) == SETTINGS
     with pytest.raises(ValueError, match="there are no images"):
@@ -218,18 +294,19 @@ def test_without_a_piece_other_settings_take_over(tmp_path):
     ],
 )
 def test_a_piece_unlike_the_others_is_refused(tmp_path, images, labels, sentence):
-    pieces = add_rest(pieces_of(tmp_path / "a.npz"), 100, until=100)
-    with pytest.raises(ValueError, match=sentence):
+    interrupted(tmp_path / "a.npz", 100, until=100)
+    with pieces_of(tmp_path / "a.npz") as pieces, pytest.raises(ValueError, match=sentence):
         pieces.add(images, labels)
-    assert pieces_of(tmp_path / "a.npz").done == 100
+    with pieces_of(tmp_path / "a.npz") as pieces:
+        assert pieces.done == 100
 
 
 def test_fifty_thousand_images_are_never_held(tmp_path):
     size, total = 500, 50_000
     tracemalloc.start()
-    pieces = pieces_of(tmp_path / "a.npz")
-    for start in range(0, total, size):
-        pieces.add(np.full((size, 8, 8, 1), start // size, "uint8"), np.full(size, start // size))
+    with pieces_of(tmp_path / "a.npz") as pieces:
+        for start in range(0, total, size):
+            pieces.add(np.full((size, 8, 8, 1), start // size, "uint8"), np.full(size, start // size))
     pieces = pieces_of(tmp_path / "a.npz")
     pieces.finish()
     read = sum(len(block) for block in iterate_npz(tmp_path / "a.npz", size))
@@ -237,105 +314,3 @@ def test_fifty_thousand_images_are_never_held(tmp_path):
     tracemalloc.stop()
     assert read == total and npz_shape(tmp_path / "a.npz") == (total, 8, 8, 1)
     assert peak < total * 64 / 5, peak
-
-
-# -- reading ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_an_npz_is_read_in_blocks(tmp_path, save):
-    save(tmp_path / "a.npz", IMAGES, LABELS)
-    blocks = list(iterate_npz(tmp_path / "a.npz", 300))
-    assert [len(block) for block in blocks] == [300, 300, 300, 100] and blocks[0].flags.writeable
-    np.testing.assert_array_equal(np.concatenate(blocks), IMAGES)
-    np.testing.assert_array_equal(read_images(tmp_path / "a.npz"), IMAGES)
-
-
-def write_header_of_more(path):
-    header = {**np.lib.format.header_data_from_array_1_0(IMAGES), "shape": (1001, 4, 4, 1)}
-    with zipfile.ZipFile(path, "w") as archive, archive.open("arr_0.npy", "w") as member:
-        np.lib.format.write_array_header_1_0(member, header)
-        member.write(IMAGES.tobytes())
-
-
-def write_damaged(path):
-    np.savez(path, IMAGES)
-    flip(path)
-
-
-def write_other_member(path):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("arr_0.npy", "text")
-
-
-@pytest.mark.parametrize(
-    "write, sentence",
-    [
-        (lambda path: np.savez(path, images=IMAGES), "must hold images as arr_0, the ADM layout; it holds images.npy"),
-        (
-            lambda path: np.savez(path, IMAGES / 255),
-            r"must be uint8 \[N, H, W, 1 or 3\], got float64 \[1000",
-        ),
-        (lambda path: np.savez(path, IMAGES[..., 0]), r"must be uint8 \[N, H, W, 1 or 3\], got uint8 \[1000, 4, 4\]"),
-        (lambda path: np.savez(path, IMAGES[:0]), r"got uint8 \[0, 4, 4, 1\]"),
-        (lambda path: np.savez(path, np.asfortranarray(noise(2, 3, 4, 3))), "in Fortran's order"),
-        (lambda path: np.savez(path, np.array([{}])), r"got object \[1\]"),
-        (lambda path: path.write_text("text"), "is no .npz file that can be read"),
-        (write_other_member, "is no array of numpy's format 1 or 2"),
-        (write_header_of_more, "ends before its 1001 images do"),
-        (write_damaged, "is no .npz file that can be read: Bad CRC"),
-    ],
-)
-def test_an_npz_that_holds_no_images_is_refused(tmp_path, write, sentence):
-    write(tmp_path / "a.npz")
-    with pytest.raises(ValueError, match=sentence):
-        read_images(tmp_path / "a.npz")
-
-
-def test_wrong_files_are_told_before_the_first_block(tmp_path):
-    np.savez(tmp_path / "a.npz", images=IMAGES)
-    with pytest.raises(ValueError, match="must hold images as arr_0"):
-        iterate_npz(tmp_path / "a.npz", 4)
-    with pytest.raises(FileNotFoundError, match="b.npz is no file"):
-        iterate_npz(tmp_path / "b.npz", 4)
-    with pytest.raises(ValueError, match="must be a folder with .png files, and there are none"):
-        iterate_pngs(tmp_path, 4)
-    for read in (iterate_npz, iterate_pngs):
-        with pytest.raises(ValueError, match="batch_size must be an integer >= 1, got 0"):
-            read(tmp_path / "a.npz", 0)
-
-
-@pytest.mark.parametrize("mode, channels", [("1", 1), ("L", 1), ("P", 3), ("RGB", 3)])
-def test_a_png_is_grey_or_in_colour(tmp_path, mode, channels):
-    Image.new(mode, (5, 4), 1).save(tmp_path / "a.png")
-    images = read_images(tmp_path / "a.png")
-    assert images.shape == (1, 4, 5, channels) and images.dtype == np.uint8
-    assert mode != "1" or (images == 255).all()
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16"])
-def test_a_png_of_another_kind_is_refused(tmp_path, mode):
-    Image.new(mode, (5, 4)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=f"of 8 bits and without transparency, got {mode}"):
-        read_images(tmp_path / "a.png")
-
-
-def test_what_is_no_png_is_refused(tmp_path):
-    write_png(tmp_path / "cut.png", noise(64, 64, 3))
-    cut_short = (tmp_path / "cut.png").read_bytes()[:2000]
-    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg")
-    for name, data in (("cut.png", cut_short), ("text.png", b"text"), ("a.jpg", (tmp_path / "a.jpg").read_bytes())):
-        (tmp_path / name).write_bytes(data)
-        with pytest.raises(ValueError, match=f"{name} is no PNG file that can be read"):
-            read_images(tmp_path / name)
-    with pytest.raises(FileNotFoundError, match="none.png is no file"):
-        read_images(tmp_path / "none.png")
-
-
-def test_pngs_of_two_sizes_are_refused(tmp_path):
-    write_pngs(tmp_path, noise(3, 4, 4, 1), 0)
-    write_pngs(tmp_path, noise(1, 4, 6, 1), 3)
-    blocks = iterate_pngs(tmp_path, 3)
-    assert next(blocks).shape == (3, 4, 4, 1)
-    with pytest.raises(ValueError, match=r"alike: 000000.png is \[4, 4, 1\], and 000003.png is \[4, 6, 1\]"):
-        next(blocks)

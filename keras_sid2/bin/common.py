@@ -1,7 +1,9 @@
 """What the programs share: errors as one line, progress on a terminal and in a log file."""
 
 import os
+import pathlib
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -18,14 +20,14 @@ from keras_sid2.bin import signals
 _USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError)
 _WRONG_PATHS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
-_LINES = 20  # that a sampling program prints where it has no terminal
+_LINES = 20  # that a sampling program prints, at most, where it has no terminal
 
 
 def run_program(main: Callable[[list[str]], int | None], usage: str, *, looks: bool = False):
     """Runs an absl program; wrong input ends it with one line on stderr and exit code 2, a failure with 1.
 
-    --help lists the flags of the module of `main`. Ctrl-C ends it with 130. With `looks` it and SIGTERM (143) wait
-    until the program calls `signals.look()`.
+    --help shows the docstring and the flags of the module of `main`. Ctrl-C ends it with 130. With `looks` it and
+    SIGTERM (143) wait until the program calls `signals.look()`.
     """
 
     def guarded(argv: list[str]) -> int:
@@ -49,10 +51,14 @@ def run_program(main: Callable[[list[str]], int | None], usage: str, *, looks: b
         except flags.Error as error:
             print(f"{usage}: {str(error).splitlines()[0]}; --help lists the flags.", file=sys.stderr)
             sys.exit(2)
+        except SystemExit:  # of --help, with 1
+            sys.exit(0)
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):  # an installed program is a module without any
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    about = sys.modules[main.__module__].__doc__  # absl shows that of __main__, with % for the program's name
+    sys.modules["__main__"].__doc__ = about.replace("%", "%%")
     app.run(guarded, flags_parser=parsed)
 
 
@@ -106,7 +112,7 @@ class ProgressLine:
 
 
 class SamplingProgress(ProgressLine):
-    """How many images of all are drawn, how fast, and how long it will take: about 20 lines where no terminal is.
+    """How many images of all are drawn, how fast, and how long it will take: where no terminal is, in up to 20 lines.
 
     `start` of them were there before. A signal may end the program at its beginning and at each report.
     """
@@ -114,7 +120,8 @@ class SamplingProgress(ProgressLine):
     def __init__(self, console: Console, images: int, start: int = 0, title: str = "images"):
         super().__init__(console, title, images)
         self._seen = None  # (seconds, images) at the first report: what comes before it is compiling
-        self._mark = _LINES * start // images
+        self._lines = min(_LINES, images)
+        self._mark = self._lines * start // images
         self.advance_to(start)
 
     def __enter__(self):
@@ -126,7 +133,7 @@ class SamplingProgress(ProgressLine):
         return lambda done, total: self._report(first + count * done / total)
 
     def _report(self, done: float):
-        now, mark = time.perf_counter(), int(_LINES * done / self._total)
+        now, mark = time.perf_counter(), int(self._lines * done / self._total)
         self._seen = self._seen or (now, done)
         if self._console.is_terminal or mark > self._mark:
             self._mark = mark
@@ -140,3 +147,13 @@ class SamplingProgress(ProgressLine):
         rate, left = images / seconds, round((self._total - done) * seconds / images)
         speed = f"{rate:.0f} images/s" if rate >= 100 else f"{rate:.3g} images/s"
         return speed if self._console.is_terminal else f"{speed}, {timedelta(seconds=left)} left"
+
+
+def check_writable(out: str, *folders: pathlib.Path):
+    """ValueError, in one sentence, unless files can be made beside --out, whose folder is made, and in `folders`."""
+    try:
+        pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
+        for folder in (pathlib.Path(out).parent, *folders):
+            tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"--out={out} cannot be written: {error.strerror}.") from error

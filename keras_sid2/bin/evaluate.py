@@ -7,7 +7,9 @@
     sid2-evaluate --compare=a.json,b.json
 
 prints the figures and the signature and writes them as JSON. A sweep writes out.jsonl, a line a setting, out.png and
-out.json, the best one; the same command goes on where it was interrupted.
+out.json: the best one, measured anew with the next seed, because the lowest of many figures is low by luck too. The
+same command goes on where it was interrupted. --compare takes .jsonl files of sweeps and of sid2-train too, whole, or
+line 3 as a.jsonl:3.
 """
 
 import dataclasses
@@ -17,7 +19,9 @@ import sys
 from absl import flags
 
 from keras_sid2.bin import measuring, sampling_flags, signals, sweep
-from keras_sid2.bin.common import SamplingProgress, run_program
+from keras_sid2.bin.common import SamplingProgress, check_writable, run_program
+from keras_sid2.bin.measurement_lines import read_measurements, sweep_lines
+from keras_sid2.bin.passports import passport_path, read_passport
 
 _MOST = 50_000
 
@@ -32,16 +36,18 @@ def define(values: flags.FlagValues = flags.FLAGS):
     flags.DEFINE_string("reference", None, "real images: a prepared data set, an .npz or a folder of PNG files", **add)
     flags.DEFINE_string("split", "train", "splits of a prepared data set, as train,test", **add)
     flags.DEFINE_string("data_dir", None, "where data sets lie that are given by name", **add)
-    text = "center: cut and resize the images of a data set to the model's size; else they must have it, or differ"
+    text = "center: cut and resize the images of a data set to the size of those that are measured"
     flags.DEFINE_enum("crop", None, ["center"], text, **add)
     text = "inception; classifier, fitted on real images with labels; or MODULE:FUNCTION that returns Features"
     flags.DEFINE_string("features", "inception", text, **add)
     text = "the FID's Inception-v3, a .pth or .npz file; downloaded if not given"
     flags.DEFINE_string("inception_weights", None, text, **add)
-    flags.DEFINE_integer("num_images", None, f"to draw; as many as real ones, {_MOST} at most, if not given", **add)
+    text = f"to draw; as many as real ones if not given, {_MOST} at most, in a sweep {sweep.IMAGES} at most"
+    flags.DEFINE_integer("num_images", None, text, **add)
     flags.DEFINE_string("out", None, "where to write, without suffix; not given: evaluation/ in the workdir", **add)
     flags.DEFINE_string("cache", measuring.CACHE, "folder that keeps the statistics of real images", **add)
-    flags.DEFINE_list("compare", None, "only print these measurements side by side", **add)
+    text = "only print these measurements side by side: .json files, .jsonl files, or lines of these as a.jsonl:3"
+    flags.DEFINE_list("compare", None, text, **add)
     sweep.define(values)
     flags.adopt_module_key_flags(sweep, values)
 
@@ -56,8 +62,19 @@ def _check(values):
     if values.out is None and (values.samples or values.weights):
         given = "samples" if values.samples else "weights"
         raise ValueError(f"--out must be given with --{given}: where to write the figures.")
+    if values.out is not None:
+        _check_out(values.out)
     measuring.check_features(values.features)
     sampling_flags.check_at_least(values, num_images=20)
+
+
+def _check_out(out: str):
+    """ValueError if nothing can be written there, or out.json is no measurement, as it would be written over."""
+    from keras_sid2.evaluation import Measurement
+
+    check_writable(out)
+    if pathlib.Path(f"{out}.json").exists():
+        Measurement.read(f"{out}.json")
 
 
 def _refuse_what_does_nothing(values):
@@ -70,6 +87,9 @@ def _refuse_what_does_nothing(values):
         ineffective |= dict.fromkeys(("sweep_scales", "sweep_intervals", "sweep_steps", "sweep_ema"), "no --sweep")
     if values.features != "inception":
         ineffective["inception_weights"] = f"--features={values.features}"
+    if measuring.are_files(values.reference):
+        of_data_sets = ("split", "data_dir", "crop")
+        ineffective |= dict.fromkeys(of_data_sets, f"--reference={values.reference}, which is no data set")
     given = [name for name in ineffective if values[name].present]
     if given:
         raise ValueError(f"--{given[0]} does nothing with {ineffective[given[0]]}.")
@@ -81,10 +101,17 @@ def _open_images(path: str, **options) -> measuring.Images:
     return dataclasses.replace(found, batches=lambda: signals.looking_between(found.batches()))
 
 
-def _open_reference(values, image_size=None):
-    """(Features, Reference)."""
+def _look(*_):
+    """A signal may end the program between two distances, too."""
+    signals.look()
+
+
+def _open_reference(values, shape: tuple, console, image_size=None):
+    """(Features, Reference) for images of a `shape` (H, W, C)."""
     reading = {"image_size": image_size, "crop": values.crop}
     real = _open_images(values.reference, split=values.split, data_dir=values.data_dir, **reading)
+    if unlike := measuring.check_alike(shape, real, values.features):
+        console.print(f"Note: {unlike}", highlight=False, soft_wrap=True)
     features = measuring.make_features(values.features, real, values.inception_weights)
     return features, measuring.make_reference(real, features, values.cache)
 
@@ -92,25 +119,40 @@ def _open_reference(values, image_size=None):
 def _of_files(values, console) -> int:
     from keras_sid2.evaluation import evaluate
 
-    images = _open_images(values.samples)
-    features, reference = _open_reference(values)
+    images, passport = _open_images(values.samples), read_passport(values.samples)
+    cut_to = tuple(images.shape[:2]) if values.crop else None
+    features, reference = _open_reference(values, images.shape, console, cut_to)
     drawn = {"samples": images.name}
-    return _report(console, evaluate(images.batches(), features=features, reference=reference, drawn=drawn), values.out)
+    found = evaluate(images.batches(), features=features, reference=reference, drawn=drawn, progress=_look)
+    if passport is not None and passport["images_digest"] == found.drawn["images_digest"]:
+        found = dataclasses.replace(found, drawn=passport)
+    elif passport is not None:
+        told = f"{passport_path(values.samples)} tells how other images were drawn: it is left aside."
+        console.print(told, highlight=False, soft_wrap=True)
+    return _report(console, found, values.out)
 
 
 def _of_model(values, console) -> int:
     options = sampling_flags.sampling_options(values)
     settings = sweep.settings(values, options) if values.sweep else None
     model = sampling_flags.load_model_from_flags(values)
-    features, reference = _open_reference(values, tuple(model.image_shape[:2]))
-    count = values.num_images or min(_MOST, reference.features.count)
+    if settings is None:
+        found = _measuring(values, model, console)(options)
+        name = f"step_{found.drawn['training_step']:010d}_{found.digest()}"
+        return _report(console, found, values.out or _default_out(values, name))
+    out = pathlib.Path(values.out or _default_out(values, "sweep"))
+    _check_out(out)
+    with sweep_lines(pathlib.Path(f"{out}.jsonl")) as lines:
+        sweep.check_out(out, lines)
+        return sweep.run(settings, _measuring(values, model, console), lines, out, console)
+
+
+def _measuring(values, model, console) -> "Measuring":
+    """Reads the real images, or what is kept of them."""
+    features, reference = _open_reference(values, model.image_shape, console, tuple(model.image_shape[:2]))
+    count = values.num_images or min(sweep.IMAGES if values.sweep else _MOST, reference.features.count)
     request = {"labels": [i % model.num_classes for i in range(count)] if model.num_classes else None}
-    draw = Measuring(model, request | {"num_images": count}, features, reference, console)
-    if settings is not None:
-        return sweep.run(settings, draw, pathlib.Path(values.out or _default_out(values, "sweep")), console)
-    found = draw(options)
-    name = f"step_{found.drawn['training_step']:010d}_{found.digest()}"
-    return _report(console, found, values.out or _default_out(values, name))
+    return Measuring(model, request | {"num_images": count}, features, reference, console)
 
 
 class Measuring:
@@ -132,9 +174,8 @@ class Measuring:
         count = self.request["num_images"]
         with SamplingProgress(self._console, count) as line:
             drawing = self.drawing(options, line.part(0, count))
-            return evaluate(
-                drawing.batches(), features=self.features, reference=self.reference, drawn=drawing.describe()
-            )
+            kept = {"features": self.features, "reference": self.reference}
+            return evaluate(drawing.batches(), **kept, drawn=drawing.describe(), progress=_look)
 
 
 def _default_out(values, name: str) -> str:
@@ -143,10 +184,10 @@ def _default_out(values, name: str) -> str:
 
 def _report(console, measurement, out: str) -> int:
     path = pathlib.Path(f"{out}.json")
-    measurement.write(path)
     for name, value in measurement.figures.items():
         print(f"{name:24} {value:.6g}")
     print(f"signature  {measurement.signature()}")
+    measurement.write(path)
     console.print(f"written to {path}", highlight=False, soft_wrap=True)
     return 0
 
@@ -155,15 +196,16 @@ def _compare(values, console) -> int:
     """Measurements side by side, if they were measured alike."""
     from rich.table import Table
 
-    from keras_sid2.evaluation import Measurement, check_comparable
+    from keras_sid2.evaluation import check_comparable
 
-    if len(values.compare) < 2:
-        raise ValueError(f"--compare needs at least two files, as a.json,b.json; got {','.join(values.compare)!r}.")
-    found = [Measurement.read(path) for path in values.compare]
-    check_comparable(found, values.compare)
-    table = Table("", *(pathlib.Path(path).stem for path in values.compare))
-    for name in found[0].figures:
-        table.add_row(name, *(f"{m.figures[name]:.6g}" for m in found))
+    named = {name: measurement for text in values.compare for name, measurement in read_measurements(text).items()}
+    if len(named) < 2:
+        raise ValueError(f"--compare needs at least two measurements, got {', '.join(named) or 'none'}.")
+    found = list(named.values())
+    check_comparable(found, list(named))
+    table = Table("", *(pathlib.Path(name).name.replace(".jsonl:", ":").removesuffix(".json") for name in named))
+    for name in {key: None for m in found for key in m.figures}:
+        table.add_row(name, *(f"{m.figures[name]:.6g}" if name in m.figures else "" for m in found))
     for name in {key: None for m in found for key in m.drawn}:
         told = [str(m.drawn.get(name)) for m in found]
         if len(set(told)) > 1:

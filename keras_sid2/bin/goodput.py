@@ -118,6 +118,12 @@ class Timed(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._callback.on_train_begin(logs)
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self._callback.on_epoch_begin(epoch, logs)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._callback.on_train_batch_end(batch, logs)
+
     def on_epoch_end(self, epoch, logs=None):
         with self._goodput.doing(self._kind):
             try:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 import pipelines
-from keras_sid2.image_reading import iterate_npz, iterate_pngs
+from keras_sid2.image_reading import iterate_npz, iterate_pngs, png_paths
 
 FEATURES = ("inception", "classifier")
 CACHE = "~/.cache/keras_sid2/references"
@@ -22,13 +22,15 @@ class Images:
 
     Args:
         name: for people.
-        fingerprint: changes when they do.
+        fingerprint: changes when they do, and where they lie elsewhere.
+        shape: (H, W, C), None where that is not known.
         batches: gives uint8 [B, H, W, C], the same images at every call.
         labels: gives their classes int [N], or None where they have none.
     """
 
     name: str
     fingerprint: list
+    shape: tuple[int | None, int | None, int]
     batches: Callable[[], Iterator[np.ndarray]]
     labels: Callable[[], np.ndarray] | None = None
 
@@ -36,21 +38,42 @@ class Images:
 def open_images(path: str, *, split: str = "train", data_dir: str | None = None, **options) -> Images:
     """The images in an .npz, a folder of PNG files, or a prepared data set, of which `split` may name several as "a,b".
 
-    `options` are image_size, crop and max_bad_records of `pipelines.make_dataset`, for a data set.
+    `options` are image_size, crop and max_bad_records of `pipelines.make_dataset`. They, `split` and `data_dir` are of
+    a data set; for files (`are_files`) they do nothing.
 
     Raises ValueError or FileNotFoundError, in one sentence, for what is none of these.
     """
+    if not are_files(path):
+        return _data_set(path, split.split(","), data_dir, options)
     folder = pathlib.Path(path)
-    if folder.suffix == ".npz":
-        next(iterate_npz(folder, 1))
-        return Images(folder.name, _stamps([folder]), lambda: iterate_npz(folder, _BATCH))
-    if folder.is_dir() and any(folder.glob("*.png")):
-        return Images(folder.name, _stamps(sorted(folder.glob("*.png"))), lambda: iterate_pngs(folder, _BATCH))
-    return _data_set(path, split.split(","), data_dir, options)
+    iterate, paths = (iterate_npz, [folder]) if folder.suffix == ".npz" else (iterate_pngs, png_paths(folder))
+    shape = next(iterate(folder, 1)).shape[1:]
+    return Images(folder.name, pipelines.file_stamps(paths), shape, lambda: iterate(folder, _BATCH))
 
 
-def _stamps(paths: list[pathlib.Path]) -> list:
-    return [[path.name, path.stat().st_size, path.stat().st_mtime] for path in paths]
+def are_files(path: str) -> bool:
+    """Whether it names an .npz or a folder of PNG files, and not a data set."""
+    return pathlib.Path(path).suffix == ".npz" or bool(png_paths(path))
+
+
+def check_alike(shape: tuple, real: Images, features: str) -> str | None:
+    """What is to be said of images of one `shape` (H, W, C) beside real ones of another; None if they are alike.
+
+    Inception resizes both to one size, so its figure means something, if nothing that others would publish, and the
+    digest of the real images tells it from those. Other features may be anything, and most are of the size.
+
+    Raises ValueError, in one sentence, with `features` other than "inception".
+    """
+    if not any(here and there and here != there for here, there in zip(shape, real.shape, strict=True)):
+        return None
+    unlike = f"the images are {_sized(shape)} and those of {real.name} are {_sized(real.shape)}"
+    if features != "inception":
+        raise ValueError(f"Images are measured beside real ones of their shape, and {unlike}: resize one of them.")
+    return f"{unlike[0].upper()}{unlike[1:]}: Inception resizes both, which figures of others do not compare with."
+
+
+def _sized(shape: tuple) -> str:
+    return "x".join("?" if size is None else str(size) for size in shape)
 
 
 def _data_set(path: str, splits: list[str], data_dir: str | None, reading: dict) -> Images:
@@ -66,9 +89,11 @@ def _data_set(path: str, splits: list[str], data_dir: str | None, reading: dict)
 
     labelled = all(d.num_classes for d in described)
     shards = [pipelines.fingerprint(path, split=split, data_dir=data_dir) for split in splits]
+    *stored, channels = described[0].image_shape
     return Images(
         f"{described[0].name}:{'+'.join(splits)}",
         [[reading.get("image_size"), reading.get("crop")], *shards],
+        (*(reading.get("image_size") or stored), channels),
         lambda: batches("image"),
         (lambda: np.concatenate(list(batches("label")))) if labelled else None,
     )

@@ -2,6 +2,7 @@
 
 import functools
 import signal
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -78,8 +79,28 @@ class RunCallbacks:
         settings, run = self._settings, self._run
         if not settings.measure_every:
             return None
+        start = time.perf_counter()
+        measure = self._measuring()
+        seconds = time.perf_counter() - start
+        classes = run.preset.network["num_classes"]
+        return MeasureSamples(
+            measure,
+            every=settings.measure_every,
+            labels=[i % classes for i in range(settings.measure_images)] if classes else None,
+            num_images=settings.measure_images,
+            generate_options=self._sampling(),
+            path=run.output / "measurements.jsonl",
+            grids=run.output / "measured",
+            note=run.note,
+            max_share=settings.measure_share,
+            getting_ready=seconds,
+        )
+
+    def _measuring(self) -> Callable:
+        """The `measure` of MeasureSamples; its features are made, and its real images read."""
         from keras_sid2.evaluation import evaluate
 
+        settings, run = self._settings, self._run
         run.note("Reading the real images that samples are measured against.")
         size = tuple(run.preset.network["image_shape"][:2])
         real = measuring.open_images(
@@ -91,18 +112,8 @@ class RunCallbacks:
             max_bad_records=settings.max_bad_records,
         )
         features = measuring.make_features(settings.measure_features, real, settings.inception_weights)
-        reference = measuring.make_reference(real, features, measuring.CACHE)
-        classes = run.preset.network["num_classes"]
-        return MeasureSamples(
-            functools.partial(evaluate, features=features, reference=reference),
-            every=settings.measure_every,
-            labels=[i % classes for i in range(settings.measure_images)] if classes else None,
-            num_images=settings.measure_images,
-            generate_options=self._sampling(),
-            path=run.output / "measurements.jsonl",
-            grids=run.output / "measured",
-            max_share=settings.measure_share,
-        )
+        reference = measuring.make_reference(real, features, settings.measure_cache)
+        return functools.partial(evaluate, features=features, reference=reference)
 
     def _sampling(self) -> dict:
         """How samples are drawn while training goes on."""

@@ -6,9 +6,13 @@
     sid2-sample --workdir=runs/digits --known=four.png --mask=keep.png --out=digits
 
 writes digits.png and digits.npz (arr_0 uint8 [N, H, W, C]; arr_1 int [N], where there are classes), or what --format
-says. The .npz is written in pieces, in digits.npz.pieces: when it is interrupted, the same command goes on.
+says. The .npz is written in pieces, in digits.npz.pieces: when it is interrupted, the same command goes on. How its
+images were drawn, and their digest, are in digits.npz.json (of single PNGs in digits/images.json), where
+sid2-evaluate --samples looks. A finished .npz of the same request is not drawn again. Files of another one are
+overwritten, but pieces and a folder with PNGs, which two requests could mix in, are refused.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Iterator
@@ -19,9 +23,11 @@ from rich.console import Console
 
 from keras_sid2.bin import sampling_flags, signals
 from keras_sid2.bin.common import SamplingProgress, run_program
+from keras_sid2.bin.passports import write_passport
+from keras_sid2.bin.sample_files import FORMATS, check_channels, check_folder, check_out, open_npz, paths
+from keras_sid2.evaluation import ImagesDigest
 
-FORMATS = ("grid", "npz", "pngs", "gif", "webp")
-_SHOWN = 400  # images in the grid
+_SHOWN = 400  # images in the grid, at most
 _ANIMATED = 16
 _SECONDS = 4.0  # that an animation takes
 _SPAN = 1024  # images, about, that one Drawing is made of: it holds what is given for them in float32
@@ -32,18 +38,21 @@ def define(values: flags.FlagValues = flags.FLAGS):
     sampling_flags.define(values)
     flags.adopt_module_key_flags(sampling_flags, values)  # --help shows them
     add = {"flag_values": values}
-    flags.DEFINE_string("out", "samples", "path of the files, without suffix", **add)
-    flags.DEFINE_list("format", ["grid", "npz"], f"what to write: {', '.join(FORMATS)}", **add)
+    text = "path of the files, without suffix; a finished .npz of the same request is not drawn again"
+    flags.DEFINE_string("out", "samples", text, **add)
+    text = f"what to write: {', '.join(FORMATS)}; a grid has the first {_SHOWN} images, an animation {_ANIMATED}"
+    flags.DEFINE_list("format", ["grid", "npz"], text, **add)
     flags.DEFINE_integer("num_images", None, "how many; with classes and no --labels, the classes in turn", **add)
-    flags.DEFINE_list("labels", None, "a class for each image, as 0,1,2", **add)
-    flags.DEFINE_integer("first_image", 0, "number of the first image, to continue another request", **add)
+    flags.DEFINE_list("labels", None, "a class for each image, as 0,1,2; or none, for images of no class", **add)
+    text = "number of the first image, to continue another request; the classes in turn go on, too"
+    flags.DEFINE_integer("first_image", 0, text, **add)
     flags.DEFINE_string("init", None, "start from these images: a PNG for all, or an .npz; with --t_start", **add)
     flags.DEFINE_float("t_start", None, "in (0, 1], how much of the noise is put on --init", **add)
     flags.DEFINE_string("known", None, "keep a part of these images: a PNG for all, or an .npz; with --mask", **add)
     flags.DEFINE_string("mask", None, "a PNG, white where --known is kept", **add)
-    text = "how often each step is done: more make what is drawn fit --known better, at their cost"
+    text = "with --known, how often each step is done: more make what is drawn fit --known better, at their cost"
     flags.DEFINE_integer("resamplings", 1, text, **add)
-    flags.DEFINE_integer("frames", 32, "of the animation, at most", **add)
+    flags.DEFINE_integer("frames", 32, "of the animation; never more than --num_steps", **add)
 
 
 @dataclasses.dataclass
@@ -83,9 +92,14 @@ class _Request:
 
         if self.labels is not None:
             check_labels(self.labels, self.model.num_classes)
-        whole = {"images": self.count, "labels": None if self.labels is None else array_digest(self.labels)}
+        labels = np.full(self.count, self.model.num_classes or 0) if self.labels is None else self.labels
+        whole = {"images": self.count, "labels": array_digest(labels.astype("int32"))}  # as one Drawing would
         whole |= {name: array_digest(images) for name, images in self.given.items()}
         return self.drawing(0, min(self.count, self.options["batch_size"])).describe() | whole
+
+    def captions(self, count: int) -> list[str] | None:
+        """The classes of the first images, for people."""
+        return None if self.labels is None else [str(label) for label in self.labels[:count]]
 
     def batches(self, start: int, stop: int, line: SamplingProgress) -> Iterator[np.ndarray]:
         """Images start <= i < stop, uint8 [at most batch_size, H, W, C] at a time."""
@@ -99,10 +113,12 @@ class _Request:
 def _read_flags(values) -> dict:
     """Arguments of `_Request` beside the model, whose labels may yet be missing; raises for all that is wrong in it."""
     sampling_flags.check_at_least(values, num_images=1, first_image=0, frames=1, resamplings=1)
-    labels = sampling_flags.numbers(values, "labels", int)
+    labels = None if values.labels == ["none"] else sampling_flags.numbers(values, "labels", int)
     if labels is not None and values.num_images not in (None, len(labels)):
         raise ValueError(f"--labels are {len(labels)} and --num_images={values.num_images}: give one of them.")
     count = len(labels) if labels is not None else values.num_images or 16
+    if values["resamplings"].present and values.known is None:
+        raise ValueError("--resamplings goes with --known and --mask.")
     given = _given_images(values, count)
     alike = {"t_start": values.t_start, "mask": _mask(values), "resamplings": values.resamplings}
     return {
@@ -121,6 +137,8 @@ def _formats(values) -> list[str]:
         raise ValueError(f"--format must be among {', '.join(FORMATS)}, with commas between, got {got!r}.")
     if values["frames"].present and not {"gif", "webp"}.intersection(values.format):
         raise ValueError("--frames goes with --format=gif or webp.")
+    if values["frames"].present and values.frames > values.num_steps >= 1:
+        raise ValueError(f"--frames must be at most --num_steps ({values.num_steps}), got {values.frames}.")
     return values.format
 
 
@@ -152,46 +170,59 @@ def _mask(values) -> np.ndarray | None:
 
 def draw(values: flags.FlagValues, console: Console) -> int:
     """The program; its exit code."""
-    from keras_sid2.image_files import NpzPieces
-
     formats = _formats(values)
     request = _Request(model=None, **_read_flags(values))
-    request.model = sampling_flags.load_model_from_flags(values)
-    if request.labels is None and request.model.num_classes is not None:
-        request.labels = np.arange(request.count) % request.model.num_classes
+    check_out(values.out, formats)
+    request.model = model = sampling_flags.load_model_from_flags(values)
+    check_channels(model.image_shape[-1], formats)
+    if values.labels is None and model.num_classes is not None:
+        request.labels = (request.first_image + np.arange(request.count)) % model.num_classes
     settings = request.describe()
-    pieces = NpzPieces(f"{values.out}.npz", settings=settings) if "npz" in formats else None
-    try:
-        written = _write(values, request, pieces, console)
-    except KeyboardInterrupt as error:
-        if pieces is None:
-            raise
-        there = f"{pieces.done} of {request.count} images are in {pieces.folder}"
-        console.print(f"sid2-sample: interrupted; {there}: the same command goes on.", soft_wrap=True)
-        return signals.exit_code(error)
-    console.print(f"{request.count} images: {', '.join(written)}", highlight=False, soft_wrap=True)
+    if "pngs" in formats:
+        check_folder(pathlib.Path(values.out), settings)
+    npz = open_npz(pathlib.Path(f"{values.out}.npz"), settings) if "npz" in formats else contextlib.nullcontext()
+    with npz as pieces:
+        try:
+            _write(values, request, settings, pieces, console)
+        except KeyboardInterrupt as error:
+            if pieces is None:
+                raise
+            there = f"{pieces.done} of {request.count} images are in {pieces.folder}"
+            console.print(f"sid2-sample: interrupted; {there}: the same command goes on.", soft_wrap=True)
+            return signals.exit_code(error)
+    console.print(_summary(values.out, formats, request.count), highlight=False, soft_wrap=True)
     return 0
 
 
-def _write(values, request: _Request, pieces, console: Console) -> list[str]:
-    """Draws and writes everything; the paths."""
+def _summary(out: str, formats: list[str], count: int) -> str:
+    """How many images were drawn, and where they are."""
+    drawn = max(_needed(formats, count), min(count, _ANIMATED) if {"gif", "webp"}.intersection(formats) else 0)
+    notes = {"grid": f" (the first {_SHOWN})" if drawn > _SHOWN else "", "pngs": "/"}
+    written = [f"{path}{notes.get(name, '')}" for name, path in zip(formats, paths(out, formats), strict=True)]
+    return f"{count if drawn == count else f'{drawn} of {count}'} images: {', '.join(written)}"
+
+
+def _write(values, request: _Request, settings: dict, pieces, console: Console):
+    """Draws and writes everything."""
     from keras_sid2.image_files import image_grid, write_png, write_pngs
 
-    out, formats, shown, done = values.out, values.format, [], 0
-    for images in _images(request, _needed(formats, request.count), pieces, console):
+    out, formats, shown, done, digest = values.out, values.format, [], 0, ImagesDigest()
+    if "pngs" in formats:
+        write_passport(out, digest, settings)  # of no image yet: says whose pictures an interrupted program leaves
+    for images in digest.passing(_images(request, _needed(formats, request.count), pieces, console)):
         if "grid" in formats:
             shown.extend(images[: _SHOWN - len(shown)])
         if "pngs" in formats:
             write_pngs(out, images, start=request.first_image + done)
         done += len(images)
     if "grid" in formats:
-        captions = None if request.labels is None else [str(label) for label in request.labels[:_SHOWN]]
-        write_png(f"{out}.png", image_grid(np.stack(shown), captions))
+        write_png(f"{out}.png", image_grid(np.stack(shown), request.captions(len(shown))))
     _write_animations([f"{out}.{name}" for name in ("gif", "webp") if name in formats], values.frames, request, console)
+    if "pngs" in formats:
+        write_passport(out, digest, settings)
     if pieces is not None:
+        write_passport(pieces.path, digest, settings)  # first, so that no end in between leaves images without it
         pieces.finish()
-    paths = {"grid": f"{out}.png", "pngs": f"{pathlib.Path(out)}/"}
-    return [paths.get(name, f"{out}.{name}") for name in formats]
 
 
 def _needed(formats: list[str], count: int) -> int:
@@ -228,7 +259,11 @@ def _write_animations(paths: list[str], frames: int, request: _Request, console:
     with SamplingProgress(console, count, title="animation") as line:
         drawing = request.drawing(0, count, line.part(0, count))
         z_t, x_hat = drawing.trajectory(min(frames, drawing.num_steps))
-    pictures = [np.concatenate([image_grid(x), image_grid(z)], axis=1) for x, z in zip(x_hat, z_t, strict=True)]
+    captions = request.captions(count)
+    pictures = [
+        np.concatenate([image_grid(x, captions), image_grid(z, captions)], axis=1)
+        for x, z in zip(x_hat, z_t, strict=True)
+    ]
     for path in paths:
         write_animation(path, pictures, _SECONDS)
 

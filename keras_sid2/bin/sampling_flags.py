@@ -56,14 +56,16 @@ def load_model_from_flags(values: Values = flags.FLAGS):
 
 
 def _newest_checkpoint(flag: str, folder: str) -> pathlib.Path:
-    from keras_sid2.training.checkpoints import newest_sound
+    from keras_sid2.training.checkpoints import checkpoints, newest_sound
 
     def note(sentence: str):
         print(sentence, file=sys.stderr)
 
-    found = newest_sound(pathlib.Path(folder) / "checkpoints", note, set_aside=False)
+    directory = pathlib.Path(folder) / "checkpoints"
+    found = newest_sound(directory, note, set_aside=False)
     if found is None:
-        raise FileNotFoundError(f"--{flag}={folder} holds no checkpoints: train there with sid2-train.")
+        what = "sound checkpoint" if checkpoints(directory) else "checkpoints"
+        raise FileNotFoundError(f"--{flag}={folder} holds no {what}: train there with sid2-train.")
     return found
 
 

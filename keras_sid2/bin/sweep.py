@@ -1,20 +1,27 @@
-"""The sweep of sid2-evaluate: scale x interval x steps x averaged or raw weights, on a few thousand images each."""
+"""The sweep of sid2-evaluate: scale x interval x steps x averaged or raw weights, on a few thousand images each.
+
+The lowest of many figures is low by luck too: among 24 settings that are equally good, its 95 % interval held its own
+expectation in 57 of 100 trials, and in 96 of 100 with other images. So the best one is drawn once more with the next
+seed, and that figure is the result.
+"""
 
 import dataclasses
 import itertools
-import json
 import pathlib
 from collections.abc import Callable
 
 from absl import flags
 
-from keras_sid2.files import written_whole
+from keras_sid2.bin.sweep_report import plot, pyplot, show
+
+IMAGES = 2000  # for each setting, at most, unless the user says how many
 
 
 def define(values: flags.FlagValues = flags.FLAGS):
     """Defines the sweep's flags."""
     add = {"flag_values": values}
-    flags.DEFINE_bool("sweep", False, "measure every combination of the lists below; other flags hold for all", **add)
+    text = "measure all combinations of these lists, and the best one anew with the next seed; other flags hold for all"
+    flags.DEFINE_bool("sweep", False, text, **add)
     flags.DEFINE_list("sweep_scales", ["1", "1.5", "2", "3"], "guidance scales", **add)
     flags.DEFINE_list("sweep_intervals", ["all"], "guidance intervals in logsnr, as all,-3:5", **add)
     flags.DEFINE_list("sweep_steps", None, "numbers of sampler steps; --num_steps if not given", **add)
@@ -46,7 +53,7 @@ def settings(values, options: dict) -> list[Setting]:
     from keras_sid2 import Guidance
 
     _refuse_what_is_swept(values)
-    _pyplot()
+    pyplot()
     scales = _parsed("sweep_scales", values.sweep_scales, float)
     intervals = _parsed("sweep_intervals", values.sweep_intervals, _interval)
     steps = _parsed("sweep_steps", values.sweep_steps or [str(values.num_steps)], _steps)
@@ -108,115 +115,43 @@ def _parsed(flag: str, texts: list[str], kind: Callable) -> list:
     return found
 
 
-def run(settings: list[Setting], measuring, out: pathlib.Path, console) -> int:
-    """Measures them one after another; those that out.jsonl has already are not drawn again."""
-    from keras_sid2.evaluation import how_measured
-
-    plt = _pyplot()
-    lines = _Lines(pathlib.Path(f"{out}.jsonl"))
+def run(settings: list[Setting], measuring, lines, out: pathlib.Path, console) -> int:
+    """Measures them one after another, and the best one anew; what `lines` (SweepLines) have is not drawn again."""
     rows = []
-    for number, setting in enumerate(settings):
-        drawn = measuring.drawing(setting.options).describe()
-        measured = how_measured(measuring.features, measuring.reference, images=drawn["images"])
-        measurement = lines.find(drawn, measured)
-        if measurement is None:
-            console.print(f"{number + 1} of {len(settings)}: {setting.name()}", highlight=False)
-            measurement = measuring(setting.options)
-            lines.add(measurement)
-        rows.append((setting, measurement))
+    for number, setting in enumerate(settings, 1):
+        title = f"{number} of {len(settings)}: {setting.name()}"
+        rows.append((setting, _measured(measuring, lines, setting.options, title, console)))
     rows.sort(key=lambda row: row[1].figures["frechet"])
-    _show(rows, console)
-    _plot(plt, rows, pathlib.Path(f"{out}.png"))
-    best = rows[0][1]
-    best.write(f"{out}.json")
-    print(f"best       {rows[0][0].name()}")
-    print("frechet    {frechet:.5g}, 95 % interval {frechet_low:.5g} to {frechet_high:.5g}".format(**best.figures))
-    print(f"signature  {best.signature()}")
+    show(rows, console)
+    best, chosen = rows[0]
+    seed = (best.options["seed"] + 1) % 2**32
+    title = f"the best one anew, with seed {seed}: {best.name()}"
+    anew = _measured(measuring, lines, {**best.options, "seed": seed}, title, console)
+    plot(rows, anew, pathlib.Path(f"{out}.png"))
+    anew.write(f"{out}.json")
+    print(f"best       {best.name()}")
+    told = "frechet    {frechet:.5g}, 95 % interval {frechet_low:.5g} to {frechet_high:.5g}".format(**anew.figures)
+    print(f"{told}, measured anew with seed {seed}")
+    print(f"chosen by  {chosen.figures['frechet']:.5g}, the lowest of {len(rows)}: low by luck too")
+    print(f"signature  {anew.signature()}")
     return 0
 
 
-def _pyplot():
-    """matplotlib without a screen; ImportError, in one sentence, before any work."""
-    try:
-        import matplotlib
+def _measured(measuring, lines, options: dict, title: str, console):
+    """The Measurement of images drawn with `options`, from the lines if it is there."""
+    from keras_sid2.evaluation import how_measured
 
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError('A sweep draws a plot: pip install "keras_sid2[evaluate]" for matplotlib.') from error
-    return plt
-
-
-class _Lines:
-    """Measurements of earlier settings, a line of JSON each; a last line that is cut is made anew."""
-
-    def __init__(self, path: pathlib.Path):
-        from keras_sid2.evaluation import Measurement
-
-        self.path, self.found = path, []
-        for line in path.read_text().splitlines() if path.exists() else ():
-            try:
-                self.found.append(Measurement(**json.loads(line)))
-            except (ValueError, TypeError):
-                break
-
-    def find(self, drawn: dict, measured: dict):
-        """The measurement of the same images, measured alike, or None."""
-        for measurement in self.found:
-            known = {key: value for key, value in measurement.drawn.items() if key != "images_digest"}
-            if known == json.loads(json.dumps(drawn)) and measurement.measured == measured:
-                return measurement
-        return None
-
-    def add(self, measurement):
-        self.found.append(measurement)
-        with written_whole(self.path) as temporary:
-            temporary.write_text("".join(json.dumps(dataclasses.asdict(m)) + "\n" for m in self.found))
+    drawn = measuring.drawing(options).describe()
+    measured = how_measured(measuring.features, measuring.reference, images=drawn["images"])
+    measurement = lines.find(drawn, measured)
+    if measurement is None:
+        console.print(title, highlight=False)
+        measurement = measuring(options)
+        lines.add(measurement)
+    return measurement
 
 
-def _show(rows: list, console):
-    """The table, best first; a star where the interval overlaps the best one's."""
-    from rich.table import Table
-
-    table = Table("scale", "interval", "steps", "weights", "frechet", "95 % interval", "precision", "recall", "")
-    limit = rows[0][1].figures["frechet_high"]
-    for setting, measurement in rows:
-        figures = measurement.figures
-        near = "*" if figures["frechet_low"] <= limit else ""
-        table.add_row(
-            f"{setting.scale:g}",
-            "all" if setting.interval is None else "{:g}:{:g}".format(*setting.interval),
-            str(setting.num_steps),
-            "averaged" if setting.use_ema else "raw",
-            f"{figures['frechet']:.5g}",
-            "{frechet_low:.5g} to {frechet_high:.5g}".format(**figures),
-            *(f"{figures[key]:.3f}" if key in figures else "" for key in ("precision", "recall")),
-            near,
-        )
-    console.print(table)
-    console.print("* not told apart from the best one by these images", highlight=False)
-
-
-def _plot(plt, rows: list, path: pathlib.Path):
-    """Frechet distance over scale, a line for each interval, number of steps and kind of weights."""
-    lines = {}
-    for setting, measurement in sorted(rows, key=lambda row: row[0].scale):
-        for other in {(s.interval, s.num_steps, s.use_ema) for s, _ in rows}:
-            own = (setting.interval, setting.num_steps, setting.use_ema)
-            unguided = setting.scale == 1.0 and own[1:] == other[1:]  # the left end of every line of these steps
-            if own == other or unguided:
-                lines.setdefault(other, []).append((setting.scale, measurement.figures))
-    figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
-    for (interval, num_steps, use_ema), points in sorted(lines.items(), key=lambda item: str(item[0])):
-        scales = [scale for scale, _ in points]
-        values = [figures["frechet"] for _, figures in points]
-        margins = [figures["frechet_high"] - figures["frechet"] for _, figures in points]
-        where = "everywhere" if interval is None else "{:g} to {:g}".format(*interval)
-        label = f"{where}, {num_steps} steps" + (" (raw weights)" if not use_ema else "")
-        axes.errorbar(scales, values, yerr=margins, marker="o", capsize=3, label=label)
-    axes.set_xlabel("guidance scale")
-    axes.set_ylabel("Frechet distance, 95 % interval")
-    axes.legend(title="guided in logsnr", loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    plt.close(figure)
+def check_out(out: pathlib.Path, lines):
+    """ValueError if out.png is there and no sweep's: a sweep writes its lines before it."""
+    if not lines.found and pathlib.Path(f"{out}.png").exists():
+        raise ValueError(f"{out}.png is there and of no sweep: remove it, or give another --out.")

@@ -2,13 +2,13 @@
 
 import dataclasses
 
-from keras_sid2.bin.measuring import check_features
+from keras_sid2.bin.measuring import CACHE, check_features
 from keras_sid2.sharding_rules import Mesh
 from keras_sid2.training import Preset, find_preset
 from keras_sid2.training.sharded_checkpoints import check_available
 
 # What says nothing without measure_every.
-MEASURING = ("measure_images", "measure_features", "inception_weights", "measure_share")
+MEASURING = ("measure_images", "measure_features", "inception_weights", "measure_share", "measure_cache")
 PRECISIONS = ("float32", "mixed_bfloat16")
 CHECKPOINTS = ("portable", "sharded")
 
@@ -52,6 +52,7 @@ class TrainSettings:
     measure_features: str = "inception"
     inception_weights: str | None = None
     measure_share: float = 0.05
+    measure_cache: str = CACHE
     peak_tflops: float | None = None
     on_nan: str = "stop"
     explosion_factor: float = 100.0

@@ -5,7 +5,8 @@ workdir/checkpoints/           step_NNN/ (training.checkpoints)
 workdir/lock                   held by the process that trains there
 workdir/samples/               step_NNN.png
 workdir/tensorboard/           scalars and sample grids
-workdir/measurements.jsonl     a line each time that samples were measured (--measure_every)
+workdir/measurements.jsonl     a line each time that samples were measured (--measure_every); beside it
+                               measurements.time.json: how much of the time that took
 workdir/goodput.jsonl          a line a window: losses, speed, and where the time went
 workdir/skipped.json           batches that were left out (--on_nan=skip)
 
@@ -26,13 +27,12 @@ from rich.console import Console
 import pipelines
 from keras_sid2 import processes
 from keras_sid2.bin.run_callbacks import RunCallbacks
-from keras_sid2.bin.run_lock import locked
 from keras_sid2.bin.run_log import RunLog
 from keras_sid2.bin.signals import first_one_told
 from keras_sid2.bin.skipping import Skipped
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.distribution import distributed
-from keras_sid2.files import written_whole
+from keras_sid2.files import locked, written_whole
 from keras_sid2.sharding_rules import Mesh
 from keras_sid2.training import NonFiniteLoss, SiD2Model
 from keras_sid2.training.checkpoints import (
@@ -172,7 +172,7 @@ class TrainingRun:
                 self.output = pathlib.Path(folder)
                 yield
             return
-        with locked(self.workdir):
+        with locked(self.workdir, "wait for its end, or give another --workdir"):
             self._refuse_old_checkpoints()
             remove_unfinished(self.checkpoint_dir)
             yield

@@ -4,6 +4,7 @@ from keras_sid2.evaluation.classifier import ImageClassifier, quality
 from keras_sid2.evaluation.feature_set import FeatureSet
 from keras_sid2.evaluation.features import Features
 from keras_sid2.evaluation.frechet import frechet_distance
+from keras_sid2.evaluation.images_digest import ImagesDigest
 from keras_sid2.evaluation.inception import inception_features
 from keras_sid2.evaluation.inception_score import inception_score
 from keras_sid2.evaluation.kernel_distance import kernel_distance
@@ -18,6 +19,7 @@ __all__ = [
     "FeatureStatistics",
     "Features",
     "ImageClassifier",
+    "ImagesDigest",
     "Measurement",
     "Reference",
     "check_comparable",

@@ -1,4 +1,4 @@
-"""What is kept of a set of images of any size: statistics of all, and a sample of the features themselves.
+"""What is kept of a set of images of any size: statistics of all, sums for the inception score, and a sample.
 
 The sample is a reservoir (Vitter, "Random sampling with a reservoir", 1985, algorithm R). Image i, from 0, goes to
 
@@ -17,40 +17,52 @@ import zipfile
 
 import numpy as np
 
+from keras_sid2.evaluation.inception_score import InceptionScore, StreamedScore
 from keras_sid2.evaluation.statistics import FeatureStatistics, finite_rows
 from keras_sid2.files import written_whole
 
 # Images are added to the statistics this many at a time, because each addition costs D x D operations a group, and at
 # multiples of it, because rounding then does not depend on the batches either.
 _BLOCK = 4096
-_ARRAYS = {"seed", "capacity", "counts", "means", "scatters", "sample"}
+_FORMAT = 2  # of files; counted up whenever they hold something else
+_ARRAYS = {"format", "made_by", "seed", "capacity", "counts", "means", "scatters", "sample"}
+_SCORE = {"split_logits", "split_counts", "split_p", "split_p_log_p"}
 
 
 class FeatureSet:
     """Features of images, added batch by batch.
 
     Memory is groups x D x D x 8 bytes for statistics (335 MB for 10 groups of 2048 features), 4096 x D x 8 for images
-    that wait to be added to them, and capacity x D x 4 for the sample. A reference needs one group only.
+    that wait to be added to them, and capacity x D x 4 for the sample. Class logits take up to 200 MB (50 000 images of
+    1000 classes). A reference needs one group only, and no logits.
 
     Args:
         groups: of images, at least 1, of which statistics are kept apart; equally many in each, up to one.
         capacity: most images in the sample, at least 0.
         seed: of the sample, in [0, 2^32).
+        made_by: `Features.identity` of the function that the features are of; None: not known.
 
     Raises:
         ValueError: for other arguments.
     """
 
-    def __init__(self, *, groups: int = 10, capacity: int = 10_000, seed: int = 0):
+    def __init__(
+        self,
+        *,
+        groups: int = 10,
+        capacity: int = 10_000,
+        seed: int = 0,
+        made_by: tuple[str, str, str] | None = None,
+    ):
         if groups < 1 or capacity < 0 or not 0 <= seed < 2**32:
             raise ValueError(
                 f"A feature set needs at least 1 group, a capacity of at least 0 and a seed in [0, 2**32), got "
                 f"groups={groups}, capacity={capacity}, seed={seed}."
             )
-        self.capacity, self.seed, self.count = capacity, seed, 0
+        self.capacity, self.seed, self.made_by, self.count = capacity, seed, made_by, 0
         self._group_count = groups
         self._widths = None  # of features and logits, which the first batch tells
-        self._groups, self._waiting, self._sample, self._logits = [], [], None, None
+        self._groups, self._waiting, self._sample, self._score = [], [], None, None
 
     def add(self, features: np.ndarray, logits: np.ndarray | None = None):
         """The next images' features [B, D], and class logits [B, K] for all batches or for none; B may differ.
@@ -59,8 +71,10 @@ class FeatureSet:
             ValueError: values that are not finite, other shapes, or other widths than before. Nothing is added then.
         """
         features, logits = self._checked(features, logits)
-        self._add_to_sample(features, logits)
+        self._add_to_sample(features)
         self._add_to_groups(features)
+        if logits is not None:
+            self._score.add(logits)
 
     def _checked(self, features: np.ndarray, logits: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Both in float64; ValueErrors of `add`."""
@@ -77,22 +91,20 @@ class FeatureSet:
             self._widths = (features, logits)
             self._groups = [FeatureStatistics.of(np.empty((0, features)))] * self._group_count
             self._sample = np.empty((self.capacity, features), "float32")
-            self._logits = None if logits is None else np.empty((self.capacity, logits), "float32")
+            self._score = None if logits is None else StreamedScore(logits)
         elif self._widths != (features, logits):
             raise ValueError(
                 f"The batches before had {self._widths[0]} features and {self._widths[1] or 'no'} logits an image, "
                 f"this one has {features} and {logits or 'no'}."
             )
 
-    def _add_to_sample(self, features: np.ndarray, logits: np.ndarray | None):
+    def _add_to_sample(self, features: np.ndarray):
         """Eqs. (1) and (2); of two images for one place, numpy leaves the latter there."""
         index = np.arange(self.count, self.count + len(features), dtype="uint64")
         words = np.random.PCG64(self.seed).advance(self.count).random_raw(len(features))
         places = np.where(index < self.capacity, index, words % (index + np.uint64(1)))
         kept = places < self.capacity
         self._sample[places[kept]] = features[kept]
-        if logits is not None:
-            self._logits[places[kept]] = logits[kept]
 
     def _add_to_groups(self, features: np.ndarray):
         pieces = np.split(features, range(_BLOCK - self.count % _BLOCK, len(features) + 1, _BLOCK))
@@ -101,6 +113,11 @@ class FeatureSet:
                 self._groups, self._waiting = self.groups, []
             self._waiting.append(piece.copy())  # callers may write their next batch into the same array
             self.count += len(piece)
+
+    @property
+    def width(self) -> int | None:
+        """Features an image; None before the first batch."""
+        return None if self._widths is None else self._widths[0]
 
     @property
     def groups(self) -> list[FeatureStatistics]:
@@ -137,46 +154,64 @@ class FeatureSet:
         return self._sample[: self.count].copy()
 
     @property
-    def logits(self) -> np.ndarray | None:
-        """Logits of the sample's images, float32 [min(count, capacity), K]; None where none were added."""
-        return None if self._logits is None else self._logits[: self.count].copy()
+    def inception_score(self) -> InceptionScore | None:
+        """Of all images; None where no logits were added. ValueError for fewer than ten images."""
+        return None if self._score is None else self._score.score()
 
     def save(self, path: str | os.PathLike):
         """One .npz file, whole or not at all; ValueError before the first batch."""
         groups = self.groups
         arrays = {
+            "format": np.int64(_FORMAT),
+            "made_by": np.array(self.made_by or (), "str"),
             "seed": np.int64(self.seed),
             "capacity": np.int64(self.capacity),
             "counts": np.array([g.count for g in groups], "int64"),
             "means": np.stack([g.mean for g in groups]),
             "scatters": np.stack([g.scatter for g in groups]),
             "sample": self.sample,
-            **({} if self._logits is None else {"logits": self.logits}),
+            **({} if self._score is None else self._score.arrays()),
         }
         with written_whole(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "FeatureSet":
-        """What `save` wrote; more images may be added to it. ValueError for any other file, OSError for none."""
+        """What `save` wrote; more images may be added to it.
+
+        ValueError for any other file, those of earlier formats among them; OSError for none.
+        """
         with open(path, "rb") as file:
             try:
                 return cls._from_arrays(_read(file))
-            except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-                raise ValueError(f"{os.fspath(path)} is not a whole file that FeatureSet.save wrote.") from error
+            except (ValueError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
+                raise ValueError(
+                    f"{os.fspath(path)} is not a whole file that FeatureSet.save wrote, in the format of this version."
+                ) from error
 
     @classmethod
     def _from_arrays(cls, arrays: dict[str, np.ndarray]) -> "FeatureSet":
         """ValueError where they do not fit together."""
         counts, means, scatters = arrays["counts"], arrays["means"], arrays["scatters"]
-        loaded = cls(groups=len(counts), capacity=int(arrays["capacity"]), seed=int(arrays["seed"]))
-        sample, logits = loaded._checked(arrays["sample"], arrays.get("logits"))
-        loaded._add_to_sample(sample, logits)  # as the first images: all have room, in their order
+        made_by = tuple(map(str, arrays["made_by"])) or None
+        loaded = cls(groups=len(counts), capacity=int(arrays["capacity"]), seed=int(arrays["seed"]), made_by=made_by)
+        sample, _ = loaded._checked(arrays["sample"], None)
+        loaded._add_to_sample(sample)  # as the first images: all have room, in their order
         loaded.count = int(counts.sum())
         loaded._groups = [FeatureStatistics(int(n), m, s) for n, m, s in zip(counts, means, scatters, strict=True)]
         if np.ptp(counts) > 1 or sample.shape != (min(loaded.count, loaded.capacity), means.shape[1]):
             raise ValueError("The groups and the sample are not those of one set.")
+        if made_by is not None and len(made_by) != 3:
+            raise ValueError("A features function has a name, a digest and a rule.")
+        if "split_logits" in arrays:
+            loaded._go_on_scoring(StreamedScore.from_arrays(arrays))
         return loaded
+
+    def _go_on_scoring(self, score: StreamedScore):
+        """ValueError if it is of another number of images."""
+        if score.count != self.count:
+            raise ValueError("The sums over splits and the groups are not those of one set.")
+        self._score, self._widths = score, (self._widths[0], score.classes)
 
 
 def _read(file) -> dict[str, np.ndarray]:
@@ -185,9 +220,9 @@ def _read(file) -> dict[str, np.ndarray]:
         raise ValueError("This is no .npz file.")
     file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
-        if set(arrays.files) - {"logits"} != _ARRAYS:
+        if set(arrays.files) not in (_ARRAYS, _ARRAYS | _SCORE) or arrays["format"] != _FORMAT:
             raise ValueError(f"The arrays are {sorted(arrays.files)}.")
         arrays = dict(arrays)
-    if not all(np.isfinite(array).all() for array in arrays.values()):
+    if not all(np.isfinite(array).all() for name, array in arrays.items() if name != "made_by"):
         raise ValueError("There are values that are not finite.")
     return arrays

@@ -23,6 +23,11 @@ class Features:
     rule: str
     extract: Callable
 
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """(name, digest, rule): features of equal ones compare."""
+        return self.name, self.digest, self.rule
+
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """(features [B, D], logits [B, K] or None); ValueError for images that are not uint8, or wrong features."""
         if images.dtype != np.uint8:

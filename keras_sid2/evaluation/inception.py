@@ -55,8 +55,9 @@ def inception_features(
         cache: folder for what is downloaded, made when needed; None: ~/.cache/keras_sid2.
 
     Its `extract` takes uint8 [B, H, W, 1 or 3] of any size and gives float32 ([B, D], logits without bias [B, 1008]),
-    the logits that torch-fidelity scores. ValueError for other images or an unknown layer; see `read_weights` and
-    `download_weights` for what may be wrong with files.
+    the logits that torch-fidelity scores. Its name is "inception-v3-fid" for the published weights only, and
+    "inception-v3-custom-" with the first digits of their hash for others. ValueError for other images or an unknown
+    layer; see `read_weights` and `download_weights` for what may be wrong with files.
     """
     if layer not in LAYERS:
         raise ValueError(f"Inception features are of one of the layers {', '.join(LAYERS)}, got {layer!r}.")
@@ -67,9 +68,21 @@ def inception_features(
         results = network(images)
         return results[layer], results["logits_unbiased"]
 
-    name = "inception-v3-fid" if layer == "2048" else f"inception-v3-fid-{layer}"
-    device = backend.device_kind()  # those that round what goes into a convolution give other features
-    return Features(name=name, digest=weights_digest(arrays), rule=f"{RULE} on {device}", extract=extract)
+    digest = weights_digest(arrays)
+    name = "inception-v3-fid" if arrays.published else f"inception-v3-custom-{digest[:8]}"
+    name = name if layer == "2048" else f"{name}-{layer}"
+    return Features(name=name, digest=digest, rule=f"{RULE} {_where()}", extract=extract)
+
+
+def _where() -> str:
+    """What else the features depend on: how a device rounds what goes into a convolution, and who asks it to.
+
+    On CPUs nothing is rounded, and features of the three backends are within 5e-6 of their spread of one another.
+    """
+    device = backend.device_kind()
+    if device == "cpu":
+        return "on cpu"
+    return f"on {device}, by {backend.name()} with convolutions at precision {backend.convolution_precision()}"
 
 
 class Inception:
@@ -83,7 +96,9 @@ class Inception:
         """`weights` as `read_weights` gives them."""
         network = inception_network(weights)
         self._values = [ops.convert_to_tensor(v.value) for v in network.variables]
-        self._network = backend.compiled(network, network.variables, jit_compile=False)
+        self._network = backend.compiled(
+            backend.recorded(network, network.variables), network.variables, jit_compile=False
+        )
         self._resize = backend.compiled(resize_like_tensorflow_1, [], jit_compile=False)
         self._at_once = 0
 

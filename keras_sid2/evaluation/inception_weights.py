@@ -4,6 +4,9 @@ The published file is torch-fidelity's conversion of TensorFlow's graph of 2015-
 name ends with the first digits of its SHA-256. Reading it needs PyTorch, reading the .npz numpy alone:
 
     write_weights("inception.npz", read_weights(download_weights("folder")))
+
+An .npz made so says that its arrays are the published ones, with their hash, which is checked when it is read. Any
+other is of weights of one's own, and so is what is measured with it.
 """
 
 import hashlib
@@ -21,16 +24,26 @@ from keras_sid2.evaluation.inception_tables import weight_shapes
 
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 FILE_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+_ORIGIN = "published"  # the array of an .npz that says whose its weights are
 
 
-def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
+class Weights(dict):
+    """Arrays by name; `published`: whether they are known to be the published file's."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], *, published: bool):
+        super().__init__(arrays)
+        self.published = published
+
+
+def read_weights(path: str | os.PathLike) -> Weights:
     """The arrays of `path` by torch-fidelity's names, float32, of the shapes that `weight_shapes` lists.
 
     A `.npz` holds these arrays. A `.pth` must be the published file, by its SHA-256, before anything in it is read.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: another suffix, a damaged file, or an array that is missing, unknown or of another shape or dtype.
+        ValueError: another suffix, a damaged file, an array that is missing, unknown or of another shape or dtype, or
+            arrays that are not the published ones in a file that says so.
         ImportError: a `.pth` where PyTorch is not installed.
     """
     path = pathlib.Path(path)
@@ -42,19 +55,25 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
     arrays = readers[path.suffix](path)
     # Batch normalization's count of training steps; no prediction looks at it, and not every file has it.
     arrays = {name: array for name, array in arrays.items() if not name.endswith(".num_batches_tracked")}
-    return _checked(arrays, str(path))
+    origin = arrays.pop(_ORIGIN, None)
+    weights = _checked(arrays, str(path))
+    if origin is not None and str(origin) != _origin(weights):
+        raise ValueError(f"The Inception weights in {str(path)!r} are not the published ones, as it says they are.")
+    return Weights(weights, published=path.suffix == ".pth" or origin is not None)
 
 
 def write_weights(path: str | os.PathLike, weights: Mapping[str, np.ndarray]):
     """Saves `weights`, as `read_weights` gives them, as a `.npz` that needs no PyTorch; whole or not at all.
 
+    With it goes whose weights they are, which plain mappings do not know.
     ValueError for another suffix, or weights that `read_weights` would refuse.
     """
     if pathlib.Path(path).suffix != ".npz":
         raise ValueError(f"Inception weights are written as .npz, got {str(path)!r}.")
-    weights = _checked(weights, "what is to be written")
+    arrays = _checked(weights, "what is to be written")
+    origin = {_ORIGIN: np.array(_origin(arrays))} if getattr(weights, "published", False) else {}
     with files.written_whole(path) as temporary:
-        np.savez(temporary, **weights)
+        np.savez(temporary, **arrays, **origin)
 
 
 def download_weights(folder: str | os.PathLike) -> pathlib.Path:
@@ -79,6 +98,11 @@ def weights_digest(weights: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name} {list(weights[name].shape)}\n".encode())
         digest.update(np.ascontiguousarray(weights[name], "<f4"))
     return digest.hexdigest()
+
+
+def _origin(weights: Mapping[str, np.ndarray]) -> str:
+    """What a file says of `weights` that came out of the published file."""
+    return f"{FILE_SHA256} {weights_digest(weights)}"
 
 
 def _fetch(path: pathlib.Path):

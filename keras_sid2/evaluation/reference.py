@@ -1,17 +1,22 @@
 """Statistics of real images, computed once: they are kept in a folder, under a hash of what they were made of."""
 
 import hashlib
+import itertools
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from keras_sid2.evaluation.feature_set import FeatureSet
 from keras_sid2.evaluation.features import Features
+from keras_sid2.evaluation.images_digest import ImagesDigest
 from keras_sid2.evaluation.signature import METHOD, Reference, collect
 from keras_sid2.files import written_whole
+
+_MOST = 1e-3  # by which means of features may differ, as a share of them or of all of them
 
 
 def reference_of(
@@ -30,36 +35,71 @@ def reference_of(
         features: what to measure with.
         name: of the images, for people.
         fingerprint: plain values that change when the images do (names, sizes and times of files).
-        cache: folder to keep it in; None, or a fingerprint of None: it is not kept.
+        cache: folder to keep it in; None, or a fingerprint of None: it is not kept. One that cannot be written to is
+            warned of.
         capacity: most features kept as a sample.
+
+    The first batch is read in any case: what is kept is made anew if its images, or what `features` makes of them, are
+    others than they were.
     """
     if cache is None or fingerprint is None:
-        return _measured(batches, features, name, capacity)
-    made_of = [METHOD, features.name, features.digest, features.rule, fingerprint, capacity]
-    key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
-    path = pathlib.Path(cache) / f"{key}.npz"
-    kept = _kept(path)
+        return _measured(batches(), features, name, capacity)
+    remaining = iter(batches())
+    first = list(itertools.islice(remaining, 1))
+    look = _look(first, features)
+    path = pathlib.Path(cache) / f"{_key([*features.identity, fingerprint, capacity])}.npz"
+    kept = _kept(path, look)
     if kept is not None:
         return Reference(name=name, digest=kept[0], features=kept[1])
-    reference = _measured(batches, features, name, capacity)
-    reference.features.save(path)
-    with written_whole(path.with_suffix(".json")) as temporary:
-        about = {"name": name, "digest": reference.digest, "file": _sha256(path)}
-        temporary.write_text(json.dumps(about, indent=2) + "\n")
+    reference = _measured(itertools.chain(first, remaining), features, name, capacity)
+    _keep(path, reference, look)
     return reference
 
 
-def _measured(batches, features: Features, name: str, capacity: int) -> Reference:
-    collected, digest = collect(features, batches(), groups=1, capacity=capacity)
+def _measured(batches: Iterable[np.ndarray], features: Features, name: str, capacity: int) -> Reference:
+    collected, digest = collect(features, batches, groups=1, capacity=capacity, logits=False)
     return Reference(name=name, digest=digest, features=collected)
 
 
-def _kept(path: pathlib.Path) -> tuple[str, FeatureSet] | None:
-    """(digest of the images, their features) if both files are there and whole; a damaged one is made anew."""
+def _key(made_of: list) -> str:
+    return hashlib.sha256(json.dumps([METHOD, *made_of], sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _look(first: list[np.ndarray], features: Features) -> dict:
+    """By what the first batch, if there is one, is known again; plain values."""
+    digest = ImagesDigest()
+    means = [features(images)[0].astype("float64").mean(axis=0).tolist() for images in digest.passing(first)]
+    return {"images": digest.hexdigest(), "means": means}
+
+
+def _same(look: dict, kept: dict) -> bool:
+    """Whether the images are the same, and the means of their features nearly: devices do not repeat themselves."""
+    means, before = np.array(look["means"]), np.array(kept["means"], "float64")
+    if look["images"] != kept["images"] or means.shape != before.shape:
+        return False
+    size = np.maximum(abs(before), np.sqrt(np.mean(before**2)))
+    return bool((abs(means - before) <= _MOST * size).all())
+
+
+def _keep(path: pathlib.Path, reference: Reference, look: dict):
+    """Beside the FeatureSet a file that says of what it is; a warning where that cannot be."""
+    try:
+        reference.features.save(path)
+        about = {"name": reference.name, "digest": reference.digest, "file": _sha256(path), "first": look}
+        with written_whole(path.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps(about, indent=2) + "\n")
+    except OSError as error:
+        warnings.warn(f"The statistics of {reference.name} are not kept in {path.parent}: {error}.", stacklevel=3)
+
+
+def _kept(path: pathlib.Path, look: dict) -> tuple[str, FeatureSet] | None:
+    """(digest of the images, their features) if both files are there, whole, and of what looks the same."""
     try:
         about = json.loads(path.with_suffix(".json").read_text())
-        return (about["digest"], FeatureSet.load(path)) if about["file"] == _sha256(path) else None
-    except (OSError, ValueError, KeyError):
+        if about["file"] != _sha256(path) or not _same(look, about["first"]):
+            return None
+        return str(about["digest"]), FeatureSet.load(path)
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -1,8 +1,8 @@
 """Figures with a passport: how they were measured, and of what images.
 
 Two figures compare only if everything in `measured` agrees: the features and their hash, how images are resized and
-rounded, the real images, how many images there are, and the method. What was drawn (sampler, guidance, weights, seed)
-may differ: to compare that is what measurements are for.
+rounded, the real images and their order, how many images there are, and the method. What was drawn (sampler, guidance,
+weights, seed) may differ: to compare that is what measurements are for.
 """
 
 import dataclasses
@@ -10,16 +10,18 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from keras_sid2.evaluation.feature_set import FeatureSet
 from keras_sid2.evaluation.features import Features
+from keras_sid2.evaluation.images_digest import ImagesDigest
 from keras_sid2.evaluation.measure import measure
+from keras_sid2.evaluation.statistics import check_widths
 from keras_sid2.files import written_whole
 
-METHOD = "keras_sid2.evaluation.measure 1"  # counted up whenever a figure of the same sets would come out differently
+METHOD = "keras_sid2.evaluation.measure 2"  # counted up whenever a figure of the same sets would come out differently
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,8 +30,8 @@ class Reference:
 
     Args:
         name: for people; not a part of the signature.
-        digest: of the images, whatever their order (`collect`).
-        features: their FeatureSet.
+        digest: of the images (`collect`).
+        features: their FeatureSet, which knows what features it is of (`collect`).
     """
 
     name: str
@@ -90,26 +92,35 @@ def check_comparable(measurements: Sequence[Measurement], names: Sequence[str] |
 
 
 def collect(
-    features: Features, batches: Iterable[np.ndarray], *, groups: int = 10, capacity: int = 10_000
+    features: Features,
+    batches: Iterable[np.ndarray],
+    *,
+    groups: int = 10,
+    capacity: int = 10_000,
+    logits: bool = True,
+    width: int | None = None,
 ) -> tuple[FeatureSet, str]:
-    """(the FeatureSet of uint8 batches [B, H, W, C], the digest of the images), one batch in memory at a time.
+    """(the FeatureSet of uint8 batches [B, H, W, C], their `ImagesDigest` as text), one batch in memory at a time.
 
-    The digest is 16 hexadecimal digits of the sum of all images' SHA-256, so their order does not enter it.
+    Without `logits` there is no inception score; with a `width` given, other numbers of features are refused at the
+    first batch. ValueError for these and for what `features` does not take.
     """
-    collected, total = FeatureSet(groups=groups, capacity=capacity), 0
+    collected, digest = FeatureSet(groups=groups, capacity=capacity, made_by=features.identity), ImagesDigest()
     for images in batches:
-        collected.add(*features(images))
-        for image in images:
-            shape = str(image.shape).encode()
-            total += int.from_bytes(hashlib.sha256(shape + np.ascontiguousarray(image).tobytes()).digest(), "big")
-    return collected, f"{total % 2**256:064x}"[:16]
+        found, classes = features(images)
+        if width is not None:
+            check_widths(found.shape[1], width)
+        collected.add(found, classes if logits else None)
+        digest.add(images)
+    return collected, digest.hexdigest()
 
 
 def how_measured(
     features: Features, reference: Reference, *, images: int, groups: int = 10, capacity: int = 10_000
 ) -> dict:
-    """`Measurement.measured` of so many images."""
+    """`Measurement.measured` of so many images; ValueError for a reference of other features."""
     real = reference.features
+    _check_made_by(features, reference)
     return {
         "method": METHOD,
         "features": features.name,
@@ -131,6 +142,7 @@ def evaluate(
     drawn: dict | None = None,
     groups: int = 10,
     capacity: int = 10_000,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Measurement:
     """What images are worth beside real ones, with a signature.
 
@@ -140,10 +152,29 @@ def evaluate(
         reference: of `reference_of`, or made by hand of `collect`.
         drawn: what is known of the images, as `Drawing.describe` says it.
         groups, capacity: of the FeatureSet of the images.
+        progress: of `measure`.
 
-    Raises ValueError for too few images, and images that `features` does not take.
+    Raises ValueError for a reference of other features before anything is drawn, for features of another width at the
+    first batch, and for too few images, and images that `features` does not take.
     """
-    samples, digest = collect(features, batches, groups=groups, capacity=capacity)
-    measured = how_measured(features, reference, images=samples.count, groups=groups, capacity=capacity)
-    figures = measure(samples, reference.features)
+    real, kept = reference.features, {"groups": groups, "capacity": capacity}
+    _check_made_by(features, reference)
+    samples, digest = collect(features, batches, width=real.width, **kept)
+    measured = how_measured(features, reference, images=samples.count, **kept)
+    figures = measure(samples, real, progress=progress)
     return Measurement(figures=figures, measured=measured, drawn={"images_digest": digest, **(drawn or {})})
+
+
+def _check_made_by(features: Features, reference: Reference):
+    """ValueError, naming the first difference, unless `reference` is of `features`."""
+    made_by = reference.features.made_by
+    if made_by is None:
+        raise ValueError(
+            f"The reference {reference.name!r} does not tell what features it is of: make it by `collect`."
+        )
+    for part, ours, theirs in zip(("name", "digest", "rule"), features.identity, made_by, strict=True):
+        if ours != theirs:
+            raise ValueError(
+                f"The reference {reference.name!r} is of other features: their {part} is {theirs!r}, and {ours!r} of "
+                "those to measure with."
+            )

@@ -88,7 +88,12 @@ class FeatureStatistics:
 
     @functools.cached_property
     def root(self) -> np.ndarray:
-        """L of Eq. (4), float64 [D, rank]; ValueError for fewer than 2 images. It is worked out once."""
+        """L of Eq. (4), float64 [D, rank]; ValueError for fewer than 2 images. It is worked out once.
+
+        Directions of less variance than D 2e-16 of the largest count as none. With 2048 features they add up to 2e-9 of
+        the trace to a Frechet distance, and this part may be wrong altogether: a distance of 6e-10 of the trace, all of
+        it from such directions, came out five times too large.
+        """
         values, vectors = np.linalg.eigh(self.covariance)
         # Smaller ones are eigh's own rounding: their roots, 1e-8 of the largest, would add up.
         real = values > len(values) * np.finfo("float64").eps * values[-1]

@@ -17,6 +17,7 @@ import random
 import re
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 
 import h5py
@@ -230,7 +231,7 @@ def newest_sound(directory: str | os.PathLike, note: Callable[[str], None], *, s
         found = fault(path)
         if found is None:
             return path
-        note(f"{path} is not sound: {found}. {'It is set aside.' if set_aside else 'An earlier one is used.'}")
+        note(f"{path} is not sound: {found}. {'It is set aside.' if set_aside else 'It is passed over.'}")
         if set_aside:
             _set_aside(path)
     return None
@@ -264,12 +265,20 @@ def remove_unfinished(directory: str | os.PathLike):
 
 
 def check_weights_file(path: str | os.PathLike, *, expected: int):
-    """ValueError unless a .weights.h5 file holds `expected` weights; keras passes over those it finds no place for."""
+    """ValueError unless a .weights.h5 file can be read and holds `expected` weights.
+
+    Keras passes over those it finds no place for. OSError if the disk does not answer, or there is no such file.
+    """
     if not str(path).endswith(".weights.h5"):
         return
     found = []
-    with h5py.File(path) as file:
-        file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+    try:
+        with h5py.File(path) as file:
+            file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+    except (OSError, RuntimeError, KeyError) as error:
+        if getattr(error, "errno", None):  # the disk's; h5py's own has none
+            raise
+        raise ValueError(f"{path} is no .weights.h5 file that can be read: {error}.") from error
     found = [name for name in found if name.startswith("layers/")]
     if len(found) != expected:
         raise ValueError(
@@ -295,6 +304,8 @@ def load_model(path: str | os.PathLike):
             model = keras.saving.load_model(file)
     except Exception as error:  # keras raises many kinds, from zip's, h5py's and its own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if file.is_file() and not zipfile.is_zipfile(file):  # of which keras says that it is not there
+            reason = "it is no zip archive, or not all of one."
         raise ValueError(f"{file} is no .keras file of a SiD2Model that can be read: {reason}") from error
     return _checked(model, file)
 

@@ -3,11 +3,13 @@
 import signal
 
 import pytest
-from training_helpers import register_tiny_digits
+from helpers import tiny_network
+from training_helpers import fit_steps, register_tiny_digits, tiny_model
 
 import pipelines
 from keras_sid2.bin import signals
 from keras_sid2.training import preset
+from keras_sid2.training.checkpoints import save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +24,24 @@ def tiny_digits():
     register_tiny_digits()
     yield
     del preset._REGISTRY["tiny_digits"]
+
+
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory):
+    """The work directory of a model that has trained a little."""
+    folder = tmp_path_factory.mktemp("trained")
+    model = tiny_model()
+    fit_steps(model)
+    save_checkpoint(model, folder / "checkpoints", keep=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def unlabelled(tmp_path_factory):
+    """A .keras file of a model without classes."""
+    path = tmp_path_factory.mktemp("unlabelled") / "model.keras"
+    tiny_model(network=tiny_network(num_classes=None)).save(path)
+    return path
 
 
 @pytest.fixture

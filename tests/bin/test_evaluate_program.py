@@ -1,58 +1,28 @@
 """sid2-evaluate as a user starts it."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from absl import flags
-from PIL import Image
-from training_helpers import fit_steps, stripes, tiny_model
+from evaluate_helpers import evaluate, filled
+from rich.console import Console
+from training_helpers import stripes
 
 import pipelines
-from keras_sid2.bin import evaluate as program
-from keras_sid2.bin import signals, sweep
+from keras_sid2.bin import sample, sweep
+from keras_sid2.bin.passports import write_passport
+from keras_sid2.evaluation import ImagesDigest
 from keras_sid2.image_files import write_npz
-from keras_sid2.training.checkpoints import save_checkpoint
 
 pytestmark = pytest.mark.backend_free
-
-OWN_FEATURES = """
-from keras_sid2.evaluation import Features
-def rows():
-    return Features(name="rows", digest="1", rule="mean of rows", extract=lambda x: x.mean(axis=(2, 3)) / 255.0)
-def other():
-    return Features(name="other", digest="1", rule="mean of rows", extract=lambda x: x.mean(axis=(2, 3)) / 255.0)
-"""
-
-
-def evaluate(folder, *texts) -> int:
-    """The program without a process of its own; its exit status."""
-    values = flags.FlagValues()
-    program.define(values)
-    values(["sid2-evaluate", f"--cache={folder / 'cache'}", *texts])
-    return program.main(values)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A trained model's work directory, real and drawn images, features of one's own; Python looks there too."""
-    folder = tmp_path_factory.mktemp("evaluate")
-    sys.path.insert(0, str(folder))
-    model = tiny_model()
-    fit_steps(model, epochs=3)
-    save_checkpoint(model, folder / "run" / "checkpoints", keep=1)
-    images, labels = stripes(256)
-    write_npz(folder / "real.npz", images[:200], labels[:200])
-    write_npz(folder / "drawn.npz", images[100:250])
-    write_npz(folder / "few.npz", images[:3])
-    np.savez(folder / "wrong.npz", images=images)
-    (folder / "own_features.py").write_text(OWN_FEATURES)
-    yield folder
-    sys.path.remove(str(folder))
+    with filled(tmp_path_factory.mktemp("evaluate")) as folder:
+        yield folder
 
 
 def test_a_model_is_measured_and_two_measurements_are_compared(folder, capsys):
@@ -73,10 +43,35 @@ def test_a_model_is_measured_and_two_measurements_are_compared(folder, capsys):
     printed = capsys.readouterr().out
     assert "DDIMSampler" in printed and "HeunSampler" in printed
     other = json.loads((folder / "out" / "heun.json").read_text())
-    other["measured"]["rule"] = "rounded"
-    (folder / "out" / "other.json").write_text(json.dumps(other))
-    with pytest.raises(ValueError, match="do not compare: rule is 'mean of rows' in the one"):
-        evaluate(folder, f"--compare={files[0]},{folder / 'out' / 'other.json'}")
+    assert {"method", "rule", "features_digest", "reference", "images", "groups", "kept"} <= set(other["measured"])
+    for name in other["measured"]:
+        changed = {**other, "measured": {**other["measured"], name: "another"}}
+        (folder / "out" / "other.json").write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=f"do not compare: {name} is .* in the one and 'another' in the other"):
+            evaluate(folder, f"--compare={files[0]},{folder / 'out' / 'other.json'}")
+
+
+def test_lines_are_compared_and_what_some_lack_is_left_empty(folder, tmp_path, capsys):
+    def line(step, **figures):
+        return json.dumps({"step": step, "seconds": 1.0, "figures": figures, "measured": {}, "drawn": {"seed": step}})
+
+    log = tmp_path / "measurements.jsonl"
+    log.write_text(line(100, frechet=3.25, kid=0.125) + "\n" + line(200, frechet=1.5) + "\n" + line(300, frechet=7.0))
+    assert evaluate(folder, f"--compare={log}") == 0
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in ("measurements:1", "measurements:3", "3.25", "0.125", "1.5", "7", "300"))
+    assert evaluate(folder, f"--compare={log}:3,{log}:2") == 0
+    printed = capsys.readouterr().out
+    assert printed.index("measurements:3") < printed.index("measurements:2") and "3.25" not in printed
+    log.write_text(line(100, frechet=3.25) + "\n{}\n")
+    for text, sentence in (
+        (f"{log}", "measurements.jsonl:2 is no measurement of sid2-evaluate or sid2-train"),
+        (f"{log}:1", "needs at least two measurements, got .*measurements.jsonl:1"),
+        (f"{log}:9,{log}:1", "must end with the number of a line, from 1 to 2"),
+        (f"{tmp_path / 'none.jsonl'}", "none.jsonl is no file"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+            evaluate(folder, f"--compare={text}")
 
 
 def test_images_in_a_file_are_measured(folder):
@@ -87,6 +82,60 @@ def test_images_in_a_file_are_measured(folder):
     assert abs(written["figures"]["frechet"]) < 0.01 and written["figures"]["precision"] > 0.8
 
 
+def draw(folder, *texts):
+    """sid2-sample."""
+    values = flags.FlagValues()
+    sample.define(values)
+    values(["sid2-sample", f"--workdir={folder / 'run'}", "--num_steps=2", "--num_images=60", *texts])
+    assert sample.draw(values, Console(quiet=True)) == 0
+
+
+def test_images_in_files_have_the_signature_of_those_that_are_drawn(folder, capsys):
+    common = (f"--reference={folder / 'real.npz'}", "--features=own_features:rows")
+    draw(folder, "--format=npz,pngs", f"--out={folder / 'kept'}", "--seed=3", "--sampler=ddim")
+    how = ("--num_steps=2", "--num_images=60", "--seed=3", "--sampler=ddim")
+    evaluate(folder, f"--workdir={folder / 'run'}", *common, *how, f"--out={folder / 'direct'}")
+    direct = (folder / "direct.json").read_text()
+    for kind in (".npz", ""):
+        evaluate(folder, f"--samples={folder / 'kept'}{kind}", *common, f"--out={folder / 'of_file'}")
+        assert (folder / "of_file.json").read_text() == direct
+    passport = json.loads((folder / "kept.npz.json").read_text())
+    assert passport["seed"] == 3 and passport == json.loads((folder / "kept" / "images.json").read_text())
+
+
+def test_what_is_told_of_other_images_is_left_aside(folder, capsys):
+    digest = ImagesDigest()
+    digest.add(stripes(60)[0])
+    write_npz(folder / "other.npz", stripes(60)[0][::-1])
+    write_passport(folder / "other.npz", digest, {"seed": 0})
+    texts = (f"--samples={folder / 'other.npz'}", f"--reference={folder / 'real.npz'}", "--features=own_features:rows")
+    assert evaluate(folder, *texts, f"--out={folder / 'of_file'}") == 0
+    assert "other.npz.json tells how other images were drawn: it is left aside." in capsys.readouterr().err
+    drawn = json.loads((folder / "of_file.json").read_text())["drawn"]
+    assert set(drawn) == {"samples", "images_digest"} and drawn["samples"] == "other.npz"
+    (folder / "other.npz.json").write_text("[]")
+    with pytest.raises(ValueError, match="other.npz.json does not say how the images beside it were drawn"):
+        evaluate(folder, *texts, f"--out={folder / 'of_file'}")
+
+
+def test_a_file_that_is_no_measurement_is_not_written_over(folder, tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    texts = (f"--samples={folder / 'drawn.npz'}", f"--reference={folder / 'real.npz'}", "--features=own_features:rows")
+    with pytest.raises(ValueError, match="run.json is no measurement of sid2-evaluate"):
+        evaluate(folder, *texts, f"--out={tmp_path / 'run'}")
+    assert (tmp_path / "run.json").read_text() == "{}"
+
+
+def test_a_sweep_draws_fewer_images_if_nobody_says_how_many(folder, monkeypatch):
+    common = (f"--workdir={folder / 'run'}", f"--reference={folder / 'real.npz'}", "--features=own_features:rows")
+    counts = []
+    monkeypatch.setattr(sweep, "IMAGES", 40)
+    monkeypatch.setattr(sweep, "run", lambda _, measuring, *__: counts.append(measuring.request["num_images"]))
+    for given in ((), ("--num_images=60",)):
+        evaluate(folder, *common, "--sweep", f"--out={folder / 'few'}", *given)
+    assert counts == [40, 60]
+
+
 def test_a_prepared_data_set_is_a_reference_and_fits_a_classifier(folder):
     data = pipelines.prepare("digits", data_dir=str(folder / "data"))
     texts = (f"--samples={data}", f"--reference={data}", "--split=train,test", "--features=classifier")
@@ -94,54 +143,6 @@ def test_a_prepared_data_set_is_a_reference_and_fits_a_classifier(folder):
     written = json.loads((folder / "digits.json").read_text())
     assert written["measured"]["features"] == "classifier-64" and written["measured"]["reference_images"] == 1797
     assert written["figures"]["inception_score"] > 8 and written["figures"]["precision"] > 0.9
-
-
-def test_a_sweep_finds_a_setting_and_is_not_done_twice(folder, capsys):
-    texts = (
-        f"--workdir={folder / 'run'}",
-        f"--reference={folder / 'real.npz'}",
-        "--features=own_features:rows",
-        "--num_images=60",
-        "--sweep",
-        "--sweep_scales=1,2",
-        "--sweep_intervals=all,-3:5",
-        "--sweep_steps=2,4",
-        "--sweep_ema=true,false",
-        f"--out={folder / 'sweep'}",
-    )
-    assert evaluate(folder, *texts) == 0
-    first = capsys.readouterr()
-    lines = [json.loads(line) for line in (folder / "sweep.jsonl").read_text().splitlines()]
-    assert len(lines) == 2 * 2 * 3  # steps x weights x (none, everywhere, in the interval)
-    best = min(lines, key=lambda line: line["figures"]["frechet"])
-    assert json.loads((folder / "sweep.json").read_text()) == best
-    assert "best " in first.out and "95 % interval" in first.out and "of 12: " in first.err
-    assert Image.open(folder / "sweep.png").size[0] > 500
-    cut = (folder / "sweep.jsonl").read_text()
-    (folder / "sweep.jsonl").write_text(cut[: cut.rindex("{") + 40])  # as a kill in the midst of a line would
-    assert evaluate(folder, *texts) == 0
-    again = capsys.readouterr()
-    assert again.err.count("of 12: ") == 1 and again.out == first.out
-
-
-def test_a_signal_ends_a_sweep_and_the_same_command_goes_on(looking, folder, capsys, monkeypatch):
-    given = (f"--workdir={folder / 'run'}", f"--reference={folder / 'real.npz'}", "--features=own_features:rows")
-    texts = (*given, "--num_images=60", "--num_steps=2", "--sweep", "--sweep_scales=1,2", f"--out={folder / 'stopped'}")
-    add = sweep._Lines.add
-
-    def signalled(lines, measurement):
-        add(lines, measurement)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(sweep._Lines, "add", signalled)
-        with pytest.raises(signals.Interrupted):
-            evaluate(folder, *texts)
-    assert len((folder / "stopped.jsonl").read_text().splitlines()) == 1 and not (folder / "stopped.json").exists()
-    monkeypatch.setattr(signals, "_came", None)
-    capsys.readouterr()
-    assert evaluate(folder, *texts) == 0
-    assert "1 of 2: " not in (said := capsys.readouterr().err) and "2 of 2: " in said
 
 
 @pytest.mark.parametrize(
@@ -164,12 +165,23 @@ def test_a_signal_ends_a_sweep_and_the_same_command_goes_on(looking, folder, cap
         (("--samples=drawn.npz", "--reference=real.npz", "--out=o", "--features=classifier"), "real.npz has none"),
         (("--samples=drawn.npz", "--reference=nowhere", "--out=o"), "nowhere"),
         (("--workdir=run", "--reference=real.npz", "--num_images=3"), "--num_images must be at least 20, got 3"),
-        (("--workdir=nowhere", "--reference=real.npz"), "--workdir=nowhere holds no checkpoints"),
+        (("--workdir=nowhere", "--reference=real.npz"), "holds no checkpoints"),
         (("--workdir=run", "--reference=real.npz", "--sweep", "--guidance_scale=2"), "--guidance_scale is swept over"),
         (("--workdir=run", "--reference=real.npz", "--sweep", "--sweep_intervals=5"), "must be all, or low:high"),
         (("--workdir=run", "--reference=real.npz", "--sweep", "--sweep_intervals=5:-3"), "low < high"),
         (("--workdir=run", "--reference=real.npz", "--sweep", "--sweep_ema=maybe"), "must be true or false"),
-        (("--compare=a.json",), "--compare needs at least two files"),
+        (("--samples=drawn.npz", "--reference=real.npz", "--out=o", "--split=test"), "--split does nothing with --ref"),
+        (("--samples=drawn.npz", "--reference=real.npz", "--out=o", "--data_dir=d"), "real.npz, which is no data set"),
+        (("--workdir=run", "--reference=pngs", "--crop=center"), "--crop does nothing with --reference=pngs, which"),
+        (
+            ("--samples=drawn.npz", "--reference=large.npz", "--out=o", "--features=own_features:rows"),
+            "the images are 4x4x1 and those of large.npz are 8x8x3: resize one of them",
+        ),
+        (
+            ("--workdir=run", "--reference=large.npz", "--features=own_features:rows"),
+            "the images are 4x4x1 and those of",
+        ),
+        (("--compare=",), "--compare needs at least two measurements, got none"),
         (("--compare=a.json,b.json",), "a.json is no file"),
     ],
 )

@@ -1,80 +1,23 @@
-"""sid2-sample: its files, its continuation, its refusals; in this process where no signal or exit code is looked at."""
+"""sid2-sample: its files, its continuation, its progress; in this process where no exit code is looked at."""
 
 import io
 import os
-import pathlib
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
-from absl import flags
-from helpers import BACKEND, tiny_network
+from helpers import BACKEND
 from PIL import Image
 from rich.console import Console
-from training_helpers import fit_steps, tiny_model
+from sample_helpers import WHITE, command, draw, images_of, last_line, parsed, request
+from training_helpers import tiny_model
 
-from keras_sid2 import DDIMSampler, DDPMSampler, Guidance, HeunSampler, ScaleCurve
 from keras_sid2.bin import sample, sampling_flags, signals
 from keras_sid2.bin.common import SamplingProgress
 from keras_sid2.image_files import NpzPieces, write_npz, write_png
 from keras_sid2.image_reading import iterate_pngs, read_images
-from keras_sid2.training.checkpoints import save_checkpoint
-
-WHITE = np.full((4, 4, 1), 255, "uint8")
-
-
-def command(*given: str) -> list[str]:
-    return [sys.executable, "-m", "keras_sid2.bin.sample", *map(str, given)]
-
-
-def last_line(stderr: str) -> str:
-    return stderr.strip().splitlines()[-1]
-
-
-def parsed(*given: str) -> flags.FlagValues:
-    values = flags.FlagValues()
-    sample.define(values)
-    values(["sid2-sample", *given])
-    return values
-
-
-def draw(*given: str) -> tuple[int, str]:
-    """(exit code, what was printed) of the program in this process."""
-    console = Console(file=io.StringIO(), width=200)
-    code = sample.draw(parsed(*given), console)
-    return code, console.file.getvalue()
-
-
-def images_of(path) -> list:
-    return read_images(path).tolist()
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """The work directory of a model that has trained a little."""
-    folder = tmp_path_factory.mktemp("trained")
-    model = tiny_model()
-    fit_steps(model)
-    save_checkpoint(model, folder / "checkpoints", keep=1)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def unlabelled(tmp_path_factory):
-    """A .keras file of a model without classes."""
-    path = tmp_path_factory.mktemp("unlabelled") / "model.keras"
-    tiny_model(network=tiny_network(num_classes=None)).save(path)
-    return path
-
-
-@pytest.fixture
-def no_model(monkeypatch):
-    """Loading a model is a defect: what is wrong must have been told before."""
-    monkeypatch.setattr(sampling_flags, "load_model_from_flags", None)
-
 
 # -- files -----------------------------------------------------------------------------------------------------------
 
@@ -84,7 +27,7 @@ def test_every_format(workdir, tmp_path):
     how = ("--labels=0,1,2,2,1", "--num_steps=6", "--guidance_scale=2", "--guidance_interval=-3,5", "--frames=4")
     code, said = draw(f"--workdir={workdir}", f"--out={out}", *how, "--format=grid,npz,pngs,gif,webp")
     assert code == 0 and f"5 images: {out}.png, {out}.npz, {out}/, {out}.gif, {out}.webp" in said
-    names = ["drawn", "drawn.gif", "drawn.npz", "drawn.png", "drawn.webp"]
+    names = ["drawn", "drawn.gif", "drawn.npz", "drawn.npz.json", "drawn.png", "drawn.webp"]
     assert sorted(p.name for p in out.parent.iterdir()) == names
     with np.load(f"{out}.npz", allow_pickle=False) as arrays:
         assert set(arrays) == {"arr_0", "arr_1"}
@@ -95,7 +38,7 @@ def test_every_format(workdir, tmp_path):
     assert Image.open(f"{out}.png").size == (3 * 68, 2 * (68 + 14))
     for suffix in (".gif", ".webp"):
         with Image.open(f"{out}{suffix}") as animation:
-            assert animation.n_frames == 4 and animation.size == (2 * 3 * 68, 2 * 68)
+            assert animation.n_frames == 4 and animation.size == (2 * 3 * 68, 2 * (68 + 14))
             animation.seek(3)
             shown = np.array(animation.convert("RGB"))[2:66:16, 2:66:16, 0].astype(int)
         assert np.abs(shown - last).max() <= 1  # another batch size: up to rounding
@@ -103,7 +46,7 @@ def test_every_format(workdir, tmp_path):
 
 def test_the_default_is_a_grid_and_the_adm_layout_of_the_classes_in_turn(workdir, tmp_path):
     draw(f"--workdir={workdir}", f"--out={tmp_path / 'a'}", "--num_steps=2")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "a.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "a.npz.json", "a.png"]
     with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
         assert arrays["arr_1"].tolist() == [i % 3 for i in range(16)]
 
@@ -119,7 +62,7 @@ def test_a_second_request_continues_the_first(workdir, tmp_path):
     draw(*how, f"--out={tmp_path / 'all'}", "--labels=0,1,2,2")
     draw(*how, f"--out={tmp_path / 'rest'}", "--labels=2,2", "--first_image=2")
     assert images_of(tmp_path / "rest.npz") == images_of(tmp_path / "all.npz")[2:]
-    assert [p.name for p in sorted((tmp_path / "rest").iterdir())] == ["000002.png", "000003.png"]
+    assert [p.name for p in sorted((tmp_path / "rest").glob("*.png"))] == ["000002.png", "000003.png"]
 
 
 def test_images_given_lead_to_the_result(workdir, tmp_path):
@@ -154,11 +97,6 @@ def test_a_weaker_model_guides(workdir, tmp_path):
 # -- continuing ------------------------------------------------------------------------------------------------------
 
 
-def request(workdir, out, *more: str) -> tuple[str, ...]:
-    how = ("--num_images=20", "--num_steps=2", "--batch_size=4", "--format=grid,npz,pngs")
-    return f"--workdir={workdir}", f"--out={out}", *how, *more
-
-
 @pytest.mark.parametrize("span", [1, 8])
 @pytest.mark.parametrize("there", [0, 4, 12])
 def test_interrupted_after_a_piece_it_goes_on_to_the_same_bytes(workdir, tmp_path, monkeypatch, there, span):
@@ -182,6 +120,8 @@ def test_interrupted_after_a_piece_it_goes_on_to_the_same_bytes(workdir, tmp_pat
     assert code == 0 and (not there or f"{there} of 20 images are there already" in said)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
+    told = (tmp_path / "whole.npz.json").read_text()  # its digest is of the images that were there before too
+    assert (tmp_path / "a.npz.json").read_text() == told == (tmp_path / "a" / "images.json").read_text()
     assert np.concatenate(list(iterate_pngs(tmp_path / "a", 50))).tolist() == images_of(tmp_path / "a.npz")
 
 
@@ -291,6 +231,16 @@ def test_a_log_gets_about_twenty_lines_with_speed_and_time_left():
 
 
 @pytest.mark.backend_free
+def test_a_log_gets_no_more_lines_than_images():
+    console = Console(file=io.StringIO(), width=200)
+    with SamplingProgress(console, 4) as line:
+        report = line.part(0, 4)
+        for done in range(1, 257):
+            report(done, 256)
+    assert len(console.file.getvalue().splitlines()) == 4
+
+
+@pytest.mark.backend_free
 def test_a_terminal_gets_a_bar():
     console = Console(file=io.StringIO(), width=200, force_terminal=True)
     with SamplingProgress(console, 8) as line:
@@ -298,144 +248,3 @@ def test_a_terminal_gets_a_bar():
             line.part(0, 8)(done, 8)
             time.sleep(0.001)
     assert "8/8" in console.file.getvalue() and "images/s" in console.file.getvalue()
-
-
-# -- flags -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.backend_free
-@pytest.mark.parametrize(
-    "given, option, value",
-    [
-        ((), "sampler", DDPMSampler(0.2)),
-        (("--variance=0.1",), "sampler", DDPMSampler(0.1)),
-        (("--sampler=ddim", "--eta=0.5"), "sampler", DDIMSampler(0.5)),
-        (("--sampler=heun",), "sampler", HeunSampler()),
-        (("--grid=edm_rho",), "grid", "edm_rho"),
-        ((), "guidance", Guidance()),
-        (("--guidance_scale=2.5", "--guidance_interval=-3,5"), "guidance", Guidance(2.5, (-3.0, 5.0))),
-        (("--guidance_scale=2", "--noguidance_one_batch"), "guidance", Guidance(2.0, one_batch=False)),
-        (("--guidance_scale=-3:1,0:2.5",), "guidance", Guidance(ScaleCurve(((-3.0, 1.0), (0.0, 2.5))))),
-        (("--dynamic_threshold=0.9",), "dynamic_threshold", 0.9),
-        (("--noema",), "use_ema", False),
-        (("--batch_size=3",), "batch_size", 3),
-    ],
-)
-def test_flags_become_arguments_of_a_drawing(given, option, value):
-    assert sampling_flags.sampling_options(parsed(*given))[option] == value
-
-
-PAIRS = "--guidance_scale must be a number, or logsnr:scale pairs"
-
-
-@pytest.mark.backend_free
-@pytest.mark.parametrize(
-    "given, sentence",
-    [
-        (
-            ("--format=grid,mp4",),
-            "among grid, npz, pngs, gif, webp, with commas between, got 'grid,mp4'",
-        ),
-        (("--format=",), "--format must be among"),
-        (("--frames=3",), "--frames goes with --format=gif or webp"),
-        (("--format=gif", "--frames=0"), "--frames must be at least 1, got 0"),
-        (("--num_steps=0",), "--num_steps must be at least 1, got 0"),
-        (("--batch_size=0",), "--batch_size must be at least 1, got 0"),
-        (("--num_images=0",), "--num_images must be at least 1, got 0"),
-        (("--first_image=-1",), "--first_image must be at least 0, got -1"),
-        (("--seed=-1",), "--seed must be at least 0, got -1"),
-        (("--labels=0,x",), "--labels must be numbers with commas between, got '0,x'"),
-        (("--labels=",), "--labels must be numbers with commas between, got ''"),
-        (("--labels=0,1", "--num_images=3"), "--labels are 2 and --num_images=3: give one of them"),
-        (("--sampler=euler",), "sampler must be one of ddpm, ddim, heun, dpmpp_2m"),
-        (("--sampler=heun", "--eta=1"), "--eta goes with --sampler=ddim, got --sampler=heun"),
-        (("--sampler=ddim", "--variance=1"), "--variance goes with --sampler=ddpm, got --sampler=ddim"),
-        (("--sampler=ddim", "--eta=2"), "eta must be in [0, 1], got 2.0"),
-        (("--grid=log",), "grid must be one of uniform_t, uniform_logsnr, edm_rho"),
-        (("--dynamic_threshold=1.5",), "--dynamic_threshold must be in (0, 1], got 1.5"),
-        (("--guidance_scale=x",), f"{PAIRS} as -3:1,0:2.5,5:1, got 'x'"),
-        (("--guidance_scale=-1",), "The guidance scale must be a finite number >= 0"),
-        (("--guidance_scale=1:2:3",), "A ScaleCurve needs at least two points"),
-        (("--guidance_scale=3:1,0:2",), "with rising logsnr"),
-        (("--guidance_scale=2", "--guidance_interval=5,-3"), "(low, high) in logsnr with low < high, got (5.0, -3.0)"),
-        (("--guidance_interval=-3,5",), "--guidance_interval does nothing at --guidance_scale=1"),
-        (("--autoguide=/nowhere",), "--autoguide does nothing at --guidance_scale=1"),
-        (("--autoguide=/nowhere", "--guidance_scale=2"), "/nowhere is neither a .keras file nor a work directory"),
-        (("--init={tmp}/white.png",), "--init and --t_start go together: give both or neither"),
-        (("--init={tmp}/white.png", "--t_start=0"), "--t_start must be in (0, 1], got 0.0"),
-        (("--init={tmp}/three.npz", "--t_start=1"), "--init must hold one image, or one for each of the 16, got 3"),
-        (("--known={tmp}/white.png",), "--known and --mask go together"),
-        (("--known={tmp}/none.png", "--mask={tmp}/white.png"), "none.png is no file"),
-        (("--known={tmp}/white.png", "--mask={tmp}/three.npz"), "three.npz must be one picture, got 3"),
-        (("--known={tmp}/bare.npz", "--mask={tmp}/white.png"), "bare.npz must hold images as arr_0"),
-    ],
-)
-def test_what_the_flags_alone_say_is_refused_before_a_model_is_loaded(no_model, tmp_path, given, sentence):
-    write_png(tmp_path / "white.png", WHITE)
-    write_npz(tmp_path / "three.npz", np.stack([WHITE] * 3))
-    np.savez(tmp_path / "bare.npz", images=WHITE)
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises((ValueError, FileNotFoundError)) as error:
-        draw("--workdir=unused", f"--out={tmp_path / 'a'}", *(flag.format(tmp=tmp_path) for flag in given))
-    assert sentence in str(error.value) and "\n" not in str(error.value)
-    assert sorted(tmp_path.iterdir()) == before
-
-
-@pytest.mark.parametrize(
-    "given, sentence",
-    [
-        ((), "Give either --workdir, or --weights"),
-        (("--workdir=/nowhere",), "--workdir=/nowhere holds no checkpoints"),
-        (("--workdir={workdir}", "--preset=sid2_digits"), "--preset goes with --weights"),
-        (("--weights=/nowhere.keras",), "--weights=/nowhere.keras is no file"),
-        (("--weights={tmp}/white.png",), "must be a .keras file, or a .weights.h5 file with --preset"),
-        (("--workdir={workdir}", "--labels=7"), "Labels must be in [0, 2], got 7"),
-        (("--weights={unlabelled}", "--labels=0"), "This model has no classes"),
-        (("--weights={unlabelled}", "--guidance_scale=2"), "Guidance needs labels to be guided by, or a weaker model"),
-        (("--workdir={workdir}", "--init={tmp}/wide.png", "--t_start=1"), "init must be images [16, 4, 4, 1]"),
-        (
-            ("--workdir={workdir}", "--known={tmp}/white.png", "--mask={tmp}/wide.png"),
-            "mask must be bool and broadcast to the images [16, 4, 4, 1], true where they are kept; got bool [4, 5, 1]",
-        ),
-        (
-            ("--workdir={workdir}", "--autoguide={unlabelled}", "--guidance_scale=2"),
-            "The weaker model must have the images and classes ((4, 4, 1), 3) of this one",
-        ),
-    ],
-)
-def test_what_the_model_does_not_take_is_refused_before_anything_is_drawn(
-    workdir, unlabelled, tmp_path, given, sentence
-):
-    write_png(tmp_path / "white.png", WHITE)
-    write_png(tmp_path / "wide.png", np.zeros((4, 5, 1), "uint8"))
-    before = sorted(tmp_path.iterdir())
-    names = {"workdir": workdir, "unlabelled": unlabelled, "tmp": tmp_path}
-    with pytest.raises((ValueError, FileNotFoundError)) as error:
-        draw(f"--out={tmp_path / 'a'}", *(flag.format(**names) for flag in given))
-    assert sentence in str(error.value) and "\n" not in str(error.value)
-    assert sorted(tmp_path.iterdir()) == before
-
-
-@pytest.mark.slow
-@pytest.mark.backend_free
-@pytest.mark.parametrize(
-    "given, sentence",
-    [
-        (("--format=mp4",), "--format must be among"),
-        (("--workdir={workdir}", "--labels=7"), "Labels must be in [0, 2], got 7"),
-        (("--workdir={workdir}", "digits"), "takes flags only, got 'digits'"),
-    ],
-)
-def test_a_shell_gets_one_sentence_and_exit_code_2(workdir, tmp_path, given, sentence):
-    given = [flag.format(workdir=workdir) for flag in given]
-    result = subprocess.run(command(*given, f"--out={tmp_path / 'a'}"), capture_output=True, text=True, timeout=300)
-    assert result.returncode == 2
-    assert last_line(result.stderr).startswith("sid2-sample: ") and sentence in last_line(result.stderr)
-    assert "Traceback" not in result.stderr and not list(tmp_path.iterdir())
-
-
-@pytest.mark.backend_free
-def test_help_shows_the_shared_flags_too():
-    result = subprocess.run(command("--help"), capture_output=True, text=True, timeout=300)
-    assert "--guidance_scale" in result.stdout and "--format" in result.stdout
-    assert pathlib.Path(sample.__file__).name in result.stdout

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -9,9 +11,9 @@ from helpers import BACKEND, to_numpy
 from rich.console import Console
 
 import keras_sid2
-from keras_sid2.bin import measuring
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.bin.training_run import TrainingRun, windows
+from keras_sid2.evaluation import Features
 from keras_sid2.training import Preset, find_preset, preset, register_preset
 from keras_sid2.training.checkpoints import checkpoint_step, checkpoints
 
@@ -93,10 +95,10 @@ def test_a_run_in_two_parts_is_the_run_in_one(finished, data, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(weights(model), weights(finished[1]), strict=True))
 
 
-def test_samples_are_measured_on_the_way(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(measuring, "CACHE", str(tmp_path / "cache"))
+def test_samples_are_measured_on_the_way(data, tmp_path):
     asked = dict(measure_every=4, measure_images=40, measure_features="classifier", measure_share=1.0)
-    _, log = train(data, tmp_path / "run", **asked)
+    _, log = train(data, tmp_path / "run", **asked, measure_cache=str(tmp_path / "cache"))
+    assert list((tmp_path / "cache").glob("*.npz"))
     lines = [json.loads(line) for line in (tmp_path / "run" / "measurements.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [4, 8, 12]
     assert all(line["measured"]["images"] == 40 and line["figures"]["frechet"] > 0 for line in lines)
@@ -104,6 +106,33 @@ def test_samples_are_measured_on_the_way(data, tmp_path, monkeypatch):
     told = scalars(tmp_path / "run" / "tensorboard")
     assert [step for step, _ in told["samples/frechet"]] == [4, 8, 12]
     assert len(list((tmp_path / "run" / "measured").glob("*.png"))) == 3
+
+
+_passed_on = []  # how many images each time, while the run could be told to stop
+
+
+def stopping_features():
+    """Features whose first batch of samples sends SIGTERM, and waits for nothing."""
+
+    def extract(images):
+        if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # else these are the real images
+            _passed_on.append(len(images))
+            os.kill(os.getpid(), signal.SIGTERM)
+        return images.mean(axis=(2, 3)) / 255.0
+
+    return Features(name="rows", digest="", rule="", extract=extract)
+
+
+@pytest.mark.backend_free
+def test_sigterm_does_not_wait_for_a_measurement(data, tmp_path):
+    own = {"measure_features": f"{__name__}:stopping_features", "measure_cache": str(tmp_path / "cache")}
+    asked = settings(data, tmp_path / "run", measure_every=4, measure_images=200, measure_share=1.0, **own)
+    run = TrainingRun(asked, Console(record=True, width=200, file=open("/dev/null", "w")))
+    run.train()
+    assert run.stopped_by == signal.SIGTERM and _passed_on == [64]
+    assert "Measuring samples at step 4 was broken off" in run.console.export_text()
+    assert not (tmp_path / "run" / "measurements.jsonl").exists()
+    assert [checkpoint_step(p) for p in checkpoints(tmp_path / "run" / "checkpoints")] == [4]
 
 
 def test_a_finished_run_is_left_alone(finished, data):

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from keras_sid2.evaluation import FeatureSet, FeatureStatistics
+from keras_sid2.evaluation import FeatureSet, FeatureStatistics, inception_score
 from keras_sid2.evaluation.feature_set import _BLOCK
+from keras_sid2.evaluation.inception_score import StreamedScore
 
 pytestmark = pytest.mark.backend_free
 
 ROWS = np.random.default_rng(0).normal(size=(500, 4)) + 3.0
-LOGITS = np.arange(500.0)[:, None] * [1.0, -1.0]
+LOGITS = np.random.default_rng(1).normal(size=(500, 3)).astype("float32")
 
 
 def filled(features=ROWS, logits=LOGITS, batch=64, into=None, **kwargs):
@@ -22,7 +23,7 @@ def filled(features=ROWS, logits=LOGITS, batch=64, into=None, **kwargs):
 def assert_same(one, other, rtol=0.0):
     assert one.count == other.count
     np.testing.assert_array_equal(one.sample, other.sample)
-    np.testing.assert_array_equal(one.logits, other.logits)
+    assert one.inception_score == (pytest.approx(other.inception_score, rel=rtol) if rtol else other.inception_score)
     for a, b in zip(one.groups, other.groups, strict=True):
         assert a.count == b.count
         np.testing.assert_allclose(a.mean, b.mean, rtol=rtol)
@@ -43,11 +44,36 @@ def test_batches_make_no_difference_beyond_a_block(batch):
     np.testing.assert_allclose(filled(features, None, batch).statistics.covariance, expected.covariance, rtol=1e-10)
 
 
+@pytest.mark.parametrize("batch", [1, 7, 500])
+def test_the_inception_score_is_of_all_images_not_of_the_sample(batch):
+    assert filled(batch=batch).inception_score == pytest.approx(inception_score(LOGITS), rel=1e-12)
+
+
+@pytest.mark.parametrize("shuffled", [500, 64, 20])
+def test_more_images_than_are_shuffled_at_once_are_summed(shuffled, monkeypatch):
+    """Each run of them by a shuffle of its own: another choice of splits, whose scores differ by chance."""
+    monkeypatch.setattr(StreamedScore, "SHUFFLED", shuffled)
+    score = filled(batch=1).inception_score
+    assert score == filled(batch=64).inception_score == filled(batch=500).inception_score
+    by_chance = [inception_score(LOGITS, seed=seed).mean for seed in range(100)]
+    assert min(by_chance) - 1.0 / shuffled < score.mean < max(by_chance) + 1.0 / shuffled
+
+
+def test_each_run_of_images_has_a_shuffle_of_its_own(monkeypatch):
+    monkeypatch.setattr(StreamedScore, "SHUFFLED", 250)
+    places = [np.argsort(np.random.RandomState(seed).permutation(250)) for seed in (2020, 2021)]
+    split = np.concatenate(places) * 10 // 250
+    p = np.exp(LOGITS.astype("float64"))
+    p /= p.sum(1, keepdims=True)
+    kl = [(p[split == s] * np.log(p[split == s] / p[split == s].mean(0))).sum(1).mean() for s in range(10)]
+    assert filled().inception_score.mean == pytest.approx(np.exp(kl).mean(), rel=1e-12)
+
+
 def test_looking_changes_nothing():
     looked = FeatureSet(groups=3, capacity=50)
-    for row, logits in zip(ROWS, LOGITS, strict=True):
+    for i, (row, logits) in enumerate(zip(ROWS, LOGITS, strict=True)):
         looked.add(row[None], logits[None])
-        _ = looked.groups
+        _ = looked.groups, looked.inception_score if i >= 9 else None
     assert_same(looked, filled())
 
 
@@ -85,19 +111,15 @@ def test_the_statistics_are_those_of_all_images():
 
 def test_a_small_set_is_its_own_sample_in_order():
     kept = filled(capacity=500)
-    assert kept.sample.dtype == kept.logits.dtype == "float32"
+    assert kept.sample.dtype == "float32" and kept.width == 4
     np.testing.assert_array_equal(kept.sample, ROWS.astype("float32"))
-    np.testing.assert_array_equal(kept.logits, LOGITS)
     assert filled(capacity=0).sample.shape == (0, 4)
 
 
-def test_the_sample_has_different_images_each_with_its_logits():
-    kept = filled()
-    numbers = kept.logits[:, 0].astype(int)
-    assert len(set(numbers)) == 50
-    np.testing.assert_array_equal(kept.sample, ROWS[numbers].astype("float32"))
-    assert filled(logits=None).logits is None
-    assert (filled(seed=1).sample != kept.sample).any()
+def test_the_sample_has_different_images():
+    numbers = np.arange(500.0)[:, None]
+    assert len(set(filled(numbers).sample[:, 0])) == 50
+    assert (filled(seed=1).sample != filled().sample).any()
 
 
 def test_every_image_is_as_likely_to_be_kept():
@@ -115,7 +137,16 @@ def test_a_file_has_it_all_and_goes_on(tmp_path):
     filled(ROWS[:123], LOGITS[:123]).save(path)
     assert_same(filled(ROWS[123:], LOGITS[123:], into=FeatureSet.load(path)), filled(), rtol=1e-12)
     filled(logits=None).save(path)
-    assert FeatureSet.load(path).logits is None
+    assert FeatureSet.load(path).inception_score is None and FeatureSet.load(path).made_by is None
+    filled(made_by=("name", "", "a rule")).save(path)
+    assert FeatureSet.load(path).made_by == ("name", "", "a rule")
+
+
+def test_a_file_goes_on_in_the_midst_of_a_shuffle(tmp_path, monkeypatch):
+    monkeypatch.setattr(StreamedScore, "SHUFFLED", 64)
+    filled(ROWS[:223], LOGITS[:223]).save(tmp_path / "set.npz")
+    loaded = FeatureSet.load(tmp_path / "set.npz")
+    assert filled(ROWS[223:], LOGITS[223:], into=loaded).inception_score == filled().inception_score
 
 
 def changed(path, **arrays):
@@ -130,6 +161,10 @@ def changed(path, **arrays):
         {"seed": -1},
         {"seed": "five"},
         {"more": np.ones(3)},
+        {"format": 1},
+        {"format": None},
+        {"made_by": ["a name", "a digest"]},
+        {"made_by": 3},
         {"capacity": [50, 50]},
         {"capacity": 49},
         {"counts": 500},
@@ -140,8 +175,12 @@ def changed(path, **arrays):
         {"scatters": np.zeros((3, 4, 3))},
         {"scatters": np.full((3, 4, 4), np.nan)},
         {"sample": np.zeros((51, 4))},
-        {"sample": np.zeros((49, 4)), "logits": None},
-        {"logits": np.zeros((49, 2))},
+        {"sample": np.zeros((49, 4))},
+        {"split_logits": None},
+        {"split_logits": np.zeros((499, 3), "float32")},
+        {"split_logits": np.zeros(500, "float32")},
+        {"split_p": np.zeros((10, 2))},
+        {"split_counts": np.ones(10, "int64")},
         {"sample": np.array([{}], dtype=object)},
     ],
 )
@@ -178,7 +217,7 @@ def test_arguments_it_refuses(bad):
 def test_batches_it_refuses_change_nothing():
     kept = filled()
     for features, logits, message in (
-        (ROWS[:, :3], LOGITS, "had 4 features and 2 logits an image, this one has 3 and 2"),
+        (ROWS[:, :3], LOGITS, "had 4 features and 3 logits an image, this one has 3 and 3"),
         (ROWS, None, "this one has 4 and no"),
         (ROWS, LOGITS[:5], "of the same images, got 500 and 5"),
         (ROWS * np.nan, LOGITS, "Features must be finite"),
@@ -193,7 +232,7 @@ def test_batches_it_refuses_change_nothing():
 
 def test_an_empty_set_has_nothing(tmp_path):
     empty = FeatureSet()
-    assert empty.count == 0 and empty.logits is None
+    assert empty.count == 0 and empty.width is None and empty.inception_score is None
     for read in (lambda: empty.groups, lambda: empty.statistics, lambda: empty.save(tmp_path / "set.npz")):
         with pytest.raises(ValueError, match="no statistics: add some first"):
             read()

@@ -1,5 +1,6 @@
 """The FID Inception-v3 against torch-fidelity's with the same weights, its resize against the definition."""
 
+import contextlib
 import re
 
 import keras
@@ -9,6 +10,7 @@ import torch_fidelity_parts
 from helpers import run
 from inception_parts import random_weights, write_pth
 
+from keras_sid2 import backend
 from keras_sid2.evaluation import inception, inception_weights
 from keras_sid2.evaluation.inception_tables import LAYERS, NETWORK, Parallel, channels_after, weight_shapes
 
@@ -199,15 +201,61 @@ def test_features_are_of_the_layer_asked_for_beside_the_logits_without_bias(netw
     monkeypatch.setattr(inception, "Inception", lambda arrays: network)
     images = pictures(32, 32)
     expected = network(images)
-    for layer, name in (("2048", "inception-v3-fid"), ("192", "inception-v3-fid-192")):
+    digest = inception_weights.weights_digest(random_weights())
+    for layer, suffix in (("2048", ""), ("192", "-192")):
         features = inception.inception_features(tmp_path / "inception.npz", layer=layer)
         result, logits = features(images)
-        assert (features.name, features.digest) == (name, inception_weights.weights_digest(random_weights()))
+        assert features.identity == (f"inception-v3-custom-{digest[:8]}{suffix}", digest, features.rule)
         assert "299 x 299" in features.rule and result.shape == (BATCH, int(layer))
         np.testing.assert_array_equal(result, expected[layer])
         np.testing.assert_array_equal(logits, expected["logits_unbiased"])
     bias = (expected["logits"] - expected["logits_unbiased"])[0]
     np.testing.assert_allclose(bias, random_weights()["fc.bias"], atol=1e-5)
+
+
+@pytest.mark.backend_free
+def test_only_published_weights_have_the_published_name(monkeypatch):
+    monkeypatch.setattr(inception, "Inception", lambda arrays: None)
+    weights = inception_weights.Weights(random_weights(), published=True)
+    monkeypatch.setattr(inception, "read_weights", lambda path: weights)
+    names = [inception.inception_features("published.npz", layer=layer).name for layer in ("2048", "192")]
+    assert names == ["inception-v3-fid", "inception-v3-fid-192"]
+
+
+def test_the_rule_says_how_accelerators_round(monkeypatch):
+    """On CPUs nothing does, so that backends compare."""
+    assert inception._where() == "on cpu"
+    monkeypatch.setattr(backend, "device_kind", lambda: "some GPU")
+    before = inception._where()
+    assert before.startswith(f"on some GPU, by {backend.name()} with convolutions at precision ")
+    with other_precision():
+        assert inception._where() != before
+    assert inception._where() == before
+
+
+@contextlib.contextmanager
+def other_precision():
+    """As a user of each backend asks for float32 that stays float32."""
+    if backend.name() == "jax":
+        import jax
+
+        with jax.default_matmul_precision("highest"):
+            yield
+        return
+    if backend.name() == "torch":
+        import torch
+
+        def switch(on):
+            torch.backends.cudnn.allow_tf32 = on
+    else:
+        import tensorflow as tf
+
+        switch = tf.config.experimental.enable_tensor_float_32_execution
+    switch(False)
+    try:
+        yield
+    finally:
+        switch(True)
 
 
 @pytest.mark.backend_free

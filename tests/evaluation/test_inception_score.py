@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from keras_sid2.evaluation import inception_score
+from keras_sid2.evaluation.inception_score import StreamedScore
 
 pytestmark = pytest.mark.backend_free
 
@@ -43,3 +44,7 @@ def test_what_it_cannot_take():
         inception_score(np.full((10, 4), -np.inf))
     with pytest.raises(ValueError, match="splits must be at least 1, got 0"):
         inception_score(np.ones((9, 4)), splits=0)
+    few = StreamedScore(4)
+    few.add(np.ones((9, 4)))
+    with pytest.raises(ValueError, match="over 10 splits needs as many images, got 9"):
+        few.score()

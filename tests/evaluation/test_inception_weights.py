@@ -48,8 +48,23 @@ def test_both_files_hold_the_same(npz, pth, weights, monkeypatch):
     for name, array in weights.items():
         np.testing.assert_array_equal(from_npz[name], array)
         np.testing.assert_array_equal(from_pth[name], array)
+    assert from_pth.published and not from_npz.published
     digests = {inception_weights.weights_digest(arrays) for arrays in (from_npz, from_pth, weights)}
     assert len(digests) == 1
+
+
+def test_a_npz_made_of_the_published_file_says_so_and_is_held_to_it(pth, tmp_path, monkeypatch):
+    published, path = inception_weights.read_weights(publish(pth, monkeypatch)), tmp_path / "inception.npz"
+    inception_weights.write_weights(path, published)
+    assert inception_weights.read_weights(path).published
+    digest = inception_weights.weights_digest(published)
+    others = {"fc.bias": published["fc.bias"] + 1.0}, {"published": np.array(f"{'0' * 64} {digest}")}
+    with np.load(path) as file:
+        arrays = dict(file)
+    for other in others:
+        np.savez(path, **{**arrays, **other})
+        with pytest.raises(ValueError, match="in '.*inception.npz' are not the published ones, as it says they are"):
+            inception_weights.read_weights(path)
 
 
 def test_the_digest_is_of_names_shapes_and_values():

@@ -1,41 +1,31 @@
-"""Measurements with their signature, and references that are kept."""
+"""Measurements with their signature."""
+
+import dataclasses
+import re
 
 import numpy as np
 import pytest
+from plain_features import IMAGES, PLAIN, batches, means, reference
 
 from keras_sid2.evaluation import (
     Features,
+    FeatureSet,
+    ImagesDigest,
     Measurement,
     Reference,
     check_comparable,
     collect,
     evaluate,
     measure,
-    reference_of,
+    signature,
 )
 
 pytestmark = pytest.mark.backend_free
 
-IMAGES = np.random.default_rng(0).integers(0, 256, (300, 4, 4, 1), dtype="uint8")
 
-
-def means(images):
-    """Two features: the means of the upper and the lower half."""
-    return images.reshape(len(images), 2, -1).mean(2) / 255.0
-
-
-PLAIN = Features(name="halves", digest="", rule="value / 255", extract=means)
-
-
-def batches(images=IMAGES, size=64):
-    return (images[i : i + size] for i in range(0, len(images), size))
-
-
-def measured(images=IMAGES, features=PLAIN, **drawn) -> Measurement:
-    real, digest = collect(features, batches(IMAGES[::-1]), groups=1)
-    return evaluate(
-        batches(images), features=features, reference=Reference(name="r", digest=digest, features=real), drawn=drawn
-    )
+def measured(images=IMAGES, features=PLAIN, options=None, **drawn) -> Measurement:
+    real = reference(IMAGES[::-1], features)
+    return evaluate(batches(images), features=features, reference=real, drawn=drawn, **(options or {}))
 
 
 def test_figures_are_those_of_measure_and_the_signature_says_how():
@@ -45,19 +35,78 @@ def test_figures_are_those_of_measure_and_the_signature_says_how():
     assert found.figures == pytest.approx(measure(ours, real), rel=1e-9)
     assert found.measured["images"] == 200 and found.measured["reference_images"] == 300
     assert found.drawn == {"images_digest": digest, "sampler": "ddim", "seed": 3}
-    for part in ("features=halves", "rule=value / 255", "images=200", "sampler=ddim", "seed=3"):
+    for part in (
+        "features=halves",
+        "rule=value / 255",
+        "images=200",
+        "groups=10",
+        "kept=[200, 300]",
+        "sampler=ddim",
+        "seed=3",
+    ):
         assert part in found.signature()
 
 
-def test_the_digest_is_of_the_images_and_not_of_their_order_or_batches():
+def test_the_digest_is_of_the_images_and_of_their_order_and_not_of_batches():
     def digest(images, size=64):
-        return collect(PLAIN, batches(images, size))[1]
+        return collect(PLAIN, batches(images, size))[1].split("-")
 
-    assert digest(IMAGES) == digest(IMAGES[::-1]) == digest(IMAGES, 11)
+    assert digest(IMAGES) == digest(IMAGES, 11)
+    (images, order), (again, reverse) = digest(IMAGES), digest(IMAGES[::-1])
+    assert images == again and order != reverse
     other = IMAGES.copy()
     other[5, 0, 0, 0] ^= 1
-    assert digest(other) != digest(IMAGES) != digest(IMAGES[:-1])
-    assert digest(IMAGES.reshape(300, 2, 8, 1)) != digest(IMAGES)
+    different = (other, IMAGES[:-1], IMAGES.reshape(300, 2, 8, 1))
+    assert all(digest(each)[0] != images and digest(each)[1] != order for each in different)
+
+
+def test_a_digest_passes_on_what_it_is_of():
+    digest = ImagesDigest()
+    np.testing.assert_array_equal(np.concatenate(list(digest.passing(batches()))), IMAGES)
+    assert digest.hexdigest() == reference().digest
+
+
+def test_equal_signatures_have_equal_figures():
+    """Order settles which images are kept and which are left out for the interval, so it is in the signature."""
+    options = {"capacity": 120}
+    first, again, other = (measured(images, options=options) for images in (IMAGES, IMAGES, IMAGES[::-1]))
+    assert first == again and first.signature() == again.signature() != other.signature()
+    assert first.figures["frechet"] == pytest.approx(other.figures["frechet"], abs=1e-12)
+    assert first.figures["kid"] != other.figures["kid"]
+    parts = [reference(images, capacity=120) for images in (IMAGES, IMAGES[::-1])]
+    pair = [evaluate(batches(), features=PLAIN, reference=each) for each in parts]
+    assert pair[0].figures["kid"] != pair[1].figures["kid"]
+    with pytest.raises(ValueError, match="do not compare: reference is"):
+        check_comparable(pair)
+
+
+@pytest.mark.parametrize(
+    "changed, difference",
+    [
+        ({"name": "other"}, "their name is 'halves', and 'other' of those to measure with"),
+        ({"digest": "ab"}, "their digest is '', and 'ab'"),
+        ({"rule": "value / 256"}, "their rule is 'value / 255', and 'value / 256'"),
+    ],
+)
+def test_a_reference_of_other_features_is_refused_before_anything_is_drawn(changed, difference):
+    def drawing():
+        pytest.fail("something was drawn")
+        yield
+
+    with pytest.raises(ValueError, match=f"The reference 'r' is of other features: {difference}"):
+        evaluate(drawing(), features=dataclasses.replace(PLAIN, **changed), reference=reference())
+    by_hand = FeatureSet(groups=1)
+    by_hand.add(means(IMAGES))
+    with pytest.raises(ValueError, match="'r' does not tell what features it is of: make it by `collect`"):
+        evaluate(drawing(), features=PLAIN, reference=Reference(name="r", digest="", features=by_hand))
+
+
+def test_features_of_another_width_are_refused_at_the_first_batch():
+    rows = Features(name="rows", digest="", rule="", extract=lambda images: images.mean(axis=(2, 3)))
+    drawn = batches(IMAGES.reshape(300, 8, 2, 1))
+    with pytest.raises(ValueError, match="as many features, got 8 and 4"):
+        evaluate(drawn, features=rows, reference=reference(features=rows))
+    assert len(list(drawn)) == 4  # of 5
 
 
 def test_a_file_of_it_comes_back(tmp_path):
@@ -79,10 +128,22 @@ def test_what_was_drawn_may_differ_between_figures_that_compare():
     check_comparable([measured(seed=0), measured(seed=1, sampler="heun"), measured(IMAGES[::-1])])
 
 
+def test_figures_of_another_method_do_not_compare(monkeypatch):
+    one = measured()
+    monkeypatch.setattr(signature, "METHOD", "another")
+    with pytest.raises(ValueError, match="do not compare: method is .* in the one and 'another' in the other"):
+        check_comparable([one, measured()])
+
+
 @pytest.mark.parametrize(
     "other, difference",
     [
         (measured(IMAGES[:200]), "images is 300 in the one and 200 in the other"),
+        (measured(options={"groups": 5}), "groups is 10 in the one and 5 in the other"),
+        (
+            measured(options={"capacity": 120}),
+            re.escape("kept is [300, 300] in the one and [120, 300] in the other"),
+        ),
         (
             measured(features=Features(name="other", digest="", rule="value / 255", extract=means)),
             "features is 'halves'",
@@ -100,8 +161,7 @@ def test_unlike_signatures_do_not_compare_and_the_difference_is_named(other, dif
 
 
 def test_another_reference_does_not_compare():
-    real, digest = collect(PLAIN, batches(IMAGES[:250]), groups=1)
-    other = evaluate(batches(), features=PLAIN, reference=Reference(name="r", digest=digest, features=real))
+    other = evaluate(batches(), features=PLAIN, reference=reference(IMAGES[:250]))
     with pytest.raises(ValueError, match="do not compare: reference is"):
         check_comparable([measured(), other])
 
@@ -126,56 +186,3 @@ def test_clips_take_the_same_path():
         batches(clips, 16), features=over_time, reference=Reference(name="r", digest=digest, features=real)
     )
     assert abs(found.figures["frechet"]) < 1e-9 and found.measured["images"] == 60
-
-
-# References.
-
-
-class Counted:
-    """Batches that know how often they were read."""
-
-    def __init__(self, images=IMAGES):
-        self.images, self.times = images, 0
-
-    def __call__(self):
-        self.times += 1
-        return batches(self.images)
-
-
-def test_a_reference_is_read_once_and_again_only_when_something_changes(tmp_path):
-    source = Counted()
-
-    def reference(features=PLAIN, fingerprint=("a", 1), capacity=10_000):
-        return reference_of(
-            source, features, name="real", fingerprint=fingerprint, cache=tmp_path / "kept", capacity=capacity
-        )
-
-    first, again = reference(), reference()
-    assert source.times == 1 and first.digest == again.digest and again.name == "real"
-    np.testing.assert_array_equal(first.features.sample, again.features.sample)
-    np.testing.assert_allclose(first.features.statistics.covariance, again.features.statistics.covariance, rtol=1e-12)
-    reference(fingerprint=("a", 2))
-    reference(features=Features(name="halves", digest="", rule="another", extract=means))
-    reference(capacity=50)
-    assert source.times == 4
-
-
-@pytest.mark.parametrize("suffix", [".npz", ".json"])
-def test_a_damaged_reference_is_made_anew(tmp_path, suffix):
-    source = Counted()
-
-    def reference():
-        return reference_of(source, PLAIN, name="real", fingerprint=1, cache=tmp_path).digest
-
-    expected = reference()
-    (path,) = tmp_path.glob(f"*{suffix}")
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 255
-    path.write_bytes(data[: len(data) - 3])
-    assert reference() == expected and source.times == 2
-    assert reference() == expected and source.times == 2
-
-
-def test_without_a_cache_nothing_is_kept(tmp_path):
-    assert reference_of(Counted(), PLAIN, name="real").digest == measured().measured["reference"]
-    assert not list(tmp_path.iterdir())

@@ -1,0 +1,109 @@
+"""Measurements as lines of JSON: the file that a sweep goes on from, and the log of a training run."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator
+
+_PARTS = ("figures", "measured", "drawn")
+_BEGINNING = b'{"figures": {'  # of each line that a sweep writes
+_OF_TRAINING = ("step", "seconds")
+
+
+def measurement_in(line: str | bytes, beside: tuple[str, ...] = ()):
+    """The Measurement in a line, which may hold the values `beside` too; None if it is none."""
+    from keras_sid2.evaluation import Measurement
+
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(values, dict) or set(values) - set(_PARTS) - set(beside):
+        return None
+    parts = {name: values.get(name) for name in _PARTS}
+    return Measurement(**parts) if all(isinstance(part, dict) for part in parts.values()) else None
+
+
+def read_measurements(text: str) -> dict:
+    """{name: Measurement} of a .json file, of all lines of a .jsonl file, or of line 3 of it as "a.jsonl:3".
+
+    Raises FileNotFoundError, or ValueError, in one sentence.
+    """
+    from keras_sid2.evaluation import Measurement
+
+    path, _, number = text.rpartition(":")
+    if not path.endswith(".jsonl"):
+        path, number = text, ""
+    if not path.endswith(".jsonl"):
+        return {text: Measurement.read(path)}
+    if not pathlib.Path(path).is_file():
+        raise FileNotFoundError(f"{path} is no file.")
+    lines = dict(enumerate(pathlib.Path(path).read_text(errors="replace").splitlines(), 1))
+    if number:
+        if not number.isdecimal() or int(number) not in lines:
+            raise ValueError(f"{text} must end with the number of a line, from 1 to {len(lines)}.")
+        lines = {int(number): lines[int(number)]}
+    found = {f"{path}:{line}": measurement_in(content, _OF_TRAINING) for line, content in lines.items()}
+    wrong = [name for name, measurement in found.items() if measurement is None]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is no measurement of sid2-evaluate or sid2-train.")
+    return found
+
+
+@contextlib.contextmanager
+def sweep_lines(path: pathlib.Path) -> Iterator["SweepLines"]:
+    """The SweepLines in a file, made if there is none, held against other sweeps for as long as the block runs.
+
+    Raises ValueError if another one holds it, and if there is anything in it that a sweep did not write.
+    """
+    import fcntl  # there is none on Windows, where all else here works
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a process that ends in any way gives it back
+        except BlockingIOError:
+            raise ValueError(f"{path} is in use by another sweep: wait for its end, or give another --out.") from None
+        yield SweepLines(file, path)
+
+
+class SweepLines:
+    """Measurements of earlier settings, a line each, in a file that is only added to.
+
+    A last line that was cut by an end in the midst of it is left out and made anew.
+    """
+
+    def __init__(self, file, path: pathlib.Path):
+        self._file = file
+        file.seek(0)
+        *whole, last = (content := file.read()).split(b"\n")
+        self.found = [measurement_in(line) for line in whole]
+        if None in self.found:
+            line = self.found.index(None) + 1
+            raise ValueError(
+                f"Line {line} of {path} is no measurement of a sweep: give another --out, or mend the file if it "
+                "is a sweep's."
+            )
+        if not last.startswith(_BEGINNING[: len(last)]):
+            raise ValueError(f"{path} is no file of a sweep: give another --out.")
+        if measurement_in(last) is not None:
+            self.found.append(measurement_in(last))
+            file.write(b"\n")
+        elif last:
+            file.truncate(len(content) - len(last))
+
+    def find(self, drawn: dict, measured: dict):
+        """The measurement of the same images, measured alike, or None."""
+        drawn, measured = json.loads(json.dumps([drawn, measured]))
+        for measurement in self.found:
+            known = {key: value for key, value in measurement.drawn.items() if key != "images_digest"}
+            if known == drawn and measurement.measured == measured:
+                return measurement
+        return None
+
+    def add(self, measurement):
+        line = json.dumps(dataclasses.asdict(measurement)).encode()
+        self._file.write(line + b"\n")
+        self._file.flush()
+        self.found.append(measurement_in(line))

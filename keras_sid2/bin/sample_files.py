@@ -1,0 +1,103 @@
+"""Where sid2-sample writes: whether it can, and what lies there already."""
+
+import json
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from keras_sid2.bin.common import check_writable
+from keras_sid2.bin.passports import read_passport
+from keras_sid2.evaluation import ImagesDigest
+from keras_sid2.image_files import NpzPieces, changes
+from keras_sid2.image_reading import iterate_npz, npz_shape, png_paths
+
+FORMATS = ("grid", "npz", "pngs", "gif", "webp")
+_BLOCK = 256  # images that are read at once
+
+
+def paths(out: str, formats: list[str]) -> list[pathlib.Path]:
+    """What is written: a file for each format, and a folder for pngs."""
+    names = {"grid": f"{out}.png", "pngs": out}
+    return [pathlib.Path(names.get(name, f"{out}.{name}")) for name in formats]
+
+
+def check_out(out: str, formats: list[str]):
+    """ValueError, in one sentence, unless --out can be written; makes the folder that the files are to lie in."""
+    path = pathlib.Path(out)
+    if not path.name or out.endswith("/"):
+        raise ValueError(f"--out must be a path of files, without suffix, as runs/digits, got {out!r}.")
+    for name, target in zip(formats, paths(out, formats), strict=True):
+        if target.exists() and target.is_dir() != (name == "pngs"):
+            raise ValueError(f"--out={out} cannot be written: {target} is {'a' if target.is_dir() else 'no'} folder.")
+    check_writable(out, *([path] if "pngs" in formats and path.exists() else []))
+
+
+def check_channels(channels: int, formats: list[str]):
+    """ValueError for pictures of a model whose images are none: four channels may be a mask's or anything."""
+    pictures = [name for name in formats if name != "npz"]
+    if pictures and channels not in (1, 3):
+        raise ValueError(
+            f"--format={','.join(pictures)} takes images of 1 or 3 channels, and this model's have {channels}: give "
+            "--format=npz."
+        )
+
+
+def check_folder(folder: pathlib.Path, settings: dict):
+    """ValueError for a folder with PNG files of another request, which would lie among the new ones."""
+    if not png_paths(folder):
+        return
+    before, now = _told(folder), json.loads(json.dumps(settings))
+    if before is None:
+        raise ValueError(f"{folder} holds pictures and does not say of what: remove it, or give another --out.")
+    if before != now:
+        raise ValueError(
+            f"{folder} holds pictures of another request: {changes(before, now)}; remove it, or give another --out."
+        )
+
+
+def open_npz(path: pathlib.Path, settings: dict) -> "NpzPieces | FinishedNpz":
+    """What the images go into; where all of them are there already, what they come from. Errors as `NpzPieces`."""
+    if not pathlib.Path(f"{path}.pieces").exists() and _is_finished(path, settings):
+        return FinishedNpz(path)
+    return NpzPieces(path, settings=settings)
+
+
+class FinishedNpz:
+    """An .npz with all images of a request, as an `NpzPieces` to which nothing is to be added."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = self.folder = path
+        self.done = npz_shape(path)[0]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def batches(self) -> Iterator[np.ndarray]:
+        """The images, some at a time."""
+        return iterate_npz(self.path, _BLOCK)
+
+    def finish(self):
+        """Nothing is left to do."""
+
+
+def _is_finished(path: pathlib.Path, settings: dict) -> bool:
+    """Whether an .npz holds the images that its passport says, all of them read, and that is of these settings."""
+    digest = ImagesDigest()
+    try:
+        if _told(path) != json.loads(json.dumps(settings)):
+            return False
+        for images in iterate_npz(path, _BLOCK):
+            digest.add(images)
+    except (FileNotFoundError, ValueError):  # no .npz, or a damaged one
+        return False
+    return digest.hexdigest() == read_passport(path)["images_digest"]
+
+
+def _told(images: pathlib.Path) -> dict | None:
+    """How images were drawn, if it is known."""
+    told = read_passport(images)
+    return None if told is None else {name: value for name, value in told.items() if name != "images_digest"}
