@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 import numpy as np
+from scipy import special
 
 from keras_sid2.evaluation.feature_set import FeatureSet
 from keras_sid2.evaluation.frechet import frechet_distance
 from keras_sid2.evaluation.kernel_distance import kernel_distance
 from keras_sid2.evaluation.precision_recall import precision_recall
 from keras_sid2.evaluation.statistics import FeatureStatistics
-from keras_sid2.evaluation.student import quantile
 
 _FEWEST = 100
 _SUBSETS, _SUBSET_SIZE = 100, 1000
@@ -71,7 +71,7 @@ def _frechet(samples: FeatureSet, reference: FeatureSet, progress: Callable[[int
         distances.append(frechet_distance(_merged(parts), real))
         progress(len(distances), len(sets))
     distance, *without = distances
-    margin = quantile(len(groups) - 1) * np.sqrt((len(groups) - 1) * np.var(without))
+    margin = special.stdtrit(len(groups) - 1, 0.975) * np.sqrt((len(groups) - 1) * np.var(without))
     return {"frechet": distance, "frechet_low": float(distance - margin), "frechet_high": float(distance + margin)}
 
 
