@@ -5,7 +5,7 @@ diffusers' own, and what does guidance cost when its interval covers a part of t
 
 Expected: on jax, generate / fori_loop at most 1.05; on every backend, guidance in a sixth, a third, two thirds of the
 steps at most 1.27, 1.45, 1.81 times no guidance (its share of the network calls and 9 percent more), in all steps about
-2 or less; on torch, generate / diffusers at most 1 (on two cores: 0.65 with --size=5m, 0.7 with --size=small).
+2 or less; on torch, generate / diffusers at most 1 (on two cores: 0.56, with --size=5m and with --size=small).
 
 A run of a case draws --images images at once by DDPM in --steps steps, and ends with uint8 on the host. A
 call of generate has a fixed cost of a few milliseconds; the more steps, the less it shows. diffusers' network is not

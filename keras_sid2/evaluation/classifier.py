@@ -19,10 +19,13 @@ class ImageClassifier:
 
         self._network = MLPClassifier((features,), alpha=0.1, learning_rate_init=5e-3, max_iter=500, random_state=seed)
         self._digest = _digest_of(self._network, images, labels)
+        self._shape = images.shape[1:]
         self._network.fit(self._flat(images), labels)
 
-    @staticmethod
-    def _flat(images: np.ndarray) -> np.ndarray:
+    def _flat(self, images: np.ndarray) -> np.ndarray:
+        if images.shape[1:] != self._shape:
+            shape = list(images.shape[1:])
+            raise ValueError(f"The classifier was fitted on images {list(self._shape)}, and cannot judge {shape}.")
         return images.reshape(len(images), -1) / 255.0
 
     def accuracy(self, images: np.ndarray, labels: np.ndarray) -> float:

@@ -39,3 +39,9 @@ def test_another_version_of_scikit_learn_fits_otherwise(monkeypatch):
     before = digest()
     monkeypatch.setattr("sklearn.__version__", "0.1")
     assert digest() != before
+
+
+def test_images_of_another_shape_are_refused():
+    features = ImageClassifier(IMAGES, LABELS, features=3).as_features()
+    with pytest.raises(ValueError, match=r"fitted on images \[4, 4, 1\], and cannot judge \[4, 4, 3\]"):
+        features(np.zeros((2, 4, 4, 3), "uint8"))
