@@ -49,8 +49,8 @@ class Measurement:
 
     def signature(self) -> str:
         """One line that says all of it, for tables and papers."""
-        parts = (*self.measured.items(), *self.drawn.items())
-        return "  ".join(f"{name}={value}" for name, value in parts if value is not None)
+        parts = {**self.measured, **self.drawn}  # both say how many images there are
+        return "  ".join(f"{name}={value}" for name, value in parts.items() if value is not None)
 
     def digest(self) -> str:
         """8 hexadecimal digits of a hash of how and of what, for names of files."""
