@@ -169,6 +169,7 @@ class _Recorded:
 
     def __call__(self, *tensors):
         values = [v.value for v in self._variables]
+        tensors = tuple(t.contiguous() for t in tensors)  # as when they were recorded: views are of a layout
         kind = tuple((t.shape, t.dtype, t.device) for t in tensors)
         if kind not in self._graphs:
             self._graphs[kind] = self._record(values, tensors)

@@ -101,6 +101,14 @@ def test_a_recorded_function_follows_its_variables_and_arguments():
     assert len(calls) == 2
 
 
+@only_on_torch
+def test_a_recorded_function_takes_tensors_of_any_layout():
+    program = backend.recorded(lambda x: ops.reshape(x, (-1,)) * 2.0, [])
+    x = images(3, 4)
+    for tensor in (ops.convert_to_tensor(x), ops.transpose(ops.convert_to_tensor(np.ascontiguousarray(x.T)))):
+        np.testing.assert_array_equal(to_numpy(program(tensor)), x.ravel() * 2.0)
+
+
 def by_numpy(x):
     return ops.convert_to_tensor(np.asarray(x.detach()) * 2.0)
 
