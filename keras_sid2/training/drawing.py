@@ -221,7 +221,8 @@ class Drawing:
             "weights": self.model.weights_digest(use_ema=self.use_ema),
         }
         if self.weaker is not None:
-            parts["weaker"] = self.weaker.weights_digest(use_ema=self.use_ema)
+            weights = self.weaker.weights_digest(use_ema=self.use_ema)
+            parts["weaker"] = f"{weights} {config_digest(self.weaker.network)} {self.weaker.prediction}"
         given = {name: getattr(self, name) for name in ("init", "known", "mask")}
         return parts | {name: array_digest(values) for name, values in given.items() if values is not None}
 

@@ -21,8 +21,14 @@ def array_digest(values: np.ndarray) -> str:
 
 
 def config_digest(network) -> str:
-    """The same of a network's configuration, which says more than its weights: which activations and how many heads."""
-    config = {key: value for key, value in network.get_config().items() if key not in ("name", "trainable")}
+    """The same of a network's configuration, which says more than its weights: which activations and how many heads.
+
+    One of the user's that keras cannot write as a configuration is told by its class.
+    """
+    try:
+        config = {key: value for key, value in network.get_config().items() if key not in ("name", "trainable")}
+    except NotImplementedError:
+        return _place(type(network))
     return _digest(json.dumps(config, sort_keys=True, default=str).encode())
 
 

@@ -276,6 +276,27 @@ def test_a_network_of_the_user_s_has_its_weights_from_the_start():
     np.testing.assert_array_equal(first, second)
 
 
+class UnwrittenNetwork(keras.layers.Layer):
+    """A user's network that keras cannot write as a configuration."""
+
+    image_shape, num_classes = (4, 4, 1), None
+
+    def __init__(self, dense):
+        super().__init__()
+        self.dense = dense
+
+    def call(self, inputs, training=None):
+        return self.dense(inputs[0])
+
+
+def test_a_network_without_a_configuration_is_told_by_its_class():
+    network = UnwrittenNetwork(keras.layers.Dense(1))
+    with pytest.raises(NotImplementedError):
+        network.get_config()
+    model = SiD2Model(network, schedule=CosineSchedule(), weighting=SigmoidWeighting(0.0))
+    assert Drawing(model, num_images=2, num_steps=2).describe()["network"].endswith("test_generate.UnwrittenNetwork")
+
+
 IMAGES, MASK = np.zeros((7, 4, 4, 1), "uint8"), np.ones((4, 4, 1), bool)
 
 
