@@ -192,8 +192,8 @@ class _Recorded:
             return self._function(*tensors)
 
 
-def update_averages(averages: Sequence, variables: Sequence, momentum):
-    """average <- momentum average + (1 - momentum) variable, for each pair."""
+def update_averages(averages: Sequence, variables: Sequence, momentum, *, assign: Callable):
+    """average <- momentum average + (1 - momentum) variable, for each pair; assign(averages, values) does it."""
     if name() == "torch":
         import torch
 
@@ -202,8 +202,8 @@ def update_averages(averages: Sequence, variables: Sequence, momentum):
             torch._foreach_mul_(values, momentum)
             torch._foreach_add_(values, torch._foreach_mul([v.value for v in variables], 1.0 - momentum))
         return
-    for average, variable in zip(averages, variables, strict=True):
-        average.assign(momentum * average + (1.0 - momentum) * variable)
+    pairs = zip(averages, variables, strict=True)
+    assign(averages, [momentum * average + (1.0 - momentum) * variable for average, variable in pairs])
 
 
 def dense(gradients: Sequence) -> list:
@@ -268,7 +268,8 @@ def accumulated(function: Callable, variables: Sequence, trainable: Sequence, co
     """(values, gradients) of function(i) -> [b] for 0 <= i < count, one after another in the memory of one.
 
     values [count, b] are all that it returned; gradients, in the order of `trainable`, are those of the sum of values.
-    Neither passes a gradient on. `variables` are all that function reads; it may change none.
+    Neither passes a gradient on. `variables` are all that function reads and changes; what it changes, such as a
+    running mean or the state of a seed generator, one call hands to the next.
     """
     return _ACCUMULATED[name()](function, variables, trainable, count)
 
@@ -276,20 +277,27 @@ def accumulated(function: Callable, variables: Sequence, trainable: Sequence, co
 def _accumulated_on_jax(function, variables, trainable, count):
     import jax
 
-    fixed = [(v, v.value) for v in variables]  # a scope within a scope sees nothing of the outer one
+    trained = {id(v) for v in trainable}
+    others = [v for v in variables if id(v) not in trained]
 
-    def total(weights, i):
-        with keras.StatelessScope([*fixed, *zip(trainable, weights, strict=True)]):
-            values = function(i)
-        return ops.sum(values), values
+    def total(weights, state, i):
+        # A scope within a scope sees nothing of the outer one.
+        values = [*zip(trainable, weights, strict=True), *zip(others, state, strict=True)]
+        with keras.StatelessScope(values) as scope:
+            losses = function(i)
+        return ops.sum(losses), (losses, [scope.get_current_value(v) for v in others])
 
-    def body(sums, i):
-        gradients, values = jax.grad(total, has_aux=True)(weights, i)
-        return [a + b for a, b in zip(sums, gradients, strict=True)], values
+    def body(carry, i):
+        sums, state = carry
+        gradients, (losses, state) = jax.grad(total, has_aux=True)(weights, state, i)
+        return ([a + b for a, b in zip(sums, gradients, strict=True)], state), losses
 
-    weights = [jax.lax.stop_gradient(v.value) for v in trainable]
-    gradients, values = jax.lax.scan(body, [ops.zeros_like(w) for w in weights], ops.arange(count))
-    return values, gradients
+    weights, state = ([jax.lax.stop_gradient(v.value) for v in group] for group in (trainable, others))
+    zeros = [ops.zeros_like(w) for w in weights]
+    (gradients, after), losses = jax.lax.scan(body, (zeros, state), ops.arange(count))
+    for variable, value in zip(others, after, strict=True):
+        variable.assign(value)
+    return losses, gradients
 
 
 def _accumulated_on_tensorflow(function, variables, trainable, count):

@@ -22,6 +22,7 @@ from keras import ops
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
+_GOLDEN = -0x61C88647  # (sqrt(5) - 1) / 2 of 2^32, as int32
 
 
 def key(seed: int, stream: int = 0):
@@ -66,6 +67,14 @@ def _to_uniform(words):
     """Eq. (3)."""
     top = ops.bitwise_and(ops.right_shift(words, 8), 0xFFFFFF)
     return ops.cast(top, "float32") * 2.0**-24 + 2.0**-25
+
+
+def evenly(index):
+    """float32 in (0, 1] of int32 `index`: the fractions of index (sqrt(5) - 1) / 2, which cover [0, 1] evenly.
+
+    Any stretch of them does, of any length. The product wraps in integers, so it is exact for every index.
+    """
+    return _to_uniform(ops.cast(index, "int32") * _GOLDEN)
 
 
 def _shaped(pair, shape: tuple[int, ...]):

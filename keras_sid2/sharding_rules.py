@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 
 AXES = ("data", "fsdp", "model")
 LARGE = 2**14  # elements; every variable of at least so many must have its rule
-TRAINED_COPIES = 4  # what EmaAdam keeps of a weight: itself, two moments, its average
+TRAINED_COPIES = 4  # a weight, Adam's two moments, its average
 
 Layout = tuple[str | None, ...]
 
@@ -233,14 +233,15 @@ def _group_line(layer: str, rows: Sequence[Placement]) -> str:
 
 
 def table(model, mesh: Mesh, rules: Sequence[Rule] = RULES) -> Table:
-    """The table of a model's (or a network's) weights with what `EmaAdam` keeps of them.
+    """The table of a model's (or a network's) weights with their averages and what `EmaAdam` keeps of them.
 
     ValueError if the mesh cannot hold it: see `check_rows` and `check_heads`.
     """
-    variables = (*model.trainable_variables, *model.non_trainable_variables)
+    network = getattr(model, "network", model)
+    variables = (*network.trainable_variables, *network.non_trainable_variables)
     rows = tuple(place(variable, mesh, rules) for variable in variables)
     check_rows(rows, mesh)
-    check_heads(getattr(model, "network", model), mesh)
+    check_heads(network, mesh)
     return Table(mesh, rows)
 
 

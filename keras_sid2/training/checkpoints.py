@@ -286,6 +286,15 @@ def check_weights_file(path: str | os.PathLike, *, expected: int):
         )
 
 
+def first_reason(error: Exception) -> str:
+    """What keras says of the first weight that could not be loaded, as a sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return f"{type(error).__name__}."
+    reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return reason if reason.endswith(".") else f"{reason}."
+
+
 def load_model(path: str | os.PathLike):
     """The SiD2Model in a checkpoint or a `.keras` file; ValueError, in one sentence, if there is none to be read.
 
@@ -303,7 +312,7 @@ def load_model(path: str | os.PathLike):
         with _alike():
             model = keras.saving.load_model(file)
     except Exception as error:  # keras raises many kinds, from zip's, h5py's and its own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_reason(error)
         if file.is_file() and not zipfile.is_zipfile(file):  # of which keras says that it is not there
             reason = "it is no zip archive, or not all of one."
         raise ValueError(f"{file} is no .keras file of a SiD2Model that can be read: {reason}") from error

@@ -197,7 +197,7 @@ class Drawing:
     @property
     def step(self) -> int:
         """Training steps behind the weights; 0 where they are not known to have been trained here."""
-        return steps_done(self.model) if self.model.compiled else 0
+        return steps_done(self.model)
 
     def describe(self) -> dict:
         """All that decides the images, for a record of what was drawn: plain values and hashes."""

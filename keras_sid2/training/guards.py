@@ -4,6 +4,7 @@ import math
 
 import keras
 
+from keras_sid2 import backend
 from keras_sid2.training.optimizer import steps_done
 
 _BLOCK = 20  # steps in a row whose mean says what is usual
@@ -20,6 +21,10 @@ class NonFiniteLoss(FloatingPointError):
 
 class ExplodedLoss(NonFiniteLoss):
     """The loss of training step `step` was finite, but far above what it was: as lost as one that is not finite."""
+
+
+class UnsoundBatch(NonFiniteLoss, ValueError):
+    """The batch of training step `step` had a label outside the classes, or a float image outside [-1, 1]."""
 
 
 class _EachStep(keras.callbacks.Callback):
@@ -77,6 +82,11 @@ class StopOnNonFinite(_EachStep):
         for name in ("loss", "gradient_norm"):
             value = float(logs.get(name, 0.0))
             if not math.isfinite(value):
+                backend.sync_variables(self.model)
+                wrong = self.model.data_faults.sentence(self.model.num_classes)
+                if wrong:
+                    what = f"loss is nan at training step {step}, as its batch is not sound: {wrong}"
+                    return UnsoundBatch(f"{what} Training stopped, and has not learnt it.", step)
                 bins = [key for key in logs if key.startswith(_BINS) and not math.isfinite(float(logs[key]))]
                 return NonFiniteLoss(
                     f"{name} is {value} at training step {step}{' in ' + ', '.join(bins) if bins else ''}: training "

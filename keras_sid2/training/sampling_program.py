@@ -88,11 +88,8 @@ class _Compiled:
 
     def values(self, use_ema: bool) -> list:
         """Of the variables that the program reads: the weights of now, or their averages."""
-        for model in self._models():
-            backend.sync_variables(model)
-        trained = [(use_ema and m.averages()) or m.trainable_variables for m in self._models()]
-        pairs = zip(trained, self._models(), strict=True)
-        return [ops.convert_to_tensor(v.value) for t, m in pairs for v in (*t, *m.non_trainable_variables)]
+        pairs = [pair for model in self._models() for pair in model.network_values(use_ema=use_ema)]
+        return [ops.convert_to_tensor(value) for _, value in pairs]
 
     def _advance(self, state, batch: dict, shared: dict, first, last):
         return self._loop(batch, shared).advance(state, first, last)
@@ -138,7 +135,7 @@ def _network(model) -> Callable:
 
 
 def _variables(model) -> list:
-    return [*model.trainable_variables, *model.non_trainable_variables]
+    return list(model.network.variables)
 
 
 class Program:

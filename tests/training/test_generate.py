@@ -70,8 +70,8 @@ def test_the_averaged_weights_are_the_default(model):
 
 def test_new_weights_are_used_without_another_program(model):
     first = draw(model, use_ema=False)
-    kept = [to_numpy(v.value) for v in model.trainable_variables]
-    model.set_weights([0.5 * w for w in kept])
+    kept = model.get_weights()
+    model.set_weights([0.5 * to_numpy(v.value) for v in model.network.weights])
     second = draw(model, use_ema=False)
     model.set_weights(kept)
     assert np.abs(first - second).max() > 1

@@ -1,0 +1,266 @@
+"""A Keras model that counts its training steps and averages the weights of its network.
+
+    (1) average <- m average + (1 - m) weight  after each step,  m = 0 in the first one, then `decay`,
+        or with a warm-up min(decay, (1 + n) / (10 + n)) in the step behind n others
+
+Count and averages are variables of the model, and not of its optimizer. So another optimizer, a second compile(), none
+at all, or layers that are frozen lose nothing, every file that holds the weights holds them, and Keras's callbacks that
+keep and restore weights (get_weights, set_weights) keep and restore both. Averages are read where they lie and never
+exchanged with the weights: whoever looks at the model meanwhile finds each in its place.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_sid2 import backend, replicas
+from keras_sid2.training.checkpoints import check_weights_file, first_reason
+from keras_sid2.training.optimizer import steps_done
+
+_WARM_UP = 10.0  # Eq. (1); the average then reaches back over about a tenth of all steps
+
+
+def parameters(network) -> list:
+    """The variables of `network` that can be trained, whether they are frozen now or not, in Keras's order."""
+    layers = network._flatten_layers()
+    own = {id(v) for layer in layers for v in layer._trainable_variables}
+    return [v for v in network.variables if id(v) in own]
+
+
+def step_momentum(step, decay: float, warm_up: bool):
+    """m of Eq. (1), float32, for the step behind `step` others."""
+    done = ops.cast(step, "float32")
+    limit = ops.minimum(decay, (1.0 + done) / (_WARM_UP + done)) if warm_up else decay
+    return limit * ops.cast(step > 0, "float32")
+
+
+class AveragedModel(keras.Model):
+    """A Keras model around one `network`, which keeps `step` and averages of the network's weights.
+
+    `get_weights` gives the count, the averages and the weights, `set_weights` takes them, or the network's weights
+    alone: then these are the averages, too. Whoever changes `model.network` by hand, past these two and
+    `load_weights`, calls `reset_averages()`.
+    """
+
+    ema_warm_up = False  # of Eq. (1)
+
+    def _keep_averages(self, network, decay: float):
+        """Makes the variables; `network` has its weights."""
+        self.ema_decay, self._usual_decay, self._chosen = decay, decay, False
+        self._reads_averages = self._traced_with_averages = False
+        self._missing: set[int] = set()  # averages that the file last loaded did not have
+        only = {"trainable": False, "aggregation": "only_first_replica"}
+        with keras.name_scope(self.name):
+            self.step = keras.Variable(0, dtype="int32", name="step", **only)
+            self._averages = [
+                keras.Variable(
+                    initializer="zeros",
+                    shape=v.shape,
+                    dtype="float32",
+                    layout=getattr(v, "_layout", None),
+                    name=f"{v.path.replace('/', '_')}_average",
+                    **only,
+                )
+                for v in parameters(network)
+            ]
+
+    def _pairs(self) -> list[tuple]:
+        """(weight, average) of each; ValueError if the network has other weights than when the model was made."""
+        found = parameters(self.network)
+        if [tuple(v.shape) for v in found] != [tuple(a.shape) for a in self._averages]:
+            raise ValueError(
+                "The network's trainable weights are not those that the model was made with (after enable_lora() or "
+                "quantize(), say), and they have no averages: make a new SiD2Model of the changed network."
+            )
+        return list(zip(found, self._averages, strict=True))
+
+    def _average_with(self, decay: float | None):
+        """From now on with this decay; None is that of before, or no averages at all where there were none yet."""
+        if decay is None and not self._chosen and not steps_done(self):
+            self.ema_decay = None
+        if decay is not None:
+            self._complete()
+            self.ema_decay = decay
+        self._chosen = True
+
+    @property
+    def _has_averages(self) -> bool:
+        return self.ema_decay is not None and bool(steps_done(self))
+
+    def averages(self) -> list | None:
+        """The averaged weights, variables in the order of `trainable_variables`.
+
+        None before the first step, and where the optimizer is no EmaAdam and none was before.
+        """
+        self._complete()
+        if not self._has_averages:
+            return None
+        average_of = {id(v): average for v, average in self._pairs()}
+        return [average_of[id(v)] for v in self.trainable_variables]
+
+    def reset_averages(self):
+        """The averages become the weights of now."""
+        self._missing = set(range(len(self._averages)))
+        self._complete()
+
+    def _complete(self):
+        """Averages that a file did not have are its weights, which keras loads after them; so are those of no decay."""
+        backend.sync_variables(self)
+        if self.ema_decay is None:
+            self._missing = set(range(len(self._averages)))
+        if self._missing:
+            pairs = self._pairs()
+            for weight, average in (pairs[i] for i in self._missing):
+                average.assign(ops.copy(weight.value))
+            self._missing = set()
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def train_step(self, *args):
+        """keras's own step of the backend, then Eq. (1); jax passes and returns its state explicitly."""
+        result = super().train_step(*args)
+        if len(args) == 1:
+            self._count_step()
+            return result
+        logs, (trained, others, *rest) = result
+        state = [*zip(self.trainable_variables, trained), *zip(self.non_trainable_variables, others)]  # noqa: B905
+        with keras.StatelessScope(state) as scope:
+            self._count_step()
+        return logs, (trained, [scope.get_current_value(v) for v in self.non_trainable_variables], *rest)
+
+    def _count_step(self):
+        if self.ema_decay is not None:
+            momentum = step_momentum(self.step.value, self.ema_decay, self.ema_warm_up)
+            weights, averages = zip(*self._pairs(), strict=True)
+            backend.update_averages(averages, weights, momentum, assign=replicas.update)
+        replicas.update([self.step], [self.step.value + 1])
+
+    # -- who reads them ----------------------------------------------------------------------------------------------
+
+    def network_values(self, *, use_ema: bool = True) -> list[tuple]:
+        """(variable, value) of all that the network reads: averages, if there are any and use_ema, or weights."""
+        self._complete()
+        return self._values(use_ema and self._has_averages)
+
+    def _values(self, use_ema: bool) -> list[tuple]:
+        average_of = {id(v): average for v, average in self._pairs()} if use_ema else {}
+        return [(v, average_of.get(id(v), v).value) for v in self.network.variables]
+
+    @contextlib.contextmanager
+    def _reading(self, use_ema: bool) -> Iterator[None]:
+        """Within it evaluate and predict read the averages, if there are any and use_ema, or the weights."""
+        self._complete()
+        use_ema = use_ema and self._has_averages
+        if use_ema != self._traced_with_averages:
+            self.test_function = self.predict_function = None
+        self._traced_with_averages = use_ema
+        before, self._reads_averages = self._reads_averages, use_ema
+        try:
+            yield
+        finally:
+            self._reads_averages = before
+
+    def _predict(self, *args, training=None, **kwargs):
+        """The network's output, from its averages where these are read."""
+        if training or not self._reads_averages:
+            return self.network(*args, training=training, **kwargs)
+        with keras.StatelessScope(self._values(True)):
+            return self.network(*args, training=training, **kwargs)
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Within it the network's weights are the averages, for whoever takes them from there; not to train or save."""
+        self._complete()
+        kept = [(v, ops.copy(v.value)) for v, _ in self._pairs()]
+        try:
+            for v, value in self.network_values():
+                v.assign(value)
+            yield
+        finally:
+            for v, value in kept:
+                v.assign(value)
+
+    def weights_digest(self, *, use_ema: bool = True) -> str:
+        """The first 16 hexadecimal digits of the SHA-256 of the weights that `generate` draws from."""
+        backend.sync_variables(self)
+        first = {id(v) for v in parameters(self.network)}
+        values = self.network_values(use_ema=use_ema)
+        digest = hashlib.sha256()
+        for _, value in sorted(values, key=lambda pair: id(pair[0]) not in first):
+            digest.update(np.ascontiguousarray(ops.convert_to_numpy(value)).tobytes())
+        return digest.hexdigest()[:16]
+
+    # -- weights in and out ------------------------------------------------------------------------------------------
+
+    def set_weights(self, weights: Sequence):
+        """keras's set_weights; of the network's weights alone, these are the averages from now on, too."""
+        if len(weights) != len(self.network.weights) or len(weights) == len(self.weights):
+            super().set_weights(weights)
+            return self._take_averages(any(ops.any(ops.not_equal(a.value, w.value)) for w, a in self._pairs()))
+        self.network.set_weights(weights)
+        return self.reset_averages()
+
+    def _take_averages(self, given: bool):
+        """Averages that were given are used, also where an optimizer without any had made the model one without."""
+        if given and self.ema_decay is None:
+            self.ema_decay = self._usual_decay
+
+    def save_own_variables(self, store):
+        """keras's hook: "step", and the averages, if there are any, by number."""
+        self._complete()
+        store["step"] = self.step.numpy()
+        for i, average in enumerate(self._averages if self.ema_decay is not None else ()):
+            store[str(i)] = average.numpy()
+
+    def load_own_variables(self, store):
+        """keras's hook. Files before version 0.2 hold both in the optimizer's variables; some files hold neither."""
+        values = _own(store) if "step" in store.keys() else _of_optimizer(store, len(self._averages))
+        self.step.assign(int(values.get("step", self.step.numpy())))
+        self._missing = set()
+        for i, average in enumerate(self._averages):
+            if i in values and values[i].shape == tuple(average.shape):
+                average.assign(values[i])
+            else:
+                self._missing.add(i)
+        self._take_averages(len(self._missing) < len(self._averages))
+
+    def load_weights(self, filepath, **kwargs):
+        """keras's load_weights, all or nothing: ValueError, and no weight changed, for those of another network.
+
+        Weights, averages and the count of steps are those of the file, whether the model is compiled or not; where a
+        file has no averages they are its weights. skip_mismatch=True loads what fits and leaves the rest as it is.
+        """
+        if not kwargs.get("skip_mismatch"):
+            check_weights_file(filepath, expected=len(self.network.weights))
+        variables = [*self.variables, *(self.optimizer.variables if self.compiled else ())]
+        before = [ops.copy(v.value) for v in variables]
+        try:
+            super().load_weights(filepath, **kwargs)
+        except ValueError as error:
+            for variable, value in zip(variables, before, strict=True):
+                variable.assign(value)
+            raise ValueError(
+                f"{filepath} does not hold the weights of this model's network: {first_reason(error)} Make the model "
+                "that it is of (keras_sid2.load_model of a .keras file does), or pass skip_mismatch=True to load what "
+                "fits."
+            ) from error
+
+
+def _own(store) -> dict:
+    return {name if name == "step" else int(name): store[name] for name in store.keys()}
+
+
+def _of_optimizer(store, count: int) -> dict:
+    """What there is of it among the optimizer's variables, where it was before version 0.2.
+
+    The first is the counter. EmaAdam's others: perhaps a rate, `count` averages, two moments each, a gradient's norm.
+    """
+    file = getattr(store, "h5_file", {})
+    found = file["optimizer/vars"] if "optimizer/vars" in file else {}
+    first = len(found) - 3 * count - 1
+    averages = {i: found[str(first + i)][()] for i in range(count)} if first in (1, 2) else {}
+    return {**({"step": found["0"][()]} if "0" in found else {}), **averages}

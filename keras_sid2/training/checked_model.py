@@ -1,0 +1,175 @@
+"""Keras's methods of a model, with what they are given looked at before they start.
+
+What Keras lets a user do either works on what `generate` and `evaluate` use, or is refused in one sentence.
+"""
+
+import keras
+
+from keras_sid2 import backend, replicas
+from keras_sid2.distribution import check_batch_size, check_model, spread
+from keras_sid2.training.averaged_model import AveragedModel
+from keras_sid2.training.callback_checks import check_callbacks
+from keras_sid2.training.data_checks import check_batch, peek, unpack
+from keras_sid2.training.frozen import check_trainable
+from keras_sid2.training.guards import StopOnNonFinite
+from keras_sid2.training.optimizer import decay_of, usable
+
+
+class CheckedModel(AveragedModel):
+    """A model of images with `recipe`, `image_shape`, `num_classes`, `no_label` and `data_faults`."""
+
+    def compile(self, optimizer=None, **kwargs):
+        """keras's compile; `optimizer` None is the recipe's.
+
+        Weights, averages and `step` stay as they are; a new optimizer begins anew, with its own warm-up and moments.
+        An EmaAdam averages with its decay; another optimizer not, unless there are averages already. A network that
+        computes in float16 gets a LossScaleOptimizer around it, as in Keras.
+
+        Raises ValueError for a loss or metrics, as it has both; for an optimizer that averages or accumulates by
+        itself, or was built for other variables; and where the mesh of `distribute` cannot hold it.
+        """
+        refused = [k for k in ("loss", "loss_weights", "metrics", "weighted_metrics") if kwargs.get(k) is not None]
+        if refused:
+            raise ValueError(f"SiD2Model computes its own loss and metrics: compile() takes no {', '.join(refused)}.")
+        optimizer = self.recipe.build() if optimizer is None else optimizer
+        optimizer = usable(optimizer, float16=self._computes_in_float16() and kwargs.get("auto_scale_loss", True))
+        check_trainable(
+            optimizer,
+            self.trainable_variables,
+            when=f"This {type(optimizer).__name__} was built for other variables than this model trains now (another "
+            "model's, or before layers were frozen or freed): give compile() a new one, or none.",
+        )
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) and self.recipe.accumulation_steps > 1:
+            raise ValueError(
+                "The gradient of a part of a batch is not scaled, so accumulation_steps > 1 does not go with float16 "
+                "and a LossScaleOptimizer: take mixed_bfloat16."
+            )
+        super().compile(optimizer=optimizer, **kwargs)
+        replicas.check_optimizer(self.optimizer)
+        check_model(self)
+        self.optimizer.build(self.trainable_variables)
+        self._average_with(decay_of(self.optimizer))
+        self.ema_warm_up = self.recipe.ema_warmup
+        self.sampling_programs.clear()
+
+    def _computes_in_float16(self) -> bool:
+        return any(layer.compute_dtype == "float16" for layer in self.network._flatten_layers())
+
+    def fit(self, x=None, y=None, batch_size=None, epochs=1, *, callbacks=None, **kwargs):
+        """keras's fit, after a look at the first batch; it stops at the first loss or gradient that is not finite.
+
+        Raises ValueError for data that does not fit the model, before training starts; for callbacks that cannot do
+        here what they do elsewhere; and where layers were frozen or freed since compile(). FloatingPointError, with the
+        step, when the loss or the gradient is NaN or infinite; that step changed no weight to NaN. UnsoundBatch, which
+        is both, for a label outside the classes or a float image outside [-1, 1] in a later batch; it was not learnt.
+        """
+        refused = [k for k in ("sample_weight", "class_weight") if kwargs.get(k) is not None]
+        if refused:
+            raise ValueError(f"SiD2Model's loss weights noise levels only: fit() takes no {', '.join(refused)}.")
+        self._check_training("fit")
+        check_callbacks(callbacks, self.optimizer)
+        self._complete()
+        x = self._checked(x, y, batch_size)
+        validation = kwargs.get("validation_data")
+        if isinstance(validation, tuple):
+            self._checked(*validation, batch_size=kwargs.get("validation_batch_size") or batch_size)
+        elif validation is not None:
+            kwargs["validation_data"] = self._checked(validation)
+        if not (hasattr(x, "shape") or isinstance(x, dict | keras.utils.PyDataset)):
+            kwargs.setdefault("shuffle", False)  # keras warns at each fit that other data shuffles itself
+        guard = StopOnNonFinite()
+        callbacks = callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else [guard, *_listed(callbacks)]
+        with backend.variables_survive(self):
+            history = super().fit(x, y, batch_size, epochs, callbacks=callbacks, **kwargs)
+        guard.raise_if_stopped()
+        return history
+
+    def evaluate(self, x=None, y=None, batch_size=None, *args, use_ema: bool = True, **kwargs):
+        """keras's evaluate, with the averaged weights unless use_ema is False; the same noise every time.
+
+        Raises ValueError, as fit does, also for a wrong label or float image in a later batch.
+        """
+        self._check_compiled("evaluate")
+        check_callbacks(kwargs.get("callbacks"))
+        if not kwargs.get("_use_cached_eval_dataset"):
+            x = self._checked(x, y, batch_size)
+        with self._reading(use_ema):
+            result = super().evaluate(x, y, batch_size, *args, **kwargs)
+        self._check_faults("in the data of evaluate, behind the first batch")
+        return result
+
+    def predict(self, x, *args, use_ema: bool = True, **kwargs):
+        """keras's predict: v_hat of the averaged weights for {"z_t", "logsnr", "label"}; see `call`.
+
+        Raises ValueError for anything else: `generate` draws images.
+        """
+        x, first = peek(x)
+        _check_inputs(first[0] if isinstance(first, tuple) else first)
+        check_callbacks(kwargs.get("callbacks"))
+        with self._reading(use_ema):
+            return super().predict(x, *args, **kwargs)
+
+    def train_on_batch(self, x, y=None, *args, **kwargs):
+        """keras's train_on_batch, of a batch that is looked at first."""
+        self._check_training("train_on_batch")
+        self._complete()
+        self._check_batch((x, y))
+        return super().train_on_batch(x, y, *args, **kwargs)
+
+    def test_on_batch(self, x, y=None, *args, use_ema: bool = True, **kwargs):
+        """keras's test_on_batch, as `evaluate` of one batch."""
+        self._check_compiled("test_on_batch")
+        self._check_batch((x, y))
+        with self._reading(use_ema):
+            return super().test_on_batch(x, y, *args, **kwargs)
+
+    def predict_on_batch(self, x, *, use_ema: bool = True):
+        """keras's predict_on_batch, as `predict` of one batch."""
+        _check_inputs(x)
+        with self._reading(use_ema):
+            return super().predict_on_batch(x)
+
+    def _check_compiled(self, method: str):
+        if not self.compiled:
+            raise ValueError(f"{method} needs an optimizer and metrics: call compile() first.")
+
+    def _check_training(self, method: str):
+        self._check_compiled(method)
+        check_trainable(
+            self.optimizer,
+            self.trainable_variables,
+            when="Layers were frozen or freed since compile(): call compile() again, which keeps weights, averages and "
+            "the count of steps.",
+        )
+
+    def _check_faults(self, where: str):
+        backend.sync_variables(self)
+        wrong = self.data_faults.sentence(self.num_classes)
+        if wrong:
+            raise ValueError(f"{wrong} It is {where}.")
+
+    def _check_batch(self, batch):
+        shapes = {"image_shape": self.image_shape, "num_classes": self.num_classes, "no_label": self.no_label}
+        check_batch(batch, **shapes)
+
+    def _checked(self, x, y=None, batch_size=None):
+        """`x` as it must be used from now on; ValueError if its first batch does not fit the model, or the mesh."""
+        x, first = peek(x, y)
+        if first is not None:
+            self._check_batch(first)
+            arrays, rows = isinstance(first, tuple) and first[0] is x, unpack(first)[0].shape[0]
+            check_batch_size(rows, (batch_size or 32) if arrays else None)
+            x = spread(x, rows)
+        return x
+
+
+def _check_inputs(inputs):
+    if not isinstance(inputs, dict) or not {"z_t", "logsnr"} <= set(inputs):
+        raise ValueError(
+            'predict gives v_hat for {"z_t": [N, ...], "logsnr": [N], "label": [N]}: to draw images call generate, and '
+            "for the loss of images evaluate."
+        )
+
+
+def _listed(callbacks) -> list:
+    return [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or ())
