@@ -336,15 +336,35 @@ def _restore(model, folder: pathlib.Path):
     import orbax.checkpoint as ocp
     from etils import epath
 
-    parts = _variables(model)
-    wanted = jax.tree.map(lambda v: ocp.ArrayRestoreArgs(sharding=v.value.sharding, global_shape=v.shape), parts)
-    empty = jax.tree.map(lambda _: 0, parts)
-    for variable in jax.tree.leaves(parts):
+    there = _handler().metadata(epath.Path(folder)).tree
+    parts = _destinations(model, there)
+    wanted = {part: {key: _as_lies(to[0]) for key, to in found.items()} for part, found in parts.items()}
+    empty = jax.tree.map(lambda _: 0, wanted)
+    for variable in (*model.variables, *model.optimizer.variables):
         variable.value.delete()  # what it began with: there may be no room for both
     found = _handler().restore(epath.Path(folder), args=ocp.args.PyTreeRestore(empty, restore_args=wanted))
     for part, variables in parts.items():
-        for key, variable in variables.items():
+        for key, variable in ((key, v) for key, to in variables.items() for v in to):
             value = found[part][key]
             if value.dtype != variable.dtype:
                 raise ValueError(f"{key} is {value.dtype}, not {variable.dtype}.")
             variable.assign(value)
+
+
+def _as_lies(variable):
+    import orbax.checkpoint as ocp
+
+    return ocp.ArrayRestoreArgs(sharding=variable.value.sharding, global_shape=variable.shape)
+
+
+def _destinations(model, there: dict[str, dict]) -> dict[str, dict[str, list]]:
+    """The variables that each array of a checkpoint is for. Before version 0.2 the optimizer had the averages, and the
+    count of steps was its own."""
+    parts = {part: {} for part in there}
+    for part, variables in _variables(model).items():
+        for key, variable in variables.items():
+            moved = part == "model" and key not in there[part]
+            name = "iteration" if variable is model.step else variable.name
+            place = ("optimizer", f"{model.optimizer.name}/{name}") if moved else (part, key)
+            parts[place[0]].setdefault(place[1], []).append(variable)
+    return parts

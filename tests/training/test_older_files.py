@@ -1,0 +1,78 @@
+"""Files that version 0.1 wrote, whose averages were the optimizer's: they load, and a run goes on from them.
+
+data/version_0_1.* were written by it on jax after three steps of training_helpers.Steps; version_0_1.npz says what was
+in the model then, what it drew, and what two more steps gave.
+"""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+from helpers import BACKEND, tiny_network, to_numpy
+from training_helpers import fit_steps, tiny_model
+
+from keras_sid2 import AdamRecipe
+from keras_sid2.training.checkpoints import load_model
+from keras_sid2.training.optimizer import steps_done
+
+DATA = pathlib.Path(__file__).with_name("data")
+
+
+def old_file(kind: str) -> str:
+    return str(DATA / f"version_0_1.{kind}")
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return dict(np.load(old_file("npz"), allow_pickle=False))
+
+
+def fresh(**options):
+    network = tiny_network(levels=({"kind": "res", "channels": 4, "blocks": 1},), embedding_dim=4)
+    return tiny_model(
+        network=network, recipe=AdamRecipe(3e-3, warmup_steps=4, ema_decay=0.5), weights_seed=1, **options
+    )
+
+
+def with_weights(kind, **options):
+    model = fresh(**options)
+    model.load_weights(old_file(kind))
+    return model
+
+
+WAYS = {
+    "load_model": lambda: load_model(old_file("keras")),
+    "load_model, not compiled": lambda: keras.saving.load_model(old_file("keras"), compile=False),
+    "weights of .keras": lambda: with_weights("keras"),
+    "weights of .keras, not compiled": lambda: with_weights("keras", compiled=False),
+    "weights": lambda: with_weights("weights.h5"),
+    "weights, not compiled": lambda: with_weights("weights.h5", compiled=False),
+}
+
+
+def flat(variables) -> np.ndarray:
+    return np.concatenate([to_numpy(v.value).ravel() for v in variables])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_weights_averages_and_steps_are_there(way, expected):
+    model = WAYS[way]()
+    assert steps_done(model) == 3
+    np.testing.assert_array_equal(flat(model.trainable_variables), expected["weights"])
+    np.testing.assert_array_equal(flat(model.averages()), expected["averages"])
+
+
+def test_it_draws_the_same_images(expected):
+    images = load_model(old_file("keras")).generate([0, 1, 2], num_steps=4, dtype="float32")
+    np.testing.assert_allclose(images, expected["images"], atol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["load_model", "weights"])
+def test_a_run_goes_on(way, expected):
+    """Adam divides by the root of a small number in its first steps, so other backends round otherwise."""
+    model = WAYS[way]()
+    fit_steps(model, count=32)
+    tolerance = 1e-6 if BACKEND == "jax" else 1e-3
+    np.testing.assert_allclose(flat(model.trainable_variables), expected["weights_after"], atol=tolerance)
+    np.testing.assert_allclose(flat(model.averages()), expected["averages_after"], atol=tolerance)
