@@ -1,6 +1,6 @@
 """Files that version 0.1 wrote, whose averages were the optimizer's: they load, and a run goes on from them.
 
-data/version_0_1.* were written by it on jax after three steps of training_helpers.Steps; version_0_1.npz says what was
+older/version_0_1.* were written by it on jax after three steps of training_helpers.Steps; version_0_1.npz says what was
 in the model then, what it drew, and what two more steps gave.
 """
 
@@ -9,14 +9,14 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from helpers import BACKEND, tiny_network, to_numpy
+from helpers import BACKEND, only_on_jax, tiny_network, to_numpy
 from training_helpers import fit_steps, tiny_model
 
 from keras_sid2 import AdamRecipe
 from keras_sid2.training.checkpoints import load_model
 from keras_sid2.training.optimizer import steps_done
 
-DATA = pathlib.Path(__file__).with_name("data")
+DATA = pathlib.Path(__file__).with_name("older")
 
 
 def old_file(kind: str) -> str:
@@ -49,6 +49,14 @@ WAYS = {
     "weights": lambda: with_weights("weights.h5"),
     "weights, not compiled": lambda: with_weights("weights.h5", compiled=False),
 }
+
+
+@only_on_jax
+def test_a_sharded_checkpoint_loads(expected):
+    model = load_model(DATA / "step_0000000002")
+    assert steps_done(model) == 2
+    np.testing.assert_array_equal(flat(model.trainable_variables), expected["sharded_weights"])
+    np.testing.assert_array_equal(flat(model.averages()), expected["sharded_averages"])
 
 
 def flat(variables) -> np.ndarray:
