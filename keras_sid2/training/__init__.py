@@ -1,7 +1,7 @@
 """SiD2Model, its optimizer and what training needs around it."""
 
 from keras_sid2.training.drawing import Drawing
-from keras_sid2.training.guards import ExplodedLoss, NonFiniteLoss, StopOnExplosion, StopOnNonFinite
+from keras_sid2.training.guards import ExplodedLoss, NonFiniteLoss, StopOnExplosion, StopOnNonFinite, UnsoundBatch
 from keras_sid2.training.optimizer import AdamRecipe, EmaAdam
 from keras_sid2.training.preset import Preset, find_preset, list_presets, register_preset
 from keras_sid2.training.sid2_model import SiD2Model
@@ -16,6 +16,7 @@ __all__ = [
     "SiD2Model",
     "StopOnExplosion",
     "StopOnNonFinite",
+    "UnsoundBatch",
     "find_preset",
     "list_presets",
     "register_preset",

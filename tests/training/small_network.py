@@ -23,7 +23,7 @@ class SmallNetwork(keras.Model):
         inside = {"dtype": self.dtype_policy}
         self.first = keras.layers.Dense(6, activation="relu", name="first", **inside)
         self.norm = keras.layers.BatchNormalization(name="norm", **inside) if norm else None
-        self.drop = keras.layers.Dropout(dropout, name="drop", **inside) if dropout else None
+        self.drop = keras.layers.Dropout(dropout, seed=0, name="drop", **inside) if dropout else None
         self.last = keras.layers.Dense(4, name="last", **inside)
 
     def call(self, inputs, training=None):
@@ -83,7 +83,9 @@ class Plain(keras.callbacks.Callback):
         assert_equal(values(weights), self.weights)
         read = {id(v): to_numpy(value) for v, value in model.network_values()}
         assert_equal([read[id(v)] for v in weights], self.drawn_from)
-        assert_equal([model.predict_on_batch(INPUTS)], [output_of(model.network, self.drawn_from)])
+        tolerance = 1e-4 if model.network.compute_dtype == "float32" else 2e-2
+        found, expected = model.predict_on_batch(INPUTS), output_of(model.network, self.drawn_from)
+        np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
 
 
 INPUTS = {

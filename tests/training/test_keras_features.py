@@ -5,6 +5,7 @@ works. After it a `Plain` model in numpy, which saw each step, must agree on wei
 """
 
 import copy
+import functools
 import pickle
 
 import keras
@@ -141,11 +142,16 @@ def through_a_file(model, folder, **options):
     return keras.saving.load_model(folder / "model.keras", **options)
 
 
+@functools.cache
+def trained_once():
+    return trained()
+
+
 def loaded(how):
-    """A model that came out of a trained one by `how(model, folder)`, and what it must hold."""
+    """A model that came out of a trained one, the same for all, by `how(model, folder)`, and what it must hold."""
 
     def feature(folder):
-        model, plain = trained()
+        model, plain = trained_once()
         return how(model, folder), plain
 
     return feature
