@@ -89,15 +89,17 @@ def without_faults(x, labels, *, num_classes: int | None, no_label: int | None, 
     """(x, labels, share, faults) of a batch within a step: what is wrong is 0, or the null class.
 
     x float32 [B, ...], `scaled` if it was uint8 and so cannot be wrong; labels int [B] or None. share float32 [B] is 1,
-    or 0 for a wrong example; faults float32 [B, 3] say whether its label is wrong, which it is, and its largest |x| if
-    that is beyond 1.
+    or 0 for a wrong example; faults float32 [B, 3] say whether its label is wrong, the label if so (else -inf), and its
+    largest |x| if that is beyond 1 (else 0).
     """
-    wrong = found = far = ops.zeros(ops.shape(x)[:1], "float32")
+    wrong = far = ops.zeros(ops.shape(x)[:1], "float32")
+    found = wrong - np.float32(np.inf)
     if num_classes is not None:
         labels = ops.cast(labels, "int32")
         no_class = ops.logical_or(labels < 0, labels >= num_classes)
         outside = no_class if no_label is None else ops.logical_and(no_class, ops.not_equal(labels, no_label))
-        wrong, found = ops.cast(outside, "float32"), ops.cast(labels, "float32")
+        wrong = ops.cast(outside, "float32")
+        found = ops.where(outside, ops.cast(labels, "float32"), found)
         labels = ops.where(no_class, num_classes, labels)
     if not scaled:
         far = ops.max(ops.abs(x), axis=tuple(range(1, len(x.shape))))
@@ -116,10 +118,8 @@ class DataFaults(keras.metrics.Metric):
         )
 
     def update_state(self, faults, sample_weight=None):
-        """Takes the `faults` [b, 3] of this copy's part of a batch."""
-        faults = ops.reshape(replicas.gathered(ops.reshape(faults, (-1,))), (-1, 3))
-        label = ops.take(faults[:, 1], ops.argmax(faults[:, 0]))
-        now = ops.stack([ops.max(faults[:, 0]), label, ops.max(faults[:, 2])])
+        """Takes the `faults` [b, 3] of this copy's part of a batch; by maxima alone, which devices share cheaply."""
+        now = ops.max(ops.reshape(replicas.gathered(ops.max(faults, axis=0)), (-1, 3)), axis=0)
         replicas.update([self.first], [ops.where(self.found(), self.first.value, now)])
 
     def found(self):
