@@ -18,7 +18,7 @@ def whole_number(what: str, value, least: int = 1) -> int:
 
 
 def _is_truth_value(value) -> bool:
-    return isinstance(value, bool) or getattr(value, "dtype", None) == bool
+    return isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", None) == "b"
 
 
 def rate(what: str, value) -> float:
