@@ -47,10 +47,10 @@ class SelfAttention(keras.layers.Layer):
         self.query, self.key, self.value = (
             keras.layers.Dense(channels, use_bias=False, name=role, **options) for role in ("query", "key", "value")
         )
+        norm = {"epsilon": NORM_EPSILON, **options}
+        self.query_norm = keras.layers.LayerNormalization(name="query_norm", **norm)
+        self.key_norm = _KeyNorm(name="key_norm", **norm)
         self.out = keras.layers.Dense(channels, kernel_initializer="zeros", name="out", **options)
-        options["epsilon"] = NORM_EPSILON
-        self.query_norm = keras.layers.LayerNormalization(name="query_norm", **options)
-        self.key_norm = _KeyNorm(name="key_norm", **options)
         for layer in (self.query, self.key, self.value, self.out):
             layer.build((None, channels))
         for layer in (self.query_norm, self.key_norm):

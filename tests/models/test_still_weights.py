@@ -22,6 +22,15 @@ def test_the_bias_of_all_keys_stays_where_it_is_and_all_else_moves():
         np.testing.assert_allclose(to_numpy(averages[path].value), before[path], rtol=1e-6)
 
 
+def test_the_order_of_the_variables_is_that_of_files():
+    """Optimizers are saved by place."""
+    attention = layers.SelfAttention(4)
+    attention.build((None, 2, 2, 8))
+    norms = [f"{name}_norm/{part}" for name in ("query", "key") for part in ("gamma", "beta")]
+    expected = ["query/kernel", "key/kernel", "value/kernel", *norms, "out/kernel", "out/bias"]
+    assert [v.path.removeprefix("attention/") for v in attention.trainable_variables] == expected
+
+
 def test_it_is_used_all_the_same():
     """Attention is keras's normalised keys, beta and all, to the bit."""
     attention = layers.SelfAttention(4)
