@@ -1,5 +1,10 @@
 """SiD2, "Simpler Diffusion" (arXiv 2410.19324), in Keras 3: one code for jax, tensorflow and torch."""
 
+# ruff: noqa: E402
+from keras_sid2.starting import require_keras
+
+require_keras()  # before the imports below do
+
 from keras_sid2 import diffusion, distribution, evaluation, layers, models, presets, sampling, training
 from keras_sid2.diffusion import Guidance, ScaleCurve, SigmoidWeighting
 from keras_sid2.models import Level, NetworkCost, ResidualUViT, network_cost

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.backend_free
 ROOT = pathlib.Path(keras_sid2.__file__).parent.parent
 GROUND = {
     *("backend", "processes", "random", "replicas", "sharding_rules"),
-    *("files", "image_files", "image_reading", "serialization", "version"),
+    *("files", "image_files", "image_reading", "policies", "serialization", "shapes", "starting", "version"),
 }
 # What each part may import beside the ground and itself; "" is keras_sid2/__init__.py.
 MAY_IMPORT = {

@@ -1,12 +1,14 @@
 """What the programs share: errors as one line, progress on a terminal and in a log file."""
 
+import contextlib
+import errno
 import os
 import pathlib
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 from absl import app, flags, logging
@@ -35,6 +37,7 @@ def run_program(main: Callable[[list[str]], int | None], usage: str, *, looks: b
             logging.set_verbosity(logging.WARNING)  # tensorflow-datasets tells of every file it opens
         if looks:
             signals.wait_for_a_look()
+        _expand_home()
         try:
             if len(argv) > 1:
                 raise ValueError(f"{usage} takes flags only, got {' '.join(map(repr, argv[1:]))}.")
@@ -60,6 +63,14 @@ def run_program(main: Callable[[list[str]], int | None], usage: str, *, looks: b
     about = sys.modules[main.__module__].__doc__  # absl shows that of __main__, with % for the program's name
     sys.modules["__main__"].__doc__ = about.replace("%", "%%")
     app.run(guarded, flags_parser=parsed)
+
+
+def _expand_home():
+    """~ in the value of a flag is the user's home, which shells leave alone behind a =."""
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if isinstance(flag.value, str) and flag.value.startswith("~"):
+            flag.value = os.path.expanduser(flag.value)
 
 
 def tell(error: Exception, usage: str) -> int:
@@ -147,6 +158,37 @@ class SamplingProgress(ProgressLine):
         rate, left = images / seconds, round((self._total - done) * seconds / images)
         speed = f"{rate:.0f} images/s" if rate >= 100 else f"{rate:.3g} images/s"
         return speed if self._console.is_terminal else f"{speed}, {timedelta(seconds=left)} left"
+
+
+def check_folder(flag: str, folder: str):
+    """Raises, in one sentence, if a folder that a flag names cannot be there or be made; makes nothing yet.
+
+    NotADirectoryError where a file is in its way; ValueError for no name, or no permission.
+    """
+    if not folder:
+        raise ValueError(f"--{flag} must name a folder, got nothing.")
+    path = pathlib.Path(folder)
+    with _one_sentence(flag, folder):
+        there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+        if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    if not there.is_dir():
+        raise NotADirectoryError(f"--{flag} must be a folder, and {there} is a file.")
+
+
+def make_folder(flag: str, folder: str | os.PathLike):
+    """Makes a folder that a flag names; ValueError, in one sentence, unless files can be written there."""
+    with _one_sentence(flag, folder):
+        os.makedirs(folder, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+@contextlib.contextmanager
+def _one_sentence(flag: str, folder: str | os.PathLike) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"--{flag}={folder} cannot be made or written in: {error.strerror}.") from error
 
 
 def check_writable(out: str, *folders: pathlib.Path):

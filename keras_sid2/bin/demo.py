@@ -3,7 +3,8 @@
     sid2-demo --workdir=runs/digits
 
 writes scikit-learn's handwritten digits as TFRecord, trains `sid2_digits` on them, draws as many digits as there are
-real ones, and prints quality against these: runs/digits/digits.png, .npz, quality.json. A second start continues.
+real ones, and prints quality against these: runs/digits/digits.png, .npz, quality.json. A second start continues, and
+where all is done it prints the same again.
 """
 
 import json
@@ -55,24 +56,51 @@ def _real_digits(data: str):
     return tuple(np.concatenate([batch[key] for batch in batches]) for key in ("image", "label"))
 
 
+def _drawn(path: pathlib.Path, model, labels, console):
+    """uint8 [N, 8, 8, 1], a digit for each label: what is in the .npz if it is that, else drawn and written there."""
+    import numpy as np
+
+    from keras_sid2 import Drawing
+    from keras_sid2.bin.common import SamplingProgress
+    from keras_sid2.bin.passports import write_passport
+    from keras_sid2.bin.sample_files import is_finished
+    from keras_sid2.evaluation import ImagesDigest
+    from keras_sid2.image_files import write_npz
+    from keras_sid2.image_reading import iterate_npz
+
+    options = {"num_steps": FLAGS.num_steps, "seed": FLAGS.seed, "batch_size": min(len(labels), 600)}
+    settings = Drawing(model, labels, **options).describe()
+    if is_finished(path, settings):
+        console.print(f"{path} holds these {len(labels)} digits already, nothing to draw.", soft_wrap=True)
+        return np.concatenate(list(iterate_npz(path, len(labels))))
+    with SamplingProgress(console, len(labels)) as line:
+        drawn = model.generate(labels, progress=line.part(0, len(labels)), **options)
+    digest = ImagesDigest()
+    digest.add(drawn)
+    write_passport(path, digest, settings)  # first, so that no end in between leaves digits without it
+    write_npz(path, drawn, labels)
+    return drawn
+
+
 def _main(_):
     from rich.console import Console
 
-    from keras_sid2.bin.common import SamplingProgress
+    from keras_sid2.bin.common import check_folder, make_folder
     from keras_sid2.evaluation import quality
     from keras_sid2.files import written_whole
-    from keras_sid2.image_files import image_grid, write_npz, write_png
+    from keras_sid2.image_files import image_grid, write_png
     from keras_sid2.training.optimizer import steps_done
 
+    check_folder("workdir", FLAGS.workdir)
+    if FLAGS.num_steps < 1:  # before the minutes of training
+        raise ValueError(f"--num_steps must be at least 1, got {FLAGS.num_steps}.")
     workdir, console = pathlib.Path(FLAGS.workdir), Console(stderr=True)
+    make_folder("workdir", workdir)
     model, data = _train(workdir)
     if steps_done(model) < FLAGS.steps:
         return 130  # stopped, and saved
     real, labels = _real_digits(data)
-    with SamplingProgress(console, len(labels)) as line:
-        progress, size = line.part(0, len(labels)), min(len(labels), 600)
-        drawn = model.generate(labels, num_steps=FLAGS.num_steps, seed=FLAGS.seed, batch_size=size, progress=progress)
-    write_npz(workdir / "digits.npz", drawn, labels)
+    drawn = _drawn(workdir / "digits.npz", model, labels, console)
     shown = [i for digit in range(10) for i in (labels == digit).nonzero()[0][:10]]
     write_png(workdir / "digits.png", image_grid(drawn[shown], [str(label) for label in labels[shown]], columns=10))
     how = {"images": len(drawn), "steps": FLAGS.steps, "sampler_steps": FLAGS.num_steps}

@@ -13,7 +13,7 @@ import sys
 
 from absl import flags
 
-from keras_sid2.bin.common import run_program
+from keras_sid2.bin.common import check_writable, run_program
 
 
 def define(values: flags.FlagValues = flags.FLAGS):
@@ -41,6 +41,7 @@ def export(values: flags.FlagValues) -> str:
     if out.exists() and not values.overwrite:
         raise ValueError(f"--out={out} is there already: give another, or --overwrite.")
     path = _checkpoint(pathlib.Path(values.workdir) / "checkpoints", values.step)
+    check_writable(values.out)
     _write(path, out)
     return f"{out} is the checkpoint {path.name} of {values.workdir}."
 

@@ -58,7 +58,7 @@ def check_folder(folder: pathlib.Path, settings: dict):
 
 def open_npz(path: pathlib.Path, settings: dict) -> "NpzPieces | FinishedNpz":
     """What the images go into; where all of them are there already, what they come from. Errors as `NpzPieces`."""
-    if not pathlib.Path(f"{path}.pieces").exists() and _is_finished(path, settings):
+    if not pathlib.Path(f"{path}.pieces").exists() and is_finished(path, settings):
         return FinishedNpz(path)
     return NpzPieces(path, settings=settings)
 
@@ -84,7 +84,7 @@ class FinishedNpz:
         """Nothing is left to do."""
 
 
-def _is_finished(path: pathlib.Path, settings: dict) -> bool:
+def is_finished(path: pathlib.Path, settings: dict) -> bool:
     """Whether an .npz holds the images that its passport says, all of them read, and that is of these settings."""
     digest = ImagesDigest()
     try:

@@ -39,14 +39,14 @@ _HELP = {
     "process_count": "processes that train together",
     "process_id": "of this one, from 0",
     "log_every": "steps between lines of the log",
-    "eval_every": "steps between evaluations, a multiple of log_every",
-    "checkpoint_every": "steps between checkpoints, a multiple of log_every",
+    "eval_every": "steps between evaluations, rounded up to a multiple of log_every, as all of these",
+    "checkpoint_every": "steps between checkpoints, rounded up to a multiple of log_every",
     "keep_checkpoints": "how many of the newest checkpoints to keep",
-    "keep_every": "keep for good those whose step it divides, a multiple of log_every; 0: none",
+    "keep_every": "keep for good those whose step it divides, rounded up to a multiple of checkpoint_every; 0: none",
     "checkpoints": "portable: a file that every backend reads; or sharded: written behind training (jax)",
-    "sample_every": "steps between sample grids, a multiple of log_every; 0 is never",
+    "sample_every": "steps between sample grids; 0 is never",
     "sample_steps": "sampler steps of these grids and of what is measured; the preset's if not given",
-    "measure_every": "steps between measurements of samples, a multiple of log_every; 0 is never",
+    "measure_every": "steps between measurements of samples; 0 is never",
     "measure_images": "how many are drawn each time",
     "measure_features": "inception; classifier, fitted on the training images; or MODULE:FUNCTION",
     "inception_weights": "the FID's Inception-v3, a .pth or .npz file; downloaded if not given",
@@ -120,7 +120,7 @@ def _settings():
     given = [name for name in MEASURING if flags.FLAGS[name].present]
     if given and not flags.FLAGS.measure_every:
         raise ValueError(f"--{given[0]} does nothing without --measure_every.")
-    missing = [f"--{name}" for name in _REQUIRED if flags.FLAGS[name].value is None]
+    missing = [f"--{name}" for name in _REQUIRED if not flags.FLAGS[name].value]
     if missing:
         raise ValueError(f"{', '.join(missing)} must be given.")
     return TrainSettings(**{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(TrainSettings)})

@@ -13,6 +13,11 @@ PRECISIONS = ("float32", "mixed_bfloat16")
 CHECKPOINTS = ("portable", "sharded")
 
 
+def _multiple(number: int, of: int) -> int:
+    """The first multiple at or above a number."""
+    return -(-number // of) * of
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """What `sid2-train` was asked for; None is the preset's. Fields in DEFINING make the run, others may change."""
@@ -73,6 +78,8 @@ class TrainSettings:
         "accumulation_steps",
     )
 
+    EVERY = ("eval_every", "checkpoint_every", "sample_every", "measure_every")
+
     def __post_init__(self):
         for field in ("steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, field) < 1:
@@ -103,15 +110,11 @@ class TrainSettings:
         if self.peak_tflops is not None and not self.peak_tflops > 0:
             raise ValueError(f"--peak_tflops must be positive, got {self.peak_tflops}.")
         check_features(self.measure_features)
-        for field in ("checkpoint_every", "sample_every", "eval_every", "measure_every", "keep_every"):
-            if getattr(self, field) % self.log_every:
-                raise ValueError(
-                    f"--{field} must be a multiple of --log_every ({self.log_every}), got {getattr(self, field)}."
-                )
 
     def resolved(self) -> tuple["TrainSettings", Preset]:
         """These settings with the preset's numbers filled in, and the preset with these settings' numbers.
 
+        Numbers of steps that go by the log's are rounded up to multiples of it (`rounded_from` says which).
         ImportError, or ValueError, for sharded checkpoints where they cannot be.
         """
         preset = find_preset(self.preset)
@@ -128,7 +131,22 @@ class TrainSettings:
         recipe = dataclasses.replace(recipe, **chosen, accumulation_steps=self.accumulation_steps)
         network = {**preset.network, "remat": self.remat}
         preset = dataclasses.replace(preset, recipe=recipe, network=network, batch_size=batch_size)
-        return dataclasses.replace(self, **chosen, batch_size=batch_size), preset
+        return dataclasses.replace(self, **chosen, batch_size=batch_size, **self._rounded()), preset
+
+    def _rounded(self) -> dict[str, int]:
+        """What comes at the end of a line of the log, and what is kept of the checkpoints, as it can be: rounded up."""
+        every = {field: _multiple(getattr(self, field), self.log_every) for field in self.EVERY}
+        return {**every, "keep_every": _multiple(self.keep_every, every["checkpoint_every"])}
+
+    def rounded_from(self, asked: "TrainSettings") -> list[str]:
+        """A sentence for each number of steps that `resolved` rounded up."""
+        changed = [f for f in (*self.EVERY, "keep_every") if getattr(self, f) != getattr(asked, f)]
+        return [
+            f"--{field}={getattr(asked, field)} is {getattr(self, field)} here: a multiple of "
+            + ("--checkpoint_every" if field == "keep_every" else f"--log_every={self.log_every}")
+            + "."
+            for field in changed
+        ]
 
     def _check_parts(self, batch_size: int):
         """ValueError unless every device has as many rows of every part of a batch."""

@@ -1,6 +1,7 @@
 """A training run in a work directory: what it is, how it starts or continues, and what it writes.
 
-workdir/run.json               what defines the run; a second start with other settings is refused
+workdir/run.json               what defines the run, and a digest of its data, wherever they lie; a second start with
+                               others is refused
 workdir/checkpoints/           step_NNN/ (training.checkpoints)
 workdir/lock                   held by the process that trains there
 workdir/samples/               step_NNN.png
@@ -26,7 +27,9 @@ from rich.console import Console
 
 import pipelines
 from keras_sid2 import processes
+from keras_sid2.bin.common import check_folder, make_folder
 from keras_sid2.bin.run_callbacks import RunCallbacks
+from keras_sid2.bin.run_data import data_digest, other_data, read_run
 from keras_sid2.bin.run_log import RunLog
 from keras_sid2.bin.signals import first_one_told
 from keras_sid2.bin.skipping import Skipped
@@ -56,15 +59,16 @@ class TrainingRun:
     def __init__(self, settings: TrainSettings, console: Console | None = None):
         self.console = console or Console(stderr=True, quiet=processes.index() > 0)
         self.settings, self.preset = settings.resolved()
+        self._rounded = self.settings.rounded_from(settings)
+        check_folder("workdir", settings.workdir)
         self.workdir = pathlib.Path(settings.workdir)
-        if self.workdir.exists() and not self.workdir.is_dir():
-            raise NotADirectoryError(f"--workdir must be a folder, and {self.workdir} is a file.")
-        self._check_same_run()
+        self.data_digest = None
         self.mesh = Mesh() if settings.mesh is None else Mesh.parse(settings.mesh)
         self._check_data(settings.split)
         if settings.eval_split:
             self.eval_batches = self._full_batches(self._check_data(settings.eval_split))
         self.bad_records = pipelines.BadRecords(self.settings.max_bad_records)
+        self._check_same_run()
         self._check_processes()
         self.output = self.workdir
         self.agreement = processes.Agreement()
@@ -77,15 +81,19 @@ class TrainingRun:
         return self.workdir / "checkpoints"
 
     def _check_same_run(self):
-        """ValueError if the work directory belongs to a run that other settings define."""
+        """ValueError if the work directory belongs to a run that other settings, or other data, define."""
+        self.data_digest = data_digest(self.settings)
         path = self.workdir / "run.json"
         if not path.exists():
             if checkpoints(self.checkpoint_dir):
                 raise ValueError(f"{self.workdir} has checkpoints but no run.json: give another --workdir.")
             return
         now = self.settings.defining()
-        before = {name: TrainSettings.default(name) for name in now} | json.loads(path.read_text())
-        changed = [f"--{k}={now[k]} (there: {before[k]})" for k in now if before[k] != now[k]]
+        before = {name: TrainSettings.default(name) for name in now} | read_run(path)
+        changed = [f"--{k}={now[k]} (there: {before[k]})" for k in now if k != "data" and before[k] != now[k]]
+        if other := other_data(self.settings, self.data_digest, before):
+            changed.append(other)
+        self.data_digest = self.data_digest or before.get("data_digest")
         if changed:
             raise ValueError(
                 f"{self.workdir} holds a run with other settings: {', '.join(changed)}. "
@@ -157,7 +165,8 @@ class TrainingRun:
                 return self.load_or_make_model(newest)
             if processes.index() == 0:
                 with written_whole(self.workdir / "run.json") as temporary:
-                    temporary.write_text(json.dumps(self.settings.defining(), indent=2) + "\n")
+                    about = {**self.settings.defining(), "data_digest": self.data_digest}
+                    temporary.write_text(json.dumps(about, indent=2) + "\n")
             model = self._train_from(newest)
             processes.wait_for_all()
             if steps_done(model) == self.settings.steps:
@@ -172,6 +181,7 @@ class TrainingRun:
                 self.output = pathlib.Path(folder)
                 yield
             return
+        make_folder("workdir", self.workdir)
         with locked(self.workdir, "wait for its end, or give another --workdir"):
             self._refuse_old_checkpoints()
             remove_unfinished(self.checkpoint_dir)
@@ -206,6 +216,8 @@ class TrainingRun:
         skipped, callbacks = Skipped(self.workdir / "skipped.json", self.output), RunCallbacks(self)
         model = self.load_or_make_model(newest)
         step = steps_done(model)
+        for sentence in self._rounded:
+            self.note(sentence)
         self.note(
             f"{self.preset.name} on {keras.backend.backend()}: {model.network.count_params():,} parameters, "
             f"steps {step} to {self.settings.steps} of {self.settings.batch_size} images, in {self.workdir}"

@@ -17,6 +17,7 @@ import math
 from keras import ops
 
 from keras_sid2.serialization import settings
+from keras_sid2.shapes import square_side
 
 
 def _require(condition: bool, message: str):
@@ -123,13 +124,13 @@ class CosineInterpolatedSchedule:
     @classmethod
     def for_image_shape(cls, image_shape: tuple[int, int, int]) -> "CosineInterpolatedSchedule":
         """The paper's schedule for square images of at least 32 pixels; ValueError for others."""
-        height, width, _ = image_shape
-        if height != width or height < 32:
+        side, told = square_side(image_shape)
+        if side is None or side < 32:
             raise ValueError(
                 "The paper's schedule is for square images of at least 32 pixels, and these are "
-                f"{height} x {width}: pass schedule=, for example CosineSchedule()."
+                f"{told}: pass schedule=, for example CosineSchedule()."
             )
-        return cls(height)
+        return cls(side)
 
     def _shifts(self) -> tuple[float, float]:
         """(shift at t = 0, shift at t = 1)."""

@@ -21,6 +21,7 @@ import numbers
 from keras import ops
 
 from keras_sid2.serialization import settings
+from keras_sid2.shapes import square_side
 
 PAPER_BIAS = {128: 0.0, 256: -1.0, 512: -3.0, 1024: -4.0}  # grade p; "about" -4 at 1024
 
@@ -39,13 +40,13 @@ class SigmoidWeighting:
     @classmethod
     def for_image_shape(cls, image_shape: tuple[int, int, int]) -> "SigmoidWeighting":
         """The paper's weighting for square images of 128, 256, 512 or 1024 pixels; ValueError for others."""
-        height, width, _ = image_shape
-        if height != width or height not in PAPER_BIAS:
+        side, told = square_side(image_shape)
+        if side not in PAPER_BIAS:
             raise ValueError(
                 f"The paper gives a bias for square images of {', '.join(map(str, PAPER_BIAS))} pixels only, and these "
-                f"are {height} x {width}: pass weighting=SigmoidWeighting(bias=...)."
+                f"are {told}: pass weighting=SigmoidWeighting(bias=...)."
             )
-        return cls(PAPER_BIAS[height])
+        return cls(PAPER_BIAS[side])
 
     def __call__(self, logsnr):
         return math.exp(self.bias) * ops.sigmoid(logsnr - self.bias)

@@ -11,6 +11,20 @@ from keras_sid2.serialization import register
 NORM_EPSILON = 1e-6
 
 
+class _KeyNorm(keras.layers.LayerNormalization):
+    """Its beta is used and has a gradient of exactly zero.
+
+    What is added to all keys alike adds the same to all logits of a query, which no softmax can see. So beta's gradient
+    is zero but for rounding, and Adam, which looks at signs, would move it by the learning rate at every step.
+    """
+
+    def call(self, inputs):
+        beta = ops.convert_to_tensor(self.beta)
+        held = ops.stop_gradient(beta) + 0.0 * beta  # tensorflow and torch want it connected to the loss
+        outputs = ops.layer_normalization(inputs, self.gamma, held, self.axis, self.epsilon)
+        return ops.cast(outputs, self.compute_dtype)
+
+
 @register
 class SelfAttention(keras.layers.Layer):
     """[B, H, W, C] -> [B, H, W, C]: queries and keys normalised per head, zero-initialised output, no residual.
@@ -33,10 +47,9 @@ class SelfAttention(keras.layers.Layer):
         self.query, self.key, self.value = (
             keras.layers.Dense(channels, use_bias=False, name=role, **options) for role in ("query", "key", "value")
         )
-        self.query_norm, self.key_norm = (
-            keras.layers.LayerNormalization(epsilon=NORM_EPSILON, name=role, **options)
-            for role in ("query_norm", "key_norm")
-        )
+        norm = {"epsilon": NORM_EPSILON, **options}
+        self.query_norm = keras.layers.LayerNormalization(name="query_norm", **norm)
+        self.key_norm = _KeyNorm(name="key_norm", **norm)
         self.out = keras.layers.Dense(channels, kernel_initializer="zeros", name="out", **options)
         for layer in (self.query, self.key, self.value, self.out):
             layer.build((None, channels))

@@ -18,11 +18,15 @@ from keras_sid2.backend import FixedSeed
 from keras_sid2.layers.attention import NORM_EPSILON, SelfAttention
 from keras_sid2.layers.fused import Convolution, GroupNorm
 from keras_sid2.serialization import register
+from keras_sid2.shapes import rate
 
 
 def norm_groups(channels: int) -> int:
-    """Groups of GroupNorm, our choice: 32, fewer where a group would have under 4 channels."""
-    return math.gcd(32, max(1, channels // 4))
+    """Groups of GroupNorm, our choice: up to 32, a divisor of the channels that leaves at least 4 of them a group.
+
+    A width that has no such divisor, as a prime, or under 8, is one group: its mean and variance are over all channels.
+    """
+    return math.gcd(32, max(1, channels // 4), channels)
 
 
 def group_norm(channels: int, **options) -> keras.layers.Layer:
@@ -34,9 +38,7 @@ class _Block(keras.layers.Layer):
 
     def __init__(self, dropout: float = 0.0, **kwargs):
         super().__init__(**kwargs)
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout must be in [0, 1), got {dropout!r}.")
-        self.dropout = float(dropout)
+        self.dropout = rate("dropout", dropout)
 
     def _drop(self, h, training, seed):
         if not training or not self.dropout:

@@ -6,10 +6,15 @@ from keras import ops
 from keras_sid2 import backend
 from keras_sid2.serialization import register
 
+CHANNELS_LAST = {"data_format": "channels_last"}  # whatever keras.config.image_data_format() is
+
 
 @register
 class Convolution(keras.layers.Conv2D):
     """keras's Conv2D over [B, H, W, C]; on torch without the copies to channels-first and back."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **{**kwargs, **CHANNELS_LAST})
 
     def convolution_op(self, inputs, kernel):
         return backend.convolution(inputs, kernel, strides=self.strides, padding=self.padding)

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_sid2.layers.fused import Convolution
+from keras_sid2.layers.fused import CHANNELS_LAST, Convolution
 from keras_sid2.serialization import register
 
 
@@ -23,7 +23,8 @@ class Unpatchify(keras.layers.Conv2DTranspose):
     """[B, H/p, W/p, C] -> [B, H, W, filters]: a p x p transposed convolution with stride p, zero when new."""
 
     def __init__(self, filters: int, patch_size: int, **kwargs):
-        super().__init__(filters, patch_size, strides=patch_size, **{"kernel_initializer": "zeros", **kwargs})
+        options = {"kernel_initializer": "zeros", **kwargs, **CHANNELS_LAST}
+        super().__init__(filters, patch_size, strides=patch_size, **options)
         self.patch_size = patch_size
 
     def get_config(self):
@@ -57,7 +58,7 @@ class Downsample(_Resample):
     """[B, H, W, C] -> [B, H/2, W/2, channels]: mean over 2x2, then a 1x1 convolution."""
 
     def __init__(self, channels: int, **kwargs):
-        pool = keras.layers.AveragePooling2D(2, dtype=kwargs.get("dtype"), name="pool")
+        pool = keras.layers.AveragePooling2D(2, dtype=kwargs.get("dtype"), name="pool", **CHANNELS_LAST)
         super().__init__(channels, pool, **kwargs)
 
     def call(self, h):
@@ -69,7 +70,7 @@ class Upsample(_Resample):
     """[B, H, W, C] -> [B, 2H, 2W, channels]: a 1x1 convolution, then each pixel repeated 2x2."""
 
     def __init__(self, channels: int, **kwargs):
-        nearest = keras.layers.UpSampling2D(2, dtype=kwargs.get("dtype"), name="nearest")
+        nearest = keras.layers.UpSampling2D(2, dtype=kwargs.get("dtype"), name="nearest", **CHANNELS_LAST)
         super().__init__(channels, nearest, **kwargs)
 
     def call(self, h):

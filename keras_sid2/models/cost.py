@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from keras_sid2.layers.embeddings import FREQUENCIES
-from keras_sid2.models.level import Level, check_image_shape, check_widths
+from keras_sid2.models.level import Level, as_levels, check_image_shape, check_widths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,8 @@ def network_cost(
 
     `remat` changes nothing in a forward pass: what it does twice, it does in the backward one.
     """
-    check_widths(embedding_dim, num_classes)
-    levels = [Level.of(level) for level in levels]
+    embedding_dim, num_classes = check_widths(embedding_dim, num_classes)
+    levels = as_levels(levels)
     height, width, image_channels = check_image_shape(image_shape, patch_size, len(levels))
     patch = patch_size**2 * image_channels * levels[0].channels
     positions = [(height // (patch_size * 2**i)) * (width // (patch_size * 2**i)) for i in range(len(levels))]

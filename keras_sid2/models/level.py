@@ -1,8 +1,9 @@
 """What one level of the Residual U-ViT consists of."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from keras_sid2.serialization import settings
+from keras_sid2.shapes import as_image_shape, rate, whole_number
 
 KINDS = ("res", "transformer")
 
@@ -36,11 +37,8 @@ class Level:
             raise ValueError(f"A level's kind is one of {KINDS}, got {self.kind!r}.")
         fields = ("channels", "blocks") if self.head_dim is None else ("channels", "blocks", "head_dim")
         for field in fields:
-            value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"A level's {field} must be an integer >= 1, got {value!r}.")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"A level's dropout must be in [0, 1), got {self.dropout!r}.")
+            object.__setattr__(self, field, whole_number(f"A level's {field}", getattr(self, field)))
+        object.__setattr__(self, "dropout", rate("A level's dropout", self.dropout))
         if not isinstance(self.remat, bool):
             raise ValueError(f"A level's remat must be True or False, got {self.remat!r}.")
         if self.kind == "transformer" and self.channels % self.attention_head_dim:
@@ -70,23 +68,25 @@ class Level:
         return cls(**value)
 
 
-def check_widths(embedding_dim: int, num_classes: int | None):
-    """ValueError unless both are integers >= 1, or num_classes None."""
-    classes = {} if num_classes is None else {"num_classes": num_classes}
-    for field, value in {"embedding_dim": embedding_dim, **classes}.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{field} must be an integer >= 1, got {value!r}.")
+def as_levels(levels) -> tuple[Level, ...]:
+    """`Level`s or dicts of their fields, at least one; ValueError for anything else."""
+    if isinstance(levels, Level | Mapping | str) or not isinstance(levels, Iterable):
+        raise ValueError(f"levels must be a list of levels, highest resolution first, got {levels!r}.")
+    found = tuple(Level.of(level) for level in levels)
+    if not found:
+        raise ValueError("levels must name at least one level, got none.")
+    return found
+
+
+def check_widths(embedding_dim: int, num_classes: int | None) -> tuple[int, int | None]:
+    """Both as ints; ValueError unless they are integers >= 1, or num_classes None."""
+    classes = None if num_classes is None else whole_number("num_classes", num_classes)
+    return whole_number("embedding_dim", embedding_dim), classes
 
 
 def check_image_shape(image_shape, patch_size: int, num_levels: int) -> tuple[int, int, int]:
     """`image_shape` as (H, W, C), if the patch and the levels divide it; ValueError otherwise."""
-    shape = tuple(image_shape)
-    if len(shape) != 3 or any(not isinstance(n, int) or n < 1 for n in shape):
-        raise ValueError(f"image_shape must be (height, width, channels), three integers >= 1, got {image_shape!r}.")
-    if not isinstance(patch_size, int) or patch_size < 1:
-        raise ValueError(f"patch_size must be an integer >= 1, got {patch_size!r}.")
-    if num_levels < 1:
-        raise ValueError("levels must name at least one level, got none.")
+    shape, patch_size = as_image_shape(image_shape), whole_number("patch_size", patch_size)
     divisor = patch_size * 2 ** (num_levels - 1)
     if shape[0] % divisor or shape[1] % divisor:
         raise ValueError(

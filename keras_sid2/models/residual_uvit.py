@@ -26,7 +26,8 @@ from keras_sid2.layers import (
     Unpatchify,
     Upsample,
 )
-from keras_sid2.models.level import Level, check_image_shape, check_widths
+from keras_sid2.models.level import Level, as_levels, check_image_shape, check_widths
+from keras_sid2.policies import check_floatx, network_policy
 from keras_sid2.serialization import register
 
 
@@ -45,14 +46,15 @@ class ResidualUViT(keras.Model):
         embedding_dim: width of the conditioning vector.
         levels: `Level`s or dicts of their fields, highest resolution first; the last is the middle.
         remat: True sets `Level.remat` of every level; False leaves each as it is. Weights and files are the same.
-        dtype: a dtype policy, such as "mixed_bfloat16": then the inside computes in bfloat16, while logsnr's
-            embedding, the weights and the output stay float32.
+        dtype: float32, or "mixed_bfloat16" (also given as "bfloat16") or "mixed_float16": then the inside computes in
+            half precision, while logsnr's embedding, the weights and the output stay float32. None is keras's global
+            policy.
 
     `seed`, an int32 tensor [2], determines all dropout of the call; without it, in training, the network draws one
     from a generator of its own.
 
     Raises ValueError for a shape that cannot be halved, a level that cannot be built, an embedding_dim or num_classes
-    below 1.
+    below 1, another dtype, or a keras.config.floatx() that is not float32.
     """
 
     def __init__(
@@ -66,13 +68,15 @@ class ResidualUViT(keras.Model):
         name: str = "residual_uvit",
         **kwargs,
     ):
-        check_widths(embedding_dim, num_classes)
-        self._levels = tuple(Level.of(level) for level in levels)
+        embedding_dim, num_classes = check_widths(embedding_dim, num_classes)
+        self._levels = as_levels(levels)
         if remat:
             self._levels = tuple(dataclasses.replace(level, remat=remat) for level in self._levels)
         image_shape = check_image_shape(image_shape, patch_size, len(self._levels))
-        super().__init__(name=name, **{**kwargs, "autocast": False})  # logsnr must not pass through bfloat16
-        self.image_shape, self.patch_size = image_shape, patch_size
+        check_floatx()
+        kwargs |= {"autocast": False, "dtype": network_policy(kwargs.get("dtype"))}
+        super().__init__(name=name, **kwargs)  # autocast: logsnr must not pass through bfloat16
+        self.image_shape, self.patch_size = image_shape, int(patch_size)
         self.num_classes, self.embedding_dim = num_classes, embedding_dim
         self.seeds = keras.random.SeedGenerator(0, name="seeds")
         self._make_ends()

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from keras_sid2.layers.embeddings import FREQUENCIES
-from keras_sid2.models.level import Level, check_image_shape, check_widths
+from keras_sid2.models.level import Level, as_levels, check_image_shape, check_widths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,8 @@ def network_weights(
     name: str = "residual_uvit",
 ) -> NetworkWeights:
     """The weights of `ResidualUViT(**the same arguments)`. Raises ValueError where its constructor would."""
-    check_widths(embedding_dim, num_classes)
-    levels = tuple(Level.of(level) for level in levels)
+    embedding_dim, num_classes = check_widths(embedding_dim, num_classes)
+    levels = as_levels(levels)
     height, width, channels = check_image_shape(image_shape, patch_size, len(levels))
     scaled = {"height": height // patch_size, "width": width // patch_size}
     parts = {

@@ -10,6 +10,7 @@ import time
 import pytest
 
 import pipelines
+from keras_sid2.bin.common import check_folder, make_folder
 from keras_sid2.training.checkpoints import checkpoint_step, checkpoints
 
 
@@ -32,6 +33,47 @@ def test_an_unknown_flag_is_refused():
 def test_missing_flags_are_named():
     result = program("train", "--preset=sid2_digits")
     assert result.returncode == 2 and "--workdir, --data must be given" in last_line(result)
+
+
+IN_THE_WAY = {
+    "file": "--workdir must be a folder, and file is a file.",
+    "file/run": "--workdir(=file/run cannot be .*: Not a directory| must be a folder, and .*file is a file)",
+    "": "--workdir must name a folder, got nothing",
+    "/proc/no/such": "--workdir=/proc/no/such cannot be made or written in: ",
+    "x" * 300: "--workdir=x+ cannot be made or written in: File name too long",
+}
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("workdir", IN_THE_WAY, ids=["a file", "below one", "no name", "no such place", "long"])
+def test_a_work_directory_that_cannot_be_is_refused_in_one_sentence(tmp_path, workdir, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises((ValueError, NotADirectoryError), match=IN_THE_WAY[workdir]):
+        check_folder("workdir", workdir)
+        make_folder("workdir", workdir)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.backend_free
+def test_so_it_is_in_a_program(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = program("demo", f"--workdir={tmp_path / 'file' / 'run'}")
+    assert result.returncode == 2 and result.stderr.strip().splitlines() == [last_line(result)]
+    assert last_line(result).startswith("sid2-demo: --workdir")
+
+
+@pytest.mark.backend_free
+def test_a_folder_that_is_not_ours_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ValueError, match=r"--workdir=.*/new cannot be made or written in: Permission denied\."):
+        check_folder("workdir", str(tmp_path / "new"))
+
+
+@pytest.mark.backend_free
+def test_a_tilde_behind_an_equals_sign_is_the_home_folder(tmp_path):
+    result = program("export", "--workdir=~/run", "--out=x.keras", env={**os.environ, "HOME": str(tmp_path)})
+    assert result.returncode == 2 and f"{tmp_path}/run/checkpoints holds no checkpoints" in last_line(result)
 
 
 @pytest.mark.slow
@@ -71,6 +113,10 @@ def test_the_demo_from_nothing_to_pictures_and_figures(tmp_path):
     flags = ("--steps=20", "--num_steps=4", f"--workdir={tmp_path}")
     result = program("demo", *flags)
     assert result.returncode == 0, result.stderr
+    again = program("demo", *flags)
+    assert again.returncode == 0 and again.stdout == result.stdout
+    assert "20 steps are done, nothing to train" in again.stderr
+    assert "holds these 1797 digits already, nothing to draw" in again.stderr
     assert "class accuracy" in result.stdout and "Frechet distance" in result.stdout
     for name in ("digits.png", "digits.npz", "quality.json"):
         assert (pathlib.Path(tmp_path) / name).stat().st_size > 0

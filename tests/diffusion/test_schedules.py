@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from helpers import to_numpy
@@ -121,3 +123,17 @@ def test_low_above_high_is_refused(settings):
 def test_the_paper_s_schedule_is_for_square_images_only(shape):
     with pytest.raises(ValueError, match=f"these are {shape[0]} x {shape[1]}: pass schedule="):
         CosineInterpolatedSchedule.for_image_shape(shape)
+
+
+NO_IMAGE_SHAPES = [(16, 64, 64, 3), (64, 64), (64.0, 64, 3), None]
+
+
+@pytest.mark.parametrize("shape", NO_IMAGE_SHAPES)
+def test_what_is_no_shape_of_images_has_no_schedule(shape):
+    with pytest.raises(ValueError, match=re.escape(f"these are of shape {shape!r}: pass schedule=")):
+        CosineInterpolatedSchedule.for_image_shape(shape)
+
+
+@pytest.mark.parametrize("shape", [[64, 64, 3], np.array([64, 64, 3]), (np.int64(64), np.int64(64), 3)])
+def test_a_shape_may_be_a_list_or_numpy_s(shape):
+    assert CosineInterpolatedSchedule.for_image_shape(shape) == CosineInterpolatedSchedule(64)

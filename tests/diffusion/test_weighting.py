@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from helpers import gaussian_x_hat, images, run, sigmoid, to_numpy
@@ -170,6 +172,12 @@ def test_bias_that_is_no_number_is_refused(bias):
 @pytest.mark.parametrize("pixels, bias", [(128, 0.0), (256, -1.0), (512, -3.0), (1024, -4.0)])
 def test_the_paper_s_bias(pixels, bias):
     assert SigmoidWeighting.for_image_shape((pixels, pixels, 3)) == SigmoidWeighting(bias)
+
+
+@pytest.mark.parametrize("shape", [(16, 256, 256, 3), (256, 256), (256.0, 256, 3), None])
+def test_what_is_no_shape_of_images_has_no_bias(shape):
+    with pytest.raises(ValueError, match=re.escape(f"these are of shape {shape!r}: pass weighting=")):
+        SigmoidWeighting.for_image_shape(shape)
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 3), (256, 128, 3)])

@@ -1,7 +1,11 @@
+import numpy as np
 import pytest
 
 from keras_sid2 import Level, ResidualUViT, network_cost
+from keras_sid2.layers.blocks import group_norm
+from keras_sid2.models import memory_plan, network_weights
 from keras_sid2.models.level import check_image_shape
+from keras_sid2.sharding_rules import Mesh, table
 
 pytestmark = pytest.mark.backend_free
 
@@ -26,6 +30,8 @@ def test_heads_are_128_wide_or_the_whole_width_unless_told(channels, head_dim, w
         ({"blocks": -1}, "blocks must be an integer >= 1, got -1"),
         ({"blocks": None}, "blocks must be an integer >= 1, got None"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+        ({"dropout": None}, r"dropout must be in \[0, 1\), got None"),
+        ({"channels": True}, "channels must be an integer >= 1, got True"),
         ({"head_dim": 3}, "head_dim must divide its channels, got head_dim=3 and channels=8"),
         ({"head_dim": 0}, "head_dim must be an integer >= 1, got 0"),
         ({"head_dim": -4}, "head_dim must be an integer >= 1, got -4"),
@@ -65,6 +71,8 @@ RES = {"kind": "res", "channels": 4, "blocks": 1}
             {"image_shape": (8, 8)},
             r"image_shape must be \(height, width, channels\), three integers >= 1, got \(8, 8\)",
         ),
+        ({"image_shape": (16, 8, 8, 3)}, r"three integers >= 1, got \(16, 8, 8, 3\)"),
+        ({"image_shape": 8}, "three integers >= 1, got 8"),
         ({"image_shape": (8, 8, 0)}, "three integers >= 1"),
         ({"image_shape": (8.0, 8, 3)}, "three integers >= 1"),
         ({"patch_size": 0}, "patch_size must be an integer >= 1, got 0"),
@@ -73,6 +81,8 @@ RES = {"kind": "res", "channels": 4, "blocks": 1}
         ({"num_classes": 0}, "num_classes must be an integer >= 1, got 0"),
         ({"num_classes": -1}, "num_classes must be an integer >= 1, got -1"),
         ({"levels": []}, "levels must name at least one level, got none"),
+        ({"levels": RES}, "levels must be a list of levels, highest resolution first, got {'kind'"),
+        ({"levels": None}, "levels must be a list of levels, highest resolution first, got None"),
         ({"levels": [RES, {**RES, "channels": 0}]}, "A level's channels must be an integer >= 1, got 0"),
     ],
 )
@@ -82,5 +92,42 @@ def test_a_network_that_cannot_be_built_is_refused_in_one_sentence(cls, change, 
         cls(**{**settings, **change})
 
 
-def test_image_shape_may_be_a_list_as_in_a_file():
-    assert check_image_shape([8, 16, 3], 2, 3) == (8, 16, 3)
+@pytest.mark.parametrize("shape", [[8, 16, 3], np.array([8, 16, 3]), (np.int64(8), np.uint8(16), 3)])
+def test_image_shape_may_be_a_list_as_in_a_file_or_of_numpy(shape):
+    height, *_ = found = check_image_shape(shape, np.int32(2), 3)
+    assert found == (8, 16, 3) and type(height) is int
+
+
+def test_numbers_of_numpy_become_python_s():
+    level = Level("res", np.int64(8), np.int32(1), dropout=np.float32(0.5))
+    assert level == Level("res", 8, 1, dropout=0.5)
+    assert {type(level.channels), type(level.blocks)} == {int} and type(level.dropout) is float
+
+
+def test_every_width_has_groups_that_divide_it_and_those_of_before_where_there_were_any():
+    """Before: 32, or a power of 2 in a quarter of the width, which keras took where it divided the width."""
+    powers = [2**n for n in range(6)]
+    for channels in range(1, 301):
+        norm = group_norm(channels, center=False, scale=False)
+        norm.build((None, 2, 2, channels))  # keras refuses groups that do not divide
+        allowed = [g for g in powers if channels % g == 0 and (channels // g >= 4 or g == 1)]
+        before = max(g for g in powers if max(1, channels // 4) % g == 0)
+        assert norm.groups in allowed
+        assert norm.groups == (before if channels % before == 0 else max(allowed)), channels
+
+
+def test_the_presets_and_odd_widths_have_these_groups():
+    expected = {48: 4, 96: 8, 32: 8, 64: 16, 128: 32, 256: 32, 17: 1, 18: 2, 20: 1, 36: 1}
+    assert {channels: group_norm(channels).groups for channels in expected} == expected
+
+
+@pytest.mark.parametrize("channels", [17, 18])
+def test_a_network_of_an_odd_width_is_counted_as_it_is_built(channels):
+    level = {"kind": "res", "channels": channels, "blocks": 1}
+    settings = dict(image_shape=(4, 4, 1), patch_size=1, num_classes=None, embedding_dim=8, levels=[level, level])
+    network, mesh = ResidualUViT(**settings), Mesh.parse("data:2,model:2")
+    assert network_cost(**settings).parameters == network.count_params()
+    there = {(w.path, tuple(w.shape)) for w in network.weights}
+    assert {(w.path, w.shape) for w in network_weights(**settings).trainable_variables} == there
+    assert memory_plan(settings, batch_size=2, mesh=mesh).total > 0
+    assert len(table(network_weights(**settings), mesh).rows) == len(network.weights)

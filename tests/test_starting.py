@@ -1,0 +1,76 @@
+"""`import keras_sid2`, and the programs, where Keras's backend is missing, misspelt or none of ours."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.backend_free
+
+HIDE = "import sys; sys.modules.update(dict.fromkeys({hidden!r})); "
+IMPORT = HIDE + "sys.argv[0] = {program!r}; import keras_sid2"
+
+
+def start(program: str = "", hidden=(), **environment) -> subprocess.CompletedProcess:
+    """`import keras_sid2` as in a program of that name, on a machine without the packages `hidden`."""
+    code = IMPORT.format(hidden=hidden, program=program)
+    environment = {key: str(value) for key, value in {**os.environ, **environment}.items() if value is not None}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "hidden, backend, sentence",
+    [
+        (
+            (),
+            "tenserflow",
+            "backend is 'tenserflow' (by KERAS_BACKEND or keras.json), which is none of ours: set KERAS",
+        ),
+        ((), "numpy", "backend is 'numpy'"),
+        (
+            ("jax",),
+            "jax",
+            "backend is jax (by KERAS_BACKEND, keras.json or default), which is not installed: set KERAS",
+        ),
+        (("torch",), "torch", "to what is installed here, jax or tensorflow."),
+        (("jax", "tensorflow", "torch"), "torch", "which is not installed, and none of ours is: pip install"),
+    ],
+)
+def test_one_sentence_says_what_is_wrong_and_what_helps(hidden, backend, sentence):
+    found = start(hidden=hidden, KERAS_BACKEND=backend)
+    assert found.returncode == 1
+    last = found.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: ") and sentence in last
+
+
+@pytest.mark.parametrize(
+    "config, sentence",
+    [
+        ({"backend": "tenserflow"}, "backend is 'tenserflow'"),
+        ({"backend": "torch"}, "backend is torch (by KERAS_BACKEND, keras.json or default), which is not installed"),
+        ({"backend": "jax", "floatx": "float8"}, "Keras cannot be imported: Invalid `floatx`"),
+    ],
+)
+def test_or_of_keras_json(tmp_path, config, sentence):
+    (tmp_path / "keras.json").write_text(json.dumps(config))
+    found = start(hidden=("torch",), KERAS_BACKEND=None, KERAS_HOME=tmp_path)
+    assert found.returncode == 1 and sentence in found.stderr.strip().splitlines()[-1]
+
+
+def test_a_program_ends_with_the_sentence_alone():
+    found = start(program="/usr/bin/sid2-train", KERAS_BACKEND="tenserflow")
+    assert found.returncode == 2
+    (line,) = found.stderr.strip().splitlines()
+    assert line.startswith("sid2-train: Keras's backend is 'tenserflow'")
+
+
+def test_so_does_python_m():
+    environment = {**os.environ, "KERAS_BACKEND": "tenserflow"}
+    found = subprocess.run(
+        [sys.executable, "-m", "keras_sid2.bin.plan"], env=environment, capture_output=True, text=True
+    )
+    assert found.returncode == 1
+    (line,) = found.stderr.strip().splitlines()
+    assert "Keras's backend is 'tenserflow'" in line
