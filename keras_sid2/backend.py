@@ -16,21 +16,26 @@ def name() -> str:
     return keras.backend.backend()
 
 
-def _on_tpu() -> bool:
+def _jax_platform() -> str | None:
+    """ "cpu", "gpu" or "tpu" on jax, None elsewhere."""
     if name() != "jax":
-        return False
+        return None
     import jax
 
-    return jax.devices()[0].platform == "tpu"
+    return jax.devices()[0].platform
 
 
 def attention(query, key, value):
     """softmax(q k^T / sqrt(d)) v over [B, N, heads, d], not causal, through the backend's fused kernel if any.
 
     On TPU keras 3.15 takes a Splash path that masks causally and does not scale when no mask is given, for every
-    sequence length that 128 divides; there the kernel is switched off and XLA's own attention is used.
+    sequence length that 128 divides; there the kernel is switched off and XLA's own attention is used. XLA for CPU has
+    no product of float16 that is summed in float32, which jax asks for: there float16 is computed in float32.
     """
-    return ops.dot_product_attention(query, key, value, flash_attention=False if _on_tpu() else None)
+    platform, dtype = _jax_platform(), keras.backend.standardize_dtype(query.dtype)
+    if platform == "cpu" and dtype == "float16":
+        return ops.cast(attention(*(ops.cast(part, "float32") for part in (query, key, value))), dtype)
+    return ops.dot_product_attention(query, key, value, flash_attention=False if platform == "tpu" else None)
 
 
 def convolution(inputs, kernel, *, strides: tuple[int, int], padding: str):

@@ -28,6 +28,8 @@ from keras_sid2.diffusion import (
     loss_weight,
     velocity,
 )
+from keras_sid2.models import ResidualUViT
+from keras_sid2.policies import check_channels_last, check_floatx
 from keras_sid2.serialization import register
 from keras_sid2.training.averaged_model import parameters
 from keras_sid2.training.checked_model import CheckedModel
@@ -72,8 +74,8 @@ class SiD2Model(CheckedModel):
         no_label: a label of training data, such as -1, that means an image of no class; None: there is none, and a
             label outside the classes ends fit and evaluate with a ValueError.
 
-    Raises ValueError where the paper has no schedule or bias for this size and none is given, and for a network whose
-    weights are not float32.
+    Raises ValueError where the paper has no schedule or bias for this size and none is given; for a network whose
+    weights are not float32; and where keras's floatx or, for networks of other makers, image_data_format is another.
     """
 
     def __init__(
@@ -89,6 +91,9 @@ class SiD2Model(CheckedModel):
         name="sid2",
         **kwargs,
     ):
+        check_floatx()
+        if not isinstance(network, ResidualUViT):
+            check_channels_last()
         shape = tuple(network.image_shape)
         schedule = CosineInterpolatedSchedule.for_image_shape(shape) if schedule is None else schedule
         weighting = SigmoidWeighting.for_image_shape(shape) if weighting is None else weighting

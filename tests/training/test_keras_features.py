@@ -9,8 +9,9 @@ import functools
 import pickle
 
 import keras
+import numpy as np
 import pytest
-from helpers import BACKEND
+from helpers import BACKEND, LEVELS, tiny_network
 from keras.callbacks import (
     BackupAndRestore,
     CSVLogger,
@@ -24,6 +25,7 @@ from keras.callbacks import (
     TerminateOnNaN,
 )
 from small_network import DECAY, INPUTS, Plain, SmallNetwork, assert_equal, data, small_model, values
+from training_helpers import fit_steps, stripes, tiny_model
 
 from keras_sid2 import AdamRecipe, EmaAdam
 from keras_sid2.training.optimizer import steps_done
@@ -70,6 +72,23 @@ def loss_scaled_by_itself(folder):
     assert isinstance(model.optimizer, optimizers.LossScaleOptimizer)
     assert "gradient_norm" in model.history.history
     return model, plain
+
+
+def attention_in_float16(folder):
+    model = tiny_model(network=tiny_network(dtype="mixed_float16", levels=LEVELS[1:]))
+    fit_steps(model)
+    assert np.isfinite(model.evaluate(*stripes(16), verbose=0)).all() and steps_done(model) == 4
+
+
+def other_global(setter: str, usual: str, other: str):
+    def feature(folder):
+        try:
+            getattr(keras.config, setter)(other)
+            small_model()
+        finally:
+            getattr(keras.config, setter)(usual)
+
+    return feature
 
 
 def multi(make):
@@ -367,6 +386,12 @@ FEATURES = {
     ),
     "policy: mixed_bfloat16": lambda folder: trained(network=SmallNetwork(dtype="mixed_bfloat16")),
     "policy: mixed_float16": loss_scaled_by_itself,
+    "policy: mixed_float16, with attention": attention_in_float16,
+    "policy: floatx": (other_global("set_floatx", "float32", "float16"), r"set_floatx\('float32'\)"),
+    "policy: channels_first": (
+        other_global("set_image_data_format", "channels_last", "channels_first"),
+        r"set_image_data_format\('channels_last'\)",
+    ),
     "policy: mixed_float16 and accumulation": (
         lambda folder: trained(network=SmallNetwork(dtype="mixed_float16"), recipe=AdamRecipe(accumulation_steps=2)),
         "accumulation_steps > 1 does not go with float16",
