@@ -165,7 +165,8 @@ def open_image(data: bytes, formats: tuple[str, ...]) -> "Image.Image":
 
     image = Image.open(io.BytesIO(data), formats=formats)
     if image.format == "PNG" and data[25] == 0 and data[24] < 8 and "transparency" in image.info:
-        image.info["transparency"] *= 255 // (2 ** data[24] - 1)
+        (stored,) = struct.unpack_from(">H", data, data.index(b"tRNS", 33) + 4)
+        image.info["transparency"] = stored * (255 // (2 ** data[24] - 1))
     return image
 
 

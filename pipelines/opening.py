@@ -124,6 +124,8 @@ def _loaded(image: "Image.Image", data: bytes) -> "Image.Image":
     """Loads an image; another one where it had to be scaled to 8 bits."""
     raw = image.tile[0][3] if image.tile else ""
     raw = str(raw[0] if isinstance(raw, tuple) else raw)  # how its pixels are stored, in Pillow's words
+    if image.format == "TIFF" and image.tag_v2.get(_PLANAR, 1) == 2 and max(image.tag_v2.get(_BITS, (1,))) > 8:
+        raise BadImage("has 16 bits a channel in separate planes, which are not read")  # Pillow would read noise
     image.load()
     if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG"):
         return _grey_of_16_bits(image)
@@ -153,8 +155,6 @@ def _colour_of_16_bits(image: "Image.Image", data: bytes, raw: str) -> "Image.Im
     """Pillow decodes the upper half of each number alone, so the lower halves are decoded by themselves."""
     from PIL import Image
 
-    if image.format == "TIFF" and image.tag_v2.get(_PLANAR, 1) == 2:
-        raise BadImage("has 16 bits a channel in separate planes, which are not read")
     kind, order = raw.split(";16")
     if kind == "LA":
         both = _decoded_as(_relabelled(data), None)
