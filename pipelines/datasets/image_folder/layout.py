@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 CLASSES = ("top", "parent", "none")
 SPLIT_NAMES = frozenset(
-    "train training val valid validation dev test testing eval evaluation".split()  # written in any case
+    "train training val valid validation test testing eval evaluation".split()  # written in any case
 )
 # "train2017", "images_test": likely splits, but of what name?
 _LIKE_A_SPLIT = re.compile(rf"(?:^|[^a-z])({'|'.join(SPLIT_NAMES)})(?:$|[^a-z])")
@@ -84,22 +84,17 @@ class Layout:
             for split, some in roots.items()
             for root in some
             for folder in folders
-            if not root or folder == root or folder.startswith(root + "/")
+            if _within(folder, root)
         }
-        below = {
-            folder: [part for part in folder[len(root) :].split("/") if part] for folder, (_, root) in inside.items()
-        }
+        below = {f: [part for part in f[len(root) :].split("/") if part] for f, (_, root) in inside.items()}
         classes = classes or self._way(below)
         if classes != "none":
             self._check_all_classified(below)
-        at = {"top": 0, "parent": -1}
-        self.places = {
+        self.places = {}
+        for folder, (split, root) in inside.items():
+            label = None if classes == "none" else below[folder][0 if classes == "top" else -1]
             # Names begin at the split, or at source where several folders make one.
-            folder: Place(
-                split, None if classes == "none" else below[folder][at[classes]], root * (len(roots[split]) == 1)
-            )
-            for folder, (split, root) in inside.items()
-        }
+            self.places[folder] = Place(split, label, root if len(roots[split]) == 1 else "")
         self.class_names = sorted({place.label for place in self.places.values()} - {None})
         self.notes = self._notes(classes)
 
@@ -110,18 +105,13 @@ class Layout:
         split_of: dict[str, str] = {}
         for split, roots in splits.items():
             for root in roots:
-                if not any(not root or f == root or f.startswith(root + "/") for f in self._folders):
+                if not any(_within(folder, root) for folder in self._folders):
                     raise ValueError(
                         f"splits names the folder {root!r}, and there are no images in such a one of {self._source}: "
                         f"there are in {_listed(_tops(self._folders))}"
                     )
                 for other in split_of:
-                    if (
-                        not other
-                        or not root
-                        or f"{root}/".startswith(f"{other}/")
-                        or f"{other}/".startswith(f"{root}/")
-                    ):
+                    if _within(root, other) or _within(other, root):
                         raise ValueError(
                             f"splits names {root or '.'!r} in {split} and {other or '.'!r} in "
                             f"{split_of[other]}, which share images"
@@ -187,9 +177,11 @@ def _guessed(source: str, folders: dict[str, Folder]) -> dict[str, list[str]]:
     alike = [(match[1], name) for name in tops if (match := _LIKE_A_SPLIT.search(name.lower()))]
     if alike:
         given = ",".join(f"{word}={name}" for word, name in alike[:_NAMED])
-        files = f" and images such as {folders[''].first!r}" if "" in folders else ""
+        likely = [name for _, name in alike]
+        others = [name for name in tops if name not in likely] + ([folders[""].first] if "" in folders else [])
+        beside = f" beside {_listed(others)}" if others else ""
         raise ValueError(
-            f"{source} has the folders {_listed(tops)}{files}, and it is not clear which are splits: give "
+            f"{_listed(likely)} in {source} are named like splits{beside}, and it is not clear what is what: give "
             f"--splits={given} or the like (what it does not name is left out), or --splits=none if they are classes"
         )
     _check_no_splits_inside(source, folders)
@@ -224,6 +216,10 @@ def _check_not_linked(source: str, split_of: dict[str, str]) -> None:
             raise ValueError(
                 f"{first} and {root} in {source} are the same folder: give --splits={split_of[first]}={first}"
             )
+
+
+def _within(folder: str, root: str) -> bool:
+    return not root or f"{folder}/".startswith(f"{root}/")
 
 
 def _tops(folders: dict[str, Folder]) -> list[str]:
