@@ -65,8 +65,13 @@ def read_header(data: bytes) -> Header:
             return _png_header(data)
     except (IndexError, struct.error):
         raise BadImage(f"ends inside its header, after {len(data)} bytes") from None
-    what = next((name for start, name in _SIGNATURES.items() if data.startswith(start)), None)
+    what = format_name(data)
     raise BadImage(f"is {what} image: only JPEG and PNG are read" if what else "is no image")
+
+
+def format_name(data: bytes) -> str | None:
+    """ "a GIF" and the like, by the first bytes; None if they are of no known format but JPEG and PNG."""
+    return next((name for start, name in _SIGNATURES.items() if data.startswith(start)), None)
 
 
 def _jpeg_header(data: bytes) -> Header:

@@ -84,7 +84,10 @@ def open_source(
     except (BadImage, Skipped):
         raise
     except UnidentifiedImageError:
-        raise BadImage("is no image that Pillow knows") from None
+        what = images.format_name(data)
+        raise BadImage(
+            f"is {what} of a kind that Pillow does not read" if what else "is no image that Pillow knows"
+        ) from None
     except Exception as error:
         raise BadImage(f"cannot be decoded ({images.one_line(error)})") from None
     opened, change = images.in_mode(opened, channels, background)

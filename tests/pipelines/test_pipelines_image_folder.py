@@ -18,6 +18,7 @@ from source_helpers import (
     pngs,
     prepared,
     put,
+    raw_tiff,
     report_of,
     smooth,
     stored,
@@ -187,6 +188,10 @@ def test_one_channel(tmp_path):
 def unusable():
     """{path: (bytes, why no example can be made of it)}."""
     return {
+        "of 64 bits.tiff": (
+            raw_tiff(noise(4, 4, 1).astype(np.uint64)),
+            "is a TIFF of a kind that Pillow does not read",
+        ),
         "float.tiff": (
             encoded(Image.fromarray(noise(12, 12) / np.float32(255)), "TIFF"),
             "holds floating-point numbers",
