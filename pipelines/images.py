@@ -216,9 +216,9 @@ def in_mode(image: "Image.Image", channels: int, background: str) -> "tuple[Imag
         if mode == "RGBA":
             change = f"{name} converted to RGBA"
         else:
-            image, seen = _flattened(image, background)
+            image, composited = _flattened(image, background)
             opaque = change if of_colours else f"opaque {change}"
-            change = f"{name} composited on {background}" if seen else opaque
+            change = f"{name} {composited}" if composited else opaque
     elif mode == "RGBA":
         image = image.convert("RGB")  # not every mode is converted to RGBA in one step
     image = image.convert(mode)
@@ -227,17 +227,19 @@ def in_mode(image: "Image.Image", channels: int, background: str) -> "tuple[Imag
     return image, change
 
 
-def _flattened(image: "Image.Image", background: str) -> "tuple[Image.Image, bool]":
-    """An image on a background, RGB, and whether any of that is seen."""
+def _flattened(image: "Image.Image", background: str) -> "tuple[Image.Image, str]":
+    """An image on a background, RGB, and what is to be said of it; nothing if the image is opaque."""
     from PIL import Image
 
     image = image.convert("RGBA")
     alpha = image.getchannel("A")
     if alpha.getextrema()[0] == 255:
-        return image.convert("RGB"), False
+        return image.convert("RGB"), ""
     canvas = Image.new("RGB", image.size, background)
+    lost = canvas.getextrema()
     canvas.paste(image, mask=alpha)
-    return canvas, True
+    lost = canvas.getextrema() == lost
+    return canvas, f"composited on {background}" + ", where nothing of it is seen" * lost
 
 
 def _resized(

@@ -120,6 +120,7 @@ def test_every_kind_of_transparency_is_composited(background, encoding, kinds, s
         assert error.max() <= (30 if encoding == "jpeg" else 0 if exact else 1.0), name
         assert encoding != "jpeg" or error.mean() < 4
         change = f"{kind} composited on {background}"
+        change += ", where nothing of it is seen" * bool((expected == COLOURS[background]).all())
         expected_changes[change] = expected_changes.get(change, 0) + 1
     expected_changes["16 bits a channel scaled to 8"] = sum("16 bit" in name for name in kinds)
     changes = report_of(directory)["splits"]["train"]["changes"]
@@ -161,6 +162,19 @@ def test_opaque_pictures_are_not_called_transparent(tmp_path):
     }
     report = report_of(prepared("image_folder", put(tmp_path / "source", files)))
     assert report["splits"]["train"]["changes"] == {"opaque RGBA converted to RGB": 1, "grey converted to RGB": 1}
+
+
+def test_pictures_of_which_nothing_is_seen_are_told(tmp_path):
+    """White drawings on white are as lost as black ones were on nothing."""
+    white, black = np.full((2, 8, 8, 4), 255, np.uint8)
+    white[..., 3] = black[..., 3] = noise(8, 8)
+    black[..., :3] = 0
+    source = put(tmp_path / "source", {"a.png": encoded(white), "b.png": encoded(black), "c.png": encoded(black * 0)})
+    for background, lost in (("white", 2), ("black", 2), ("#808080", 1)):
+        directory = prepared("image_folder", source, background=background, config=background.strip("#"))
+        change = f"RGBA composited on {background}"
+        expected = {f"{change}, where nothing of it is seen": lost, change: 3 - lost}
+        assert report_of(directory)["splits"]["train"]["changes"] == expected
 
 
 def halo():
