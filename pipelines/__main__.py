@@ -10,6 +10,7 @@ NAME_OR_DIR may also be a file or a quoted glob of TFRecord or ArrayRecord shard
 
     sid2-data prepare digits --data_dir=data
     sid2-data prepare image_folder --source=photos --image_size=256 --data_dir=data
+    sid2-data prepare image_folder --source=coco --splits=train=train2017,test=val2017 --data_dir=data
     sid2-data prepare imagenet --source=/downloads --image_size=512 --encoding=png --data_dir=data
     sid2-data prepare kinetics600 --source=/clips --annotations=/csv --image_size=128 --num_frames=16 --data_dir=data
     sid2-data verify data/image_folder
@@ -42,13 +43,36 @@ flags.DEFINE_boolean("help", False, "show this help", flag_values=FLAGS)
 
 # What only some data sets take; None: not given.
 SETTINGS = ("source", "config", "image_size", "encoding", "quality", "channels", "num_classes")
-SETTINGS += ("annotations", "num_frames", "stride")
+SETTINGS += ("background", "min_size", "animated", "splits", "classes", "annotations", "num_frames", "stride")
 flags.DEFINE_string("source", None, "prepare: the folder or file of yours that it is made from", flag_values=FLAGS)
 flags.DEFINE_string("config", None, "prepare: name for the folder; default: from the settings", flag_values=FLAGS)
 flags.DEFINE_integer("image_size", None, "prepare: side of ADM's centre crop; show: of the images", flag_values=FLAGS)
 flags.DEFINE_string("encoding", None, "prepare: png, jpeg or original", flag_values=FLAGS)
 flags.DEFINE_integer("quality", None, "prepare: of JPEG, 1 to 100", flag_values=FLAGS)
-flags.DEFINE_integer("channels", None, "prepare, plain files: 3 (RGB) or 1 (grey)", flag_values=FLAGS)
+flags.DEFINE_integer("channels", None, "prepare, plain files: 3 (RGB) or 1 (grey); plain: 4", flag_values=FLAGS)
+flags.DEFINE_string(
+    "background",
+    None,
+    "prepare, plain files: colour on which transparent pictures are composited, #rrggbb or a name; default: white. "
+    "prepare: keep stores RGBA, with 4 channels",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer("min_size", None, "prepare: pictures with a shorter side are left out", flag_values=FLAGS)
+flags.DEFINE_string(
+    "animated",
+    None,
+    "prepare: of GIFs and others with several frames the first, or skip; default: first",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
+    "splits", None, "prepare image_folder: train=FOLDER,test=FOLDER, or none: no folder is a split", flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "classes",
+    None,
+    "prepare image_folder: top (the first folder below the split is the class), parent (the folder of the file), none",
+    flag_values=FLAGS,
+)
 flags.DEFINE_integer("num_classes", None, "prepare npz, plain files: labels are below it", flag_values=FLAGS)
 flags.DEFINE_string("annotations", None, "prepare kinetics600: the official CSV files", flag_values=FLAGS)
 flags.DEFINE_integer("num_frames", None, "prepare kinetics600: frames a clip", flag_values=FLAGS)
@@ -101,7 +125,8 @@ def _print_report(path: "epath.Path") -> None:
     for split, part in report["splits"].items():
         said = [f"{part['examples']} examples"]
         said += [f"{count} {change}" for change, count in sorted(part["changes"].items())]
-        said += [f"{part['left_out']} left out"] * bool(part["left_out"])
+        said += [f"{count} left out {reason}" for reason, count in sorted(part["skipped"].items())]
+        said += [f"{part['left_out']} bad ones left out"] * bool(part["left_out"])
         print(f"{split}: {', '.join(said)}", file=sys.stderr)
         for reason in part["left_out_first"][:10]:
             print(f"  left out: {reason}", file=sys.stderr)
@@ -148,6 +173,7 @@ def _features() -> RecordFeatures | None:
         "image": FLAGS.image_key,
         "label": FLAGS.label_key,
         "channels": FLAGS.channels,
+        "background": FLAGS.background,
         "num_classes": FLAGS.num_classes,
     }
     given = {name: value for name, value in given.items() if value is not None}

@@ -168,7 +168,7 @@ def _fill(report: SplitReport, source: Source, decode: bool) -> None:
                 report.faults.append(found)
                 continue
             digest, header, label = found
-            report.kinds[f"{header.format.upper()}, {images.name_of_channels(header.channels)}"] += 1
+            report.kinds[f"{header.format.upper()}, {images.name_of_channels(header.channels, header.format)}"] += 1
             report.sizes[header.height, header.width] += 1
             if label is not None:
                 report.per_class[label] += 1

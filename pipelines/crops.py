@@ -7,6 +7,8 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
+_WHOLE = 2**26  # pixels of a resized image
+
 
 def adm_center_crop(image: "Image.Image", size: int) -> "Image.Image":
     """The centre crop of ADM (Dhariwal & Nichol, arXiv 2105.05233), which ImageNet's FIDs are measured with.
@@ -15,7 +17,7 @@ def adm_center_crop(image: "Image.Image", size: int) -> "Image.Image":
     side is `size`, cut the middle out. Small images are enlarged.
 
     Args:
-        image: a Pillow image of 8 bits a channel, any size.
+        image: a Pillow image of 8 bits a channel, any size. Colours of RGBA are weighted by alpha when it is resized.
         size: side of the square, in pixels.
     """
     from PIL import Image
@@ -23,9 +25,15 @@ def adm_center_crop(image: "Image.Image", size: int) -> "Image.Image":
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    width, height = round(image.width * scale), round(image.height * scale)
+    left, top = (width - size) // 2, (height - size) // 2
+    if width * height <= _WHOLE:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        return image.crop((left, top, left + size, top + size))
+    # A line of one pixel would need gigabytes; the same up to rounding, without what is cut off.
+    across, down = image.width / width, image.height / height
+    box = (left * across, top * down, (left + size) * across, (top + size) * down)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
 
 
 def center_windows(heights: np.ndarray, widths: np.ndarray, aspect: float = 1.0) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from pipelines import images
 from pipelines.examples import Example
 from pipelines.faults import BadRecord
-from pipelines.images import BadImage
+from pipelines.images import BadImage, Header
 from pipelines.options import ReadOptions
 from pipelines.source import Source
 
@@ -60,8 +60,12 @@ class Decoder:
             header = self._source.example(0).header
         except BadRecord:
             return False
-        fits = (header.height, header.width) == self._size and self._options.crop != "random"
-        return fits and self._decode_group is not None
+        return self._decode_group is not None and self._comes_out(header)
+
+    def _comes_out(self, header: Header) -> bool:
+        """Whether an image needs nothing but decoding."""
+        fits = (header.height, header.width, header.channels) == self.shape[-3:]
+        return fits and self._options.crop != "random"
 
     def _fill_group(self, first: int, images: np.ndarray, labels: np.ndarray, good: np.ndarray) -> BadRecord | None:
         """`fill` for at most GROUP examples."""
@@ -114,8 +118,7 @@ class Decoder:
         if self._decode_group is None or len(examples) < GROUP or len(self.shape) == 4:
             return None
         headers = [example.header for example in examples]
-        whole = all((header.height, header.width) == self._size for header in headers)
-        if not whole or self._options.crop == "random" or len({header.format for header in headers}) > 1:
+        if not all(map(self._comes_out, headers)) or len({header.format for header in headers}) > 1:
             return None
         try:
             return self._decode_group(headers[0].format, [example.images[0] for example in examples])
@@ -141,10 +144,10 @@ class Decoder:
 
     def _into(self, pixels: np.ndarray, number: int, example: Example, position: int, flip: bool) -> None:
         """Decodes one example into uint8 [H,W,C] or [T,H,W,C]."""
-        window = self._window(example, position)
+        window, background = self._window(example, position), self._source.schema.features.background
         try:
             for frame, data in zip(pixels.reshape(-1, *self.shape[-3:]), example.images, strict=True):
-                image = images.decode(data, window, self._size)
+                image = images.decode(data, window, self._size, channels=self.shape[-1], background=background)
                 frame[...] = image[:, ::-1] if flip else image
         except BadImage as error:
             reason = f"the feature {self._source.schema.features.image} {error}"

@@ -6,7 +6,16 @@ What is wrong is found here, by the headers of the images and without decoding t
 import dataclasses
 
 from pipelines.extras import require
-from pipelines.images import BadImage, Header, name_of_channels, read_header
+from pipelines.images import (
+    KEEP,
+    MODES,
+    BadImage,
+    Header,
+    converts,
+    name_of_channels,
+    parse_background,
+    read_header,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,18 +25,25 @@ class RecordFeatures:
     Attributes:
         image: key of the encoded image (JPEG or PNG), or of the list of encoded frames of a clip.
         label: key of the label, one integer; None: the records have none, or none is wanted.
-        channels: 1 (grey) or 3 (RGB). A prepared data set says this itself.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA) of what is read; grey and CMYK images among RGB ones are converted. A
+            prepared data set says this itself.
         num_classes: labels are in 0..num_classes-1; None: any label of 32 bits. A prepared data set says this itself.
+        background: the colour on which transparent images are composited where fewer than 4 channels are read: a name
+            or "#rrggbb". `prepare` has done so with what it has written; records of others may hold such images.
     """
 
     image: str = "image"
     label: str | None = "label"
     channels: int = 3
     num_classes: int | None = None
+    background: str = "white"
 
     def __post_init__(self) -> None:
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels must be 1 or 3, got {self.channels!r}")
+        if self.channels not in MODES:
+            raise ValueError(f"channels must be 1, 3 or 4, got {self.channels!r}")
+        object.__setattr__(self, "background", parse_background(self.background))
+        if self.background == KEEP:
+            raise ValueError("background must be a colour for reading, got 'keep': give channels=4 to read RGBA")
         if self.num_classes is not None and (not isinstance(self.num_classes, int) or self.num_classes < 1):
             raise ValueError(f"num_classes must be None or at least 1, got {self.num_classes!r}")
 
@@ -72,7 +88,7 @@ def parse(record: bytes, schema: Schema) -> Example:
     images = _images(stored, features.image, schema.num_frames)
     header = _header(images[0], features.image, schema.image_shape)
     for frame in images[1:]:
-        _header(frame, features.image, (header.height, header.width, header.channels))
+        _header(frame, features.image, (header.height, header.width, schema.image_shape[2]))
     return Example(images, header, None if features.label is None else _label(stored, features))
 
 
@@ -89,8 +105,8 @@ def _header(image: bytes, key: str, shape: tuple[int | None, int | None, int]) -
         header = read_header(image)
     except BadImage as error:
         raise ValueError(f"the feature {key} {error}") from None
-    if header.channels != shape[2]:
-        found, expected = name_of_channels(header.channels), name_of_channels(shape[2])
+    if not converts(header.channels, shape[2]):
+        found, expected = name_of_channels(header.channels, header.format), name_of_channels(shape[2])
         raise ValueError(f"the feature {key} is {found}, expected {expected}")
     if (shape[0] or header.height, shape[1] or header.width) != (header.height, header.width):
         raise ValueError(

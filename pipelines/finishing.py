@@ -50,12 +50,13 @@ def _parts(work: "epath.Path", shards: list[Shard]) -> Iterator[tuple[Shard, dic
 def _of_split(work: "epath.Path", shards: list[Shard]) -> dict[str, Any]:
     """Totals of a split; writes its offsets."""
     lengths, bad, offsets = [], [], []
-    changes, labels = collections.Counter(), collections.Counter()
+    changes, skipped, labels = collections.Counter(), collections.Counter(), collections.Counter()
     for _, part in _parts(work, shards):
         lengths.append(len(part["digests"]))
         bad += part["bad"]
         offsets.append(np.asarray(part["offsets"], np.int64))
         changes.update(part["changes"])
+        skipped.update(part["skipped"])
         labels.update(part["labels"])
     if len(offsets[0]):
         with (work / INDEX_FILE.format(split=shards[0].split)).open("wb") as file:
@@ -64,6 +65,7 @@ def _of_split(work: "epath.Path", shards: list[Shard]) -> dict[str, Any]:
         "examples": sum(lengths),
         "shard_lengths": lengths,
         "changes": dict(changes),
+        "skipped": dict(skipped),
         "per_class": {label: labels[label] for label in sorted(labels, key=int)},
         "left_out": len(bad),
         "left_out_first": bad[:LISTED],
@@ -101,9 +103,9 @@ def _write_description(
     infos = []
     for split, part in report["splits"].items():
         if not part["examples"]:
-            raise ValueError(
-                f"no example of the split {split!r} could be made: {'; '.join(part['left_out_first'][:3])}"
-            )
+            reasons = [f"{count} {reason}" for reason, count in sorted(part["skipped"].items())]
+            reasons += part["left_out_first"][:3]
+            raise ValueError(f"no example of the split {split!r} could be made: {'; '.join(reasons)}")
         files = [work / shard.filename(builder) for shard in shards if shard.split == split]
         size = sum(file.stat().length for file in files)
         infos.append(core.SplitInfo(name=split, shard_lengths=part["shard_lengths"], num_bytes=size))

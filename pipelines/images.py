@@ -1,7 +1,8 @@
 """Encoded images: what their headers say, and decoding and encoding them with Pillow.
 
-A stored image is a JPEG or PNG of 8 bits with 1 (grey) or 3 (RGB) channels. Everything else is converted when a data
-set is prepared, or refused.
+A stored image is a JPEG or PNG of 8 bits with 1 (grey), 3 (RGB) or 4 (RGBA) channels. Everything else is converted when
+a data set is prepared (pipelines.opening), or refused. Records of others may hold grey, CMYK or transparent images
+among RGB ones: they are converted when they are read, by the same rule as in preparing (`in_mode`).
 """
 
 import dataclasses
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-MODES = {1: "L", 3: "RGB"}
-_MODE_NAMES = {"L": "grey", "RGB": "RGB", "1": "black and white", "P": "palette", "LA": "grey with alpha"}
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+KEEP = "keep"  # the background of those who want transparency itself, as a fourth channel
+_MODE_NAMES = {"L": "grey", "1": "black and white", "P": "palette", "LA": "grey with alpha", "PA": "palette with alpha"}
 ENCODINGS = ("png", "jpeg")
 _SIGNATURES = {
     b"GIF8": "a GIF",
@@ -24,9 +26,6 @@ _SIGNATURES = {
     b"II*\0": "a TIFF",
     b"MM\0*": "a TIFF",
 }
-# Not all that Pillow knows: some formats make it start other programs.
-_OPENED = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-_ORIENTATION = 0x0112  # tag of EXIF
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type; a palette is decoded to RGB
 # Start-of-frame markers of JPEG: C4, C8 and CC are others.
@@ -40,7 +39,10 @@ class BadImage(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What the first bytes of a JPEG or PNG say, without decoding it. `format` is "jpeg" or "png"."""
+    """What the first bytes of a JPEG or PNG say, without decoding it.
+
+    `format` is "jpeg" or "png"; `channels` 1 (grey), 2 (grey and transparency), 3 (RGB) or 4 (RGBA, or CMYK in a JPEG).
+    """
 
     format: str
     height: int
@@ -63,8 +65,13 @@ def read_header(data: bytes) -> Header:
             return _png_header(data)
     except (IndexError, struct.error):
         raise BadImage(f"ends inside its header, after {len(data)} bytes") from None
-    what = next((name for start, name in _SIGNATURES.items() if data.startswith(start)), None)
+    what = format_name(data)
     raise BadImage(f"is {what} image: only JPEG and PNG are read" if what else "is no image")
+
+
+def format_name(data: bytes) -> str | None:
+    """ "a GIF" and the like, by the first bytes; None if they are of no known format but JPEG and PNG."""
+    return next((name for start, name in _SIGNATURES.items() if data.startswith(start)), None)
 
 
 def _jpeg_header(data: bytes) -> Header:
@@ -95,8 +102,8 @@ def _png_header(data: bytes) -> Header:
     while (kind := data[at + 4 : at + 8]) not in (b"IDAT", b""):
         if kind == b"acTL":
             raise BadImage("is an animated PNG")
-        if kind == b"tRNS" and colour == 3:
-            colour = 6  # a palette with transparent colours is decoded to RGBA
+        if kind == b"tRNS" and colour in (0, 2, 3):
+            colour = 4 if colour == 0 else 6  # transparent colours are decoded to a channel more
         at += 12 + struct.unpack_from(">I", data, at)[0]
     return _checked("png", bits, height, width, _PNG_CHANNELS[colour])
 
@@ -109,39 +116,130 @@ def _checked(format: str, bits: int, height: int, width: int, channels: int) -> 
     return Header(format, height, width, channels)
 
 
-def name_of_channels(channels: int) -> str:
+def name_of_channels(channels: int, format: str = "png") -> str:
     """ "grey" for 1, and so on."""
-    return {1: "grey", 2: "grey with alpha", 3: "RGB", 4: "RGBA or CMYK"}.get(channels, f"of {channels} channels")
+    names = {1: "grey", 2: "grey with alpha", 3: "RGB", 4: "RGBA" if format == "png" else "CMYK"}
+    return names.get(channels, f"of {channels} channels")
 
 
-def decode(data: bytes, window: "np.ndarray | None" = None, size: tuple[int, int] | None = None) -> "np.ndarray":
-    """Decodes a JPEG or PNG that `read_header` accepts: uint8 [H, W, 1 or 3].
+def converts(found: int, wanted: int) -> bool:
+    """Whether `decode` gives images of `found` channels as `wanted` ones; colours are not made grey in silence."""
+    return found in ((1, 2) if wanted == 1 else (1, 2, 3, 4))
+
+
+def decode(
+    data: bytes,
+    window: "np.ndarray | None" = None,
+    size: tuple[int, int] | None = None,
+    *,
+    channels: int | None = None,
+    background: str = "white",
+) -> "np.ndarray":
+    """Decodes a JPEG or PNG that `read_header` accepts: uint8 [H, W, C].
 
     Args:
         data: the encoded image.
         window: (top, left, height, width) of what is cut out; None: all of it.
         size: (height, width) to which that is resized; None: as it is.
+        channels: C, 1, 3 or 4; None: that of `read_header`, with 3 for CMYK, and for transparency, which is composited.
+        background: as in `in_mode`.
 
     A JPEG that is to be made much smaller is decoded at a half, a quarter or an eighth, which takes less time.
 
     Raises:
         BadImage: it cannot be decoded.
     """
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+        with open_image(data, ("JPEG", "PNG")) as image:
             width, height = image.size
             window = (0, 0, height, width) if window is None else tuple(map(int, window))
             size = size or window[2:]
             # Of the whole image, so that the window has still as many pixels as are wanted.
             image.draft(None, (math.ceil(width * size[1] / window[3]), math.ceil(height * size[0] / window[2])))
             image.load()
-            if image.mode not in MODES.values():
-                image = image.convert("L" if image.mode == "1" else "RGB")
+            channels = channels or (1 if image.mode in ("1", "L") else 3)
+            image, _ = in_mode(image, channels, background)
             return _resized(image, window, size, (image.height / height, image.width / width))
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, zlib.error...
-        raise BadImage(f"cannot be decoded ({_one_line(error)})") from None
+        raise BadImage(f"cannot be decoded ({one_line(error)})") from None
+
+
+def open_image(data: bytes, formats: tuple[str, ...]) -> "Image.Image":
+    """Pillow's Image.open, with the transparent colour of a grey PNG of 1, 2 or 4 bits in the range of its pixels."""
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(data), formats=formats)
+    if image.format == "PNG" and data[25] == 0 and data[24] < 8 and "transparency" in image.info:
+        (stored,) = struct.unpack_from(">H", data, data.index(b"tRNS", 33) + 4)
+        image.info["transparency"] = stored * (255 // (2 ** data[24] - 1))
+    return image
+
+
+def parse_background(value: object) -> str:
+    """A background in the form that is recorded: "white", "black", "#rrggbb" or "keep".
+
+    Raises:
+        ValueError: Pillow knows no such colour, or it is transparent itself.
+    """
+    from PIL import ImageColor
+
+    if value == KEEP:
+        return KEEP
+    try:
+        colour = ImageColor.getrgb(value)
+    except (ValueError, AttributeError, TypeError):
+        colour = ()
+    if len(colour) != 3:
+        raise ValueError(f"background must be white, black, a colour (#rrggbb or a CSS name) or keep, got {value!r}")
+    named = {(255, 255, 255): "white", (0, 0, 0): "black"}
+    return named.get(colour) or "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def in_mode(image: "Image.Image", channels: int, background: str) -> "tuple[Image.Image, str]":
+    """An image of 8 bits a channel as grey, RGB or RGBA.
+
+    Args:
+        image: in any colour mode that Pillow converts.
+        channels: 1, 3 or 4.
+        background: the colour on which transparency is composited; with 4 channels it is kept.
+
+    Returns:
+        the image, and what was changed ("CMYK converted to RGB", "RGBA composited on white"), or the empty string.
+    """
+    mode, name = MODES[channels], _MODE_NAMES.get(image.mode, image.mode)
+    if image.mode == mode and (mode == "RGBA" or not image.has_transparency_data):
+        return image, ""
+    change = f"{name} converted to {_MODE_NAMES.get(mode, mode)}" if image.mode != mode else ""
+    if image.has_transparency_data:
+        of_colours = image.mode in ("1", "L", "P", "RGB")  # and not a channel
+        name += " with transparency" * of_colours
+        if mode == "RGBA":
+            change = f"{name} converted to RGBA"
+        else:
+            image, composited = _flattened(image, background)
+            opaque = change if of_colours else f"opaque {change}"
+            change = f"{name} {composited}" if composited else opaque
+    elif mode == "RGBA":
+        image = image.convert("RGB")  # not every mode is converted to RGBA in one step
+    image = image.convert(mode)
+    for key in ("transparency", "icc_profile"):  # of the image as it was, and no more true
+        image.info.pop(key, None)
+    return image, change
+
+
+def _flattened(image: "Image.Image", background: str) -> "tuple[Image.Image, str]":
+    """An image on a background, RGB, and what is to be said of it; nothing if the image is opaque."""
+    from PIL import Image
+
+    image = image.convert("RGBA")
+    alpha = image.getchannel("A")
+    if alpha.getextrema()[0] == 255:
+        return image.convert("RGB"), ""
+    canvas = Image.new("RGB", image.size, background)
+    lost = canvas.getextrema()
+    canvas.paste(image, mask=alpha)
+    lost = canvas.getextrema() == lost
+    return canvas, f"composited on {background}" + ", where nothing of it is seen" * lost
 
 
 def _resized(
@@ -164,51 +262,6 @@ def _resized(
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def open_source(data: bytes, *, channels: int, upright: bool) -> "tuple[Image.Image, str]":
-    """Opens an image file of any format that Pillow reads, as 8-bit grey or RGB.
-
-    Args:
-        data: the bytes of the file.
-        channels: 1 for grey, 3 for RGB; other colour modes are converted.
-        upright: turn it as its EXIF orientation says.
-
-    Returns:
-        the image, and what was changed beside that ("grey converted to RGB"), or the empty string.
-
-    Raises:
-        BadImage: no image, damaged, animated, or of more than 8 bits a channel.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    if not data:
-        raise BadImage("is empty")
-    if data[:8] == _PNG:
-        read_header(data)  # Pillow cuts colours of 16 bits down to 8 without a word
-    try:
-        image = Image.open(io.BytesIO(data), formats=_OPENED)
-        frames = getattr(image, "n_frames", 1)
-        if frames == 1:  # else there is no need to decode it, and a thousand frames take their time
-            image.load()
-        turn = upright and image.getexif().get(_ORIENTATION, 1) != 1
-    except UnidentifiedImageError:
-        raise BadImage("is no image that Pillow knows") from None
-    except Exception as error:
-        raise BadImage(f"cannot be decoded ({_one_line(error)})") from None
-    # A photograph with a small preview behind it is a JPEG of several frames to Pillow (MPO), and not animated.
-    if frames > 1 and image.format != "MPO":
-        raise BadImage(f"is animated ({frames} frames)")
-    if image.mode.startswith(("I", "F")):
-        raise BadImage(f"has more than 8 bits a channel (mode {image.mode})")
-    mode, changes = MODES[channels], []
-    if turn:
-        image = ImageOps.exif_transpose(image)
-        changes.append("turned upright")
-    if image.mode != mode:
-        changes.append(f"{_MODE_NAMES.get(image.mode, image.mode)} converted to {_MODE_NAMES[mode]}")
-        image = image.convert(mode)
-    return image, " and ".join(changes)
-
-
 def encode(image: "Image.Image", encoding: str, quality: int) -> bytes:
     """Encodes an image as "png", or as "jpeg" of the given quality without chroma subsampling at 90 and above."""
     file = io.BytesIO()
@@ -220,17 +273,23 @@ def encode(image: "Image.Image", encoding: str, quality: int) -> bytes:
 
 
 def from_pixels(pixels: "np.ndarray") -> bytes:
-    """Encodes uint8 [H, W, 1 or 3] as PNG."""
+    """Encodes uint8 [H, W, 1, 3 or 4] as PNG."""
     from PIL import Image
 
     return encode(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), "png", 100)
 
 
 def grid(pixels: "np.ndarray") -> "np.ndarray":
-    """uint8 [N, H, W, 1 or 3] side by side as one picture, uint8 [H', W', 3]; small images are enlarged."""
+    """uint8 [N, H, W, 1, 3 or 4] side by side as one picture, uint8 [H', W', 3].
+
+    Small images are enlarged, transparent ones lie on grey.
+    """
     import numpy as np
 
-    count, height, width, _ = pixels.shape
+    count, height, width, channels = pixels.shape
+    if channels == 4:
+        alpha = pixels[..., 3:] / 255
+        pixels = np.rint(pixels[..., :3] * alpha + 128 * (1 - alpha)).astype(np.uint8)
     scale, columns = max(1, 64 // max(height, width)), math.ceil(math.sqrt(count))
     large = np.repeat(np.repeat(np.broadcast_to(pixels, (*pixels.shape[:3], 3)), scale, 1), scale, 2)
     cells = np.full((-(-count // columns) * columns, height * scale + 2, width * scale + 2, 3), 255, np.uint8)
@@ -239,5 +298,5 @@ def grid(pixels: "np.ndarray") -> "np.ndarray":
     return rows.reshape(rows.shape[0] * rows.shape[1], -1, 3)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__

@@ -15,6 +15,7 @@ import numpy as np
 from pipelines.datasets import dataset_names, near_names
 from pipelines.examples import RecordFeatures, Schema
 from pipelines.extras import require_tfds
+from pipelines.images import MODES
 from pipelines.records import FORMATS
 
 if TYPE_CHECKING:
@@ -255,7 +256,10 @@ def _schema(stored: "tfds.features.FeaturesDict", wanted: RecordFeatures | None,
         raise ValueError(f"the data set in {directory} has no feature {label!r}, but {', '.join(sorted(stored))}")
     else:
         label = num_classes = None
-    features = RecordFeatures(image=image, label=label, channels=shape[2], num_classes=num_classes)
+    background = wanted.background if wanted else RecordFeatures.background
+    features = RecordFeatures(
+        image=image, label=label, channels=shape[2], num_classes=num_classes, background=background
+    )
     return Schema(features=features, image_shape=shape, num_frames=frames)
 
 
@@ -264,13 +268,13 @@ def _image_shape(
 ) -> tuple[int | None, tuple[int | None, int | None, int]]:
     """T, or None for an image, and (H, W, C) of a feature."""
     shape = tuple(stored[key].shape) if key in stored and stored[key].np_dtype == np.uint8 else ()
-    if len(shape) == 3 and shape[2] in (1, 3):
+    if len(shape) == 3 and shape[2] in MODES:
         return None, shape
-    if len(shape) == 4 and shape[0] and shape[3] in (1, 3):
+    if len(shape) == 4 and shape[0] and shape[3] in MODES:
         return shape[0], shape[1:]
     raise ValueError(
-        f"the data set in {directory} has no uint8 image [H,W,C] or clip [T,H,W,C] of 1 or 3 channels named {key!r}, "
-        "but " + ", ".join(f"{name} ({feature})" for name, feature in sorted(stored.items()))
+        f"the data set in {directory} has no uint8 image [H,W,C] or clip [T,H,W,C] of 1, 3 or 4 channels "
+        f"named {key!r}, but " + ", ".join(f"{name} ({feature})" for name, feature in sorted(stored.items()))
     )
 
 

@@ -1,5 +1,6 @@
 """Writing data sets as TFRecord or ArrayRecord shards: with all cores of one machine, or with Apache Beam."""
 
+import collections
 import contextlib
 import dataclasses
 import difflib
@@ -10,12 +11,14 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from absl import logging
+
 from pipelines.datasets import ENTRIES, dataset_names, near_names
 from pipelines.extras import require, require_tfds
 from pipelines.finishing import finish, finish_cleaning
 from pipelines.locating import INFO_FILE, tfds_path
 from pipelines.records import FORMATS
-from pipelines.shards import PARTS, BuilderSpec, Shard, cut, write_shard, write_whole, written
+from pipelines.shards import PARTS, REMEDY, BuilderSpec, Shard, cut, write_shard, write_whole, written
 
 if TYPE_CHECKING:
     from etils import epath
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from pipelines.datasets.local_builder import Item, LocalBuilder, SourceConfig
 
 EXAMPLES_PER_SHARD = 1024
+_MAY_HAVE_BEEN_TRANSPARENT = ("RGBA", "grey with alpha", "palette", "PA")  # in reports of earlier versions
 # Below so many examples starting processes costs more than they save.
 WORTH_PROCESSES = 4000
 
@@ -66,7 +70,10 @@ def prepare(
             paths.
         beam_options: Beam's own options, as on a command line.
         **settings: of a data set that is made from the user's files: `source` (needed), `image_size`, `encoding`,
-            `quality`, `channels`, `config` (a name for the folder), and others that its builder documents.
+            `quality`, `channels`, `config` (a name for the folder); of one that is made of pictures also `background`
+            (of transparent ones: "white", a colour, or "keep" for RGBA), `min_size` (smaller ones are left out) and
+            `animated` ("first" frame, or "skip"); of image_folder also `splits` ("train=train2017,test=val2017", or
+            "none") and `classes` ("top", "parent", "none"); and others that its builder documents.
 
     Raises:
         ValueError: unknown name or setting, a setting out of range, a `data_dir` that is a file, or has something else
@@ -188,13 +195,22 @@ def _already_there(final: "epath.Path", spec: BuilderSpec) -> str:
     if not (final / INFO_FILE).exists():
         raise ValueError(f"{final} exists and holds no prepared data set: remove it, or give another data_dir")
     finish_cleaning(final)
-    report = final / "report.json"
-    before = json.loads(report.read_text())["settings"] if report.exists() else {}
-    differing = [
-        f"{key}={value!r} (there: {before[key]!r})"
-        for key, value in _settings(spec).items()
-        if before.get(key, value) != value
-    ]
+    settings, path = _settings(spec), final / "report.json"
+    report = json.loads(path.read_text()) if path.exists() else {"settings": settings, "splits": {}}
+    # Settings that an earlier version did not know were as the defaults say, but that it dropped transparency.
+    before = {key: getattr(type(spec.config), key, value) for key, value in settings.items()} | report["settings"]
+    changes = collections.Counter()
+    for part in report["splits"].values() if "background" not in report["settings"] else ():
+        changes.update(part["changes"])
+    dropped = sum(count for change, count in changes.items() if change.startswith(_MAY_HAVE_BEEN_TRANSPARENT))
+    if dropped:
+        logging.warning(
+            "%s was prepared by an earlier version, which dropped the transparency of images: %d of them were of kinds "
+            "that may have it; give another config name to prepare it anew",
+            final,
+            dropped,
+        )
+    differing = [f"{key}={value!r} (there: {before[key]!r})" for key, value in settings.items() if before[key] != value]
     if differing:
         raise ValueError(f"{final} was prepared with other settings: {', '.join(differing)}; give another config name")
     return os.fspath(final)
@@ -294,5 +310,6 @@ def _watched(done: Iterable[tuple[Shard, int, list[str]]], total: int, allowed: 
         for _, examples, reasons in done:
             bad += reasons
             if allowed is not None and len(bad) > allowed:
-                raise BadSource(f"{len(bad)} sources are bad, and max_bad_sources is {allowed}; the last is {bad[-1]}")
+                count = f"{len(bad)} sources are bad, and max_bad_sources is {allowed}"
+                raise BadSource(f"{count} ({REMEDY}); the last is {bad[-1]}")
             bar.advance(task, examples + len(reasons))

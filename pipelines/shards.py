@@ -25,6 +25,7 @@ from absl import logging
 from pipelines import tfrecord
 from pipelines.datasets import ENTRIES
 from pipelines.extras import require, require_tfds
+from pipelines.warned import heard_from_pillow
 
 if TYPE_CHECKING:
     from etils import epath
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pipelines.datasets.local_builder import Item, LocalBuilder, SourceConfig
 
 PARTS = "parts"
+REMEDY = "--max_bad_sources=N leaves out and lists up to N such sources"
 TEMPORARY = re.compile(r"\..+\.writing-[^/]+-\d+")  # names of files that are being written
 
 
@@ -100,7 +102,7 @@ def write_shard(spec: BuilderSpec, directory: str, shard: Shard, allowed: int | 
         allowed: how many sources may be left out, of all shards; 0: the first one raises; None: any number.
 
     Returns:
-        the shard, how many examples it holds, and what is wrong with the sources that were left out.
+        the shard, how many sources were dealt with beside bad ones, and what is wrong with the bad ones.
 
     Raises:
         BadSource: no example can be made of a source, and none may be left out.
@@ -131,27 +133,33 @@ def written(directory: str, shard: Shard) -> tuple[Shard, int, list[str]]:
     """What `write_shard` returns, of a shard that is there."""
     root = require("etils.epath", extra="data").Path(directory)
     report = json.loads((root / f"{shard.part}.done.json").read_text())
-    return shard, len(report["digests"]), report["bad"]
+    return shard, len(report["digests"]) + sum(report["skipped"].values()), report["bad"]
 
 
 def _write(builder: "LocalBuilder", root: "epath.Path", shard: Shard, stop_at_bad: bool) -> dict[str, Any]:
     """Writes the file of a shard; returns what goes into its report."""
     from pipelines.datasets.local_builder import BadSource, Item
+    from pipelines.opening import Skipped
 
     items = [Item(*fields) for fields in json.loads((root / f"{shard.part}.items.json").read_text())]
     serializer = require_tfds().core.example_serializer.ExampleSerializer(builder.info.features.get_serialized_info())
-    report = {"bad": [], "changes": collections.Counter(), "labels": collections.Counter(), "digests": [], "keys": []}
+    counters = {name: collections.Counter() for name in ("changes", "skipped", "labels")}
+    report = {"bad": [], "digests": [], "keys": [], **counters}
 
     def records() -> Iterator[bytes]:
         for item in items:
             try:
-                made = builder.example(item)
+                with heard_from_pillow() as warned:
+                    made = builder.example(item)
             except BadSource as error:
                 if stop_at_bad:
-                    raise
+                    raise BadSource(f"{error} ({REMEDY})") from None
                 report["bad"].append(str(error))
                 continue
-            report["changes"].update([made.change] if made.change else [])
+            except Skipped as reason:
+                report["skipped"].update([str(reason)])
+                continue
+            report["changes"].update([*made.changes, *warned])
             report["labels"].update([] if item.label is None else [str(item.label)])
             report["digests"].append(made.digest.hex())
             report["keys"].append(item.key)

@@ -5,6 +5,7 @@ by any number of processes or machines, and a run that was interrupted knows wha
 `download_and_prepare` works too, in one process.
 """
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from pipelines import images
+from pipelines import images, opening
 from pipelines.crops import adm_center_crop
 
 ENCODINGS = (*images.ENCODINGS, "original")
@@ -35,11 +36,11 @@ class Item(NamedTuple):
 
 class Made(NamedTuple):
     """One example that was made: its features, 16 bytes that are equal for equal sources, and what had to be changed
-    in it (a phrase like "CMYK converted to RGB", or the empty string)."""
+    in it (phrases like "CMYK converted to RGB")."""
 
     features: dict[str, Any]
     digest: bytes
-    change: str
+    changes: tuple[str, ...] = ()
 
 
 class BadSource(ValueError):
@@ -67,6 +68,8 @@ class SourceConfig(tfds.core.BuilderConfig):
     quality: int = 95
     channels: int = 3
 
+    CHANNELS = (1, 3)  # those that are accepted
+
     def __post_init__(self) -> None:
         if not isinstance(self.source, (str, os.PathLike)) or not os.fspath(self.source):
             raise ValueError(f"source must be a path, got {self.source!r}")
@@ -83,8 +86,8 @@ class SourceConfig(tfds.core.BuilderConfig):
             raise ValueError(f"encoding 'original' leaves images whole: give no image_size, got {self.image_size}")
         if not isinstance(self.quality, int) or not 1 <= self.quality <= 100:
             raise ValueError(f"quality must be from 1 to 100, got {self.quality!r}")
-        if self.channels not in images.MODES:
-            raise ValueError(f"channels must be 1 or 3, got {self.channels!r}")
+        if self.channels not in self.CHANNELS:
+            raise ValueError(f"channels must be {' or '.join(map(str, self.CHANNELS))}, got {self.channels!r}")
         self.name = self.name or self.default_name()
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise ValueError(f"name must be made of letters, digits, '.', '_' and '-', got {self.name!r}")
@@ -105,20 +108,65 @@ class SourceConfig(tfds.core.BuilderConfig):
         size, encoding = self.image_size, None if self.encoding == "original" else self.encoding
         return tfds.features.Image(shape=(size, size, self.channels), encoding_format=encoding)
 
-    def stored(self, data: bytes, *, upright: bool) -> tuple[bytes, str]:
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class PictureConfig(SourceConfig):
+    """A SourceConfig of data sets made from files or arrays of single pictures.
+
+    Attributes:
+        background: what transparency is composited on: "white", "black", or another colour, "#rrggbb" or a name of CSS;
+            "keep": nothing, images are stored as RGBA, with 4 channels.
+        min_size: pictures of which a side has fewer pixels are left out and counted; None: none. Those smaller than
+            image_size are enlarged and counted.
+        animated: of files with several frames or pages, as GIF, WebP, animated PNG and TIFF may have them, the "first"
+            is taken and counted, or they are left out and counted ("skip").
+    """
+
+    background: str = "white"
+    min_size: int | None = None
+    animated: str = "first"
+
+    def __post_init__(self) -> None:
+        self.background = images.parse_background(self.background)
+        if self.background == images.KEEP:
+            self.CHANNELS = (4,)
+            self.channels = 4 if self.channels == 3 else self.channels
+            if self.encoding == "jpeg":
+                raise ValueError("background 'keep' needs encoding png or original: JPEG has no transparency")
+        elif self.channels == 4:
+            raise ValueError("channels must be 1 or 3, got 4: background='keep' stores RGBA")
+        if self.min_size is not None and (
+            not isinstance(self.min_size, int) or isinstance(self.min_size, bool) or self.min_size < 1
+        ):
+            raise ValueError(f"min_size must be None or at least 1, got {self.min_size!r}")
+        if self.animated not in opening.ANIMATED:
+            raise ValueError(f"animated must be {' or '.join(opening.ANIMATED)}, got {self.animated!r}")
+        super().__post_init__()
+
+    def stored(self, data: bytes, *, upright: bool) -> tuple[bytes, tuple[str, ...]]:
         """The bytes of an image file as they are stored, and what was changed beside crop and encoding.
 
         Raises:
             images.BadImage: it cannot be used.
+            opening.Skipped: it is to be left out.
         """
-        image, change = images.open_source(data, channels=self.channels, upright=upright)
+        image, changes, profile = opening.open_source(
+            data,
+            channels=self.channels,
+            upright=upright,
+            background=self.background,
+            animated=self.animated,
+            min_size=self.min_size,
+        )
+        told = (profile,) if profile else ()
         if self.image_size is not None:
+            told += (f"enlarged to {self.image_size}",) if min(image.size) < self.image_size else ()
             image = adm_center_crop(image, self.image_size)
         if self.encoding != "original":
-            return images.encode(image, self.encoding, self.quality), change
-        if not change and self._readable(data):
-            return data, ""
-        return images.encode(image, "png", self.quality), change or "encoded anew as PNG"
+            return images.encode(image, self.encoding, self.quality), changes + told
+        if not changes and self._readable(data):
+            return data, told
+        return images.encode(image, "png", self.quality), (changes or ("encoded anew as PNG",)) + told
 
     def _readable(self, data: bytes) -> bool:
         """Whether the reader takes these bytes as they are."""
@@ -159,6 +207,7 @@ class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
         Raises:
             BadSource: it cannot be made.
+            opening.Skipped: the settings leave it out.
         """
         raise NotImplementedError
 
@@ -171,4 +220,5 @@ class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, items: list[Item]) -> Iterator[tuple[str, dict[str, Any]]]:
         for item in items:
-            yield item.key, self.example(item).features
+            with contextlib.suppress(opening.Skipped):
+                yield item.key, self.example(item).features

@@ -99,17 +99,45 @@ def adm(image, size):
     return array[top : top + size, left : left + size]
 
 
-def png16(pixels):
-    """uint16 [H, W] or [H, W, 3] as a PNG of 16 bits, which Pillow does not write for RGB."""
+def raw_png(pixels, bits, colour, **chunks):
+    """Whole numbers [H, W, C] as a PNG of any depth and colour type, as Pillow does not write it; `chunks` before them.
+
+    Colour types: 0 grey, 2 RGB, 4 grey and alpha, 6 RGBA.
+    """
     height, width = pixels.shape[:2]
-    colour = 2 if pixels.ndim == 3 else 0
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    rows = np.ascontiguousarray(pixels, ">u2").view(np.uint8).reshape(height, -1)
+    if bits <= 8:
+        flat = np.unpackbits(rows[:, 1::2, None], axis=-1)[..., -bits:]
+        rows = np.packbits(flat.reshape(height, -1), axis=-1)
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+    others = b"".join(chunk(kind.encode(), data) for kind, data in chunks.items())
+    data = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)))
+    return b"\x89PNG\r\n\x1a\n" + header + others + data + chunk(b"IEND", b"")
+
+
+def raw_tiff(pixels, order="<", photometric=1, extra=None):
+    """uint8 or uint16 [H, W, C] as a TIFF without compression. photometric: 0 white is zero, 1 black is, 2 RGB, 5 CMYK;
+    extra: what a channel more is, 0 unspecified, 1 alpha with which colours are multiplied, 2 alpha."""
+    height, width, channels = pixels.shape
+    data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    bits = struct.pack(f"{order}{channels}H", *[8 * pixels.itemsize] * channels)
+    at_bits, at_data = 200, 208
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (259, 3, 1, 1), (262, 3, 1, photometric), (273, 4, 1, at_data)]
+    tags += [(258, 3, channels, at_bits if channels > 2 else bits), (277, 3, 1, channels), (278, 3, 1, height)]
+    tags += [(279, 4, 1, len(data))] + ([] if extra is None else [(338, 3, 1, extra)])
+    file = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HIH", 42, 8, len(tags))
+    for tag, kind, count, value in sorted(tags, key=lambda tag: tag[0]):
+        kept = (
+            value
+            if isinstance(value, bytes)
+            else struct.pack(order + {3: "H", 4: "I"}[kind if count == 1 else 4], value)
+        )
+        file += struct.pack(f"{order}HHI", tag, kind, count) + kept.ljust(4, b"\0")
+    return file.ljust(at_bits, b"\0") + bits.ljust(at_data - at_bits, b"\0") + data
 
 
 def oriented(orientation):

@@ -42,13 +42,6 @@ BAD_RECORDS = {
     "gif": (make.record(animated("GIF"), 1), "the feature image is a GIF image: only JPEG and PNG are read"),
     "webp": (make.record(animated("WEBP"), 1), "is a WebP image: only JPEG and PNG"),
     "apng": (make.record(animated("PNG"), 1), "is an animated PNG"),
-    "cmyk": (
-        make.record(make.encoded(Image.fromarray(PICTURES[0]).convert("CMYK"), "JPEG"), 1),
-        "is RGBA or CMYK, expected RGB",
-    ),
-    "rgba": (make.record(make.png(Image.fromarray(PICTURES[0]).convert("RGBA")), 1), "is RGBA or CMYK, expected RGB"),
-    "grey": (make.record(make.png(PICTURES[0][..., 0]), 1), "is grey, expected RGB"),
-    "grey_jpeg": (make.record(make.encoded(PICTURES[0][..., 0], "JPEG"), 1), "is grey, expected RGB"),
     "sixteen_bits": (make.record(make.png(PICTURES[0][..., 0].astype(np.uint16)), 1), "has 16 bits a channel"),
     "cut_png": (make.record(GOOD[:-30], 1), "the feature image cannot be decoded"),
     "cut_png_header": (make.record(GOOD[:20], 1), "ends inside its header, after 20 bytes"),

@@ -71,6 +71,21 @@ def test_grey_arrays_become_rgb_unless_told_otherwise(tmp_path):
     assert report_of(directory)["splits"]["train"]["changes"] == {"grey converted to RGB": 5}
 
 
+@pytest.mark.parametrize("background, colour", [("white", 255), ("black", 0)])
+def test_arrays_with_alpha_are_composited(background, colour, tmp_path):
+    images = noise(5, 8, 8, 4)
+    alpha = images[..., 3:] / 255
+    source = write_npz(tmp_path / "a.npz", images=images)
+    directory = prepared("npz", source, background=background)
+    flat = np.rint(images[..., :3] * alpha + colour * (1 - alpha)).astype(np.uint8)
+    assert_pixels(directory, [(image, None) for image in flat])
+    assert report_of(directory)["splits"]["train"]["changes"] == {f"RGBA composited on {background}": 5}
+    kept = prepared("npz", source, background="keep", config="kept")
+    assert pipelines.describe(kept).image_shape == (8, 8, 4)
+    (batch,) = pipelines.make_dataset(kept, batch_size=5, training=False)
+    assert sorted(image.tobytes() for image in batch["image"].numpy()) == sorted(image.tobytes() for image in images)
+
+
 def test_number_of_classes_can_be_given(tmp_path):
     source = write_npz(tmp_path / "a.npz", images=noise(3, 8, 8, 3), labels=np.array([0, 1, 1]))
     assert pipelines.describe(prepared("npz", source, num_classes=10)).num_classes == 10
@@ -98,8 +113,8 @@ def _object_array():
 
 IMAGES = noise(4, 8, 8, 3)
 WRONG_ARRAYS = {
-    "float": (dict(images=IMAGES / 255.0), {}, r"'images' of .* must be uint8 \[N,H,W,1 or 3\], got float64 \[4, 8"),
-    "three axes": (dict(images=IMAGES[..., 0]), {}, r"must be uint8 \[N,H,W,1 or 3\], got uint8 \[4, 8, 8\]"),
+    "float": (dict(images=IMAGES / 255.0), {}, r"'images' of .* must be uint8 \[N,H,W,1, 3 or 4\], got float64 \[4, 8"),
+    "three axes": (dict(images=IMAGES[..., 0]), {}, r"must be uint8 \[N,H,W,1, 3 or 4\], got uint8 \[4, 8, 8\]"),
     "channels first": (dict(arr_0=np.moveaxis(IMAGES, -1, 1)), {}, r"'arr_0' of .* got uint8 \[4, 3, 8, 8\]"),
     "labels too few": (dict(images=IMAGES, labels=np.arange(3)), {}, r"must be integers \[4\], got int64 \[3\]"),
     "one-hot": (dict(images=IMAGES, labels=np.eye(4, dtype=int)), {}, r"must be integers \[4\], got int64 \[4, 4\]"),

@@ -52,7 +52,7 @@ class Digits(LocalBuilder):
         (index,) = item.source
         pixels = np.rint(_digits().images[index] * (255 / 16)).astype(np.uint8)
         image = images.from_pixels(pixels[..., None])
-        return Made({"image": image, "label": item.label}, hashlib.blake2b(image, digest_size=16).digest(), "")
+        return Made({"image": image, "label": item.label}, hashlib.blake2b(image, digest_size=16).digest())
 
 
 @functools.cache

@@ -7,22 +7,39 @@ import hashlib
 import inspect
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow_datasets as tfds
 
-from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, LocalInfo, Made, SourceConfig
+from pipelines.datasets.image_folder.layout import CLASSES, Folder, Layout, parse_splits
+from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, LocalInfo, Made, PictureConfig
 from pipelines.images import BadImage
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-# A folder of these alone holds splits without classes; others would be classes.
-SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "eval"})
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# What systems put beside pictures; like hidden folders. Some hold thumbnails, which would be taken for pictures.
+_OF_SYSTEMS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class ImageFolderConfig(SourceConfig):
-    """`source`: the folder; see SourceConfig for the rest."""
+class ImageFolderConfig(PictureConfig):
+    """`source`: the folder; see PictureConfig for the rest.
+
+    Attributes:
+        splits: which folders are which splits, "train=train2017,test=val2017" or {"train": "train2017", ...}, relative
+            to source; a split may be named several times, and folders that are not named are left out. "none": no
+            folder is a split, all images are of the split train. None: the first folders, if all of their names are
+            known names of splits; if only some of them look like it, that is an error.
+        classes: which folder is the class of an image: "top", the first below the split; "parent", the one that holds
+            the file; "none": there are no labels. None: there is one folder between split and image, or none at all.
+    """
+
+    splits: Any = None
+    classes: str | None = None
 
     def __post_init__(self) -> None:
+        self.splits = parse_splits(self.splits)
+        if self.classes not in (None, *CLASSES):
+            raise ValueError(f"classes must be None or one of {', '.join(CLASSES)}, got {self.classes!r}")
         super().__post_init__()
         if not os.path.isdir(self.source):
             raise ValueError(f"source must be a folder of images, and {self.source} is a file")
@@ -32,10 +49,11 @@ class ImageFolder(LocalBuilder):
     """A folder of images of the user's: uint8 images in 0..255 and, where there are class folders, their class.
 
     Layouts: source/split/class/*.png; source/class/*.png, one split "train"; source/*.png, one split and no classes;
-    source/train/*.png, source/test/*.png and the like, splits without classes. Suffixes: jpg, jpeg, png, webp, bmp.
-    Classes are numbered by the sorted names of their folders, over all splits. Images are turned upright as their EXIF
-    data say; grey, CMYK, palette and transparent ones are converted to RGB (transparency is dropped), and counted;
-    animated ones and those of more than 8 bits are refused. Hidden files and folders are left out.
+    source/train/*.png, source/test/*.png and the like, splits without classes; any other with `splits` and `classes`.
+    Suffixes: jpg, jpeg, png, webp, bmp, gif, tif, tiff and their variants. Classes are numbered by the sorted names of
+    their folders, over all splits. Images are turned upright as their EXIF data say, those of other colour modes are
+    converted, transparent ones composited on `background`, 16 bits a channel scaled to 8, and of several frames or
+    pages the first is taken: all of that is counted in the report. Hidden files and folders are left out.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -44,7 +62,7 @@ class ImageFolder(LocalBuilder):
 
     def _info(self) -> LocalInfo:
         features = {"image": self.builder_config.image_feature()}
-        classes = _class_names(self.builder_config.source)
+        classes = self._layout.class_names
         if classes:
             features["label"] = tfds.features.ClassLabel(names=classes)
         return LocalInfo(
@@ -55,25 +73,50 @@ class ImageFolder(LocalBuilder):
         )
 
     @functools.cached_property
-    def _tree(self) -> "_Tree":
-        return _Tree(self.builder_config.source)
+    def _layout(self) -> Layout:
+        """What workers need: the folders, and not the list of all files.
+
+        Raises:
+            ValueError: there are no images, or it is not clear which folder is what.
+        """
+        source, folders = self.builder_config.source, {}
+        for path in _images(source, collections.Counter(), []):
+            folder, _, name = path.rpartition("/")
+            before = folders.get(folder, Folder(0, name))
+            folders[folder] = Folder(before.count + 1, before.first)
+        if not folders:
+            raise ValueError(f"there are no images ({', '.join(SUFFIXES)}) in {source}")
+        return Layout(source, folders, self.builder_config.splits, self.builder_config.classes)
+
+    @functools.cached_property
+    def _listed(self) -> tuple[dict[str, list[Item]], list[str]]:
+        """The items of each split, and notes on what was left out."""
+        others, empty = collections.Counter(), []
+        numbers = {name: number for number, name in enumerate(self._layout.class_names)}
+        splits = collections.defaultdict(list)
+        for path in _images(self.builder_config.source, others, empty):
+            place = self._layout.places.get(path.rpartition("/")[0])
+            if place is not None:
+                key = path[len(place.root) :].removeprefix("/")
+                splits[place.split].append(Item(key, numbers.get(place.label), (path,)))
+        return dict(splits), _notes_on_rest(others, empty) + self._layout.notes
 
     def listing(self) -> dict[str, list[Item]]:
-        return self._tree.splits
+        return self._listed[0]
 
     def notes(self) -> list[str]:
-        return self._tree.notes
+        return self._listed[1]
 
     def example(self, item: Item) -> Made:
         (path,) = item.source
         try:
             with open(os.path.join(self.builder_config.source, path), "rb") as file:
                 data = file.read()
-            image, change = self.builder_config.stored(data, upright=True)
+            image, changes = self.builder_config.stored(data, upright=True)
         except (BadImage, OSError) as error:
             raise BadSource(f"{path} {error}") from None
         features = {"image": image} if item.label is None else {"image": image, "label": item.label}
-        return Made(features, hashlib.blake2b(data, digest_size=16).digest(), change)
+        return Made(features, hashlib.blake2b(data, digest_size=16).digest(), changes)
 
 
 def _images(source: str, others: collections.Counter, empty: list[str]) -> Iterator[str]:
@@ -83,7 +126,7 @@ def _images(source: str, others: collections.Counter, empty: list[str]) -> Itera
         raise error
 
     for folder, folders, files in os.walk(source, followlinks=True, onerror=unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _OF_SYSTEMS)
         if _leads_back(folder, source):
             folders.clear()
             empty.append(f"{os.path.relpath(folder, source)} (a link back, not followed)")
@@ -106,74 +149,11 @@ def _leads_back(folder: str, source: str) -> bool:
     }
 
 
-def _class_names(source: str) -> list[str]:
-    """The sorted names of the classes, none if there are none; workers need them, and not the list of all files."""
-    depths, top_level, classes = set(), set(), set()
-    for path in _images(source, collections.Counter(), []):
-        folders = path.split("/")[:-1]
-        depths.add(len(folders))
-        top_level.update(folders[:1])
-        classes.update(folders[-1:])
-    return [] if _has_no_classes(top_level, max(depths, default=0)) else sorted(classes)
-
-
-def _has_no_classes(top_level: set[str], depth: int) -> bool:
-    return depth == 0 or (depth == 1 and {name.lower() for name in top_level} <= SPLIT_NAMES)
-
-
-class _Tree:
-    """The images in a folder: `splits` {name: items}, `notes` on what was left out.
-
-    Raises:
-        ValueError: no images, images at different depths, or deeper than split/class/image.
-    """
-
-    def __init__(self, source: str) -> None:
-        others, empty = collections.Counter(), []
-        paths = list(_images(source, others, empty))
-        self.notes = self._notes_on_rest(others, empty)
-        if not paths:
-            raise ValueError(f"there are no images ({', '.join(SUFFIXES)}) in {source}")
-        depths = {path.count("/"): path for path in reversed(paths)}
-        if len(depths) > 1:
-            examples = " and ".join(repr(depths[depth]) for depth in sorted(depths))
-            raise ValueError(f"the images in {source} lie at different depths, such as {examples}: {_LAYOUTS}")
-        (depth,) = depths
-        if depth > 2:
-            raise ValueError(f"the images in {source} lie too deep, such as {paths[0]!r}: {_LAYOUTS}")
-        plain = _has_no_classes({path.partition("/")[0] for path in paths}, depth)
-        self.splits = self._without_classes(paths) if plain else self._classified(paths)
-
-    @staticmethod
-    def _notes_on_rest(others: collections.Counter, empty: list[str]) -> list[str]:
-        notes = []
-        if others:
-            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
-            notes.append(f"files of other kinds were left out: {kinds}")
-        if empty:
-            notes.append(f"folders without images: {', '.join(empty[:20])}" + ", ..." * (len(empty) > 20))
-        return notes
-
-    @staticmethod
-    def _without_classes(paths: list[str]) -> dict[str, list[Item]]:
-        splits = collections.defaultdict(list)
-        for path in paths:
-            split, _, name = path.rpartition("/")
-            splits[split or "train"].append(Item(name, None, (path,)))
-        return dict(splits)
-
-    def _classified(self, paths: list[str]) -> dict[str, list[Item]]:
-        parts = [path.split("/") for path in paths]
-        classes = sorted({folders[-2] for folders in parts})
-        numbers = {name: number for number, name in enumerate(classes)}
-        splits = collections.defaultdict(list)
-        for path, (*split, name, file) in zip(paths, parts, strict=True):
-            splits[split[0] if split else "train"].append(Item(f"{name}/{file}", numbers[name], (path,)))
-        for split, items in splits.items():
-            absent = set(classes) - {classes[item.label] for item in items}
-            if absent:
-                self.notes.append(f"classes that are not in {split}: {', '.join(sorted(absent)[:20])}")
-        return dict(splits)
-
-
-_LAYOUTS = "expected split/class/image, class/image, or images alone"
+def _notes_on_rest(others: collections.Counter, empty: list[str]) -> list[str]:
+    notes = []
+    if others:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
+        notes.append(f"files of other kinds were left out: {kinds}")
+    if empty:
+        notes.append(f"folders without images: {', '.join(empty[:20])}" + ", ..." * (len(empty) > 20))
+    return notes

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
-from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, LocalInfo, Made, SourceConfig
+from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, LocalInfo, Made, PictureConfig
 from pipelines.images import BadImage
 
 TRAIN_TAR, VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -19,7 +19,7 @@ SUFFIX = ".JPEG"
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class ImagenetConfig(SourceConfig):
+class ImagenetConfig(PictureConfig):
     """`source`: a folder with the official tar files (ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar), or with what
     they hold: train/n01440764/*.JPEG, and val/*.JPEG or val/n01440764/*.JPEG.
     """
@@ -84,10 +84,10 @@ class Imagenet(LocalBuilder):
     def example(self, item: Item) -> Made:
         try:
             data = _read(self.builder_config.source, *item.source)
-            image, change = self.builder_config.stored(data, upright=False)
+            image, changes = self.builder_config.stored(data, upright=False)
         except (BadImage, OSError) as error:
             raise BadSource(f"{item.key} {error}") from None
-        return Made({"image": image, "label": item.label}, hashlib.blake2b(data, digest_size=16).digest(), change)
+        return Made({"image": image, "label": item.label}, hashlib.blake2b(data, digest_size=16).digest(), changes)
 
 
 @functools.cache

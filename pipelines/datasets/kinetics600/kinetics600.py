@@ -132,7 +132,7 @@ class Kinetics600(LocalBuilder):
                 digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise BadSource(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-        return Made({"video": frames, "label": item.label}, digest, "")
+        return Made({"video": frames, "label": item.label}, digest)
 
     def _frames(self, path: str) -> list[bytes]:
         """The T frames from the middle of a clip, encoded.

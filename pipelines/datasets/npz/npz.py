@@ -13,13 +13,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from pipelines import images
-from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, LocalInfo, Made, SourceConfig
+from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, LocalInfo, Made, PictureConfig
 
 IMAGE_KEYS, LABEL_KEYS = ("images", "arr_0"), ("labels", "arr_1")
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class NpzConfig(SourceConfig):
+class NpzConfig(PictureConfig):
     """`source`: an .npz file, whose split is "train", or a folder of them, each a split of its name.
 
     Attributes:
@@ -54,7 +54,8 @@ class NpzConfig(SourceConfig):
 
 class Npz(LocalBuilder):
     """Arrays of the user's: uint8 images [N,H,W,C] in 0..255 under "images" or "arr_0", and their classes, integers
-    [N], under "labels" or "arr_1", where there are any. That is also the layout of ADM's sample files.
+    [N], under "labels" or "arr_1", where there are any. That is also the layout of ADM's sample files. Four channels
+    are RGBA, composited on `background`.
 
     The arrays are read image by image where they lie. In a compressed file that is not possible: save it with
     `numpy.savez`.
@@ -100,11 +101,11 @@ class Npz(LocalBuilder):
         path, index = item.source
         pixels = np.ascontiguousarray(_open(path).images[index])
         try:
-            image, change = self.builder_config.stored(images.from_pixels(pixels), upright=False)
+            image, changes = self.builder_config.stored(images.from_pixels(pixels), upright=False)
         except images.BadImage as error:
             raise BadSource(f"image {index} of {path} {error}") from None
         features = {"image": image} if item.label is None else {"image": image, "label": item.label}
-        return Made(features, hashlib.blake2b(pixels.tobytes(), digest_size=16).digest(), change)
+        return Made(features, hashlib.blake2b(pixels.tobytes(), digest_size=16).digest(), changes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,9 +140,9 @@ def _opened(path: str, changed: int) -> _Arrays:
             labels = None if label_key is None else np.array(_mapped(path, archive, members[label_key]))
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} is no .npz file ({error})") from None
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] not in (1, 3):
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] not in images.MODES:
         raise ValueError(
-            f"{image_key!r} of {path} must be uint8 [N,H,W,1 or 3], got {pixels.dtype} {list(pixels.shape)}"
+            f"{image_key!r} of {path} must be uint8 [N,H,W,1, 3 or 4], got {pixels.dtype} {list(pixels.shape)}"
         )
     if labels is not None and (labels.shape != pixels.shape[:1] or not np.issubdtype(labels.dtype, np.integer)):
         raise ValueError(

@@ -55,7 +55,7 @@ class PhotoPatches(LocalBuilder):
     def example(self, item: Item) -> Made:
         number, top, left = item.source
         image = images.from_pixels(_photos()[number][top : top + PATCH, left : left + PATCH])
-        return Made({"image": image}, hashlib.blake2b(image, digest_size=16).digest(), "")
+        return Made({"image": image}, hashlib.blake2b(image, digest_size=16).digest())
 
 
 @functools.cache
