@@ -81,7 +81,8 @@ def scale_between(logsnr, scales) -> Callable:
     slopes = ops.pad(ops.where(run > 0.0, rise / ops.where(run > 0.0, run, 1.0), 0.0), [[0, 1]])
 
     def scale(logsnr_t):
-        below = ops.maximum(ops.searchsorted(logsnr, logsnr_t, side="right") - 1, 0)
+        at = logsnr_t + 0.0  # torch's search wants its own memory, not one number seen as many
+        below = ops.maximum(ops.searchsorted(logsnr, at, side="right") - 1, 0)
         low, slope, start = (ops.take(values, below) for values in (scales, slopes, logsnr))
         return low + slope * (logsnr_t - start)
 
