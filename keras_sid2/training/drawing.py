@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_sid2 import backend, random
 from keras_sid2.diffusion import Guidance
@@ -18,7 +17,6 @@ from keras_sid2.training.naming import array_digest, config_digest, named, named
 from keras_sid2.training.optimizer import steps_done
 from keras_sid2.training.sampling_program import program
 
-_SAMPLE = 2  # stream of a seed, beside those of sid2_model
 _NUMBERS = 2**31  # of images: they are folded into keys as int32
 _REPORTS = 20  # pieces that a batch's steps are cut into where somebody watches
 
@@ -160,13 +158,14 @@ class Drawing:
         ticks = _Ticks(self)
         step = -(-self.num_steps // (_REPORTS if ticks.watched else 1))
         edges = [*range(0, self.num_steps, step), self.num_steps]
-        for start, count, batch in self._parts():
+        for count, batch in self._parts():
             run = self._program.run(batch, self.use_ema)
             for first, last in zip(edges, edges[1:], strict=False):
                 run.advance(first, last)
                 ticks.advance(last - first, run)
-            check_finite(self, run, start, count)
-            yield self._stored(run.result())[:count]
+            images, sound = run.result()
+            check_finite(self, run, batch["numbers"], sound[:count])
+            yield images[:count]
 
     def images(self) -> np.ndarray:
         """All of them, [N, H, W, C]."""
@@ -181,13 +180,14 @@ class Drawing:
             raise ValueError(f"frames must be an integer from 1 to num_steps ({self.num_steps}), got {frames!r}.")
         edges = np.linspace(0, self.num_steps, frames + 1).round().astype(int)
         ticks, batches = _Ticks(self), []
-        for start, count, batch in self._parts():
+        for count, batch in self._parts():
             run, kept = self._program.run(batch, self.use_ema), []
             for first, last in zip(edges, edges[1:], strict=False):
                 run.advance(int(first), int(last))
                 ticks.advance(int(last - first), run)
-                check_finite(self, run, start, count, noisy=True)
-                kept.append([self._stored(part)[:count] for part in (run.state[0], run.result())])
+                (noisy, sound), (images, also) = run.noisy(), run.result()
+                check_finite(self, run, batch["numbers"], (sound & also)[:count])
+                kept.append([noisy[:count], images[:count]])
             batches.append(kept)
         z_t, x_hat = np.concatenate([np.swapaxes(np.array(kept), 0, 1) for kept in batches], axis=2)
         return z_t, x_hat
@@ -198,23 +198,17 @@ class Drawing:
         shards = backend.batch_shards()
         return -(-min(self.batch_size, self.num_images) // shards) * shards
 
-    def _parts(self) -> Iterator[tuple[int, int, dict]]:
-        """(its first image, images in it, what each example has) of every batch; the last one is filled up."""
+    def _parts(self) -> Iterator[tuple[int, dict]]:
+        """(images in it, what each example has) of every batch; the last one is filled up."""
         size = self.images_at_once
         numbers = np.arange(self.num_images) + self.first_image
-        keys = ops.convert_to_numpy(random.fold_in(random.key(self.seed, _SAMPLE), numbers))
-        whole = {"keys": keys, "labels": self.labels, "init": self.init, "known": self.known}
+        whole = {"numbers": numbers.astype("int32"), "labels": self.labels, "init": self.init, "known": self.known}
         whole = {name: values for name, values in whole.items() if values is not None}
         if self.mask is not None:
             whole["mask"] = np.broadcast_to(self.mask, (self.num_images, *self.model.image_shape))
         for start in range(0, self.num_images, size):
             part = {name: values[start : start + size] for name, values in whole.items()}
-            yield start, len(part["keys"]), {name: _padded(values, size) for name, values in part.items()}
-
-    def _stored(self, x) -> np.ndarray:
-        """x float32 [B, ...] as images of `dtype`."""
-        x = ops.clip(x, -1.0, 1.0)
-        return backend.gathered(x if self.dtype == "float32" else ops.cast(ops.round((x + 1.0) * 127.5), "uint8"))
+            yield len(part["numbers"]), {name: _padded(values, size) for name, values in part.items()}
 
     @property
     def step(self) -> int:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_sid2.training.sampling_program import Run, finite
+from keras_sid2.training.sampling_program import Run
 
 _NAMED = 3  # images and weights in the sentence; the attributes have all of them
 
@@ -24,21 +24,18 @@ class NonFiniteImages(FloatingPointError):
         self.__dict__.update(attributes)
 
 
-def check_finite(drawing, run: Run, first: int, count: int, *, noisy: bool = False):
-    """NonFiniteImages unless images first <= i < first + count of a Drawing, which `run` has drawn, are finite.
+def check_finite(drawing, run: Run, numbers: np.ndarray, sound: np.ndarray):
+    """NonFiniteImages unless all are `sound`, bool [N], of the images `numbers` that `run` drew for a Drawing.
 
-    With `noisy`, z_t has to be finite too. Only where they are not is the batch drawn once more, to name the step.
+    Only then is the batch drawn once more, to name the step.
     """
-    sound = finite(run.result())[:count]
-    if noisy:
-        sound &= finite(run.state[0])[:count]
     if not sound.all():
-        raise _error(drawing, run, first + np.flatnonzero(~sound))
+        raise _error(drawing, run, numbers[: len(sound)][~sound])
 
 
-def _error(drawing, run: Run, places: np.ndarray) -> NonFiniteImages:
+def _error(drawing, run: Run, numbers: np.ndarray) -> NonFiniteImages:
     step, weights = run.first_bad_step(drawing.num_steps), run.bad_weights()
-    images, labels = (places + drawing.first_image).tolist(), drawing.labels[places].tolist()
+    images, labels = numbers.tolist(), drawing.labels[numbers - drawing.first_image].tolist()
     found = {"step": step + 1, "num_steps": drawing.num_steps, "logsnr": float(drawing.logsnr[step])}
     found |= {"seed": drawing.seed, "images": images, "labels": labels, "weights": weights}
     dtype = getattr(getattr(drawing.model.network, "dtype_policy", None), "name", "unknown")

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sid2 import backend
+from keras_sid2 import backend, random
 from keras_sid2.sampling import (
     SamplingLoop,
     clipped,
@@ -25,19 +25,18 @@ from keras_sid2.sampling import (
     thresholded,
 )
 
+_SAMPLE = 2  # stream of a seed, beside those of sid2_model
 _MOST = 12  # programs that a model keeps; the one that was not used for longest goes
 
 
 def program(drawing) -> "Program":
     """The program of a Drawing with its settings, kept on the model: made at the first request of its kind."""
     kind = _Kind.of(drawing)
-    model, programs, jit_compile = drawing.model, drawing.model.sampling_programs, _jit_compile(drawing.model)
-
-    def start():
-        return backend.compiled(functools.partial(_start, model.image_shape), [], jit_compile=jit_compile)
-
-    start = _kept(programs, ("start", *kind.shape), start)  # the same for all with these shapes
-    return Program(start, _kept(programs, kind, lambda: _Compiled(kind, drawing.sampler, jit_compile)), drawing)
+    model, programs = drawing.model, drawing.model.sampling_programs
+    jit_compile = bool(model.compiled and model.jit_compile)
+    of_ends = ("ends", drawing.dtype, *kind.shape)  # the same for all kinds with these shapes
+    ends = _kept(programs, of_ends, lambda: _Ends(model.image_shape, drawing.dtype, jit_compile))
+    return Program(ends, _kept(programs, kind, lambda: _Compiled(kind, drawing.sampler, jit_compile)), drawing)
 
 
 def _kept(programs: dict, key, make: Callable):
@@ -49,19 +48,27 @@ def _kept(programs: dict, key, make: Callable):
     return programs[key]
 
 
-def _start(image_shape: tuple[int, ...], batch: dict, shared: dict):
-    """The state before step 0."""
-    return SamplingLoop(denoise=None, sampler=None, image_shape=image_shape, **_given(batch, shared)).start()
+class _Ends:
+    """What is done before the first step and after the last one, compiled: operations one by one are programs, too."""
+
+    def __init__(self, image_shape: tuple[int, ...], dtype: str, jit_compile: bool):
+        def start(batch: dict, shared: dict):
+            batch = {**batch, "keys": random.fold_in(shared["key"], batch["numbers"])}
+            loop = SamplingLoop(denoise=None, sampler=None, image_shape=image_shape, **_given(batch, shared))
+            return loop.start(), batch["keys"]
+
+        def store(x):
+            sound = ops.all(ops.isfinite(x), axis=tuple(range(1, len(x.shape))))
+            x = ops.clip(x, -1.0, 1.0)
+            return (x if dtype == "float32" else ops.cast(ops.round((x + 1.0) * 127.5), "uint8")), sound
+
+        self.start, self.store = (backend.compiled(f, [], jit_compile=jit_compile) for f in (start, store))
 
 
 def _given(batch: dict, shared: dict) -> dict:
     """The arguments of a SamplingLoop that are tensors."""
     known = (batch["known"], batch["mask"]) if "known" in batch else None
     return {"logsnr": shared["logsnr"], "keys": batch["keys"], "init": batch.get("init"), "known": known}
-
-
-def _jit_compile(model) -> bool:
-    return bool(model.compiled and model.jit_compile)
 
 
 class _Source:
@@ -219,9 +226,10 @@ def _network(model) -> Callable:
 class Program:
     """Compiled functions with the settings of one Drawing."""
 
-    def __init__(self, start: Callable, compiled: _Compiled, drawing):
-        self._start, self._compiled = start, compiled
+    def __init__(self, ends: _Ends, compiled: _Compiled, drawing):
+        self._ends, self._compiled = ends, compiled
         settings = {
+            "key": random.key(drawing.seed, _SAMPLE),
             "logsnr": drawing.logsnr,
             "guided_steps": np.asarray(drawing.guidance.steps(drawing.logsnr[:-1]), "int32"),
             "scale": drawing.scale,
@@ -229,29 +237,38 @@ class Program:
         self._shared = {name: ops.convert_to_tensor(value) for name, value in settings.items()}
 
     def run(self, batch: dict[str, np.ndarray], use_ema: bool) -> "Run":
-        """A batch at its first state; `batch` holds keys int32 [B, 2], labels int32 [B], and init, known, mask."""
+        """A batch at its first state; `batch` holds numbers and labels, int32 [B], and init, known, mask."""
         batch = {name: backend.on_batch_shards(values) for name, values in batch.items()}
-        return Run(self._compiled, self._start([], batch, self._shared), batch, self._shared, use_ema)
+        return Run(self._ends, self._compiled, batch, self._shared, use_ema)
 
 
 class Run:
     """A batch on its way; `state` is that of a SamplingLoop."""
 
-    def __init__(self, compiled: _Compiled, state, batch: dict, shared: dict, use_ema: bool):
-        self.state, self._begin, self._batch, self._shared = state, state, batch, shared
-        self._compiled, self._values = compiled, compiled.values(use_ema)
+    def __init__(self, ends: _Ends, compiled: _Compiled, batch: dict, shared: dict, use_ema: bool):
+        self._begin, keys = ends.start([], batch, shared)
+        self.state, self._batch, self._shared = self._begin, {**batch, "keys": keys}, shared
+        self._store, self._compiled, self._values = ends.store, compiled, compiled.values(use_ema)
 
     def advance(self, first: int, last: int):
         """Does the steps first <= i < last."""
         edges = (ops.convert_to_tensor(np.int32(edge)) for edge in (first, last))
         self.state = self._compiled.advance(self._values, self.state, self._batch, self._shared, *edges)
 
-    def result(self):
-        """x_hat float32 [B, H, W, C], with what is known in its place."""
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        """(images of the drawing's dtype [B, H, W, C]: x_hat with what is known in its place; bool [B]: finite)."""
         x_hat = self.state[1]
-        if "known" not in self._batch:
-            return x_hat
-        return ops.where(self._batch["mask"], self._batch["known"], x_hat)
+        if "known" in self._batch:
+            x_hat = ops.where(self._batch["mask"], self._batch["known"], x_hat)
+        return self._stored(x_hat)
+
+    def noisy(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same of z_t."""
+        return self._stored(self.state[0])
+
+    def _stored(self, x) -> tuple[np.ndarray, np.ndarray]:
+        stored, sound = self._store([], x)
+        return backend.gathered(stored), backend.gathered(sound)
 
     def first_bad_step(self, num_steps: int) -> int:
         """Of a run that ended in values that are not finite: the step, from 0, that they come from.
@@ -263,7 +280,7 @@ class Run:
             middle = (sound + bad) // 2
             self.state = state
             self.advance(sound, middle)
-            if all(finite(part).all() for part in self.state):
+            if all(_finite(part) for part in self.state):
                 sound, state = middle, self.state
             else:
                 bad = middle
@@ -272,9 +289,8 @@ class Run:
     def bad_weights(self) -> list[str]:
         """Paths of the weights, or averages of them, that are not finite."""
         pairs = zip(self._compiled.variables, self._values, strict=True)
-        return [v.path for v, value in pairs if "float" in v.dtype and not finite(value[None]).all()]
+        return [v.path for v, value in pairs if "float" in v.dtype and not _finite(value)]
 
 
-def finite(tensor) -> np.ndarray:
-    """bool [B]: whether all values of an example are finite."""
-    return backend.gathered(ops.all(ops.isfinite(tensor), axis=tuple(range(1, len(tensor.shape)))))
+def _finite(tensor) -> bool:
+    return bool(backend.gathered(ops.all(ops.isfinite(tensor))))
