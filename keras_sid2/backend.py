@@ -166,8 +166,11 @@ def tensors_stay_tensors():
     return Refusing()
 
 
+_MOST_GRAPHS = 8
+
+
 class _Recorded:
-    """Graphs of a function on torch, one for each shape, type and device of its arguments."""
+    """Graphs of a function on torch, one for each of the latest shapes, types and devices of its arguments."""
 
     def __init__(self, function: Callable, variables: Sequence):
         self._function, self._variables, self._graphs = function, list(variables), {}
@@ -176,9 +179,11 @@ class _Recorded:
         values = [v.value for v in self._variables]
         tensors = tuple(t.contiguous() for t in tensors)  # as when they were recorded: views are of a layout
         kind = tuple((t.shape, t.dtype, t.device) for t in tensors)
-        if kind not in self._graphs:
-            self._graphs[kind] = self._record(values, tensors)
-        return self._graphs[kind](values, *tensors)
+        graph = self._graphs.pop(kind, None) or self._record(values, tensors)
+        self._graphs[kind] = graph  # the newest last
+        if len(self._graphs) > _MOST_GRAPHS:
+            del self._graphs[next(iter(self._graphs))]
+        return graph(values, *tensors)
 
     def _record(self, values: list, tensors: tuple) -> Callable:
         from torch.fx.experimental.proxy_tensor import make_fx

@@ -24,6 +24,7 @@ from keras_sid2.bin.measurement_lines import read_measurements, sweep_lines
 from keras_sid2.bin.passports import passport_path, read_passport
 
 _MOST = 50_000
+_SWEEPS = ("sweep_scales", "sweep_intervals", "sweep_steps", "sweep_ema", "sweep_variance")
 
 
 def define(values: flags.FlagValues = flags.FLAGS):
@@ -84,7 +85,7 @@ def _refuse_what_does_nothing(values):
         own = {flag.name for flag in values.get_key_flags_for_module(sampling_flags)}
         ineffective |= dict.fromkeys(own, "--samples, which are drawn already")
     if not values.sweep:
-        ineffective |= dict.fromkeys(("sweep_scales", "sweep_intervals", "sweep_steps", "sweep_ema"), "no --sweep")
+        ineffective |= dict.fromkeys(_SWEEPS, "no --sweep")
     if values.features != "inception":
         ineffective["inception_weights"] = f"--features={values.features}"
     if measuring.are_files(values.reference):

@@ -157,7 +157,7 @@ def _given_images(values, count: int) -> dict[str, np.ndarray]:
 
 
 def _mask(values) -> np.ndarray | None:
-    """bool [H, W, 1], true where the file is white."""
+    """bool [H, W, 1], true where the file is white, or 1 where it holds nothing but 0 and 1."""
     from keras_sid2.image_reading import read_images
 
     if values.mask is None:
@@ -165,7 +165,10 @@ def _mask(values) -> np.ndarray | None:
     pictures = read_images(values.mask)
     if len(pictures) > 1:
         raise ValueError(f"--mask={values.mask} must be one picture, got {len(pictures)}.")
-    return pictures[0].mean(axis=-1, keepdims=True) > 127.5
+    kept = pictures[0].mean(axis=-1, keepdims=True) > (0.5 if pictures.max() <= 1 else 127.5)
+    if not kept.any():
+        raise ValueError(f"--mask={values.mask} is white nowhere, so that nothing of --known would be kept.")
+    return kept
 
 
 def draw(values: flags.FlagValues, console: Console) -> int:
@@ -207,12 +210,12 @@ def _write(values, request: _Request, settings: dict, pieces, console: Console):
     from keras_sid2.image_files import image_grid, write_png, write_pngs
 
     out, formats, shown, done, digest = values.out, values.format, [], 0, ImagesDigest()
-    if "pngs" in formats:
-        write_passport(out, digest, settings)  # of no image yet: says whose pictures an interrupted program leaves
     for images in digest.passing(_images(request, _needed(formats, request.count), pieces, console)):
         if "grid" in formats:
             shown.extend(images[: _SHOWN - len(shown)])
         if "pngs" in formats:
+            if not done:  # says whose pictures an interrupted program leaves
+                write_passport(out, ImagesDigest(), settings)
             write_pngs(out, images, start=request.first_image + done)
         done += len(images)
     if "grid" in formats:

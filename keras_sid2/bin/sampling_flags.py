@@ -17,7 +17,7 @@ def define(values: Values = flags.FLAGS):
     flags.DEFINE_string("preset", None, "model that a .weights.h5 file is for", **add)
     flags.DEFINE_bool("ema", True, "use the averaged weights", **add)
     flags.DEFINE_integer("num_steps", 512, "sampler steps", **add)
-    flags.DEFINE_string("sampler", "ddpm", "ddpm, ddim, heun or dpmpp_2m", **add)
+    flags.DEFINE_string("sampler", "ddpm", "ddpm, ddim, heun, dpmpp_2m or edm_heun", **add)
     flags.DEFINE_float("eta", None, "of ddim, in [0, 1]; 0, without noise, if not given", **add)
     flags.DEFINE_float("variance", None, "of ddpm, in [0, 1]; 0.2 if not given", **add)
     flags.DEFINE_string("grid", "uniform_t", "uniform_t, uniform_logsnr or edm_rho", **add)

@@ -1,4 +1,4 @@
-"""The sweep of sid2-evaluate: scale x interval x steps x averaged or raw weights, on a few thousand images each.
+"""The sweep of sid2-evaluate: scale x interval x steps x weights x variance, on a few thousand images each.
 
 The lowest of many figures is low by luck too: among 24 settings that are equally good, its 95 % interval held its own
 expectation in 57 of 100 trials, and in 96 of 100 with other images. So the best one is drawn once more with the next
@@ -26,6 +26,7 @@ def define(values: flags.FlagValues = flags.FLAGS):
     flags.DEFINE_list("sweep_intervals", ["all"], "guidance intervals in logsnr, as all,-3:5", **add)
     flags.DEFINE_list("sweep_steps", None, "numbers of sampler steps; --num_steps if not given", **add)
     flags.DEFINE_list("sweep_ema", ["true"], "true, false or both: averaged and raw weights", **add)
+    flags.DEFINE_list("sweep_variance", None, "of ddpm, in [0, 1], as 0.1,0.2,0.3; --variance if not given", **add)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +38,17 @@ class Setting:
     num_steps: int
     use_ema: bool
     options: dict = dataclasses.field(compare=False)
+    variance: float | None = None  # of ddpm, where it is swept over
 
     def name(self) -> str:
         interval = "all" if self.interval is None else "{:g}:{:g}".format(*self.interval)
         weights = "averaged" if self.use_ema else "raw"
         guided = f"scale {self.scale:g} in {interval}" if self.scale != 1.0 else "no guidance"
-        return f"{guided}, {self.num_steps} steps, {weights} weights"
+        return f"{guided}, {self.num_steps} steps{self.noised()}, {weights} weights"
+
+    def noised(self) -> str:
+        """The variance, behind other words."""
+        return "" if self.variance is None else f", variance {self.variance:g}"
 
 
 def settings(values, options: dict) -> list[Setting]:
@@ -58,21 +64,35 @@ def settings(values, options: dict) -> list[Setting]:
     intervals = _parsed("sweep_intervals", values.sweep_intervals, _interval)
     steps = _parsed("sweep_steps", values.sweep_steps or [str(values.num_steps)], _steps)
     weights = _parsed("sweep_ema", values.sweep_ema, lambda text: {"true": True, "false": False}[text.lower()])
+    samplers = _samplers(values)
     found = {}
-    for scale, interval, num_steps, use_ema in itertools.product(scales, intervals, steps, weights):
+    swept = itertools.product(scales, intervals, steps, weights, samplers.items())
+    for scale, interval, num_steps, use_ema, (variance, sampler) in swept:
         interval = None if scale == 1.0 else interval
         guidance = Guidance(scale, interval, options["guidance"].one_batch)
-        changed = {"guidance": guidance, "num_steps": num_steps, "use_ema": use_ema}
+        changed = {"guidance": guidance, "num_steps": num_steps, "use_ema": use_ema, **sampler}
         if scale == 1.0:
             changed["weaker"] = None
-        setting = Setting(scale, interval, num_steps, use_ema, {**options, **changed})
+        setting = Setting(scale, interval, num_steps, use_ema, {**options, **changed}, variance)
         found[setting] = setting
     return list(found)
 
 
+def _samplers(values) -> dict[float | None, dict]:
+    """{variance: what it changes of the options}, which is nothing where it is not swept over."""
+    from keras_sid2.sampling import DDPMSampler
+
+    if values.sweep_variance is None:
+        return {None: {}}
+    if values.sampler != "ddpm":
+        raise ValueError(f"--sweep_variance goes with --sampler=ddpm, got --sampler={values.sampler}.")
+    found = _parsed("sweep_variance", values.sweep_variance, float)
+    return {variance: {"sampler": DDPMSampler(variance)} for variance in found}
+
+
 def _refuse_what_is_swept(values):
     for flag, swept in _SWEPT.items():
-        if values[flag].present and (flag != "num_steps" or values.sweep_steps):
+        if values[flag].present and (flag not in _KEPT or values[swept].value):
             raise ValueError(f"--{flag} is swept over: give --{swept} in its place.")
 
 
@@ -81,7 +101,9 @@ _SWEPT = {
     "guidance_interval": "sweep_intervals",
     "ema": "sweep_ema",
     "num_steps": "sweep_steps",
+    "variance": "sweep_variance",
 }
+_KEPT = ("num_steps", "variance")  # hold for all where they are not swept over
 
 
 def _steps(text: str) -> int:

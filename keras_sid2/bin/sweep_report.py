@@ -29,7 +29,7 @@ def show(rows: list, console):
         table.add_row(
             f"{setting.scale:g}",
             "all" if setting.interval is None else "{:g}:{:g}".format(*setting.interval),
-            str(setting.num_steps),
+            f"{setting.num_steps}{setting.noised()}",
             "averaged" if setting.use_ema else "raw",
             f"{figures['frechet']:.5g}",
             "{frechet_low:.5g} to {frechet_high:.5g}".format(**figures),
@@ -64,6 +64,10 @@ def _over_what_was_swept(rows: list, axes) -> tuple:
     """({label: [(Setting, figures)]}, where on x a Setting is, style of the lines); prepares the x axis."""
     settings = [setting for setting, _ in rows]
     scales, steps = {s.scale for s in settings}, sorted({s.num_steps for s in settings})
+    variances = {s.variance for s in settings}
+    if len(variances) > 1 and len(scales) == len(steps) == 1:
+        axes.set_xlabel("variance of ddpm")
+        return _grouped(rows, lambda s: s.variance, _kind_at_any_variance), (lambda s: s.variance), "o-"
     if len(scales) > 1:
         axes.set_xlabel("guidance scale")
         return _over_scale(rows), (lambda s: s.scale), "o-"
@@ -99,7 +103,7 @@ def _over_scale(rows: list) -> dict:
     lines = {}
     guided = [setting for setting, _ in rows if setting.scale != 1.0]
     for setting, measurement in sorted(rows, key=lambda row: row[0].scale):
-        for other in {(s.interval, s.num_steps, s.use_ema): s for s in guided}.values():
+        for other in {(s.interval, *_other(s)): s for s in guided}.values():
             unguided = setting.scale == 1.0 and _other(setting) == _other(other)
             if unguided or (setting.interval == other.interval and _other(setting) == _other(other)):
                 label = f"{_kind(other)}, {other.num_steps} steps"  # with steps, as they may differ
@@ -108,10 +112,14 @@ def _over_scale(rows: list) -> dict:
 
 
 def _other(setting) -> tuple:
-    return setting.num_steps, setting.use_ema
+    return setting.num_steps, setting.use_ema, setting.variance
 
 
 def _kind(setting) -> str:
+    return _kind_at_any_variance(setting) + setting.noised()
+
+
+def _kind_at_any_variance(setting) -> str:
     guided = "guided everywhere" if setting.interval is None else "guided from {:g} to {:g}".format(*setting.interval)
     return ("no guidance" if setting.scale == 1.0 else guided) + ("" if setting.use_ema else ", raw weights")
 

@@ -57,7 +57,8 @@ class Guidance:
     """How strongly and where in noise samples are guided.
 
     Args:
-        scale: 1 = none; or a function of logsnr, float32 [B] -> [B] on keras.ops, such as a `ScaleCurve`.
+        scale: 1 = none; or a function of logsnr, float32 [N] -> [N], such as a `ScaleCurve`. It is asked once, for the
+            levels of all guided steps; where a sampler evaluates between two of them, the scale is straight there.
         interval: (low, high) in logsnr, ends included, in which it acts; None is everywhere.
         one_batch: evaluate both estimates as one batch of twice the size; False is one after the other, slower on
             accelerators and in half the memory. A weaker network is always evaluated by itself.
@@ -92,6 +93,31 @@ class Guidance:
             return 0, 0
         low, high = self.interval or (-math.inf, math.inf)
         return int(np.searchsorted(logsnr, low, "left")), int(np.searchsorted(logsnr, high, "right"))
+
+    def scales(self, logsnr: np.ndarray, *, ends: bool) -> np.ndarray:
+        """float32 [num_steps + 1] at the levels of a run: those of guided steps, with `ends` also at their ends.
+
+        Elsewhere it is 1. ValueError unless a function gives finite numbers >= 0, one a level.
+        """
+        first, last = self.steps(logsnr[:-1])
+        scales = np.ones(len(logsnr), "float32")
+        if not self.acts or first == last:
+            return scales
+        at = slice(first, last + ends)
+        found = (
+            ops.convert_to_numpy(self.scale(ops.convert_to_tensor(logsnr[at]))) if callable(self.scale) else self.scale
+        )
+        if np.shape(found) not in ((), logsnr[at].shape):
+            wanted = f"one number a level: {list(logsnr[at].shape)}, got {list(np.shape(found))}"
+            raise ValueError(f"A guidance scale that is a function of logsnr must give {wanted}.")
+        scales[at] = found
+        wrong = np.flatnonzero(~(np.isfinite(scales) & (scales >= 0.0)))
+        if len(wrong):
+            raise ValueError(
+                f"The guidance scale must be a finite number >= 0 (1 is none), and is {scales[wrong[0]]} at logsnr "
+                f"{logsnr[wrong[0]]:.4g}."
+            )
+        return scales
 
 
 def guide(x_cond, x_base, scale):

@@ -29,7 +29,10 @@ class Features:
         return self.name, self.digest, self.rule
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """(features [B, D], logits [B, K] or None); ValueError for images that are not uint8, or wrong features."""
+        """(features [B, D], logits [B, K] or None).
+
+        ValueError for images that are not uint8, or wrong features; FloatingPointError for values that are not finite.
+        """
         if images.dtype != np.uint8:
             raise ValueError(f"Images to be measured must be uint8, as they are stored and shown; got {images.dtype}.")
         result = self.extract(images)
@@ -40,4 +43,16 @@ class Features:
                 f"The features function {self.name!r} must give [{len(images)}, D] for {len(images)} images, "
                 f"got {list(features.shape)}."
             )
-        return features, None if logits is None else np.asarray(logits)
+        logits = None if logits is None else np.asarray(logits)
+        self._check_finite("features", features)
+        self._check_finite("logits", logits)
+        return features, logits
+
+    def _check_finite(self, what: str, values: np.ndarray | None):
+        sound = True if values is None else np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        if not np.all(sound):
+            bad = np.flatnonzero(~sound)
+            raise FloatingPointError(
+                f"The features function {self.name!r} gave {what} that are NaN or infinite for {len(bad)} of "
+                f"{len(sound)} images, the first of them number {bad[0]} of its batch."
+            )

@@ -1,6 +1,6 @@
 """Samplers, the grids they step on, denoise functions, and the loop that runs them."""
 
-from keras_sid2.sampling.denoisers import clipped, denoiser, guided, guided_in_one_batch, thresholded
+from keras_sid2.sampling.denoisers import clipped, denoiser, guided, guided_in_one_batch, scale_between, thresholded
 from keras_sid2.sampling.grids import GRIDS, edm_rho, get_grid, logsnr_of, uniform_logsnr, uniform_t
 from keras_sid2.sampling.loop import SamplingLoop, sample
 from keras_sid2.sampling.steps import (
@@ -8,6 +8,7 @@ from keras_sid2.sampling.steps import (
     DDIMSampler,
     DDPMSampler,
     DPMSolver2MSampler,
+    EDMHeunSampler,
     HeunSampler,
     evaluations,
     get_sampler,
@@ -19,6 +20,7 @@ __all__ = [
     "DDIMSampler",
     "DDPMSampler",
     "DPMSolver2MSampler",
+    "EDMHeunSampler",
     "HeunSampler",
     "SamplingLoop",
     "clipped",
@@ -31,6 +33,7 @@ __all__ = [
     "guided_in_one_batch",
     "logsnr_of",
     "sample",
+    "scale_between",
     "thresholded",
     "uniform_logsnr",
     "uniform_t",

@@ -7,6 +7,7 @@ values out of [-1, 1], the image is scaled back instead of being cut off, so tha
 """
 
 import math
+import numbers
 from collections.abc import Callable
 
 from keras import ops
@@ -25,16 +26,21 @@ def denoiser(predict: Callable, kind: str = "v") -> Callable:
 
 
 def clipped(denoise: Callable) -> Callable:
-    """`denoise` with x_hat clipped to [-1, 1], where images are."""
-    return lambda z_t, logsnr_t: ops.clip(denoise(z_t, logsnr_t), -1.0, 1.0)
+    """`denoise` with x_hat clipped to [-1, 1], where images are; what is not finite becomes NaN, and stays one."""
+
+    def denoise_within(z_t, logsnr_t):
+        x_hat = denoise(z_t, logsnr_t)
+        return ops.clip(x_hat, -1.0, 1.0) + 0.0 * x_hat  # else infinity would be white
+
+    return denoise_within
 
 
 def thresholded(denoise: Callable, quantile: float) -> Callable:
     """`denoise` with x_hat clipped to [-s, s] and divided by s = max(1, the `quantile` of an image's |x_hat|).
 
-    `quantile` is in (0, 1]; Imagen has 0.995. ValueError otherwise.
+    What is not finite becomes NaN. `quantile` is in (0, 1]; Imagen has 0.995. ValueError otherwise.
     """
-    if not 0.0 < quantile <= 1.0:
+    if not isinstance(quantile, numbers.Real) or not 0.0 < quantile <= 1.0:
         raise ValueError(f"dynamic_threshold must be a quantile in (0, 1], got {quantile!r}.")
 
     def denoise_within(z_t, logsnr_t):
@@ -42,7 +48,7 @@ def thresholded(denoise: Callable, quantile: float) -> Callable:
         size = math.prod(x_hat.shape[1:])
         ordered = ops.sort(ops.reshape(ops.abs(x_hat), (-1, size)), axis=-1)
         limit = expand(ops.maximum(ordered[:, math.ceil(quantile * size) - 1], 1.0), x_hat)
-        return ops.clip(x_hat, -limit, limit) / limit
+        return ops.clip(x_hat, -limit, limit) / limit + 0.0 * x_hat
 
     return denoise_within
 
@@ -66,3 +72,18 @@ def guided_in_one_batch(denoise_both: Callable, scale) -> Callable:
         return guide(*ops.split(both, 2), at)
 
     return denoise_guided
+
+
+def scale_between(logsnr, scales) -> Callable:
+    """A guidance scale as `guided` takes it, from its values at rising levels, both float32 [n], straight between."""
+    rise = scales[1:] - scales[:-1]
+    run = logsnr[1:] - logsnr[:-1]
+    slopes = ops.pad(ops.where(run > 0.0, rise / ops.where(run > 0.0, run, 1.0), 0.0), [[0, 1]])
+
+    def scale(logsnr_t):
+        at = logsnr_t + 0.0  # torch's search wants its own memory, not one number seen as many
+        below = ops.maximum(ops.searchsorted(logsnr, at, side="right") - 1, 0)
+        low, slope, start = (ops.take(values, below) for values in (scales, slopes, logsnr))
+        return low + slope * (logsnr_t - start)
+
+    return scale

@@ -16,11 +16,15 @@ import numbers
 import numpy as np
 from keras import ops
 
+_BLOCK = 128
+
 
 def uniform_t(schedule, num_steps: int, t_start: float = 1.0) -> np.ndarray:
     """Eq. (1)."""
     _check(num_steps, t_start)
-    return ops.convert_to_numpy(schedule.logsnr(np.linspace(t_start, 0.0, num_steps + 1, dtype="float32")))
+    t = np.linspace(t_start, 0.0, num_steps + 1, dtype="float32")
+    padded = np.pad(t, (0, -len(t) % _BLOCK), mode="edge")  # jax compiles each operation for each shape, and keeps it
+    return ops.convert_to_numpy(schedule.logsnr(padded))[: len(t)]
 
 
 def uniform_logsnr(schedule, num_steps: int, t_start: float = 1.0) -> np.ndarray:

@@ -6,11 +6,15 @@
     (3) DDIM     z_s = alpha_s x_hat + sigma_s (sqrt(1 - eta^2 c) eps_hat + eta sqrt(c) noise);  eta = 0 is (1)
     (4) Heun     (1) with x = (x_hat(z_t) + x_hat(z_s')) / 2, where z_s' is (1) with x_hat(z_t)
     (5) 2M       (1) with x = x_hat + (x_hat - x_hat_before) h / (2 h_before),  h = logsnr_s - logsnr_t
+    (6) EDM's    z_s / alpha_s = z_t / alpha_t + (r_s - r_t) (eps_hat(z_t) + eps_hat(z_s')) / 2,  r = sigma / alpha,
+        Heun     where z_s' is (1) with x_hat(z_t)
 
-with mean, lower and upper variance and c of gaussian.posterior. (1) to (3) are of first order in the step, (4) and (5)
-of second, (4) for two evaluations of the network and (5) for one. Sources: (2) Ho, Jain, Abbeel 2006.11239 with the
-variance between its bounds as in Nichol, Dhariwal 2102.09672; (3) Song, Meng, Ermon 2010.02502; (4) and (5) Lu et al.
-2211.01095: their 2S with its inner point at the end of the step, and their 2M.
+with mean, lower and upper variance and c of gaussian.posterior. (1) to (3) are of first order in the step, (4) to (6)
+of second, (4) and (6) for two evaluations of the network and (5) for one. On uniform_t the second order shows from
+some 300 steps on, as the ends of that grid are steep; on uniform_logsnr at once. Sources: (2) Ho, Jain, Abbeel
+2006.11239 with the variance between its bounds as in Nichol, Dhariwal 2102.09672; (3) Song, Meng, Ermon 2010.02502;
+(4) and (5) Lu et al. 2211.01095: their 2S with its inner point at the end of the step, and their 2M; (6) Karras et al.
+2206.00364, Algorithm 1, with S_churn = 0: the ODE d(z / alpha)/dr = eps_hat, by Heun's rule.
 
 A sampler is a frozen dataclass with `__call__(*, z_t, x_hat, logsnr_t, logsnr_s, ...)`, logsnr a float32 scalar or [B],
 and `needs`, the names of what else it takes:
@@ -20,12 +24,18 @@ and `needs`, the names of what else it takes:
 One without `needs` is given noise.
 """
 
+import numbers
 from typing import ClassVar
 
 from keras import ops
 
 from keras_sid2.diffusion.gaussian import alpha_sigma, expand, posterior
 from keras_sid2.serialization import settings
+
+
+def is_share(value) -> bool:
+    """Whether it is a number in [0, 1]."""
+    return isinstance(value, numbers.Real) and 0.0 <= value <= 1.0
 
 
 def flow(*, z_t, x, logsnr_t, logsnr_s):
@@ -39,14 +49,17 @@ def flow(*, z_t, x, logsnr_t, logsnr_s):
 class DDPMSampler:
     """Eq. (2). `variance` is g in [0, 1]: 0 the lower bound, 1 the upper one.
 
-    The lineage uses 0.1, 0.2 and 0.3; which of them SiD2 used is not known: 0.2 is our choice.
+    The lineage uses 0.1, 0.2 and 0.3; which of them SiD2 used is not known: 0.2 is our choice. Low ones draw too little
+    variance where data varies little: on pixels N(0, s^2), with the exact denoiser and 512 steps of uniform_t on the
+    cosine schedule, 0.2 loses 1.1 % of it at s = 0.5, 1.8 % at 0.3, 5 % at 0.1 and 17 % at 0.03. benchmarks/README.md
+    has a table, and sid2-evaluate sweeps it.
     """
 
     variance: float = 0.2
     needs: ClassVar[tuple[str, ...]] = ("noise",)
 
     def __post_init__(self):
-        if not 0.0 <= self.variance <= 1.0:
+        if not is_share(self.variance):
             raise ValueError(f"DDPMSampler's variance must be in [0, 1], got {self.variance!r}.")
 
     def __call__(self, *, z_t, x_hat, logsnr_t, logsnr_s, noise):
@@ -61,7 +74,7 @@ class DDIMSampler:
     eta: float = 0.0
 
     def __post_init__(self):
-        if not 0.0 <= self.eta <= 1.0:
+        if not is_share(self.eta):
             raise ValueError(f"DDIMSampler's eta must be in [0, 1], got {self.eta!r}.")
 
     @property
@@ -80,7 +93,7 @@ class DDIMSampler:
 
 @settings
 class HeunSampler:
-    """Eq. (4): deterministic, second order, two evaluations of the network a step."""
+    """Eq. (4): deterministic, second order, two evaluations of the network a step. Not EDM's, see `EDMHeunSampler`."""
 
     needs: ClassVar[tuple[str, ...]] = ("denoise",)
 
@@ -89,6 +102,22 @@ class HeunSampler:
         z_s = flow(x=x_hat, **step)
         x_hat_s = denoise(z_s, ops.broadcast_to(logsnr_s, ops.shape(z_s)[:1]))
         return flow(x=0.5 * (x_hat + x_hat_s), **step)
+
+
+@settings
+class EDMHeunSampler:
+    """Eq. (6): deterministic, second order, two evaluations of the network a step."""
+
+    needs: ClassVar[tuple[str, ...]] = ("denoise",)
+
+    def __call__(self, *, z_t, x_hat, logsnr_t, logsnr_s, denoise):
+        alpha_t, sigma_t = alpha_sigma(expand(logsnr_t, z_t))
+        alpha_s, sigma_s = alpha_sigma(expand(logsnr_s, z_t))
+        eps_t = (z_t - alpha_t * x_hat) / sigma_t
+        z_s = alpha_s * x_hat + sigma_s * eps_t
+        x_hat_s = denoise(z_s, ops.broadcast_to(logsnr_s, ops.shape(z_s)[:1]))
+        eps_s = (z_s - alpha_s * x_hat_s) / sigma_s
+        return z_s + 0.5 * (sigma_s - alpha_s * sigma_t / alpha_t) * (eps_s - eps_t)
 
 
 @settings
@@ -106,7 +135,13 @@ class DPMSolver2MSampler:
         return flow(z_t=z_t, x=x_hat + ahead * (x_hat - x_hat_before), logsnr_t=logsnr_t, logsnr_s=logsnr_s)
 
 
-SAMPLERS = {"ddpm": DDPMSampler, "ddim": DDIMSampler, "heun": HeunSampler, "dpmpp_2m": DPMSolver2MSampler}
+SAMPLERS = {
+    "ddpm": DDPMSampler,
+    "ddim": DDIMSampler,
+    "heun": HeunSampler,
+    "dpmpp_2m": DPMSolver2MSampler,
+    "edm_heun": EDMHeunSampler,
+}
 
 
 def get_sampler(sampler):

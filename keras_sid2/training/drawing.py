@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_sid2 import backend, random
 from keras_sid2.diffusion import Guidance
 from keras_sid2.sampling import get_sampler, logsnr_of
-from keras_sid2.training.data_checks import check_labels
+from keras_sid2.sampling.steps import needs
+from keras_sid2.training.drawing_inputs import integer, labels_of, mask_of, optional_float, scaled_images
+from keras_sid2.training.finite import check_finite
 from keras_sid2.training.naming import array_digest, config_digest, named, named_guidance, named_sampler
 from keras_sid2.training.optimizer import steps_done
 from keras_sid2.training.sampling_program import program
 
-_SAMPLE = 2  # stream of a seed, beside those of sid2_model
 _NUMBERS = 2**31  # of images: they are folded into keys as int32
 _REPORTS = 20  # pieces that a batch's steps are cut into where somebody watches
 
@@ -36,13 +36,14 @@ class Drawing:
         guidance: a `Guidance`; it needs labels, or `weaker`. None: none.
         weaker: a SiD2Model of the same images and classes to be guided away from (autoguidance): a smaller network, or
             an earlier checkpoint. None: guidance goes away from the estimate without a class.
-        sampler: "ddpm", "ddim", "heun", "dpmpp_2m" or a sampler of `keras_sid2.sampling`.
+        sampler: "ddpm", "ddim", "heun", "dpmpp_2m", "edm_heun" or a sampler of `keras_sid2.sampling`.
         grid: "uniform_t", "uniform_logsnr", "edm_rho" or a function as those of `sampling.grids`.
         dynamic_threshold: quantile in (0, 1] of `sampling.thresholded`; None clips x_hat to [-1, 1].
         init: images [N, H, W, C] to start from, uint8 or float in [-1, 1] (image to image); needs t_start.
         t_start: in (0, 1], how much of the noise is put on them: 1 leaves nothing of them.
         known: images [N, H, W, C] of which a part is to be kept (inpainting); needs `mask`.
-        mask: bool [N, H, W, C], or of 3 or 4 axes that broadcast to it, as [H, W, 1]: true is kept.
+        mask: bool [N, H, W, C], or of 3 or 4 axes that broadcast to it, as [H, W, 1]: true is kept. Numbers too, if
+            they are 0 and 1, or 0 and 255.
         resamplings: how often each step is done, >= 1: with `known`, more make the rest fit it better, at their cost;
             a sampler that goes by the step before, as dpmpp_2m, then takes each step without it, as ddim.
         seed: an integer in [0, 2^32).
@@ -51,6 +52,8 @@ class Drawing:
         batch_size: images drawn at once; on several devices rounded up to a multiple of them.
         dtype: "uint8", or "float32" for values in [-1, 1].
         progress: True for a bar that counts images, or called with (steps done, steps in all), about 20 times a batch.
+
+    Labels, images and masks may be lists, arrays, or tensors of any backend.
 
     Raises ValueError for labels outside the classes, labels for a model without classes, guidance without labels or a
     weaker model, images or masks of another shape, and settings outside their range.
@@ -79,7 +82,7 @@ class Drawing:
     progress: bool | Callable[[int, int], None] | None = None
 
     def __post_init__(self):
-        self.labels = _labels(self.model, self.labels, self.num_images)
+        self.labels = labels_of(self.model, self.labels, self.num_images)
         self.num_images = len(self.labels)
         if not isinstance(self.guidance, Guidance | None):
             raise ValueError(f"guidance must be a Guidance, as Guidance(1.5, (-3, 5)), or None; got {self.guidance!r}.")
@@ -90,11 +93,15 @@ class Drawing:
         self._check_images()
         t_start = 1.0 if self.t_start is None else self.t_start
         self.logsnr = logsnr_of(self.grid, self.model.schedule, self.num_steps, t_start)
+        self.num_steps = int(self.num_steps)
+        self.scale = self._scale()
         self._program = program(self)
 
     def _check_guidance(self):
         model, weaker = self.model, self.weaker
         if weaker is not None:
+            if not (hasattr(weaker, "image_shape") and hasattr(weaker, "network")):
+                raise ValueError(f"weaker must be a SiD2Model, got {weaker!r}: load it with keras.saving.load_model.")
             if not self.guidance.acts:
                 raise ValueError("weaker= does nothing without guidance: pass guidance=Guidance(scale) too.")
             here, there = ((m.image_shape, m.num_classes) for m in (model, weaker))
@@ -106,15 +113,27 @@ class Drawing:
                 "and no labels."
             )
 
+    def _scale(self) -> np.ndarray:
+        """What guidance a program gets: a float32 scalar, or one a level [num_steps + 1]."""
+        if not callable(self.guidance.scale):
+            return np.float32(self.guidance.scale)
+        return self.guidance.scales(self.logsnr, ends="denoise" in needs(self.sampler))
+
     def _check_numbers(self):
         random.key(self.seed)  # refuses what is no seed
+        self.seed = int(self.seed)
         if not isinstance(self.first_image, int | np.integer) or not 0 <= self.first_image < _NUMBERS - self.num_images:
             most = f"and with {self.num_images} images below {_NUMBERS}"
             raise ValueError(f"first_image must be an integer >= 0, {most}, got {self.first_image!r}.")
-        for name, least in (("batch_size", 1), ("resamplings", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise ValueError(f"{name} must be an integer >= {least}, got {value!r}.")
+        self.first_image = int(self.first_image)
+        for name in ("batch_size", "resamplings"):
+            setattr(self, name, integer(name, getattr(self, name), 1))
+        for name in ("t_start", "dynamic_threshold"):
+            setattr(self, name, optional_float(getattr(self, name)))
+        if not isinstance(self.use_ema, bool | np.bool_):
+            raise ValueError(f"use_ema must be True or False, got {self.use_ema!r}.")
+        if not (self.progress is None or isinstance(self.progress, bool) or callable(self.progress)):
+            raise ValueError(f"progress must be True or a function (steps done, steps in all), got {self.progress!r}.")
         if self.dtype not in ("uint8", "float32"):
             raise ValueError(f"dtype must be 'uint8' or 'float32', got {self.dtype!r}.")
         for first, second in (("init", "t_start"), ("known", "mask")):
@@ -125,21 +144,17 @@ class Drawing:
         shape = (self.num_images, *self.model.image_shape)
         for name in ("init", "known"):
             if getattr(self, name) is not None:
-                setattr(self, name, _scaled(name, getattr(self, name), shape))
-        if self.mask is None:
-            return
-        self.mask = np.asarray(self.mask)
-        fits = self.mask.ndim in (len(shape) - 1, len(shape)) and _broadcasts(self.mask.shape, shape)
-        if self.mask.dtype != bool or not fits:
-            raise ValueError(
-                f"mask must be bool and broadcast to the images {list(shape)}, true where they are kept; got "
-                f"{self.mask.dtype} {list(self.mask.shape)}."
-            )
+                setattr(self, name, scaled_images(name, getattr(self, name), shape))
+        if self.mask is not None:
+            self.mask = mask_of(self.mask, shape)
 
     # -- what is drawn -----------------------------------------------------------------------------------------------
 
     def batches(self) -> Iterator[np.ndarray]:
-        """The images in order, [at most `images_at_once`, H, W, C] at a time."""
+        """The images in order, [at most `images_at_once`, H, W, C] at a time.
+
+        Raises NonFiniteImages, a FloatingPointError, in place of a batch with values that are NaN or infinite.
+        """
         ticks = _Ticks(self)
         step = -(-self.num_steps // (_REPORTS if ticks.watched else 1))
         edges = [*range(0, self.num_steps, step), self.num_steps]
@@ -148,14 +163,19 @@ class Drawing:
             for first, last in zip(edges, edges[1:], strict=False):
                 run.advance(first, last)
                 ticks.advance(last - first, run)
-            yield self._stored(run.result())[:count]
+            images, sound = run.result()
+            check_finite(self, run, batch["numbers"], sound[:count])
+            yield images[:count]
 
     def images(self) -> np.ndarray:
         """All of them, [N, H, W, C]."""
         return np.concatenate(list(self.batches()))
 
     def trajectory(self, frames: int) -> tuple[np.ndarray, np.ndarray]:
-        """(z_t, x_hat), each [frames, N, H, W, C], after evenly many steps; the last x_hat are the images."""
+        """(z_t, x_hat), each [frames, N, H, W, C], after evenly many steps; the last x_hat are the images.
+
+        Raises NonFiniteImages as `batches`.
+        """
         if not isinstance(frames, int | np.integer) or not 1 <= frames <= self.num_steps:
             raise ValueError(f"frames must be an integer from 1 to num_steps ({self.num_steps}), got {frames!r}.")
         edges = np.linspace(0, self.num_steps, frames + 1).round().astype(int)
@@ -165,7 +185,9 @@ class Drawing:
             for first, last in zip(edges, edges[1:], strict=False):
                 run.advance(int(first), int(last))
                 ticks.advance(int(last - first), run)
-                kept.append([self._stored(part)[:count] for part in (run.state[0], run.result())])
+                (noisy, sound), (images, also) = run.noisy(), run.result()
+                check_finite(self, run, batch["numbers"], (sound & also)[:count])
+                kept.append([noisy[:count], images[:count]])
             batches.append(kept)
         z_t, x_hat = np.concatenate([np.swapaxes(np.array(kept), 0, 1) for kept in batches], axis=2)
         return z_t, x_hat
@@ -177,22 +199,16 @@ class Drawing:
         return -(-min(self.batch_size, self.num_images) // shards) * shards
 
     def _parts(self) -> Iterator[tuple[int, dict]]:
-        """(images in it, what each example has) of every batch; all are of one shape, the last one is filled up."""
+        """(images in it, what each example has) of every batch; the last one is filled up."""
         size = self.images_at_once
         numbers = np.arange(self.num_images) + self.first_image
-        keys = ops.convert_to_numpy(random.fold_in(random.key(self.seed, _SAMPLE), numbers))
-        whole = {"keys": keys, "labels": self.labels, "init": self.init, "known": self.known}
+        whole = {"numbers": numbers.astype("int32"), "labels": self.labels, "init": self.init, "known": self.known}
         whole = {name: values for name, values in whole.items() if values is not None}
         if self.mask is not None:
             whole["mask"] = np.broadcast_to(self.mask, (self.num_images, *self.model.image_shape))
         for start in range(0, self.num_images, size):
             part = {name: values[start : start + size] for name, values in whole.items()}
-            yield len(part["keys"]), {name: _padded(values, size) for name, values in part.items()}
-
-    def _stored(self, x) -> np.ndarray:
-        """x float32 [B, ...] as images of `dtype`."""
-        x = ops.clip(x, -1.0, 1.0)
-        return backend.gathered(x if self.dtype == "float32" else ops.cast(ops.round((x + 1.0) * 127.5), "uint8"))
+            yield len(part["numbers"]), {name: _padded(values, size) for name, values in part.items()}
 
     @property
     def step(self) -> int:
@@ -242,44 +258,10 @@ def trajectory(model, labels=None, *, frames: int = 32, **options) -> tuple[np.n
     return Drawing(model, labels, **options).trajectory(frames)
 
 
-def _labels(model, labels, num_images: int | None) -> np.ndarray:
-    """int32 [N] labels, the null class (0 without classes) where none is asked for."""
-    if labels is None:
-        if isinstance(num_images, bool) or not isinstance(num_images, int | np.integer) or num_images < 1:
-            raise ValueError(f"Without labels, num_images must be an integer >= 1, got {num_images!r}.")
-        return np.full(num_images, model.num_classes or 0, "int32")
-    if model.num_classes is None:
-        raise ValueError("This model has no classes: pass num_images and no labels.")
-    labels = np.atleast_1d(np.asarray(labels))
-    if num_images not in (None, len(labels)) or not len(labels):
-        raise ValueError(f"labels must be one an image, at least one; got {len(labels)} and num_images={num_images}.")
-    check_labels(labels, model.num_classes)
-    return labels.astype("int32")
-
-
 def _has_labels(drawing: Drawing) -> bool:
     """Whether any image has a class of its own."""
     classes = drawing.model.num_classes
     return classes is not None and bool((drawing.labels != classes).any())
-
-
-def _scaled(name: str, images, shape: tuple[int, ...]) -> np.ndarray:
-    """uint8 or float images as float32 in [-1, 1]."""
-    images = np.asarray(images)
-    floats = np.issubdtype(images.dtype, np.floating)
-    if images.shape != shape or not (images.dtype == np.uint8 or floats):
-        raise ValueError(
-            f"{name} must be images {list(shape)}, uint8 or float in [-1, 1]; got {images.dtype} {list(images.shape)}."
-        )
-    if not floats:
-        return images.astype("float32") / 127.5 - 1.0
-    if not (np.abs(images) <= 1.0).all():
-        raise ValueError(f"{name} must be float in [-1, 1], and reaches from {images.min()} to {images.max()}.")
-    return images.astype("float32")
-
-
-def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    return all(size in (1, wanted) for size, wanted in zip(shape[::-1], to[::-1], strict=False))
 
 
 def _padded(values: np.ndarray, size: int) -> np.ndarray:

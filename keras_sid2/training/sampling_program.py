@@ -4,40 +4,65 @@ A program advances a batch from one step to another, both given when it runs. So
 or in pieces where somebody watches the progress or keeps the trajectory.
 """
 
+import contextlib
 import dataclasses
 import functools
+import weakref
 from collections.abc import Callable
 
+import keras
 import numpy as np
 from keras import ops
 
-from keras_sid2 import backend
-from keras_sid2.sampling import SamplingLoop, clipped, denoiser, guided, guided_in_one_batch, thresholded
+from keras_sid2 import backend, random
+from keras_sid2.sampling import (
+    SamplingLoop,
+    clipped,
+    denoiser,
+    guided,
+    guided_in_one_batch,
+    scale_between,
+    thresholded,
+)
+
+_SAMPLE = 2  # stream of a seed, beside those of sid2_model
+_MOST = 12  # programs that a model keeps; the one that was not used for longest goes
 
 
 def program(drawing) -> "Program":
     """The program of a Drawing with its settings, kept on the model: made at the first request of its kind."""
-    programs = drawing.model.sampling_programs
     kind = _Kind.of(drawing)
-    if "start" not in programs:  # it is the same for all of them
-        shape = drawing.model.image_shape
-        start = functools.partial(_start, shape)
-        programs["start"] = backend.compiled(start, [], jit_compile=_jit_compile(drawing.model))
-    if kind not in programs:
-        _forget_other_weaker_models(programs, kind.weaker)
-        programs[kind] = _Compiled(drawing.model, kind)
-    return Program(programs["start"], programs[kind], drawing)
+    model, programs = drawing.model, drawing.model.sampling_programs
+    jit_compile = bool(model.compiled and model.jit_compile)
+    of_ends = ("ends", drawing.dtype, *kind.shape)  # the same for all kinds with these shapes
+    ends = _kept(programs, of_ends, lambda: _Ends(model.image_shape, drawing.dtype, jit_compile))
+    return Program(ends, _kept(programs, kind, lambda: _Compiled(kind, drawing.sampler, jit_compile)), drawing)
 
 
-def _forget_other_weaker_models(programs: dict, weaker):
-    """One at a time is kept: programs hold their models, and whoever tries one after another has no room for all."""
-    for kind in [k for k in programs if isinstance(k, _Kind) and k.weaker not in (None, weaker)]:
-        del programs[kind]
+def _kept(programs: dict, key, make: Callable):
+    """programs[key], made if it is not there; the newest is the last one, and the oldest goes where there are many."""
+    found = programs.pop(key, None)
+    programs[key] = make() if found is None else found
+    if len(programs) > _MOST:
+        del programs[next(name for name in programs if not isinstance(name, str))]
+    return programs[key]
 
 
-def _start(image_shape: tuple[int, ...], batch: dict, shared: dict):
-    """The state before step 0."""
-    return SamplingLoop(denoise=None, sampler=None, image_shape=image_shape, **_given(batch, shared)).start()
+class _Ends:
+    """What is done before the first step and after the last one, compiled: operations one by one are programs, too."""
+
+    def __init__(self, image_shape: tuple[int, ...], dtype: str, jit_compile: bool):
+        def start(batch: dict, shared: dict):
+            batch = {**batch, "keys": random.fold_in(shared["key"], batch["numbers"])}
+            loop = SamplingLoop(denoise=None, sampler=None, image_shape=image_shape, **_given(batch, shared))
+            return loop.start(), batch["keys"]
+
+        def store(x):
+            sound = ops.all(ops.isfinite(x), axis=tuple(range(1, len(x.shape))))
+            x = ops.clip(x, -1.0, 1.0)
+            return (x if dtype == "float32" else ops.cast(ops.round((x + 1.0) * 127.5), "uint8")), sound
+
+        self.start, self.store = (backend.compiled(f, [], jit_compile=jit_compile) for f in (start, store))
 
 
 def _given(batch: dict, shared: dict) -> dict:
@@ -46,74 +71,130 @@ def _given(batch: dict, shared: dict) -> dict:
     return {"logsnr": shared["logsnr"], "keys": batch["keys"], "init": batch.get("init"), "known": known}
 
 
-def _jit_compile(model) -> bool:
-    return bool(model.compiled and model.jit_compile)
+class _Source:
+    """What programs read of a model, one for as long as it stays the same; it keeps no model alive.
+
+    So programs of a weaker model do not hold its weights, and of a network or a variable that was exchanged (LoRA adds
+    some) there is no program left that would draw from what it was.
+    """
+
+    def __init__(self, model):
+        self._refer = weakref.ref(model)
+        self._network, self._prediction = weakref.ref(model.network), model.prediction
+        self._variables = [weakref.ref(v) for v in model.network.variables]
+
+    @classmethod
+    def of(cls, model) -> "_Source":
+        """The model's, which is made anew, with all its programs, where the model has changed."""
+        found = model.sampling_programs.get("source")
+        if found is None or not found._fits(model):
+            model.sampling_programs.clear()
+            found = model.sampling_programs["source"] = cls(model)
+        return found
+
+    def _fits(self, model) -> bool:
+        before, now = self.variables, model.network.variables
+        same = len(before) == len(now) and all(a is b for a, b in zip(before, now, strict=True))
+        return same and self._network() is model.network and self._prediction == model.prediction
+
+    @property
+    def model(self):
+        return self._refer()
+
+    @property
+    def variables(self) -> list:
+        """In an order that freezing a layer does not change."""
+        return [v() for v in self._variables]
+
+    def values(self, use_ema: bool) -> list:
+        """Of the variables: the weights of now, or their averages."""
+        return [ops.convert_to_tensor(value) for _, value in self.model.network_values(use_ema=use_ema)]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
     """What a program is compiled for."""
 
-    sampler: Callable
+    source: _Source
+    weaker: _Source | None
+    sampler: object
     acts: bool
     one_batch: bool
-    curve: Callable | None
+    curve: bool
     threshold: float | None
-    weaker: object
     resamplings: int
+    shape: tuple
 
     @classmethod
     def of(cls, drawing) -> "_Kind":
-        guidance = drawing.guidance
-        curve = guidance.scale if callable(guidance.scale) else None
-        guiding = (guidance.acts, guidance.one_batch, curve)
-        return cls(drawing.sampler, *guiding, drawing.dynamic_threshold, drawing.weaker, drawing.resamplings)
+        guidance, weaker = drawing.guidance, drawing.weaker
+        return cls(
+            source=_Source.of(drawing.model),
+            weaker=None if weaker is None else _Source.of(weaker),
+            sampler=_told_apart(drawing.sampler),
+            acts=guidance.acts,
+            one_batch=guidance.one_batch,
+            curve=callable(guidance.scale),
+            threshold=drawing.dynamic_threshold,
+            resamplings=drawing.resamplings,
+            shape=(drawing.images_at_once, drawing.num_steps, drawing.init is not None, drawing.known is not None),
+        )
+
+
+def _told_apart(sampler):
+    """Itself where equal ones do the same; else which object it is and what it holds now, as it may be changed."""
+    if dataclasses.is_dataclass(sampler) and sampler.__dataclass_params__.frozen:
+        with contextlib.suppress(TypeError):  # where it holds lists
+            hash(sampler)
+            return sampler
+    owner = getattr(sampler, "__self__", sampler)  # of a bound method
+    return id(owner), getattr(sampler, "__func__", None), str(getattr(owner, "__dict__", ""))
 
 
 class _Compiled:
-    """The compiled steps of one kind of request; their number is a shape, all else is given when they run."""
+    """The compiled steps of one kind of request; what is no shape is given when they run."""
 
-    def __init__(self, model, kind: _Kind):
-        self.model, self.kind = model, kind
+    def __init__(self, kind: _Kind, sampler: Callable, jit_compile: bool):
+        self.kind, self._sampler = kind, sampler
+        self._sources = [kind.source] if kind.weaker is None else [kind.source, kind.weaker]
         threshold = kind.threshold
         self._limited = clipped if threshold is None else lambda denoise: thresholded(denoise, threshold)
         self._limited(lambda z_t, logsnr_t: z_t)  # refuses a quantile that is none
-        self.advance = backend.compiled(self._advance, self._variables(), jit_compile=_jit_compile(model))
+        self.advance = functools.partial(backend.compiled(self._advance, [], jit_compile=jit_compile), [])
 
-    def _models(self) -> list:
-        return [self.model] if self.kind.weaker is None else [self.model, self.kind.weaker]
-
-    def _variables(self) -> list:
-        return [v for model in self._models() for v in _variables(model)]
+    @property
+    def variables(self) -> list:
+        return [v for source in self._sources for v in source.variables]
 
     def values(self, use_ema: bool) -> list:
-        """Of the variables that the program reads: the weights of now, or their averages."""
-        pairs = [pair for model in self._models() for pair in model.network_values(use_ema=use_ema)]
-        return [ops.convert_to_tensor(value) for _, value in pairs]
+        """Of the variables that the program reads."""
+        return [value for source in self._sources for value in source.values(use_ema)]
 
-    def _advance(self, state, batch: dict, shared: dict, first, last):
-        return self._loop(batch, shared).advance(state, first, last)
+    def _advance(self, values: list, state, batch: dict, shared: dict, first, last):
+        with keras.StatelessScope(list(zip(self.variables, values, strict=True))):
+            return self._loop(batch, shared).advance(state, first, last)
 
     def _loop(self, batch: dict, shared: dict) -> SamplingLoop:
         labels, kind = batch["labels"], self.kind
-        scale = kind.curve or shared["scale"]
+        scale = scale_between(shared["logsnr"], shared["scale"]) if kind.curve else shared["scale"]
         return SamplingLoop(
-            denoise=self._limited(_estimate(self.model, labels)),
+            denoise=self._limited(_estimate(kind.source.model, labels)),
             denoise_guided=self._limited(self._guided(labels, scale)) if kind.acts else None,
             guided_steps=(shared["guided_steps"][0], shared["guided_steps"][1]) if kind.acts else (0, 0),
-            sampler=kind.sampler,
-            image_shape=self.model.image_shape,
+            sampler=self._sampler,
+            image_shape=kind.source.model.image_shape,
             resamplings=kind.resamplings,
             **_given(batch, shared),
         )
 
     def _guided(self, labels, scale):
-        if self.kind.weaker is not None:
-            return guided(_estimate(self.model, labels), _estimate(self.kind.weaker, labels), scale)
-        no_class = ops.full_like(labels, self.model.num_classes or 0)
+        model, weaker = self.kind.source.model, self.kind.weaker
+        if weaker is not None:
+            return guided(_estimate(model, labels), _estimate(weaker.model, labels), scale)
+        no_class = ops.full_like(labels, model.num_classes or 0)
         if self.kind.one_batch:
-            return guided_in_one_batch(_estimate(self.model, ops.concatenate([labels, no_class])), scale)
-        return guided(_estimate(self.model, labels), _estimate(self.model, no_class), scale)
+            return guided_in_one_batch(_estimate(model, ops.concatenate([labels, no_class])), scale)
+        return guided(_estimate(model, labels), _estimate(model, no_class), scale)
 
 
 def _estimate(model, labels):
@@ -130,47 +211,78 @@ def _network(model) -> Callable:
         def predict(z_t, logsnr_t, label=None):
             return model.network((z_t, logsnr_t, label), training=False)
 
-        programs["network"] = backend.recorded(predict, _variables(model))
+        programs["network"] = backend.recorded(predict, model.network.variables)
     return programs["network"]
-
-
-def _variables(model) -> list:
-    return list(model.network.variables)
 
 
 class Program:
     """Compiled functions with the settings of one Drawing."""
 
-    def __init__(self, start: Callable, compiled: _Compiled, drawing):
-        self._start, self._compiled, guidance = start, compiled, drawing.guidance
+    def __init__(self, ends: _Ends, compiled: _Compiled, drawing):
+        self._ends, self._compiled = ends, compiled
         settings = {
+            "key": random.key(drawing.seed, _SAMPLE),
             "logsnr": drawing.logsnr,
-            "guided_steps": np.asarray(guidance.steps(drawing.logsnr[:-1]), "int32"),
-            "scale": np.float32(0.0 if callable(guidance.scale) else guidance.scale),
+            "guided_steps": np.asarray(drawing.guidance.steps(drawing.logsnr[:-1]), "int32"),
+            "scale": drawing.scale,
         }
         self._shared = {name: ops.convert_to_tensor(value) for name, value in settings.items()}
 
     def run(self, batch: dict[str, np.ndarray], use_ema: bool) -> "Run":
-        """A batch at its first state; `batch` holds keys int32 [B, 2], labels int32 [B], and init, known, mask."""
+        """A batch at its first state; `batch` holds numbers and labels, int32 [B], and init, known, mask."""
         batch = {name: backend.on_batch_shards(values) for name, values in batch.items()}
-        return Run(self._compiled, self._start([], batch, self._shared), batch, self._shared, use_ema)
+        return Run(self._ends, self._compiled, batch, self._shared, use_ema)
 
 
 class Run:
     """A batch on its way; `state` is that of a SamplingLoop."""
 
-    def __init__(self, compiled: _Compiled, state, batch: dict, shared: dict, use_ema: bool):
-        self.state, self._batch, self._shared = state, batch, shared
-        self._advance, self._values = compiled.advance, compiled.values(use_ema)
+    def __init__(self, ends: _Ends, compiled: _Compiled, batch: dict, shared: dict, use_ema: bool):
+        self._begin, keys = ends.start([], batch, shared)
+        self.state, self._batch, self._shared = self._begin, {**batch, "keys": keys}, shared
+        self._store, self._compiled, self._values = ends.store, compiled, compiled.values(use_ema)
 
     def advance(self, first: int, last: int):
         """Does the steps first <= i < last."""
         edges = (ops.convert_to_tensor(np.int32(edge)) for edge in (first, last))
-        self.state = self._advance(self._values, self.state, self._batch, self._shared, *edges)
+        self.state = self._compiled.advance(self._values, self.state, self._batch, self._shared, *edges)
 
-    def result(self):
-        """x_hat float32 [B, H, W, C], with what is known in its place."""
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        """(images of the drawing's dtype [B, H, W, C]: x_hat with what is known in its place; bool [B]: finite)."""
         x_hat = self.state[1]
-        if "known" not in self._batch:
-            return x_hat
-        return ops.where(self._batch["mask"], self._batch["known"], x_hat)
+        if "known" in self._batch:
+            x_hat = ops.where(self._batch["mask"], self._batch["known"], x_hat)
+        return self._stored(x_hat)
+
+    def noisy(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same of z_t."""
+        return self._stored(self.state[0])
+
+    def _stored(self, x) -> tuple[np.ndarray, np.ndarray]:
+        stored, sound = self._store([], x)
+        return backend.gathered(stored), backend.gathered(sound)
+
+    def first_bad_step(self, num_steps: int) -> int:
+        """Of a run that ended in values that are not finite: the step, from 0, that they come from.
+
+        The batch is drawn once more, in ever smaller pieces: what is not finite stays so to the end.
+        """
+        sound, bad, state = 0, num_steps, self._begin
+        while bad - sound > 1:
+            middle = (sound + bad) // 2
+            self.state = state
+            self.advance(sound, middle)
+            if all(_finite(part) for part in self.state):
+                sound, state = middle, self.state
+            else:
+                bad = middle
+        return sound
+
+    def bad_weights(self) -> list[str]:
+        """Paths of the weights, or averages of them, that are not finite."""
+        pairs = zip(self._compiled.variables, self._values, strict=True)
+        return [v.path for v, value in pairs if "float" in v.dtype and not _finite(value)]
+
+
+def _finite(tensor) -> bool:
+    return bool(backend.gathered(ops.all(ops.isfinite(tensor))))

@@ -14,7 +14,10 @@ from keras_sid2.image_files import write_npz, write_pngs
 from keras_sid2.training.checkpoints import save_checkpoint
 
 OWN_FEATURES = """
+import numpy as np
 from keras_sid2.evaluation import Features
+def ill():
+    return Features(name="ill", digest="1", rule="none", extract=lambda x: np.where(x[:, :1, 0, 0] > 30, np.nan, 1.0))
 def rows():
     return Features(name="rows", digest="1", rule="mean of rows", extract=lambda x: x.mean(axis=(2, 3)) / 255.0)
 """

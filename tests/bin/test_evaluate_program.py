@@ -4,14 +4,16 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from absl import flags
 from evaluate_helpers import evaluate, filled
 from rich.console import Console
-from training_helpers import stripes
+from training_helpers import stripes, tiny_model
 
 import pipelines
 from keras_sid2.bin import sample, sweep
+from keras_sid2.bin.common import tell
 from keras_sid2.bin.passports import write_passport
 from keras_sid2.evaluation import ImagesDigest
 from keras_sid2.image_files import write_npz
@@ -49,6 +51,22 @@ def test_a_model_is_measured_and_two_measurements_are_compared(folder, capsys):
         (folder / "out" / "other.json").write_text(json.dumps(changed))
         with pytest.raises(ValueError, match=f"do not compare: {name} is .* in the one and 'another' in the other"):
             evaluate(folder, f"--compare={files[0]},{folder / 'out' / 'other.json'}")
+
+
+def test_images_and_features_that_are_not_finite_end_it_and_nothing_is_written(folder, tmp_path, capsys):
+    model = tiny_model()
+    model.trainable_variables[0].assign(np.full(model.trainable_variables[0].shape, np.nan))
+    model.save(tmp_path / "ill.keras")
+    of_model = (f"--weights={tmp_path / 'ill.keras'}", "--features=own_features:rows", "--num_images=30")
+    of_files = (f"--samples={folder / 'drawn.npz'}", "--features=own_features:ill")
+    for texts, sentence in (
+        ((*of_model, "--num_steps=2"), "The weights are not finite: "),
+        (of_files, "The features function 'ill' gave features that are NaN or infinite for "),
+    ):
+        with pytest.raises(FloatingPointError, match=sentence) as error:
+            evaluate(folder, *texts, f"--reference={folder / 'real.npz'}", f"--out={tmp_path / 'out'}")
+        assert tell(error.value, "sid2-evaluate") == 1 and capsys.readouterr().err.count("sid2-evaluate: ") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["ill.keras"]
 
 
 def test_lines_are_compared_and_what_some_lack_is_left_empty(folder, tmp_path, capsys):

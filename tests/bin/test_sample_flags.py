@@ -92,11 +92,16 @@ PAIRS = "--guidance_scale must be a number, or logsnr:scale pairs"
         (("--known={tmp}/white.png",), "--known and --mask go together"),
         (("--known={tmp}/none.png", "--mask={tmp}/white.png"), "none.png is no file"),
         (("--known={tmp}/white.png", "--mask={tmp}/three.npz"), "three.npz must be one picture, got 3"),
+        (
+            ("--known={tmp}/white.png", "--mask={tmp}/black.png"),
+            "black.png is white nowhere, so that nothing",
+        ),
         (("--known={tmp}/bare.npz", "--mask={tmp}/white.png"), "bare.npz must hold images as arr_0"),
     ],
 )
 def test_what_the_flags_alone_say_is_refused_before_a_model_is_loaded(no_model, tmp_path, given, sentence):
     write_png(tmp_path / "white.png", WHITE)
+    write_png(tmp_path / "black.png", 0 * WHITE)
     write_npz(tmp_path / "three.npz", np.stack([WHITE] * 3))
     np.savez(tmp_path / "bare.npz", images=WHITE)
     (tmp_path / "folder.png").mkdir()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 
+import keras
 import numpy as np
 import pytest
 from helpers import BACKEND
@@ -15,7 +16,7 @@ from sample_helpers import WHITE, command, draw, images_of, last_line, parsed, r
 from training_helpers import tiny_model
 
 from keras_sid2.bin import sample, sampling_flags, signals
-from keras_sid2.bin.common import SamplingProgress
+from keras_sid2.bin.common import SamplingProgress, tell
 from keras_sid2.image_files import NpzPieces, write_npz, write_png
 from keras_sid2.image_reading import iterate_pngs, read_images
 
@@ -42,6 +43,36 @@ def test_every_format(workdir, tmp_path):
             animation.seek(3)
             shown = np.array(animation.convert("RGB"))[2:66:16, 2:66:16, 0].astype(int)
         assert np.abs(shown - last).max() <= 1  # another batch size: up to rounding
+
+
+def ill_model(path):
+    """A .keras file whose images of class 1 are NaN."""
+    model = tiny_model()
+    (table,) = [w for w in model.network.weights if len(w.shape) == 2 and w.shape[0] == 4]
+    values = np.array(keras.ops.convert_to_numpy(table.value))
+    values[1] = np.nan
+    table.assign(values)
+    model.save(path)
+    return path
+
+
+def test_images_that_are_not_finite_end_it_with_a_sentence_and_leave_nothing_of_them(tmp_path, capsys):
+    how = (f"--out={tmp_path / 'a'}", "--num_steps=2", "--batch_size=2", "--format=grid,npz,pngs", "--labels=0,2,1,0")
+    with pytest.raises(FloatingPointError, match=r"image 2 \(label 1\) of seed 0 became .* in step 1 of 2") as error:
+        draw(f"--weights={ill_model(tmp_path / 'ill.keras')}", *how)
+    assert tell(error.value, "sid2-sample") == 1 and capsys.readouterr().err.count("\n") == 1
+    assert not any((tmp_path / name).exists() for name in ("a.png", "a.npz", "a.npz.json"))
+    assert sorted(p.name for p in (tmp_path / "a.npz.pieces").iterdir()) == ["000000000.npz", "settings.json"]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["000000.png", "000001.png", "images.json"]
+
+
+def test_where_the_first_images_are_not_finite_the_way_is_free(tmp_path):
+    ill, sound = ill_model(tmp_path / "ill.keras"), tmp_path / "sound.keras"
+    tiny_model().save(sound)
+    how = (f"--out={tmp_path / 'a'}", "--num_steps=2", "--batch_size=2", "--format=grid,npz,pngs", "--labels=1,0")
+    with pytest.raises(FloatingPointError):
+        draw(f"--weights={ill}", *how)
+    assert draw(f"--weights={sound}", *how)[0] == 0
 
 
 def test_the_default_is_a_grid_and_the_adm_layout_of_the_classes_in_turn(workdir, tmp_path):
@@ -75,6 +106,7 @@ def test_images_given_lead_to_the_result(workdir, tmp_path):
     draw(*how, f"--out={tmp_path / 'a'}", f"--known={tmp_path / 'white.png'}", f"--mask={tmp_path / 'mask.png'}")
     kept = read_images(tmp_path / "a.npz")[:, 1:3]
     assert (kept == 255).all()
+    write_png(tmp_path / "mask.png", mask // 255)  # of 0 and 1
     draw(*how, f"--out={tmp_path / 'b'}", f"--known={tmp_path / 'three.npz'}", f"--mask={tmp_path / 'mask.png'}")
     given = read_images(tmp_path / "three.npz")
     assert read_images(tmp_path / "b.npz")[:, 1:3].tolist() == given[:, 1:3].tolist()

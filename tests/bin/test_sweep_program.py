@@ -8,8 +8,10 @@ import pytest
 from evaluate_helpers import evaluate, filled
 from PIL import Image
 
+from keras_sid2 import Drawing
 from keras_sid2.bin import measurement_lines, signals, sweep, sweep_report
 from keras_sid2.evaluation import Measurement
+from keras_sid2.training import NonFiniteImages
 
 pytestmark = pytest.mark.backend_free
 
@@ -76,6 +78,39 @@ def test_a_signal_ends_a_sweep_and_the_same_command_goes_on(looking, folder, cap
     assert "1 of 2: " not in (said := capsys.readouterr().err) and "2 of 2: " in said
 
 
+def test_a_sweep_over_the_variance_of_ddpm(folder, capsys):
+    texts = given(folder, folder / "varied", "--sweep_scales=1", "--sweep_variance=0,0.5,1")
+    assert evaluate(folder, *texts) == 0
+    samplers = [line["drawn"]["sampler"] for line in lines_of(folder / "varied.jsonl")]
+    assert samplers[:3] == [f"DDPMSampler(variance={v})" for v in (0.0, 0.5, 1.0)] and samplers[3] in samplers[:3]
+    said = capsys.readouterr()
+    assert "1 of 3: no guidance, 2 steps, variance 0, averaged weights" in said.err and "variance" in said.out
+    for more, sentence in (
+        (("--sweep_variance=0,2",), r"DDPMSampler's variance must be in \[0, 1\], got 2.0"),
+        (("--sweep_variance=a",), "--sweep_variance must be numbers, with commas between, got 'a'"),
+        (("--sweep_variance=0.1", "--sampler=ddim"), "--sweep_variance goes with --sampler=ddpm, got --sampler=ddim"),
+        (("--sweep_variance=0.1", "--variance=0.2"), "--variance is swept over: give --sweep_variance in its place"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            evaluate(folder, *given(folder, folder / "varied", *more))
+
+
+def test_a_setting_that_draws_nan_ends_a_sweep_and_is_not_written(folder, tmp_path, monkeypatch):
+    """The second of two: the line of the first one stays."""
+    drawn = Drawing.batches
+
+    def ill(drawing):
+        if drawing.sampler.variance == 1.0:
+            raise NonFiniteImages("image 3 of seed 0 became NaN.")
+        return drawn(drawing)
+
+    monkeypatch.setattr(Drawing, "batches", ill)
+    with pytest.raises(FloatingPointError, match="image 3"):
+        evaluate(folder, *given(folder, tmp_path / "out", "--sweep_scales=1", "--sweep_variance=0,1"))
+    assert len(lines_of(tmp_path / "out.jsonl")) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["out.jsonl"]
+
+
 MEASURED = '{"figures": {"frechet": 1.0}, "measured": {}, "drawn": {}}\n'
 
 
@@ -124,7 +159,8 @@ def measurement(frechet):
 def plotted(settings, tmp_path, monkeypatch):
     """(the axes, {label of a line: (its x, its y)}) of settings whose Frechet distances are 1, 2, ...; 9 anew."""
     plt = sweep_report.pyplot()
-    rows = [(sweep.Setting(*setting, {}), measurement(float(i))) for i, setting in enumerate(settings, 1)]
+    settings = [sweep.Setting(*setting, *([] if len(setting) > 4 else [{}])) for setting in settings]
+    rows = [(setting, measurement(float(i))) for i, setting in enumerate(settings, 1)]
     with monkeypatch.context() as patch:
         patch.setattr(plt, "close", lambda _: None)
         sweep_report.plot(rows, measurement(9.0), tmp_path / "plot.png")
@@ -152,6 +188,15 @@ def test_the_plot_is_over_steps_where_there_is_one_scale(tmp_path, monkeypatch):
     axes, lines = plotted(settings, tmp_path, monkeypatch)
     assert lines == {"no guidance": ([2, 4, 8], [2.0, 3.0, 1.0]), "no guidance, raw weights": ([4], [4.0])}
     assert axes.get_xlabel() == "sampler steps" and [t.get_text() for t in axes.get_xticklabels()] == ["2", "4", "8"]
+
+
+def test_the_plot_is_over_variance_where_that_alone_was_swept(tmp_path, monkeypatch):
+    settings = [(1.0, None, 8, True, {}, variance) for variance in (0.3, 0.1, 0.2)]
+    axes, lines = plotted(settings, tmp_path, monkeypatch)
+    assert lines == {"no guidance": ([0.1, 0.2, 0.3], [2.0, 3.0, 1.0])}
+    assert axes.get_xlabel() == "variance of ddpm"
+    _, lines = plotted([(1.0, None, n, True, {}, 0.1) for n in (2, 4)], tmp_path, monkeypatch)
+    assert list(lines) == ["no guidance, variance 0.1"]
 
 
 def test_the_plot_names_kinds_where_there_is_one_scale_and_number_of_steps(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import hypothesis
 import keras
 from helpers import BACKEND
 from hypothesis import strategies as st
-from small_network import DECAY, Plain, SmallNetwork, data, small_model, values
+from plain_model import DECAY, Plain, SmallNetwork, data, small_model, values
 
 from keras_sid2 import EmaAdam
 

@@ -1,6 +1,8 @@
 """generate: which weights, which seeds, which shapes."""
 
+import contextlib
 import functools
+import importlib
 import json
 
 import keras
@@ -328,13 +330,63 @@ IMAGES, MASK = np.zeros((7, 4, 4, 1), "uint8"), np.ones((4, 4, 1), bool)
         (dict(init=IMAGES + 2.0, t_start=0.5), r"init must be float in \[-1, 1\], and reaches from 2.0 to 2.0"),
         (dict(known=IMAGES, mask=MASK[:2]), r"mask must be bool and broadcast to the images \[7, 4, 4, 1\]"),
         (dict(known=IMAGES, mask=MASK[..., 0]), r"got bool \[4, 4\]"),
-        (dict(known=IMAGES, mask=MASK.astype("uint8")), "mask must be bool"),
+        (dict(known=IMAGES, mask=0.3 * MASK), "mask must be bool, 0 and 1, or 0 and 255, and has 1 values from 0.3"),
+        (dict(known=IMAGES, mask=np.arange(16).reshape(4, 4, 1)), "has 16 values from 0 to 15: give mask > 7.5"),
+        (dict(known=IMAGES, mask=np.nan * MASK), "mask must be bool, 0 and 1, or 0 and 255"),
+        (dict(known=IMAGES, mask=[["a"]]), r"mask must be bool and .* got <U1 \[1, 1\]"),
+        (dict(known=[[1], [1, 2]], mask=MASK), "known must be an array of numbers, .*inhomogeneous"),
+        (
+            dict(init=np.full(IMAGES.shape, np.nan), t_start=0.5),
+            "init must be float in .* NaN or infinite",
+        ),
+        (dict(init=IMAGES.astype("int64"), t_start=0.5), "uint8 or float in .* got int64"),
+        (dict(init=IMAGES, t_start=0), r"t_start must be in \(0, 1\], got 0"),
+        (dict(labels=[0.0, 1.0]), "Labels must be integers of shape .*, got float32"),
+        (dict(labels=[0, None]), "Labels must be integers of shape .*, got object"),
+        (dict(labels=[True, False]), "Labels must be integers of shape .*, got bool"),
+        (dict(labels=np.eye(3, dtype=int)), r"Labels must be integers of shape .*\(3, 3\)"),
+        (dict(num_steps=8.0), "num_steps must be an integer >= 1, got 8.0"),
+        (dict(guidance=(1.5, (-3, 5))), r"guidance must be a Guidance, as Guidance\(1.5, \(-3, 5\)\), or None; got"),
+        (dict(guidance=1.5), r"guidance must be a Guidance, as Guidance\(1.5, \(-3, 5\)\), or None; got 1.5"),
+        (dict(dynamic_threshold="a"), r"dynamic_threshold must be a quantile in \(0, 1\], got 'a'"),
+        (dict(use_ema="false"), "use_ema must be True or False, got 'false'"),
+        (dict(progress="bar"), r"progress must be True or a function \(steps done, steps in all\), got 'bar'"),
+        (dict(weaker="mine.keras", guidance=Guidance(2.0)), "weaker must be a SiD2Model, got 'mine.keras'"),
         (dict(weaker=tiny_model(compiled=False)), "weaker= does nothing without guidance"),
     ],
 )
 def test_wrong_requests_are_refused_in_one_sentence(model, options, sentence):
     with pytest.raises(ValueError, match=sentence):
         Drawing(model, **{"labels": LABELS, "num_steps": 8, **options})
+
+
+def tensors_of_backends():
+    """Each backend's own way to hold an array; those that are installed."""
+    found = {"numpy": np.asarray, "list": lambda a: np.asarray(a).tolist(), "keras": keras.ops.convert_to_tensor}
+    for name, module, function in (("torch", "torch", "tensor"), ("jax", "jax.numpy", "asarray")):
+        with contextlib.suppress(ImportError):
+            found[name] = getattr(importlib.import_module(module), function)
+    return found
+
+
+@pytest.mark.parametrize("given", tensors_of_backends().values(), ids=tensors_of_backends())
+def test_labels_images_and_masks_of_any_kind_are_the_same_request(model, given):
+    images, labels = stripes(4)
+    images = images / np.float32(127.5) - np.float32(1.0)
+    mask = np.zeros((4, 4, 1), bool)
+    mask[:2] = True
+    expected = Drawing(model, labels, num_steps=np.int64(8), known=images, mask=mask, seed=np.uint32(3))
+    for scale in (np.uint8(1), np.uint8(255), np.float32(1), np.int64(1)):
+        drawing = Drawing(model, given(labels), num_steps=8, known=given(images), mask=given(mask * scale), seed=3)
+        assert drawing.mask.dtype == bool
+        assert json.dumps(drawing.describe()) == json.dumps(expected.describe())
+
+
+def test_a_label_alone_is_one_image_and_records_are_plain(model):
+    drawing = Drawing(model, np.int32(2), num_steps=np.int32(8), first_image=np.int64(5), resamplings=np.int8(1))
+    assert drawing.num_images == 1
+    half = dict(init=np.zeros((1, 4, 4, 1), "float16"), t_start=np.float32(0.5), dynamic_threshold=np.float32(0.75))
+    assert json.loads(json.dumps(Drawing(model, 2, num_steps=8, **half).describe()))["dynamic_threshold"] == 0.75
 
 
 def test_a_weaker_model_of_other_images_is_refused(model):

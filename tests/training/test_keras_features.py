@@ -24,7 +24,7 @@ from keras.callbacks import (
     SwapEMAWeights,
     TerminateOnNaN,
 )
-from small_network import DECAY, INPUTS, Plain, SmallNetwork, assert_equal, data, small_model, values
+from plain_model import DECAY, INPUTS, Plain, SmallNetwork, assert_equal, data, small_model, values
 from training_helpers import fit_steps, stripes, tiny_model
 
 from keras_sid2 import AdamRecipe, EmaAdam

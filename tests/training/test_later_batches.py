@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from small_network import SmallNetwork, assert_equal, data, small_model, values
+from plain_model import SmallNetwork, assert_equal, data, small_model, values
 
 from keras_sid2 import AdamRecipe
 from keras_sid2.training import UnsoundBatch

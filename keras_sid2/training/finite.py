@@ -1,0 +1,57 @@
+"""Images that are not finite: NaN would be stored as black, which nobody tells from a dark picture."""
+
+import numpy as np
+
+from keras_sid2.training.sampling_program import Run
+
+_NAMED = 3  # images and weights in the sentence; the attributes have all of them
+
+
+class NonFiniteImages(FloatingPointError):
+    """Drawing gave NaN or infinite values; nothing of the batch was handed out.
+
+    Attributes:
+        step: of the sampler, counted from 1, from which on they are not finite, of `num_steps`.
+        logsnr: at the beginning of that step.
+        seed: of the request.
+        images: numbers of the images, counted as `first_image`.
+        labels: their classes, the null class where they have none.
+        weights: paths of the weights that are not finite themselves.
+    """
+
+    def __init__(self, message: str, **attributes):
+        super().__init__(message)
+        self.__dict__.update(attributes)
+
+
+def check_finite(drawing, run: Run, numbers: np.ndarray, sound: np.ndarray):
+    """NonFiniteImages unless all are `sound`, bool [N], of the images `numbers` that `run` drew for a Drawing.
+
+    Only then is the batch drawn once more, to name the step.
+    """
+    if not sound.all():
+        raise _error(drawing, run, numbers[: len(sound)][~sound])
+
+
+def _error(drawing, run: Run, numbers: np.ndarray) -> NonFiniteImages:
+    step, weights = run.first_bad_step(drawing.num_steps), run.bad_weights()
+    images, labels = numbers.tolist(), drawing.labels[numbers - drawing.first_image].tolist()
+    found = {"step": step + 1, "num_steps": drawing.num_steps, "logsnr": float(drawing.logsnr[step])}
+    found |= {"seed": drawing.seed, "images": images, "labels": labels, "weights": weights}
+    dtype = getattr(getattr(drawing.model.network, "dtype_policy", None), "name", "unknown")
+    which = f"image{'s' * (len(images) > 1)} {_few(images)}"
+    which += f" (label{'s' * (len(images) > 1)} {_few(labels)})" if drawing.model.num_classes else ""
+    if weights:
+        cause = f"The weights are not finite: {_few(weights)}."
+    else:
+        cause = "Usual causes: float16 or guidance that overflows; a sampler or a network of one's own."
+    return NonFiniteImages(
+        f"{which} of seed {drawing.seed} became NaN or infinite in step {step + 1} of {drawing.num_steps}, at logsnr "
+        f"{found['logsnr']:.4g} (sampler {drawing.sampler}, network in {dtype}). {cause}",
+        **found,
+    )
+
+
+def _few(values: list) -> str:
+    more = len(values) - _NAMED
+    return ", ".join(map(str, values[:_NAMED])) + (f" and {more} more" if more > 0 else "")
