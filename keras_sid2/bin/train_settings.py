@@ -32,7 +32,9 @@ class TrainSettings:
     batch_size: int | None = None
     learning_rate: float | None = None
     warmup_steps: int | None = None
+    lr_decay: str | None = None
     ema_decay: float | None = None
+    ema_warmup: bool | None = None
     flip: bool = False
     crop: str | None = None
     max_bad_records: int = 0
@@ -69,7 +71,9 @@ class TrainSettings:
         "batch_size",
         "learning_rate",
         "warmup_steps",
+        "lr_decay",
         "ema_decay",
+        "ema_warmup",
         "flip",
         "crop",
         "seed",
@@ -77,6 +81,14 @@ class TrainSettings:
         "remat",
         "accumulation_steps",
     )
+
+    OF_RECIPE = {  # and the field there
+        "learning_rate": "learning_rate",
+        "warmup_steps": "warmup_steps",
+        "lr_decay": "decay",
+        "ema_decay": "ema_decay",
+        "ema_warmup": "ema_warmup",
+    }
 
     EVERY = ("eval_every", "checkpoint_every", "sample_every", "measure_every")
 
@@ -122,13 +134,18 @@ class TrainSettings:
         if self.checkpoints == "sharded":
             check_available()
         chosen = {
-            "learning_rate": recipe.learning_rate if self.learning_rate is None else self.learning_rate,
-            "warmup_steps": recipe.warmup_steps if self.warmup_steps is None else self.warmup_steps,
-            "ema_decay": recipe.ema_decay if self.ema_decay is None else self.ema_decay,
+            field: getattr(recipe, name) if getattr(self, field) is None else getattr(self, field)
+            for field, name in self.OF_RECIPE.items()
         }
         batch_size = self.batch_size or preset.batch_size
         self._check_parts(batch_size)
-        recipe = dataclasses.replace(recipe, **chosen, accumulation_steps=self.accumulation_steps)
+        ends = chosen["lr_decay"] in ("linear", "cosine")
+        recipe = dataclasses.replace(
+            recipe,
+            **{name: chosen[field] for field, name in self.OF_RECIPE.items()},
+            decay_steps=(recipe.decay_steps or self.steps) if ends else None,
+            accumulation_steps=self.accumulation_steps,
+        )
         network = {**preset.network, "remat": self.remat}
         preset = dataclasses.replace(preset, recipe=recipe, network=network, batch_size=batch_size)
         return dataclasses.replace(self, **chosen, batch_size=batch_size, **self._rounded()), preset

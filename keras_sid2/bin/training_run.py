@@ -89,7 +89,9 @@ class TrainingRun:
                 raise ValueError(f"{self.workdir} has checkpoints but no run.json: give another --workdir.")
             return
         now = self.settings.defining()
-        before = {name: TrainSettings.default(name) for name in now} | read_run(path)
+        # What a run of before did not say, as it had no such flag, it did as the preset says.
+        unsaid = {name: now[name] if name in TrainSettings.OF_RECIPE else TrainSettings.default(name) for name in now}
+        before = unsaid | read_run(path)
         changed = [f"--{k}={now[k]} (there: {before[k]})" for k in now if k != "data" and before[k] != now[k]]
         if other := other_data(self.settings, self.data_digest, before):
             changed.append(other)
