@@ -54,7 +54,7 @@ def _without_guard(model):
 
 def _without_averages(model):
     """No EMA."""
-    model.optimizer._update_model_variables_moving_average = lambda variables: None
+    model.ema_decay = None
     return model
 
 

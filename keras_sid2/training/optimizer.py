@@ -145,7 +145,7 @@ class AdamRecipe:
             _is_number(self.learning_rate, 0) and self.learning_rate
         ):
             raise ValueError(
-                "learning_rate must be a positive number or a keras.optimizers.schedules.LearningRateSchedule, "
+                "learning_rate must be positive and finite, or a keras.optimizers.schedules.LearningRateSchedule, "
                 f"got {self.learning_rate!r}."
             )
         for field, least in (("warmup_steps", 0), ("accumulation_steps", 1)):

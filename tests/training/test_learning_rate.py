@@ -51,9 +51,10 @@ def test_a_rate_that_never_changes_is_a_variable_that_callbacks_may_set():
 
 
 WRONG = {
-    "a rate of 0": ({"learning_rate": 0.0}, "learning_rate must be a positive number or a keras.optimizers.schedules"),
-    "a rate that is a text": ({"learning_rate": "fast"}, "learning_rate must be a positive number or a .*got 'fast'"),
-    "a rate of NaN": ({"learning_rate": float("nan")}, "learning_rate must be a positive number"),
+    "a rate of 0": ({"learning_rate": 0.0}, "learning_rate must be positive and finite, or a keras.optimizers.schedules"),
+    "a rate that is a text": ({"learning_rate": "fast"}, "learning_rate must be positive and finite, or .*got 'fast'"),
+    "an infinite rate": ({"learning_rate": float("inf")}, "learning_rate must be positive and finite"),
+    "a rate of NaN": ({"learning_rate": float("nan")}, "learning_rate must be positive and finite"),
     "an unknown decay": ({"decay": "step"}, "decay must be one of constant, linear, cosine, inverse_sqrt, got 'step'"),
     "no end": ({"decay": "cosine"}, r"decay='cosine' needs decay_steps, an integer above warmup_steps \(10000\)"),
     "an end in the warm-up": ({"decay": "linear", "decay_steps": 10_000}, "above warmup_steps"),
