@@ -28,7 +28,7 @@ import rich.table
 from absl import app, flags
 
 FLAGS = flags.FLAGS
-MARKERS = {"ddpm": "o", "ddim": "s", "heun": "D", "dpmpp_2m": "^"}  # of the samplers, in the plot
+MARKERS = {"ddpm": "o", "ddim": "s", "heun": "D", "dpmpp_2m": "^", "edm_heun": "v"}  # of the samplers, in the plot
 CUTS = 10
 
 

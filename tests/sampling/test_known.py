@@ -8,11 +8,12 @@ from exact_data import SHAPE, Mixture, turned_covariance
 from helpers import alpha_sigma_of, keys, to_numpy
 from keras import ops
 
-from keras_sid2 import DDIMSampler, DDPMSampler, DPMSolver2MSampler, HeunSampler, backend
+from keras_sid2 import DDIMSampler, DDPMSampler, DPMSolver2MSampler, EDMHeunSampler, HeunSampler, backend
 from keras_sid2.diffusion import CosineSchedule
 from keras_sid2.sampling import SamplingLoop, uniform_t
 
 SAMPLERS = {"ddpm": DDPMSampler(0.7), "ddim": DDIMSampler(), "heun": HeunSampler(), "2m": DPMSolver2MSampler()}
+SAMPLERS["edm's heun"] = EDMHeunSampler()
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 MASK = np.array([[True, False], [False, True]])[..., None]
 KNOWN = np.array([[0.8, 9.0], [9.0, -0.4]], "float32")[..., None]

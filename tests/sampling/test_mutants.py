@@ -67,6 +67,8 @@ CHECKS = {
     "ddim ends right": lambda m: ends_right(m.DDIMSampler()),
     "ddim with eta ends right": lambda m: ends_right(m.DDIMSampler(0.8), 512),
     "heun ends right": lambda m: ends_right(m.HeunSampler(), 64),
+    "edm's heun is of order 2": lambda m: has_order(m.EDMHeunSampler(), 2),
+    "edm's heun ends right": lambda m: ends_right(m.EDMHeunSampler(), 64),
     "2m ends right": lambda m: ends_right(m.DPMSolver2MSampler(), 96),
     "ddim is of order 1": lambda m: has_order(m.DDIMSampler(), 1),
     "heun is of order 2": lambda m: has_order(m.HeunSampler(), 2),
@@ -102,6 +104,19 @@ STEPS = {
     "heun: the end alone": ("0.5 * (x_hat + x_hat_s)", "x_hat_s", "heun is of order 2"),
     "heun: the start twice": ("x_hat_s = denoise(z_s,", "x_hat_s = denoise(z_t,", "heun is of order 2"),
     "heun: noise level of the start": ("broadcast_to(logsnr_s,", "broadcast_to(logsnr_t,", "heun is of order 2"),
+    "edm's heun: the end alone": ("0.5 * (sigma_s - alpha_s", "1.0 * (sigma_s - alpha_s", "edm's heun is of order 2"),
+    "edm's heun: sign": ("* (eps_s - eps_t)", "* (eps_t - eps_s)", "edm's heun is of order 2"),
+    "edm's heun: no second estimate": ("* (eps_s - eps_t)", "* (eps_t - eps_t)", "edm's heun is of order 2"),
+    "edm's heun: noise level of the start": (
+        "_each(logsnr_s, z_s)",
+        "_each(logsnr_t, z_s)",
+        "edm's heun is of order 2",
+    ),
+    "edm's heun: sigma for sigma over alpha": (
+        "(sigma_s - alpha_s * sigma_t / alpha_t)",
+        "(sigma_s - sigma_t)",
+        "edm's heun is of order 2",
+    ),
     "2m: no ratio of steps": (
         "0.5 * h / ops.where(first, 1.0, h_before)",
         "0.5",

@@ -12,6 +12,7 @@ from keras_sid2.sampling import (
     DDIMSampler,
     DDPMSampler,
     DPMSolver2MSampler,
+    EDMHeunSampler,
     HeunSampler,
     evaluations,
     get_sampler,
@@ -81,13 +82,53 @@ def test_ddim_keeps_the_noise_it_sees():
     )
 
 
-@pytest.mark.parametrize("variance", [-0.1, 1.1, float("nan")])
+def test_edm_s_heun_is_algorithm_1_of_its_paper():
+    """In its own terms: x = z / alpha, sigma the noise over the signal; float64."""
+    z_t = images(3, 2, 2, 1).astype("float64")
+    (alpha_t, noise_t), (alpha_s, noise_s) = alpha_sigma_of(-1.0), alpha_sigma_of(0.5)
+
+    def denoise(z, logsnr):
+        return 0.1 + 0.3 * z + 0.01 * logsnr
+
+    x, sigma, sigma_next = z_t / alpha_t, noise_t / alpha_t, noise_s / alpha_s
+    slope = (x - denoise(z_t, -1.0)) / sigma
+    x_next = x + (sigma_next - sigma) * slope
+    slope_next = (x_next - denoise(alpha_s * x_next, 0.5)) / sigma_next
+    expected = alpha_s * (x + (sigma_next - sigma) * 0.5 * (slope + slope_next))
+    z, levels = ops.cast(z_t, "float32"), dict(logsnr_t=np.float32(-1.0), logsnr_s=np.float32(0.5))
+    drawn = EDMHeunSampler()(
+        z_t=z,
+        x_hat=denoise(z, -1.0),
+        denoise=lambda z, logsnr: denoise(z, ops.reshape(logsnr, (-1, 1, 1, 1))),
+        **levels,
+    )
+    np.testing.assert_allclose(to_numpy(drawn), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("deviation, lost", [(0.5, 0.011), (0.3, 0.018), (0.1, 0.050), (0.03, 0.168)])
+def test_how_much_variance_ddpm_loses_is_what_its_docstring_says(deviation, lost):
+    """On N(0, s^2), 512 steps, by the recursion of variances in float64: z_s = g z_t + noise, x = k z of the last."""
+    logsnr = to_numpy(uniform_t(CosineSchedule(), STEPS)).astype("float64")
+    variance = 1.0
+    for t, s in zip(logsnr[:-2], logsnr[1:], strict=False):
+        (alpha_t, sigma_t), (alpha_s, sigma_s), c = alpha_sigma_of(t), alpha_sigma_of(s), -np.expm1(t - s)
+        k = alpha_t * deviation**2 / (alpha_t**2 * deviation**2 + sigma_t**2)
+        gain = alpha_s * ((1.0 - c) / alpha_t + c * k)
+        variance = gain**2 * variance + c * sigma_s ** (2 * 0.8) * sigma_t ** (2 * 0.2)
+    alpha, sigma = alpha_sigma_of(logsnr[-2])
+    k = alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2)
+    assert 1.0 - k**2 * variance / deviation**2 == pytest.approx(lost, abs=0.002)
+    measured = moments_after(DDPMSampler(0.2), to_numpy(uniform_t(CosineSchedule(), STEPS)))[1]
+    assert deviation != S or 1.0 - (measured / S) ** 2 == pytest.approx(lost, abs=0.002)
+
+
+@pytest.mark.parametrize("variance", [-0.1, 1.1, float("nan"), "a", None])
 def test_variance_outside_its_bounds_is_refused(variance):
     with pytest.raises(ValueError, match=r"DDPMSampler's variance must be in \[0, 1\], got"):
         DDPMSampler(variance)
 
 
-@pytest.mark.parametrize("eta", [-0.1, 1.1, float("nan")])
+@pytest.mark.parametrize("eta", [-0.1, 1.1, float("nan"), "a"])
 def test_eta_outside_its_bounds_is_refused(eta):
     with pytest.raises(ValueError, match=r"DDIMSampler's eta must be in \[0, 1\], got"):
         DDIMSampler(eta)
@@ -122,13 +163,14 @@ def test_samplers_go_by_name():
         "ddim": DDIMSampler(),
         "heun": HeunSampler(),
         "dpmpp_2m": DPMSolver2MSampler(),
+        "edm_heun": EDMHeunSampler(),
     }
     assert {name: get_sampler(name) for name in SAMPLERS} == expected
-    assert [evaluations(sampler) for sampler in expected.values()] == [1, 1, 2, 1]
+    assert [evaluations(sampler) for sampler in expected.values()] == [1, 1, 2, 1, 2]
     assert get_sampler(DDPMSampler(0.3)) == DDPMSampler(0.3)
 
 
 @pytest.mark.parametrize("name", ["euler", None, 3])
 def test_unknown_sampler_is_refused(name):
-    with pytest.raises(ValueError, match="sampler must be one of ddpm, ddim, heun, dpmpp_2m or a sampler object, got"):
+    with pytest.raises(ValueError, match="sampler must be one of ddpm, ddim, heun, dpmpp_2m, edm_heun or a sampler"):
         get_sampler(name)
