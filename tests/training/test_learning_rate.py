@@ -51,7 +51,7 @@ def test_a_rate_that_never_changes_is_a_variable_that_callbacks_may_set():
 
 
 WRONG = {
-    "a rate of 0": ({"learning_rate": 0.0}, "learning_rate must be positive and finite, or a keras.optimizers.schedules"),
+    "a rate of 0": ({"learning_rate": 0.0}, "learning_rate must be positive and finite, or a keras.optimizers"),
     "a rate that is a text": ({"learning_rate": "fast"}, "learning_rate must be positive and finite, or .*got 'fast'"),
     "an infinite rate": ({"learning_rate": float("inf")}, "learning_rate must be positive and finite"),
     "a rate of NaN": ({"learning_rate": float("nan")}, "learning_rate must be positive and finite"),
