@@ -18,8 +18,9 @@ import numpy as np
 from keras import ops
 
 from keras_sid2 import backend, replicas
-from keras_sid2.training.checkpoints import check_weights_file, first_reason
+from keras_sid2.training.checkpoints import first_reason
 from keras_sid2.training.optimizer import steps_done
+from keras_sid2.training.weights_files import check_weights_file
 
 _WARM_UP = 10.0  # Eq. (1); the average then reaches back over about a tenth of all steps
 
@@ -235,7 +236,7 @@ class AveragedModel(keras.Model):
         file has no averages they are its weights. skip_mismatch=True loads what fits and leaves the rest as it is.
         """
         if not kwargs.get("skip_mismatch"):
-            check_weights_file(filepath, expected=len(self.network.weights))
+            check_weights_file(filepath, self)
         variables = [*self.variables, *(self.optimizer.variables if self.compiled else ())]
         before = [ops.copy(v.value) for v in variables]
         try:
@@ -243,11 +244,8 @@ class AveragedModel(keras.Model):
         except ValueError as error:
             for variable, value in zip(variables, before, strict=True):
                 variable.assign(value)
-            raise ValueError(
-                f"{filepath} does not hold the weights of this model's network: {first_reason(error)} Make the model "
-                "that it is of (keras_sid2.load_model of a .keras file does), or pass skip_mismatch=True to load what "
-                "fits."
-            ) from error
+            reason = first_reason(error)
+            raise ValueError(f"{filepath} does not hold the weights of this model's network: {reason}") from error
 
 
 def _own(store) -> dict:

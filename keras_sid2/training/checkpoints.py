@@ -20,7 +20,6 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 
-import h5py
 import keras
 
 from keras_sid2 import replicas
@@ -262,28 +261,6 @@ def remove_unfinished(directory: str | os.PathLike):
             os.rename(left, left.with_name(old.group(1)))
         else:
             shutil.rmtree(left, ignore_errors=True)
-
-
-def check_weights_file(path: str | os.PathLike, *, expected: int):
-    """ValueError unless a .weights.h5 file can be read and holds `expected` weights.
-
-    Keras passes over those it finds no place for. OSError if the disk does not answer, or there is no such file.
-    """
-    if not str(path).endswith(".weights.h5"):
-        return
-    found = []
-    try:
-        with h5py.File(path) as file:
-            file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
-    except (OSError, RuntimeError, KeyError) as error:
-        if getattr(error, "errno", None):  # the disk's; h5py's own has none
-            raise
-        raise ValueError(f"{path} is no .weights.h5 file that can be read: {error}.") from error
-    found = [name for name in found if name.startswith("layers/")]
-    if len(found) != expected:
-        raise ValueError(
-            f"{path} does not hold the weights of this model's network: they are {len(found)}, not {expected}."
-        )
 
 
 def first_reason(error: Exception) -> str:

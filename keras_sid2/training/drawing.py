@@ -232,7 +232,7 @@ class Drawing:
             "dynamic_threshold": self.dynamic_threshold,
             "t_start": self.t_start,
             "resamplings": self.resamplings,
-            "averaged_weights": bool(self.use_ema and self.model.averages()),
+            "averaged_weights": self.use_ema and self.model.averages() is not None,
             "training_step": self.step,
             "weights": self.model.weights_digest(use_ema=self.use_ema),
         }

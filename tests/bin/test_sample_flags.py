@@ -143,7 +143,7 @@ def test_what_the_model_does_not_take_is_refused_before_anything_is_drawn(
     workdir, unlabelled, tmp_path, given, sentence
 ):
     write_png(tmp_path / "white.png", WHITE)
-    write_png(tmp_path / "wide.png", np.zeros((4, 5, 1), "uint8"))
+    write_png(tmp_path / "wide.png", np.full((4, 5, 1), 255, "uint8"))
     for name in ("text.keras", "text.weights.h5"):
         (tmp_path / name).write_text("text")
     before = sorted(tmp_path.iterdir())

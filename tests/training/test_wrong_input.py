@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import LEVELS, tiny_network
+from helpers import LEVELS, tiny_network, to_numpy
 from training_helpers import DROPOUT_LEVELS, stripes, tiny_model
 
 from keras_sid2 import Guidance, SiD2Model, SigmoidWeighting
@@ -121,6 +121,28 @@ def test_weights_of_another_network(model, tmp_path, other, direction):
     source, target = models if direction == "into" else models[::-1]
     source.save_weights(tmp_path / "some.weights.h5")
     before = [w.copy() for w in target.get_weights()]
-    with pytest.raises(ValueError, match="some.weights.h5 does not hold the weights of this model's network"):
-        target.load_weights(tmp_path / "some.weights.h5")
+    source.save(tmp_path / "some.keras")
+    sentence = (
+        "does not hold the weights of this model's network: of .* it has .*, and the network .*skip_mismatch=True"
+    )
+    for name in ("some.weights.h5", "some.keras"):
+        with pytest.raises(ValueError, match=f"{name} {sentence}"):
+            target.load_weights(tmp_path / name)
     assert all(np.array_equal(a, b) for a, b in zip(before, target.get_weights(), strict=True))
+
+
+def test_what_fits_is_loaded_if_it_is_asked_for(model, tmp_path):
+    """Averages too; those of what did not fit follow the weights that are there."""
+    source = tiny_model(network=tiny_network(levels=DROPOUT_LEVELS, num_classes=5), weights_seed=1)
+    source.fit(*stripes(16), verbose=0)
+    source.save_weights(tmp_path / "five.weights.h5")
+    with pytest.raises(ValueError, match=r"embedding/classes/vars/0 it has \[6, 8\], and the network \[4, 8\]"):
+        model.load_weights(tmp_path / "five.weights.h5")
+    kept = model.get_weights()
+    with pytest.warns(UserWarning, match="could not be loaded"):
+        model.load_weights(tmp_path / "five.weights.h5", skip_mismatch=True)
+    averages = zip(model.trainable_variables, model.averages(), source.averages(), strict=True)
+    for weight, average, other in averages:
+        fits = weight.shape == other.shape
+        np.testing.assert_array_equal(to_numpy(average.value), to_numpy(other.value if fits else weight.value))
+    model.set_weights(kept)

@@ -1,0 +1,76 @@
+"""Whether a file of Keras holds the weights of a model: by names and shapes, before one of them is loaded.
+
+Keras passes over weights that it finds no place for, and of those that do not fit it says that none were there.
+"""
+
+import os
+import zipfile
+
+import h5py
+from keras.src.saving import saving_lib
+
+_IN_KERAS_FILE = "model.weights.h5"
+_PART = "layers/"  # of the names in a file; what is beside them is the model's own, or its optimizer's
+
+
+class _Shapes(saving_lib.H5IOStore):
+    """What keras would write, by name, without writing it."""
+
+    def __init__(self):
+        self.found, self._at = {}, ""
+
+    def make(self, path, metadata=None):
+        self._at = path
+        return self
+
+    def __bool__(self):
+        return True
+
+    def __setitem__(self, key, value):
+        self.found[f"{self._at}/vars/{key}"] = tuple(value.shape)
+
+
+def check_weights_file(path: str | os.PathLike, model):
+    """ValueError, with the first difference, unless a .weights.h5 or .keras file has the weights of `model`'s layers.
+
+    Files of other kinds are left to keras. OSError if the disk does not answer, or there is no such file.
+    """
+    if not str(path).endswith((".weights.h5", ".keras")):
+        return
+    wanted, there = _shapes_of(model), _shapes_in(path)
+    for name in sorted({*wanted, *there}):
+        if wanted.get(name) != there.get(name):
+            has, needs = (f"{list(s[name])}" if name in s else "none" for s in (there, wanted))
+            raise ValueError(
+                f"{path} does not hold the weights of this model's network: of {name[len(_PART) :]} it has {has}, and "
+                f"the network {needs}. Make the model that it is of (a .keras file: keras.saving.load_model), or pass "
+                "skip_mismatch=True to load what fits."
+            )
+
+
+def _shapes_of(model) -> dict[str, tuple]:
+    store = _Shapes()
+    saving_lib._save_state(model, store, None, inner_path="", visited_saveables={id(getattr(model, "optimizer", None))})
+    return {name: shape for name, shape in store.found.items() if name.startswith(_PART)}
+
+
+def _shapes_in(path: str | os.PathLike) -> dict[str, tuple]:
+    found = {}
+
+    def look(name, item):
+        if isinstance(item, h5py.Dataset) and name.startswith(_PART):
+            found[name] = tuple(item.shape)
+
+    try:
+        if str(path).endswith(".keras"):
+            with zipfile.ZipFile(path) as archive, archive.open(_IN_KERAS_FILE) as inner, h5py.File(inner) as file:
+                file.visititems(look)
+        else:
+            with h5py.File(path) as file:
+                file.visititems(look)
+    except (OSError, RuntimeError, KeyError, zipfile.BadZipFile) as error:
+        if getattr(error, "errno", None):  # the disk's; h5py's own has none
+            raise
+        kind = ".keras" if str(path).endswith(".keras") else ".weights.h5"
+        raise ValueError(f"{path} is no {kind} file that can be read: {error}.") from error
+    return found
