@@ -116,7 +116,7 @@ def _read_png(path: pathlib.Path) -> np.ndarray:
     channels = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
     try:
         with Image.open(path, formats=["PNG"]) as picture:
-            mode = picture.mode
+            mode = f"{picture.mode} with transparency" if "transparency" in picture.info else picture.mode
             pixels = np.array(picture.convert(channels.get(mode)))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is no PNG file that can be read.") from error

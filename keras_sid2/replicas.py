@@ -113,7 +113,13 @@ def step_logs(logs: dict) -> dict:
 
 
 def check_optimizer(optimizer):
-    """ValueError on torch, where several copies train, for one that does not average their gradients: keras's own."""
+    """ValueError, where several copies train, for one that scales the loss, which each would do for itself; on torch
+    also for one that does not average their gradients: keras's own."""
+    if count() > 1 and isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise ValueError(
+            f"A LossScaleOptimizer, which float16 needs, would scale the loss of each of the {count()} copies of the "
+            "model by itself: train in mixed_bfloat16."
+        )
     if backend.name() == "torch" and count() > 1 and not getattr(optimizer, "averages_over_copies", False):
         raise ValueError(
             f"On torch the gradients of several processes are averaged by EmaAdam, got {type(optimizer).__name__}: "

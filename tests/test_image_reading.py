@@ -118,3 +118,10 @@ def test_pngs_of_two_sizes_are_refused(tmp_path):
     assert next(blocks).shape == (3, 4, 4, 1)
     with pytest.raises(ValueError, match=r"alike: 000000.png is \[4, 4, 1\], and 000003.png is \[4, 6, 1\]"):
         next(blocks)
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+def test_a_colour_that_is_transparent_is_not_dropped(tmp_path, mode):
+    Image.fromarray(noise(4, 4)).convert(mode).save(tmp_path / "a.png", transparency=(0, 0, 0) if mode == "RGB" else 0)
+    with pytest.raises(ValueError, match=f"of 8 bits and without transparency, got {mode} with transparency"):
+        list(iterate_pngs(tmp_path, 4))
