@@ -111,8 +111,8 @@ class HalfNetwork(SmallNetwork):
     num_classes = None
 
     def call(self, inputs, training=None):
-        z_t = ops.cast(inputs[0], "float16")
-        return z_t * 60000.0 + 0.0 * super().call((inputs[0], inputs[1], ops.zeros_like(inputs[1])))
+        large = ops.cast(ops.cast(inputs[0], "float16") * 60000.0, "float32")
+        return large + 0.0 * super().call((inputs[0], inputs[1], ops.zeros_like(inputs[1])))
 
 
 def test_overflow_in_float16_is_told():
