@@ -6,7 +6,7 @@ import pytest
 from helpers import BACKEND, images, only_on_jax, only_on_torch, to_numpy
 from keras import ops
 
-from keras_sid2 import backend, random
+from keras_sid2 import backend, random, replicas
 
 
 def test_the_name_is_keras_s():
@@ -181,7 +181,7 @@ def test_loop_runs_from_start_to_before_stop(start, stop):
 def test_averages_move_by_their_momentum():
     averages = [keras.Variable(images(3, 2, seed=i), name=f"average{i}") for i in range(2)]
     variables = [keras.Variable(images(3, 2, seed=i + 2), name=f"variable{i}") for i in range(2)]
-    backend.update_averages(averages, variables, 0.9)
+    backend.update_averages(averages, variables, 0.9, assign=replicas.update)
     for i, (average, variable) in enumerate(zip(averages, variables, strict=True)):
         expected = 0.9 * images(3, 2, seed=i) + 0.1 * images(3, 2, seed=i + 2)
         np.testing.assert_allclose(to_numpy(average.value), expected, rtol=1e-5)

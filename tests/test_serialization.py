@@ -8,7 +8,7 @@ from keras_sid2 import AdamRecipe, Guidance, Level, diffusion, sampling
 pytestmark = pytest.mark.backend_free
 
 SETTINGS = [
-    AdamRecipe(),
+    AdamRecipe(decay="cosine", decay_steps=20_000),
     Guidance(1.5, (-3.0, 5.0)),
     Level("transformer", 64, 2, dropout=0.1),
     diffusion.CosineInterpolatedSchedule(256, low=32.0),
@@ -22,6 +22,7 @@ SETTINGS = [
     diffusion.ScaleCurve(((-3.0, 1.0), (5.0, 2.5))),
     sampling.DDIMSampler(0.5),
     sampling.DPMSolver2MSampler(),
+    sampling.EDMHeunSampler(),
     sampling.HeunSampler(),
     sampling.DDPMSampler(0.3),
 ]
