@@ -83,6 +83,6 @@ def test_what_one_process_cannot_write_all_of_them_do_without(folder):
 def test_portable_ones_are_refused_where_no_process_has_all(folder):
     for index in range(2):
         said = json.loads((folder / f"said_{index}.json").read_text())["portable"]
-        assert said.startswith("residual_uvit/") and "is split over devices of 2 processes" in said
+        assert "residual_uvit" in said.split()[0] and "is split over devices of 2 processes" in said
         assert said.endswith("save sharded ones (--checkpoints=sharded).")
     assert not (folder / "portable").exists()
