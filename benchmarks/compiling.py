@@ -69,14 +69,14 @@ def abstract_variables(sharding) -> Iterator[None]:
 @contextlib.contextmanager
 def on_mesh(mesh, devices: Sequence) -> Iterator:
     """The library's `distributed(mesh)` over some of the devices that there are, or over none of this machine."""
-    from keras_sid2 import distribution
+    from keras_sid2.parallel import mesh as meshes
 
-    kept, distribution._devices = distribution._devices, lambda: list(devices[: mesh.size])
+    kept, meshes._devices = meshes._devices, lambda: list(devices[: mesh.size])
     try:
-        with distribution.distributed(mesh) as found:
+        with meshes.distributed(mesh) as found:
             yield found
     finally:
-        distribution._devices = kept
+        meshes._devices = kept
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,21 +17,21 @@ def _with_jax_random(model):
     """jax's own generator for t, eps and label dropout, in place of the library's portable one."""
     import jax
 
-    from keras_sid2 import random
+    from keras_sid2 import threefry
 
     def noised(self, data, keys, label_dropout):
         def key(index):
             data = jax.lax.bitcast_convert_type(keys.reshape(-1, 2)[0], "uint32")
             return jax.random.fold_in(jax.random.wrap_key_data(data), index)
 
-        kept = random.uniform, random.normal
+        kept = threefry.uniform, threefry.normal
         batch = data[0].shape[0]
-        random.uniform = lambda keys, shape=(), index=0: jax.random.uniform(key(0), (batch, 2))
-        random.normal = lambda keys, shape=(), index=0: jax.random.normal(key(1), (batch, *shape))
+        threefry.uniform = lambda keys, shape=(), index=0: jax.random.uniform(key(0), (batch, 2))
+        threefry.normal = lambda keys, shape=(), index=0: jax.random.normal(key(1), (batch, *shape))
         try:
             return type(self).noised(self, data, keys, label_dropout)
         finally:
-            random.uniform, random.normal = kept
+            threefry.uniform, threefry.normal = kept
 
     model.noised = types.MethodType(noised, model)
     return model

@@ -153,7 +153,7 @@ def _settings(model, labels: np.ndarray) -> dict:
 
 
 def _save(result: dict):
-    from keras_sid2.files import written_whole
+    from keras_sid2.io.atomic import written_whole
 
     if FLAGS.json:
         with written_whole(FLAGS.json) as temporary:
@@ -196,7 +196,7 @@ def _plot(result: dict):
     matplotlib.use("Agg")
     from matplotlib import pyplot, ticker
 
-    from keras_sid2.files import written_whole
+    from keras_sid2.io.atomic import written_whole
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     for sampler, line in _lines(result).items():
@@ -217,7 +217,7 @@ def _plot(result: dict):
 
 def main(argv):
     del argv
-    from keras_sid2.training.checkpoints import load_model
+    from keras_sid2.checkpoints import load_model
 
     model = load_model(FLAGS.checkpoint)
     images, labels = _real_digits()

@@ -87,7 +87,7 @@ def _compiled(mesh, devices: list):
 
 
 def _row(strategy: str, count: int, devices: list) -> dict:
-    from keras_sid2.distribution import Mesh
+    from keras_sid2.parallel.mesh import Mesh
 
     start, mesh = time.perf_counter(), Mesh(**rules.mesh_sizes(strategy, count))
     compiled, parameters = _compiled(mesh, devices)
@@ -144,7 +144,7 @@ def _plot(result: dict):
     matplotlib.use("Agg")
     from matplotlib import pyplot, ticker
 
-    from keras_sid2.files import written_whole
+    from keras_sid2.io.atomic import written_whole
 
     systems = list(dict.fromkeys(time["system"] for time in result["times"]))
     compiled = {(row["strategy"], row["devices"]) for row in result["rows"]}

@@ -8,6 +8,7 @@ require_keras()  # before the imports below do
 from keras_sid2 import diffusion, distribution, evaluation, layers, models, presets, sampling, training
 from keras_sid2.diffusion import Guidance, ScaleCurve, SigmoidWeighting
 from keras_sid2.models import Level, NetworkCost, ResidualUViT, network_cost
+from keras_sid2.parallel import processes
 from keras_sid2.sampling import DDIMSampler, DDPMSampler, DPMSolver2MSampler, EDMHeunSampler, HeunSampler
 from keras_sid2.training import AdamRecipe, Drawing, EmaAdam, SiD2Model, list_presets
 from keras_sid2.version import __version__
@@ -37,6 +38,7 @@ __all__ = [
     "models",
     "network_cost",
     "presets",
+    "processes",
     "sampling",
     "training",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_sid2 import ResidualUViT, backend, random
+from keras_sid2 import ResidualUViT, backend, threefry
 
 BACKEND = keras.backend.backend()
 only_on_jax = pytest.mark.skipif(BACKEND != "jax", reason="jax's own functions")
@@ -39,7 +39,7 @@ def alpha_sigma_of(logsnr):
 
 def keys(count: int, seed: int = 0):
     """int32 [count, 2]: one key an example."""
-    return random.fold_in(random.key(seed), np.arange(count, dtype="int32"))
+    return threefry.fold_in(threefry.key(seed), np.arange(count, dtype="int32"))
 
 
 def images(*shape: int, seed: int = 0) -> np.ndarray:

@@ -6,7 +6,8 @@ import pytest
 from helpers import BACKEND, images, only_on_jax, only_on_torch, to_numpy
 from keras import ops
 
-from keras_sid2 import backend, random, replicas
+from keras_sid2 import backend, threefry
+from keras_sid2.parallel import replicas
 
 
 def test_the_name_is_keras_s():
@@ -21,7 +22,7 @@ def dropped(key, size=2000):
 
 
 def test_a_fixed_seed_determines_a_draw_of_keras():
-    first, again, *others = (dropped(random.fold_in(random.key(0), step)) for step in (1, 1, 2, 3, 4))
+    first, again, *others = (dropped(threefry.fold_in(threefry.key(0), step)) for step in (1, 1, 2, 3, 4))
     np.testing.assert_array_equal(first, again)
     for other in others:
         assert 0.32 < (other != first).mean() < 0.43  # 2 * 0.75 * 0.25 = 0.375 for independent masks
@@ -35,7 +36,7 @@ def test_both_words_of_a_key_count():
 
 
 def test_a_fixed_seed_makes_no_variable():
-    assert not [v for v in vars(backend.FixedSeed(random.key(0))).values() if isinstance(v, keras.Variable)]
+    assert not [v for v in vars(backend.FixedSeed(threefry.key(0))).values() if isinstance(v, keras.Variable)]
 
 
 def test_keras_s_own_seed_generator_still_has_the_interface_that_is_replaced():

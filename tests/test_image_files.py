@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_sid2.image_files import NpzPieces, image_grid, write_animation, write_npz, write_pngs
-from keras_sid2.image_reading import iterate_npz, iterate_pngs, npz_shape, read_images
+from keras_sid2.io.image_files import NpzPieces, image_grid, write_animation, write_npz, write_pngs
+from keras_sid2.io.image_reading import iterate_npz, iterate_pngs, npz_shape, read_images
 
 pytestmark = pytest.mark.backend_free
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_sid2.image_files import write_png, write_pngs
-from keras_sid2.image_reading import iterate_npz, iterate_pngs, read_images
+from keras_sid2.io.image_files import write_png, write_pngs
+from keras_sid2.io.image_reading import iterate_npz, iterate_pngs, read_images
 
 pytestmark = pytest.mark.backend_free
 

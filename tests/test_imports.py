@@ -13,19 +13,19 @@ import keras_sid2
 pytestmark = pytest.mark.backend_free
 
 ROOT = pathlib.Path(keras_sid2.__file__).parent.parent
-GROUND = {
-    *("backend", "processes", "random", "replicas", "sharding_rules"),
-    *("files", "image_files", "image_reading", "policies", "serialization", "shapes", "starting", "version"),
-}
+GROUND = {"backend", "config", "io", "parallel", "policies", "shapes", "starting", "threefry", "version"}
 # What each part may import beside the ground and itself; "" is keras_sid2/__init__.py.
 MAY_IMPORT = {
     **dict.fromkeys(sorted(GROUND), set()),
+    "distribution": set(),
     "diffusion": set(),
     "layers": set(),
-    "distribution": set(),
     "models": {"layers"},
     "sampling": {"diffusion"},
-    "training": {"diffusion", "distribution", "layers", "models", "sampling"},
+    "generation": {"diffusion", "sampling"},
+    "checkpoints": set(),
+    "training": {"checkpoints", "diffusion", "generation", "layers", "models", "sampling"},
+    "callbacks": {"checkpoints", "generation", "training"},
     "presets": {"diffusion", "models", "sampling", "training"},
     "evaluation": {"diffusion", "sampling"},
     "": {"diffusion", "distribution", "evaluation", "layers", "models", "presets", "sampling", "training"},
@@ -87,8 +87,8 @@ def importers(package, wanted):
 def test_only_the_backend_s_own_places_import_a_backend():
     outside = {p for p in importers("keras_sid2", BACKENDS) if not p.startswith("keras_sid2/bin/")}
     # Orbax is jax's: what writes and reads through it needs jax's words for where arrays lie.
-    places = ("backend", "processes", "replicas", "distribution", "training/sharded_checkpoints")
-    assert outside <= {f"keras_sid2/{name}.py" for name in places}
+    places = ("backend/", "parallel/", "checkpoints/sharded.py")
+    assert {p for p in outside if not p.startswith(tuple(f"keras_sid2/{place}" for place in places))} == set()
 
 
 def test_a_backend_is_imported_when_it_is_needed_only():

@@ -65,8 +65,8 @@ def _drawn(path: pathlib.Path, model, labels, console):
     from keras_sid2.bin.passports import write_passport
     from keras_sid2.bin.sample_files import is_finished
     from keras_sid2.evaluation import ImagesDigest
-    from keras_sid2.image_files import write_npz
-    from keras_sid2.image_reading import iterate_npz
+    from keras_sid2.io.image_files import write_npz
+    from keras_sid2.io.image_reading import iterate_npz
 
     options = {"num_steps": FLAGS.num_steps, "seed": FLAGS.seed, "batch_size": min(len(labels), 600)}
     settings = Drawing(model, labels, **options).describe()
@@ -85,11 +85,11 @@ def _drawn(path: pathlib.Path, model, labels, console):
 def _main(_):
     from rich.console import Console
 
+    from keras_sid2.backend import steps_done
     from keras_sid2.bin.common import check_folder, make_folder
     from keras_sid2.evaluation import quality
-    from keras_sid2.files import written_whole
-    from keras_sid2.image_files import image_grid, write_png
-    from keras_sid2.training.optimizer import steps_done
+    from keras_sid2.io.atomic import written_whole
+    from keras_sid2.io.image_files import image_grid, write_png
 
     check_folder("workdir", FLAGS.workdir)
     if FLAGS.num_steps < 1:  # before the minutes of training

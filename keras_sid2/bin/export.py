@@ -47,7 +47,7 @@ def export(values: flags.FlagValues) -> str:
 
 
 def _checkpoint(folder: pathlib.Path, step: int | None) -> pathlib.Path:
-    from keras_sid2.training.checkpoints import checkpoint_path, checkpoint_step, checkpoints, fault, newest_sound
+    from keras_sid2.checkpoints import checkpoint_path, checkpoint_step, checkpoints, fault, newest_sound
 
     there = [checkpoint_step(path) for path in checkpoints(folder)]
     if not there:
@@ -66,8 +66,8 @@ def _checkpoint(folder: pathlib.Path, step: int | None) -> pathlib.Path:
 
 
 def _write(path: pathlib.Path, out: pathlib.Path):
-    from keras_sid2.files import written_whole
-    from keras_sid2.training.checkpoints import MODEL, PORTABLE, checkpoint_format, load_model
+    from keras_sid2.checkpoints import MODEL, PORTABLE, checkpoint_format, load_model
+    from keras_sid2.io.atomic import written_whole
 
     with written_whole(out) as temporary:
         if checkpoint_format(path) == PORTABLE:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 import pipelines
-from keras_sid2.image_reading import iterate_npz, iterate_pngs, png_paths
+from keras_sid2.io.image_reading import iterate_npz, iterate_pngs, png_paths
 
 FEATURES = ("inception", "classifier")
 CACHE = "~/.cache/keras_sid2/references"

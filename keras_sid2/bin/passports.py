@@ -9,7 +9,7 @@ import os
 import pathlib
 
 from keras_sid2.evaluation import ImagesDigest
-from keras_sid2.files import written_whole
+from keras_sid2.io.atomic import written_whole
 
 
 def passport_path(images: str | os.PathLike) -> pathlib.Path:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_sid2.bin.common import run_program
-from keras_sid2.sharding_rules import Mesh, table
+from keras_sid2.parallel.rules import Mesh, table
 
 _GIB = 2**30
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import keras
 
 import pipelines
-from keras_sid2 import processes
+from keras_sid2.backend import steps_done
 from keras_sid2.bin import measuring
 from keras_sid2.bin.goodput import Timed
 from keras_sid2.bin.run_log import RunLog
-from keras_sid2.training.callbacks import LogWindows, SampleGrids, SaveCheckpoints
+from keras_sid2.callbacks.measuring import MeasureSamples
+from keras_sid2.callbacks.saving import LogWindows, SampleGrids, SaveCheckpoints
+from keras_sid2.parallel import processes
 from keras_sid2.training.guards import StopOnExplosion
-from keras_sid2.training.measuring import MeasureSamples
-from keras_sid2.training.optimizer import steps_done
 
 if TYPE_CHECKING:
     from keras_sid2.bin.training_run import TrainingRun

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from keras_sid2 import backend
 from keras_sid2.bin.common import ProgressLine
 from keras_sid2.bin.goodput import Goodput, peak_of
-from keras_sid2.files import drop_lines_after
+from keras_sid2.io.atomic import drop_lines_after
 
 if TYPE_CHECKING:
     from keras_sid2.bin.training_run import TrainingRun

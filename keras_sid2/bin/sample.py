@@ -87,8 +87,8 @@ class _Request:
 
     def describe(self) -> dict:
         """As Drawing's, of all images; raises what that raises."""
+        from keras_sid2.generation.request import array_digest
         from keras_sid2.training.data_checks import check_labels
-        from keras_sid2.training.drawing import array_digest
 
         if self.labels is not None:
             check_labels(self.labels, self.model.num_classes)
@@ -143,7 +143,7 @@ def _formats(values) -> list[str]:
 
 
 def _given_images(values, count: int) -> dict[str, np.ndarray]:
-    from keras_sid2.image_reading import read_images
+    from keras_sid2.io.image_reading import read_images
 
     for first, second in (("init", "t_start"), ("known", "mask")):
         if (values[first].value is None) != (values[second].value is None):
@@ -158,7 +158,7 @@ def _given_images(values, count: int) -> dict[str, np.ndarray]:
 
 def _mask(values) -> np.ndarray | None:
     """bool [H, W, 1], true where the file is white, or 1 where it holds nothing but 0 and 1."""
-    from keras_sid2.image_reading import read_images
+    from keras_sid2.io.image_reading import read_images
 
     if values.mask is None:
         return None
@@ -207,7 +207,7 @@ def _summary(out: str, formats: list[str], count: int) -> str:
 
 def _write(values, request: _Request, settings: dict, pieces, console: Console):
     """Draws and writes everything."""
-    from keras_sid2.image_files import image_grid, write_png, write_pngs
+    from keras_sid2.io.image_files import image_grid, write_png, write_pngs
 
     out, formats, shown, done, digest = values.out, values.format, [], 0, ImagesDigest()
     for images in digest.passing(_images(request, _needed(formats, request.count), pieces, console)):
@@ -254,7 +254,7 @@ def _images(request: _Request, stop: int, pieces, console: Console) -> Iterator[
 
 def _write_animations(paths: list[str], frames: int, request: _Request, console: Console):
     """How the first images come about: x_hat to the left, z_t to the right."""
-    from keras_sid2.image_files import image_grid, write_animation
+    from keras_sid2.io.image_files import image_grid, write_animation
 
     if not paths:
         return

@@ -9,8 +9,8 @@ import numpy as np
 from keras_sid2.bin.common import check_writable
 from keras_sid2.bin.passports import read_passport
 from keras_sid2.evaluation import ImagesDigest
-from keras_sid2.image_files import NpzPieces, changes
-from keras_sid2.image_reading import iterate_npz, npz_shape, png_paths
+from keras_sid2.io.image_files import NpzPieces, changes
+from keras_sid2.io.image_reading import iterate_npz, npz_shape, png_paths
 
 FORMATS = ("grid", "npz", "pngs", "gif", "webp")
 _BLOCK = 256  # images that are read at once

@@ -36,7 +36,7 @@ def define(values: Values = flags.FLAGS):
 def load_model_from_flags(values: Values = flags.FLAGS):
     """The SiD2Model that the flags name; ValueError or FileNotFoundError, in one sentence, if they do not."""
     from keras_sid2 import SiD2Model
-    from keras_sid2.training.checkpoints import load_model
+    from keras_sid2.checkpoints import load_model
 
     if bool(values.workdir) == bool(values.weights):
         raise ValueError("Give either --workdir, or --weights (with --preset for a .weights.h5 file).")
@@ -56,7 +56,7 @@ def load_model_from_flags(values: Values = flags.FLAGS):
 
 
 def _newest_checkpoint(flag: str, folder: str) -> pathlib.Path:
-    from keras_sid2.training.checkpoints import checkpoints, newest_sound
+    from keras_sid2.checkpoints import checkpoints, newest_sound
 
     def note(sentence: str):
         print(sentence, file=sys.stderr)
@@ -155,7 +155,7 @@ def _scale(text: str):
 
 
 def _weaker(values: Values):
-    from keras_sid2.training.checkpoints import load_model
+    from keras_sid2.checkpoints import load_model
 
     if values.autoguide is None:
         return None

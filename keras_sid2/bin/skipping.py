@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 
-from keras_sid2.files import written_whole
+from keras_sid2.io.atomic import written_whole
 
 _MOST = 10  # more than that is no matter of single batches
 

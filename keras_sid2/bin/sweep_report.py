@@ -2,7 +2,7 @@
 
 import pathlib
 
-from keras_sid2.files import written_whole
+from keras_sid2.io.atomic import written_whole
 
 
 def pyplot():

@@ -72,7 +72,7 @@ def _define_flags(settings: type):
 
 def _main(_) -> int:
     """0 at the end of training; 130 after Ctrl-C and 143 after SIGTERM, when all is saved."""
-    from keras_sid2 import processes
+    from keras_sid2.parallel import processes
 
     settings = _settings()
     if not flags.FLAGS.verify_resume:  # that one has a folder to clear away
@@ -88,7 +88,7 @@ def _main(_) -> int:
 
 def _tell_of_one(error: Exception) -> int:
     """What went wrong in one of several processes; the exit code."""
-    from keras_sid2 import processes
+    from keras_sid2.parallel import processes
 
     if processes.lost(error):
         error = ConnectionError(
@@ -107,9 +107,9 @@ def _train(settings) -> int:
 
 
 def _verify_resume(settings) -> int:
-    from keras_sid2 import processes
     from keras_sid2.bin.training_run import TrainingRun
     from keras_sid2.bin.verify_resume import verify_resume
+    from keras_sid2.parallel import processes
 
     if processes.count() > 1:
         raise ValueError("--verify_resume starts processes of its own, one at a time: give it to one process.")

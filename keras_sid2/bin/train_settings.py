@@ -3,9 +3,9 @@
 import dataclasses
 
 from keras_sid2.bin.measuring import CACHE, check_features
-from keras_sid2.sharding_rules import Mesh
+from keras_sid2.checkpoints.sharded import check_available
+from keras_sid2.parallel.rules import Mesh
 from keras_sid2.training import Preset, find_preset
-from keras_sid2.training.sharded_checkpoints import check_available
 
 # What says nothing without measure_every.
 MEASURING = ("measure_images", "measure_features", "inception_weights", "measure_share", "measure_cache")

@@ -26,7 +26,7 @@ import keras
 from rich.console import Console
 
 import pipelines
-from keras_sid2 import processes
+from keras_sid2.backend import steps_done
 from keras_sid2.bin.common import check_folder, make_folder
 from keras_sid2.bin.run_callbacks import RunCallbacks
 from keras_sid2.bin.run_data import data_digest, other_data, read_run
@@ -34,11 +34,7 @@ from keras_sid2.bin.run_log import RunLog
 from keras_sid2.bin.signals import first_one_told
 from keras_sid2.bin.skipping import Skipped
 from keras_sid2.bin.train_settings import TrainSettings
-from keras_sid2.distribution import distributed
-from keras_sid2.files import locked, written_whole
-from keras_sid2.sharding_rules import Mesh
-from keras_sid2.training import NonFiniteLoss, SiD2Model
-from keras_sid2.training.checkpoints import (
+from keras_sid2.checkpoints import (
     checkpoint_path,
     checkpoint_step,
     checkpoints,
@@ -47,7 +43,11 @@ from keras_sid2.training.checkpoints import (
     remove_unfinished,
     unsound,
 )
-from keras_sid2.training.optimizer import steps_done
+from keras_sid2.io.atomic import locked, written_whole
+from keras_sid2.parallel import processes
+from keras_sid2.parallel.mesh import distributed
+from keras_sid2.parallel.rules import Mesh
+from keras_sid2.training import NonFiniteLoss, SiD2Model
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -42,7 +42,7 @@ def _variables(workdir: pathlib.Path) -> dict:
     """Weights and all that the optimizer keeps, by name, from the newest checkpoint."""
     from keras import ops
 
-    from keras_sid2.training.checkpoints import checkpoints, load_model
+    from keras_sid2.checkpoints import checkpoints, load_model
 
     model = load_model(checkpoints(workdir / "checkpoints")[-1])
     return {v.path: ops.convert_to_numpy(v.value) for v in (*model.variables, *model.optimizer.variables)}

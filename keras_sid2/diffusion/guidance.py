@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from keras import ops
 
-from keras_sid2.serialization import settings
+from keras_sid2.config import settings
 
 
 def _is_number(value) -> bool:

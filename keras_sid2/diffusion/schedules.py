@@ -16,7 +16,7 @@ import math
 
 from keras import ops
 
-from keras_sid2.serialization import settings
+from keras_sid2.config import settings
 from keras_sid2.shapes import square_side
 
 

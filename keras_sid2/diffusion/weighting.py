@@ -20,7 +20,7 @@ import numbers
 
 from keras import ops
 
-from keras_sid2.serialization import settings
+from keras_sid2.config import settings
 from keras_sid2.shapes import square_side
 
 PAPER_BIAS = {128: 0.0, 256: -1.0, 512: -3.0, 1024: -4.0}  # grade p; "about" -4 at 1024

@@ -19,7 +19,7 @@ import numpy as np
 
 from keras_sid2.evaluation.inception_score import InceptionScore, StreamedScore
 from keras_sid2.evaluation.statistics import FeatureStatistics, finite_rows
-from keras_sid2.files import written_whole
+from keras_sid2.io.atomic import written_whole
 
 # Images are added to the statistics this many at a time, because each addition costs D x D operations a group, and at
 # multiples of it, because rounding then does not depend on the batches either.

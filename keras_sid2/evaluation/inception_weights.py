@@ -19,8 +19,9 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
-from keras_sid2 import backend, files
+from keras_sid2 import backend
 from keras_sid2.evaluation.inception_tables import weight_shapes
+from keras_sid2.io import atomic
 
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 FILE_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -72,7 +73,7 @@ def write_weights(path: str | os.PathLike, weights: Mapping[str, np.ndarray]):
         raise ValueError(f"Inception weights are written as .npz, got {str(path)!r}.")
     arrays = _checked(weights, "what is to be written")
     origin = {_ORIGIN: np.array(_origin(arrays))} if getattr(weights, "published", False) else {}
-    with files.written_whole(path) as temporary:
+    with atomic.written_whole(path) as temporary:
         np.savez(temporary, **arrays, **origin)
 
 
@@ -85,7 +86,7 @@ def download_weights(folder: str | os.PathLike) -> pathlib.Path:
     if path.exists():
         _check_hash(path)
         return path
-    with files.written_whole(path) as temporary:
+    with atomic.written_whole(path) as temporary:
         _fetch(temporary)
         _check_hash(temporary)
     return path

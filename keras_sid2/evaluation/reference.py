@@ -14,7 +14,7 @@ from keras_sid2.evaluation.feature_set import FeatureSet
 from keras_sid2.evaluation.features import Features
 from keras_sid2.evaluation.images_digest import ImagesDigest
 from keras_sid2.evaluation.signature import METHOD, Reference, collect
-from keras_sid2.files import written_whole
+from keras_sid2.io.atomic import written_whole
 
 _MOST = 1e-3  # by which means of features may differ, as a share of them or of all of them
 

@@ -19,7 +19,7 @@ from keras_sid2.evaluation.features import Features
 from keras_sid2.evaluation.images_digest import ImagesDigest
 from keras_sid2.evaluation.measure import measure
 from keras_sid2.evaluation.statistics import check_widths
-from keras_sid2.files import written_whole
+from keras_sid2.io.atomic import written_whole
 
 METHOD = "keras_sid2.evaluation.measure 2"  # counted up whenever a figure of the same sets would come out differently
 

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_sid2 import backend
-from keras_sid2.serialization import register
+from keras_sid2.config import register
 
 NORM_EPSILON = 1e-6
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sid2.serialization import register
+from keras_sid2.config import register
 
 # Our choice (the scaling of logsnr in the paper is not known): sines and cosines of logsnr itself, at 128 wavelengths
 # spaced geometrically from 40, half as much again as the range of SiD2's schedules, down to 0.25.

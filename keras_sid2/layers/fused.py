@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_sid2 import backend
-from keras_sid2.serialization import register
+from keras_sid2.config import register
 
 CHANNELS_LAST = {"data_format": "channels_last"}  # whatever keras.config.image_data_format() is
 

@@ -2,8 +2,8 @@
 
 import keras
 
+from keras_sid2.config import register
 from keras_sid2.layers.fused import CHANNELS_LAST, Convolution
-from keras_sid2.serialization import register
 
 
 @register

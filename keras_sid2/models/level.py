@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from keras_sid2.serialization import settings
+from keras_sid2.config import settings
 from keras_sid2.shapes import as_image_shape, rate, whole_number
 
 KINDS = ("res", "transformer")

@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping
 from keras_sid2.models.activations import Activations, peak
 from keras_sid2.models.platforms import COMPUTE_BYTES, FLOAT32, PLATFORMS
 from keras_sid2.models.weights import network_weights
-from keras_sid2.sharding_rules import TRAINED_COPIES, Mesh, Placement, check_heads, place
+from keras_sid2.parallel.rules import TRAINED_COPIES, Mesh, Placement, check_heads, place
 
 ONE_DEVICE = Mesh()
 

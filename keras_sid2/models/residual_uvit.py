@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from keras_sid2 import random
+from keras_sid2 import threefry
+from keras_sid2.config import register
 from keras_sid2.layers import (
     ConditionEmbedding,
     Downsample,
@@ -28,7 +29,6 @@ from keras_sid2.layers import (
 )
 from keras_sid2.models.level import Level, as_levels, check_image_shape, check_widths
 from keras_sid2.policies import check_floatx, network_policy
-from keras_sid2.serialization import register
 
 
 @register
@@ -192,7 +192,7 @@ class _BlockRunner:
 
     def __init__(self, emb, training, seed, num_blocks: int):
         self.emb, self.training, self.count = emb, training, 0
-        self.seeds = None if seed is None or not training else random.fold_in(seed, ops.arange(num_blocks))
+        self.seeds = None if seed is None or not training else threefry.fold_in(seed, ops.arange(num_blocks))
 
     def __call__(self, blocks, h, remat: bool):
         for block in blocks:

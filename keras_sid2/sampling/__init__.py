@@ -1,9 +1,9 @@
 """Samplers, the grids they step on, denoise functions, and the loop that runs them."""
 
 from keras_sid2.sampling.denoisers import clipped, denoiser, guided, guided_in_one_batch, scale_between, thresholded
-from keras_sid2.sampling.grids import GRIDS, edm_rho, get_grid, logsnr_of, uniform_logsnr, uniform_t
 from keras_sid2.sampling.loop import SamplingLoop, sample
-from keras_sid2.sampling.steps import (
+from keras_sid2.sampling.noise_levels import GRIDS, edm_rho, get_grid, logsnr_of, uniform_logsnr, uniform_t
+from keras_sid2.sampling.samplers import (
     SAMPLERS,
     DDIMSampler,
     DDPMSampler,

@@ -17,9 +17,9 @@ from collections.abc import Callable
 
 from keras import ops
 
-from keras_sid2 import backend, random
+from keras_sid2 import backend, threefry
 from keras_sid2.diffusion import alpha_sigma, diffuse
-from keras_sid2.sampling.steps import DDIMSampler, DDPMSampler, needs
+from keras_sid2.sampling.samplers import DDIMSampler, DDPMSampler, needs
 
 _REPEATS = 2**31 - 1  # no pixel and no step has this number: keys of repetitions are apart from all noise
 
@@ -59,7 +59,7 @@ class SamplingLoop:
 
     def start(self):
         """The state before step 0."""
-        noise = random.normal(self.keys, self.image_shape)
+        noise = threefry.normal(self.keys, self.image_shape)
         z_t = noise if self.init is None else diffuse(x=self.init, eps=noise, logsnr=self.logsnr[0])
         if self.known is not None:
             x, mask = self.known
@@ -90,7 +90,7 @@ class SamplingLoop:
             z_s, x_hat = self._once(denoise, i, state, self.keys)
 
             def again(repeat, found):
-                keys = random.fold_in(random.fold_in(self.keys, _REPEATS, _REPEATS), repeat, i)  # noise of its own
+                keys = threefry.fold_in(threefry.fold_in(self.keys, _REPEATS, _REPEATS), repeat, i)  # noise of its own
                 z_t = self._noised_again(i, found[0], keys)
                 return self._once(denoise, i, (z_t, state[1]), keys)
 
@@ -109,7 +109,7 @@ class SamplingLoop:
             return estimates[-1]
 
         offers = {
-            "noise": lambda: random.normal(keys, self.image_shape, index=i + 1),
+            "noise": lambda: threefry.normal(keys, self.image_shape, index=i + 1),
             "denoise": lambda: again,
             "before": lambda: (x_hat_before, self._logsnr_before(i)),
         }
@@ -122,7 +122,7 @@ class SamplingLoop:
         alpha_t, sigma_t = alpha_sigma(self.logsnr[i])
         alpha_s, _ = alpha_sigma(self.logsnr[i + 1])
         c = -ops.expm1(self.logsnr[i] - self.logsnr[i + 1])
-        noise = random.normal(keys, self.image_shape)
+        noise = threefry.normal(keys, self.image_shape)
         return alpha_t / alpha_s * z_s + sigma_t * ops.sqrt(c) * noise
 
     def _logsnr_before(self, i):

@@ -17,9 +17,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sid2 import backend, replicas
-from keras_sid2.training.checkpoints import first_reason
-from keras_sid2.training.optimizer import steps_done
+from keras_sid2 import backend
+from keras_sid2.backend import steps_done
+from keras_sid2.checkpoints import first_reason
+from keras_sid2.parallel import replicas
 from keras_sid2.training.weights_files import check_weights_file
 
 _WARM_UP = 10.0  # Eq. (1); the average then reaches back over about a tenth of all steps

@@ -5,8 +5,9 @@ What Keras lets a user do either works on what `generate` and `evaluate` use, or
 
 import keras
 
-from keras_sid2 import backend, replicas
-from keras_sid2.distribution import check_batch_size, check_model, spread
+from keras_sid2 import backend
+from keras_sid2.parallel import replicas
+from keras_sid2.parallel.mesh import check_batch_size, check_model, spread
 from keras_sid2.training.averaged_model import AveragedModel
 from keras_sid2.training.callback_checks import check_callbacks
 from keras_sid2.training.data_checks import check_batch, peek, unpack

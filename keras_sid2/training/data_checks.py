@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sid2 import replicas
+from keras_sid2.parallel import replicas
 
 _OUTSIDE = 1.001  # float images may pass 1 by rounding
 

@@ -5,7 +5,7 @@ import math
 import keras
 
 from keras_sid2 import backend
-from keras_sid2.training.optimizer import steps_done
+from keras_sid2.backend import steps_done
 
 _BLOCK = 20  # steps in a row whose mean says what is usual
 _BINS = "loss_logsnr"  # how the names of the losses by noise level begin

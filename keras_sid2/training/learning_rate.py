@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from keras_sid2.serialization import register
+from keras_sid2.config import register
 
 Schedule = keras.optimizers.schedules.LearningRateSchedule
 DECAYS = ("constant", "linear", "cosine", "inverse_sqrt")

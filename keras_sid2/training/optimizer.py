@@ -19,8 +19,9 @@ from collections.abc import Callable, Sequence
 import keras
 from keras import ops
 
-from keras_sid2 import backend, random, replicas
-from keras_sid2.serialization import register, settings
+from keras_sid2 import backend, threefry
+from keras_sid2.config import register, settings
+from keras_sid2.parallel import replicas
 from keras_sid2.training.learning_rate import DECAYS, Decayed, Schedule, WarmedUp
 
 # On torch keras swaps in a class that updates all variables in one kernel. No optimizer is made to find it: that would
@@ -95,7 +96,7 @@ def accumulated_losses(losses_of: Callable, inputs: dict, variables: Sequence, t
 
     def losses_of_part(i):
         part = {k: ops.take(v, i, axis=1) for k, v in apart.items()}
-        return losses_of({**part, "seed": random.fold_in(inputs["seed"], i)})
+        return losses_of({**part, "seed": threefry.fold_in(inputs["seed"], i)})
 
     losses, gradients = backend.accumulated(losses_of_part, variables, trainable, parts)
     losses = ops.reshape(ops.transpose(losses), (-1,))
@@ -193,11 +194,6 @@ class AdamRecipe:
             global_clipnorm=self.clip_norm or None,
             ema_momentum=self.ema_decay,
         )
-
-
-def steps_done(model) -> int:
-    """Training steps that a model has done; its noise and its data go by this count."""
-    return int(model.step.numpy())
 
 
 def _is_number(value, least: float) -> bool:

@@ -17,7 +17,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sid2 import backend, random, replicas
+from keras_sid2 import backend, threefry
+from keras_sid2.config import register
 from keras_sid2.diffusion import (
     PREDICTIONS,
     CosineInterpolatedSchedule,
@@ -28,13 +29,13 @@ from keras_sid2.diffusion import (
     loss_weight,
     velocity,
 )
+from keras_sid2.generation.request import generate, trajectory
 from keras_sid2.models import ResidualUViT
+from keras_sid2.parallel import replicas
 from keras_sid2.policies import check_channels_last, check_floatx
-from keras_sid2.serialization import register
 from keras_sid2.training.averaged_model import parameters
 from keras_sid2.training.checked_model import CheckedModel
 from keras_sid2.training.data_checks import DataFaults, check_image_spec, unpack, without_faults
-from keras_sid2.training.drawing import generate, trajectory
 from keras_sid2.training.frozen import freeze, frozen
 from keras_sid2.training.optimizer import AdamRecipe, accumulated_losses, gradient_norm_of
 from keras_sid2.training.preset import find_preset
@@ -101,7 +102,7 @@ class SiD2Model(CheckedModel):
             raise ValueError(f"label_dropout must be in [0, 1), got {label_dropout!r}.")
         if prediction not in PREDICTIONS:
             raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}.")
-        random.key(seed)  # refuses what is no seed
+        threefry.key(seed)  # refuses what is no seed
         _check_no_label(no_label, network.num_classes)
         super().__init__(name=name, **{**kwargs, "autocast": False, "dtype": "float32"})
         self.network, self.schedule, self.weighting = _built(network, shape), schedule, weighting
@@ -129,7 +130,7 @@ class SiD2Model(CheckedModel):
 
     def _step_keys(self, stream: int, step):
         """int32 [4, 2]: the step's keys for t, label dropout, eps and the network's dropout."""
-        return random.fold_in(random.key(self.seed, stream), step, ops.arange(4))
+        return threefry.fold_in(threefry.key(self.seed, stream), step, ops.arange(4))
 
     def _checked_in_step(self, data):
         """(x float32 in [-1, 1], labels, share, faults) of a batch, on the device; see `without_faults`."""
@@ -154,9 +155,9 @@ class SiD2Model(CheckedModel):
             fractions = ops.cast(order, "float32") / ops.cast(batch, "float32")
         else:
             order = order + ops.cast(first, "int32")
-            fractions = random.evenly(order)
-        t = ops.mod(random.uniform(keys[0]) + fractions, 1.0)
-        eps = random.normal(keys[2], self.image_shape, index=order)
+            fractions = threefry.evenly(order)
+        t = ops.mod(threefry.uniform(keys[0]) + fractions, 1.0)
+        eps = threefry.normal(keys[2], self.image_shape, index=order)
         logsnr = self.schedule.logsnr(t)
         _, sigma = alpha_sigma(logsnr)
         inputs = {
@@ -167,7 +168,7 @@ class SiD2Model(CheckedModel):
             "z_t": diffuse(x=x, eps=eps, logsnr=logsnr),
         }
         if self.num_classes is not None:
-            dropped = random.uniform(keys[1], index=order) <= label_dropout
+            dropped = threefry.uniform(keys[1], index=order) <= label_dropout
             inputs["label"] = ops.where(dropped, self.num_classes, labels)
         return inputs, velocity(x=x, eps=eps, logsnr=logsnr)
 

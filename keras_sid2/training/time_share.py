@@ -8,7 +8,7 @@ import pathlib
 import time
 from collections.abc import Callable, Iterator
 
-from keras_sid2.files import written_whole
+from keras_sid2.io.atomic import written_whole
 
 
 class TimeShare:

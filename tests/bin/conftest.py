@@ -8,8 +8,8 @@ from training_helpers import fit_steps, register_tiny_digits, tiny_model
 
 import pipelines
 from keras_sid2.bin import signals
+from keras_sid2.checkpoints import save_checkpoint
 from keras_sid2.training import preset
-from keras_sid2.training.checkpoints import save_checkpoint
 
 
 @pytest.fixture(scope="module")

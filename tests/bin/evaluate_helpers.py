@@ -10,8 +10,8 @@ from absl import flags
 from training_helpers import fit_steps, stripes, tiny_model
 
 from keras_sid2.bin import evaluate as program
-from keras_sid2.image_files import write_npz, write_pngs
-from keras_sid2.training.checkpoints import save_checkpoint
+from keras_sid2.checkpoints import save_checkpoint
+from keras_sid2.io.image_files import write_npz, write_pngs
 
 OWN_FEATURES = """
 import numpy as np

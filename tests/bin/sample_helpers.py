@@ -8,7 +8,7 @@ from absl import flags
 from rich.console import Console
 
 from keras_sid2.bin import sample
-from keras_sid2.image_reading import read_images
+from keras_sid2.io.image_reading import read_images
 
 WHITE = np.full((4, 4, 1), 255, "uint8")
 

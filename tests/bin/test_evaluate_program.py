@@ -16,7 +16,7 @@ from keras_sid2.bin import sample, sweep
 from keras_sid2.bin.common import tell
 from keras_sid2.bin.passports import write_passport
 from keras_sid2.evaluation import ImagesDigest
-from keras_sid2.image_files import write_npz
+from keras_sid2.io.image_files import write_npz
 
 pytestmark = pytest.mark.backend_free
 

@@ -12,8 +12,8 @@ from helpers import only_on_jax
 from training_helpers import all_weights, fit_steps, same_weights, tiny_model
 
 from keras_sid2.bin import export
-from keras_sid2.training.checkpoints import MODEL, checkpoints, load_model, save_checkpoint
-from keras_sid2.training.sharded_checkpoints import ShardedSaver
+from keras_sid2.checkpoints import MODEL, checkpoints, load_model, save_checkpoint
+from keras_sid2.checkpoints.sharded import ShardedSaver
 
 ROOT = pathlib.Path(export.__file__).parent.parent.parent
 TESTS = pathlib.Path(__file__).parent.parent
@@ -21,7 +21,7 @@ TESTS = pathlib.Path(__file__).parent.parent
 PROGRAM = """
 import hashlib, sys
 from helpers import to_numpy
-from keras_sid2.training.checkpoints import load_model
+from keras_sid2.checkpoints import load_model
 def digest(model):
     parts = (*model.trainable_variables, *model.averages(), model.optimizer.iterations)
     return hashlib.sha256(b"".join(to_numpy(v.value).astype("float32").tobytes() for v in parts)).hexdigest()

@@ -16,9 +16,9 @@ from training_helpers import same_weights
 from keras_sid2.bin.goodput import KINDS, peak_of
 from keras_sid2.bin.skipping import Skipped
 from keras_sid2.bin.training_run import TrainingRun
-from keras_sid2.files import locked
+from keras_sid2.checkpoints import MODEL, checkpoint_step, checkpoints, unsound
+from keras_sid2.io.atomic import locked
 from keras_sid2.training import find_preset
-from keras_sid2.training.checkpoints import MODEL, checkpoint_step, checkpoints, unsound
 
 pytestmark = pytest.mark.usefixtures("tiny_digits")
 
@@ -34,7 +34,7 @@ def test_a_second_process_in_a_work_directory_is_refused(data, tmp_path):
 
 def test_a_lock_ends_with_its_process(tmp_path):
     program = (
-        "import sys, time\nfrom keras_sid2.files import locked\n"
+        "import sys, time\nfrom keras_sid2.io.atomic import locked\n"
         "with locked(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, text=True)

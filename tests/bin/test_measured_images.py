@@ -8,7 +8,7 @@ import pytest
 from training_helpers import stripes
 
 from keras_sid2.bin.measuring import check_alike, open_images
-from keras_sid2.image_files import write_npz, write_pngs
+from keras_sid2.io.image_files import write_npz, write_pngs
 
 pytestmark = pytest.mark.backend_free
 

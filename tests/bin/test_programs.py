@@ -11,7 +11,7 @@ import pytest
 
 import pipelines
 from keras_sid2.bin.common import check_folder, make_folder
-from keras_sid2.training.checkpoints import checkpoint_step, checkpoints
+from keras_sid2.checkpoints import checkpoint_step, checkpoints
 
 
 def program(name: str, *flags: str, **options) -> subprocess.CompletedProcess:

@@ -12,8 +12,8 @@ from training_helpers import tiny_model
 from keras_sid2.bin import sample
 from keras_sid2.bin.passports import read_passport
 from keras_sid2.bin.sample_files import FinishedNpz, check_channels, open_npz
-from keras_sid2.image_files import NpzPieces, write_npz, write_pngs
-from keras_sid2.image_reading import read_images
+from keras_sid2.io.image_files import NpzPieces, write_npz, write_pngs
+from keras_sid2.io.image_reading import read_images
 
 pytestmark = pytest.mark.backend_free
 

@@ -10,8 +10,8 @@ from sample_helpers import WHITE, command, draw, last_line, parsed
 
 from keras_sid2 import DDIMSampler, DDPMSampler, Guidance, HeunSampler, ScaleCurve
 from keras_sid2.bin import sampling_flags
-from keras_sid2.image_files import write_npz, write_png
-from keras_sid2.training.checkpoints import MODEL, checkpoints
+from keras_sid2.checkpoints import MODEL, checkpoints
+from keras_sid2.io.image_files import write_npz, write_png
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from training_helpers import tiny_model
 
 from keras_sid2.bin import sample, sampling_flags, signals
 from keras_sid2.bin.common import SamplingProgress, tell
-from keras_sid2.image_files import NpzPieces, write_npz, write_png
-from keras_sid2.image_reading import iterate_pngs, read_images
+from keras_sid2.io.image_files import NpzPieces, write_npz, write_png
+from keras_sid2.io.image_reading import iterate_pngs, read_images
 
 # -- files -----------------------------------------------------------------------------------------------------------
 

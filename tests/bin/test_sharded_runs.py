@@ -4,7 +4,7 @@ import pytest
 from helpers import BACKEND, only_on_jax
 from run_helpers import run_in
 
-from keras_sid2.training.checkpoints import ARRAYS, MODEL, checkpoints
+from keras_sid2.checkpoints import ARRAYS, MODEL, checkpoints
 
 EACH = {"log_every": 1, "checkpoint_every": 1}  # a checkpoint a step
 pytestmark = pytest.mark.usefixtures("tiny_digits")

@@ -16,8 +16,8 @@ from training_helpers import register_tiny_digits
 
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.bin.training_run import TrainingRun
+from keras_sid2.checkpoints import checkpoint_step, checkpoints
 from keras_sid2.training import preset
-from keras_sid2.training.checkpoints import checkpoint_step, checkpoints
 
 TESTS = pathlib.Path(__file__).parent.parent
 
@@ -124,7 +124,7 @@ def test_a_signal_to_one_stops_both_and_a_kill_ends_the_other(data, tmp_path):
 def of_two(monkeypatch):
     """What asks how many processes there are is told two."""
     register_tiny_digits()
-    monkeypatch.setattr("keras_sid2.processes.count", lambda: 2)
+    monkeypatch.setattr("keras_sid2.parallel.processes.count", lambda: 2)
     yield
     del preset._REGISTRY["tiny_digits"]
 

@@ -13,7 +13,7 @@ from run_helpers import PROGRAM
 
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.bin.training_run import TrainingRun
-from keras_sid2.training.checkpoints import checkpoints, load_model
+from keras_sid2.checkpoints import checkpoints, load_model
 
 TESTS = pathlib.Path(__file__).parent.parent
 

@@ -14,9 +14,9 @@ from rich.console import Console
 import keras_sid2
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.bin.training_run import TrainingRun, windows
+from keras_sid2.checkpoints import checkpoint_step, checkpoints
 from keras_sid2.evaluation import Features
 from keras_sid2.training import Preset, find_preset, preset, register_preset
-from keras_sid2.training.checkpoints import checkpoint_step, checkpoints
 
 
 @pytest.fixture(scope="module", autouse=True)

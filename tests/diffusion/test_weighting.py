@@ -6,7 +6,7 @@ from helpers import gaussian_x_hat, images, run, sigmoid, to_numpy
 from keras import ops
 from scipy import optimize, stats
 
-from keras_sid2 import random
+from keras_sid2 import threefry
 from keras_sid2.diffusion import (
     ConstantEpsWeighting,
     ConstantVWeighting,
@@ -133,15 +133,15 @@ def test_drawn_loss_is_the_expected_one_within_its_monte_carlo_error(schedule):
     weighting, n = SigmoidWeighting(-1.0), 8000
 
     def losses(key):
-        t = random.uniform(random.fold_in(key, 0), (n,))
-        x, eps = (random.normal(random.fold_in(key, i), (n, 2, 2, 1)) for i in (1, 2))
+        t = threefry.uniform(threefry.fold_in(key, 0), (n,))
+        x, eps = (threefry.normal(threefry.fold_in(key, i), (n, 2, 2, 1)) for i in (1, 2))
         x, logsnr = DATA_STD * x, schedule.logsnr(t)
         z_t = diffuse(x=x, eps=eps, logsnr=logsnr)
         x_hat = gaussian_x_hat(z_t, logsnr, 0.0, DATA_STD)
         error = ops.mean(ops.square(x - x_hat), axis=(1, 2, 3))
         return loss_weight(t, schedule=schedule, weighting=weighting) * error
 
-    drawn = run(losses, random.key(0)).astype("float64")
+    drawn = run(losses, threefry.key(0)).astype("float64")
     expected = integral(lambda logsnr: np.exp(-1.0) * sigmoid(logsnr + 1.0))
     standard_error = drawn.std() / np.sqrt(n)
     assert standard_error < 0.03 * expected

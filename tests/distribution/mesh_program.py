@@ -17,7 +17,7 @@ from helpers import tiny_network
 from training_helpers import Losses, stripes, tiny_model
 
 from keras_sid2 import AdamRecipe
-from keras_sid2.distribution import Mesh, bytes_on_devices, check_model, distributed
+from keras_sid2.parallel.mesh import Mesh, bytes_on_devices, check_model, distributed
 
 CASES = ("data:1", "data:8", "fsdp:8", "data:2,fsdp:2,model:2")
 IN_PARTS = ("data:1", "data:4,fsdp:2")

@@ -15,7 +15,7 @@ if os.environ["KERAS_BACKEND"] == "tensorflow" and COUNT > 1:
     workers = [f"127.0.0.1:{PORT + i}" for i in range(COUNT)]
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": INDEX}})
 
-from keras_sid2 import processes  # noqa: E402
+from keras_sid2.parallel import processes  # noqa: E402
 
 if COUNT > 1:
     given = {"coordinator": f"127.0.0.1:{PORT}", "count": COUNT, "index": INDEX}
@@ -27,9 +27,10 @@ import tensorflow as tf  # noqa: E402
 from helpers import tiny_network  # noqa: E402
 from training_helpers import Losses, stripes, tiny_model  # noqa: E402
 
-from keras_sid2 import AdamRecipe, replicas  # noqa: E402
-from keras_sid2.distribution import Mesh, distributed  # noqa: E402
-from keras_sid2.training.callbacks import PortableSaver  # noqa: E402
+from keras_sid2 import AdamRecipe  # noqa: E402
+from keras_sid2.callbacks.saving import PortableSaver  # noqa: E402
+from keras_sid2.parallel import replicas  # noqa: E402
+from keras_sid2.parallel.mesh import Mesh, distributed  # noqa: E402
 
 if os.environ.get("VIRTUAL_DEVICES", "1") != "1":
     cpu = tf.config.list_physical_devices("CPU")[0]

@@ -10,7 +10,7 @@ import json
 import pathlib
 import sys
 
-from keras_sid2 import processes
+from keras_sid2.parallel import processes
 
 WHAT, FOLDER, INDEX, COUNT, PORT = sys.argv[1], pathlib.Path(sys.argv[2]), *map(int, (sys.argv[3:] or [0, 1, 0]))
 if COUNT > 1:
@@ -23,10 +23,10 @@ from helpers import tiny_network  # noqa: E402
 from training_helpers import stripes, tiny_model  # noqa: E402
 
 from keras_sid2.backend import gathered  # noqa: E402
-from keras_sid2.distribution import Mesh, bytes_on_devices, distributed  # noqa: E402
+from keras_sid2.callbacks.saving import SaveCheckpoints  # noqa: E402
+from keras_sid2.checkpoints import checkpoints, fault, load_model  # noqa: E402
+from keras_sid2.parallel.mesh import Mesh, bytes_on_devices, distributed  # noqa: E402
 from keras_sid2.training import sharded_checkpoints  # noqa: E402
-from keras_sid2.training.callbacks import SaveCheckpoints  # noqa: E402
-from keras_sid2.training.checkpoints import checkpoints, fault, load_model  # noqa: E402
 
 LEVELS = ({"kind": "transformer", "channels": 64, "blocks": 1, "head_dim": 32},)
 ROWS = 16

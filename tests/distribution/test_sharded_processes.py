@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import free_ports, only_on_jax
 
-from keras_sid2.training.checkpoints import MANIFEST, checkpoint_step, checkpoints, fault
+from keras_sid2.checkpoints import MANIFEST, checkpoint_step, checkpoints, fault
 
 HERE = pathlib.Path(__file__).parent
 

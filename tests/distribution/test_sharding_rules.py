@@ -9,7 +9,7 @@ from helpers import tiny_network
 
 import keras_sid2
 from keras_sid2 import ResidualUViT
-from keras_sid2.sharding_rules import LARGE, RULES, Mesh, Rule, place, table
+from keras_sid2.parallel.rules import LARGE, RULES, Mesh, Rule, place, table
 from keras_sid2.training.preset import find_preset
 
 pytestmark = pytest.mark.backend_free

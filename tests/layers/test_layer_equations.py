@@ -10,7 +10,7 @@ from keras import ops
 from keras.backend import standardize_dtype
 from layer_cases import CASES, randomized
 
-from keras_sid2 import backend, layers, random
+from keras_sid2 import backend, layers, threefry
 
 EPSILON = 1e-6
 
@@ -155,7 +155,7 @@ with_dropout = pytest.mark.parametrize("name", ["ResBlock", "TransformerBlock"])
 
 
 def trained(layer, case, seed, training=True):
-    seed = None if seed is None else random.key(seed)
+    seed = None if seed is None else threefry.key(seed)
     return to_numpy(layer(*map(ops.convert_to_tensor, case.inputs()), training=training, seed=seed))
 
 

@@ -12,7 +12,7 @@ from jax import numpy as jnp
 
 from keras_sid2 import AdamRecipe, ResidualUViT, SiD2Model, SigmoidWeighting
 from keras_sid2.diffusion import CosineSchedule
-from keras_sid2.distribution import Mesh, distributed
+from keras_sid2.parallel.mesh import Mesh, distributed
 
 
 def memory(case: dict) -> dict[str, int]:

@@ -5,7 +5,7 @@ from keras_sid2 import Level, ResidualUViT, network_cost
 from keras_sid2.layers.blocks import group_norm
 from keras_sid2.models import memory_plan, network_weights
 from keras_sid2.models.level import check_image_shape
-from keras_sid2.sharding_rules import Mesh, table
+from keras_sid2.parallel.rules import Mesh, table
 
 pytestmark = pytest.mark.backend_free
 

@@ -10,7 +10,7 @@ import pytest
 from helpers import LEVELS, NETWORKS, tiny_network
 
 from keras_sid2.models import largest_batch, memory_plan, network_cost, network_weights
-from keras_sid2.sharding_rules import Mesh, table
+from keras_sid2.parallel.rules import Mesh, table
 from keras_sid2.training import find_preset
 
 pytestmark = pytest.mark.backend_free

@@ -7,7 +7,7 @@ from helpers import network_inputs, only_on_jax, randomize, tiny_network, to_num
 from keras import ops
 from training_helpers import DROPOUT_LEVELS
 
-from keras_sid2 import ResidualUViT, backend, random
+from keras_sid2 import ResidualUViT, backend, threefry
 
 
 def losses_and_gradients(network):
@@ -15,7 +15,7 @@ def losses_and_gradients(network):
     z_t, logsnr, label = map(ops.convert_to_tensor, network_inputs(network))
 
     def losses(_):
-        return ops.mean(ops.square(network((z_t, logsnr, label), training=True, seed=random.key(3))), axis=(1, 2, 3))
+        return ops.mean(ops.square(network((z_t, logsnr, label), training=True, seed=threefry.key(3))), axis=(1, 2, 3))
 
     values, gradients = backend.accumulated(losses, network.variables, network.trainable_variables, 1)
     return to_numpy(values), [to_numpy(g) for g in gradients]
@@ -67,7 +67,7 @@ def test_only_training_recomputes_and_each_block_once(pair):
     inputs = tuple(map(ops.convert_to_tensor, network_inputs(pair[1])))
 
     def recomputed(network, training):
-        program = jax.make_jaxpr(lambda: network(inputs, training=training, seed=random.key(3)))()
+        program = jax.make_jaxpr(lambda: network(inputs, training=training, seed=threefry.key(3)))()
         return sum(equation.primitive.name in ("checkpoint", "remat", "remat2") for equation in program.eqns)
 
     assert recomputed(pair[1], True) == 3

@@ -17,12 +17,12 @@ from helpers import (
 )
 from keras import ops
 
-from keras_sid2 import ResidualUViT, backend, network_cost, random
+from keras_sid2 import ResidualUViT, backend, network_cost, threefry
 
 
 def predict(network, batch=2, training=False, seed=None):
     """v_hat as numpy; `seed` is an integer."""
-    seed = None if seed is None else random.key(seed)
+    seed = None if seed is None else threefry.key(seed)
     return v_hat(network, *network_inputs(network, batch), training=training, seed=seed)
 
 
@@ -237,7 +237,7 @@ def test_no_two_blocks_share_their_dropout(with_dropout, monkeypatch):
         with_dropout(inputs, training=True, seed=seed)
         return ops.stack(seen)
 
-    drawn = run(seeds, random.key(1), *network_inputs(with_dropout))
+    drawn = run(seeds, threefry.key(1), *network_inputs(with_dropout))
     assert len(np.unique(drawn, axis=0)) == len(drawn) == 4
 
 

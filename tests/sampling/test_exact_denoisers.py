@@ -6,7 +6,7 @@ from exact_data import GAUSSIAN, MIXTURE, MU, SHAPE, Mixture, S, final_x, final_
 from helpers import alpha_sigma_of, keys, to_numpy
 from keras import ops
 
-from keras_sid2 import DDIMSampler, DDPMSampler, DPMSolver2MSampler, EDMHeunSampler, HeunSampler, random
+from keras_sid2 import DDIMSampler, DDPMSampler, DPMSolver2MSampler, EDMHeunSampler, HeunSampler, threefry
 from keras_sid2.diffusion import CosineSchedule
 from keras_sid2.sampling import SamplingLoop, guided, uniform_logsnr, uniform_t
 
@@ -75,7 +75,7 @@ def errors(sampler, numbers, mixture, grid=uniform_logsnr, count=64) -> np.ndarr
     The median: a few images start beside the border between two components, where any error is the whole way.
     """
     logsnr = grid(CosineSchedule(), 1)
-    start = to_numpy(random.normal(keys(count), SHAPE)).reshape(-1, 4).astype("float64")
+    start = to_numpy(threefry.normal(keys(count), SHAPE)).reshape(-1, 4).astype("float64")
     expected = mixture.flow(start, *logsnr.astype("float64"))
     ends = [drawn(sampler, n, mixture.denoise, count=count, grid=grid) for n in numbers]
     return np.array([np.median(np.abs(end - expected).max(1)) for end in ends])
@@ -114,7 +114,7 @@ def errors_of_images(sampler, data, numbers=(64, 128, 256)) -> np.ndarray:
     """As `errors`, of the estimate that is returned, on the paper's grid."""
     count, schedule = 64, CosineSchedule()
     ends = uniform_t(schedule, 1).astype("float64")
-    start = to_numpy(random.normal(keys(count), SHAPE)).reshape(-1, 4).astype("float64")
+    start = to_numpy(threefry.normal(keys(count), SHAPE)).reshape(-1, 4).astype("float64")
     expected = data.x_hat(data.flow(start, *ends), ends[1])
     errors = []
     for n in numbers:
@@ -146,7 +146,7 @@ def test_known_pixels_leave_the_order_as_it_is(sampler, expected):
     numbers, count, mask = (64, 128, 256), 64, np.array([True, False, False, True])
     known = np.tile([0.4, 0.0, 0.0, -0.3], (count, 1))
     logsnr = uniform_logsnr(CosineSchedule(), 1).astype("float64")
-    noise = to_numpy(random.normal(keys(count), SHAPE)).reshape(-1, 4).astype("float64")
+    noise = to_numpy(threefry.normal(keys(count), SHAPE)).reshape(-1, 4).astype("float64")
     alpha, sigma = alpha_sigma_of(logsnr[0])
     start = np.where(mask, alpha * known + sigma * noise, noise)
     end = GAUSSIAN.flow(start, *logsnr, known=(known, mask))

@@ -4,7 +4,7 @@ from exact_data import MU, S, exact, moments_after
 from helpers import BACKEND, alpha_sigma_of, keys, to_numpy
 from keras import ops
 
-from keras_sid2 import backend, random
+from keras_sid2 import backend, threefry
 from keras_sid2.diffusion import CosineSchedule
 from keras_sid2.sampling import (
     SAMPLERS,
@@ -68,7 +68,7 @@ def test_an_image_does_not_depend_on_its_neighbours(sampler):
 
 def test_one_step_is_the_denoiser_on_noise():
     example_keys, logsnr = keys(3), uniform_t(CosineSchedule(), 1)
-    z = random.normal(example_keys, SHAPE)
+    z = threefry.normal(example_keys, SHAPE)
     expected = exact(z, ops.convert_to_tensor(logsnr[:1].repeat(3)))
     np.testing.assert_allclose(draw(exact, DDPMSampler(), logsnr, example_keys), to_numpy(expected), atol=1e-6)
 
@@ -85,7 +85,7 @@ LOGSNR = uniform_t(CosineSchedule(), 8)
 
 def reference(sampler, example_keys, guided_steps):
     """The loop in float64 numpy: Eq. (1) and (2) of the sampler with the posterior by Bayes' rule."""
-    z = to_numpy(random.normal(example_keys, SHAPE)).astype("float64")
+    z = to_numpy(threefry.normal(example_keys, SHAPE)).astype("float64")
     for i, (t, s) in enumerate(zip(LOGSNR, LOGSNR[1:], strict=False)):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = alpha_sigma_of(t), alpha_sigma_of(s)
         x_hat = MU + alpha_t * S**2 / (alpha_t**2 * S**2 + sigma_t**2) * (z - alpha_t * MU)
@@ -98,7 +98,7 @@ def reference(sampler, example_keys, guided_steps):
         forward = sigma_t**2 - gain**2 * sigma_s**2
         lower = 1.0 / (1.0 / sigma_s**2 + gain**2 / forward)
         mean = lower * (alpha_s * x_hat / sigma_s**2 + gain * z / forward)
-        noise = to_numpy(random.normal(example_keys, SHAPE, index=i + 1))
+        noise = to_numpy(threefry.normal(example_keys, SHAPE, index=i + 1))
         z = mean + np.sqrt(lower ** (1 - sampler.variance) * forward**sampler.variance) * noise
     return x_hat
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sid2.training.checkpoints import load_model
+from keras_sid2.checkpoints import load_model
 
 
 def gradients(model, inputs, v) -> list[np.ndarray]:

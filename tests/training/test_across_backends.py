@@ -11,7 +11,7 @@ from evaluate_file import results
 from helpers import BACKEND, randomize, tiny_network, to_numpy
 from training_helpers import fit_steps, tiny_model
 
-from keras_sid2.training.checkpoints import load_model
+from keras_sid2.checkpoints import load_model
 
 pytestmark = pytest.mark.slow
 
@@ -97,7 +97,7 @@ def test_the_loss_curve_is_the_same_on_each_backend(tmp_path):
     model.save(tmp_path / "start.keras")
     program = (
         "import sys; sys.path[:0] = sys.argv[2:]\n"
-        "from keras_sid2.training.checkpoints import load_model\n"
+        "from keras_sid2.checkpoints import load_model\n"
         "from training_helpers import fit_steps\n"
         "print('LOSS', fit_steps(load_model(sys.argv[1])).history['loss'][0])"
     )

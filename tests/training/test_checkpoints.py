@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from training_helpers import Steps, fit_steps, same_weights, tiny_model
 
-from keras_sid2.training import checkpoints as module
-from keras_sid2.training.callbacks import SaveCheckpoints
-from keras_sid2.training.checkpoints import (
+from keras_sid2.callbacks.saving import SaveCheckpoints
+from keras_sid2.checkpoints import (
     ARRAYS,
     MANIFEST,
     MODEL,
@@ -24,6 +23,7 @@ from keras_sid2.training.checkpoints import (
     save_checkpoint,
     unsound,
 )
+from keras_sid2.training import checkpoints as module
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from small_networks import SmallNetwork, small_model
 
 from keras_sid2 import DDIMSampler, Drawing, Guidance
 from keras_sid2.diffusion import CosineSchedule
-from keras_sid2.sampling.steps import flow
+from keras_sid2.sampling.samplers import flow
 from keras_sid2.training import NonFiniteImages
 
 LABELS, STEPS = [0, 2, 1, 0, 1], 12

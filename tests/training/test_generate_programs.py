@@ -11,7 +11,7 @@ from small_networks import SmallNetwork, small_model
 from training_helpers import Losses
 
 from keras_sid2 import AdamRecipe, DDIMSampler, Guidance, ScaleCurve, backend
-from keras_sid2.sampling.steps import flow
+from keras_sid2.sampling.samplers import flow
 from keras_sid2.training import sampling_program
 
 LABELS = [0, 1, 2]

@@ -5,8 +5,8 @@ import pytest
 from helpers import to_numpy
 from training_helpers import stripes, tiny_model
 
+from keras_sid2.backend import steps_done
 from keras_sid2.training import ExplodedLoss, StopOnExplosion
-from keras_sid2.training.optimizer import steps_done
 
 
 class BlowUp(keras.callbacks.Callback):

@@ -28,7 +28,7 @@ from plain_model import DECAY, INPUTS, Plain, SmallNetwork, assert_equal, data, 
 from training_helpers import fit_steps, stripes, tiny_model
 
 from keras_sid2 import AdamRecipe, EmaAdam
-from keras_sid2.training.optimizer import steps_done
+from keras_sid2.backend import steps_done
 
 optimizers = keras.optimizers
 

@@ -6,8 +6,8 @@ import pytest
 from plain_model import SmallNetwork, assert_equal, data, small_model, values
 
 from keras_sid2 import AdamRecipe
+from keras_sid2.backend import steps_done
 from keras_sid2.training import UnsoundBatch
-from keras_sid2.training.optimizer import steps_done
 
 STEPS = 6
 

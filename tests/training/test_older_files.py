@@ -13,8 +13,8 @@ from helpers import BACKEND, only_on_jax, tiny_network, to_numpy
 from training_helpers import fit_steps, tiny_model
 
 from keras_sid2 import AdamRecipe
-from keras_sid2.training.checkpoints import load_model
-from keras_sid2.training.optimizer import steps_done
+from keras_sid2.backend import steps_done
+from keras_sid2.checkpoints import load_model
 
 DATA = pathlib.Path(__file__).with_name("older")
 

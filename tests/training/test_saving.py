@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from training_helpers import all_weights, fit_steps, same_weights, tiny_model
 
-from keras_sid2.training.checkpoints import checkpoint_step, checkpoints, fault, load_model, save_checkpoint
+from keras_sid2.checkpoints import checkpoint_step, checkpoints, fault, load_model, save_checkpoint
 
 
 def test_a_keras_file_brings_back_model_optimizer_and_settings(tmp_path):

@@ -16,9 +16,9 @@ from helpers import BACKEND, only_on_jax
 from test_checkpoints import small_disk  # noqa: F401
 from training_helpers import Steps, all_weights, fit_steps, same_weights, tiny_model
 
-from keras_sid2.training import sharded_checkpoints as module
-from keras_sid2.training.callbacks import SaveCheckpoints
-from keras_sid2.training.checkpoints import (
+from keras_sid2.backend import steps_done
+from keras_sid2.callbacks.saving import SaveCheckpoints
+from keras_sid2.checkpoints import (
     ARRAYS,
     CONFIG,
     MANIFEST,
@@ -30,8 +30,8 @@ from keras_sid2.training.checkpoints import (
     remove_unfinished,
     unsound,
 )
-from keras_sid2.training.optimizer import steps_done
-from keras_sid2.training.sharded_checkpoints import ShardedSaver, check_available
+from keras_sid2.checkpoints.sharded import ShardedSaver, check_available
+from keras_sid2.training import sharded_checkpoints as module
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +290,7 @@ def test_an_orbax_with_other_names_for_its_folders_is_told(model, tmp_path, monk
 def test_a_program_that_ends_with_an_error_still_writes_what_it_began(tmp_path):
     program = (
         "import sys\nfrom training_helpers import tiny_model\n"
-        "from keras_sid2.training.sharded_checkpoints import ShardedSaver\n"
+        "from keras_sid2.checkpoints.sharded import ShardedSaver\n"
         "ShardedSaver(sys.argv[1], keep=1).save(tiny_model())\nraise SystemExit(5)\n"
     )
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{program}", tmp_path]

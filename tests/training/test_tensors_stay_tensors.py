@@ -5,14 +5,14 @@ import pytest
 from helpers import only_on_torch
 from training_helpers import stripes, tiny_model
 
-from keras_sid2 import Guidance, ScaleCurve, backend, random
+from keras_sid2 import Guidance, ScaleCurve, backend, threefry
 from keras_sid2.sampling import SAMPLERS, SamplingLoop, denoiser, get_sampler, guided, thresholded, uniform_t
 
 pytestmark = only_on_torch
 
 
 def test_the_guard_sees_what_it_is_for():
-    key = random.key(0)
+    key = threefry.key(0)
     with backend.tensors_stay_tensors(), pytest.raises(RuntimeError, match="numpy"):
         key[:, None] * np.ones(3, "int32")
 

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 import keras
 import numpy as np
 
-from keras_sid2 import backend, random
+from keras_sid2 import backend, threefry
+from keras_sid2.backend import steps_done
 from keras_sid2.diffusion import Guidance
+from keras_sid2.generation.compiled_sampler import program
+from keras_sid2.generation.finite import check_finite
+from keras_sid2.generation.inputs import integer, labels_of, mask_of, optional_float, scaled_images
+from keras_sid2.generation.provenance import array_digest, config_digest, named, named_guidance, named_sampler
 from keras_sid2.sampling import get_sampler, logsnr_of
-from keras_sid2.sampling.steps import needs
-from keras_sid2.training.drawing_inputs import integer, labels_of, mask_of, optional_float, scaled_images
-from keras_sid2.training.finite import check_finite
-from keras_sid2.training.naming import array_digest, config_digest, named, named_guidance, named_sampler
-from keras_sid2.training.optimizer import steps_done
-from keras_sid2.training.sampling_program import program
+from keras_sid2.sampling.samplers import needs
 
 _NUMBERS = 2**31  # of images: they are folded into keys as int32
 _REPORTS = 20  # pieces that a batch's steps are cut into where somebody watches
@@ -120,7 +120,7 @@ class Drawing:
         return self.guidance.scales(self.logsnr, ends="denoise" in needs(self.sampler))
 
     def _check_numbers(self):
-        random.key(self.seed)  # refuses what is no seed
+        threefry.key(self.seed)  # refuses what is no seed
         self.seed = int(self.seed)
         if not isinstance(self.first_image, int | np.integer) or not 0 <= self.first_image < _NUMBERS - self.num_images:
             most = f"and with {self.num_images} images below {_NUMBERS}"

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from keras_sid2 import backend, processes, random
+from keras_sid2 import backend, threefry
+from keras_sid2.parallel import processes
 
 _in_processes = 1  # copies that processes of torch have agreed to be
 
@@ -53,7 +54,7 @@ def rows(batch):
 
 def key_of_copy(key):
     """`key` of a stream for what is drawn for a copy's part as a whole, such as dropout masks: another in each."""
-    return random.fold_in(key, index()) if count() > 1 else key
+    return threefry.fold_in(key, index()) if count() > 1 else key
 
 
 def gathered(values):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_sid2.training.sampling_program import Run
+from keras_sid2.generation.compiled_sampler import Run
 
 _NAMED = 3  # images and weights in the sentence; the attributes have all of them
 

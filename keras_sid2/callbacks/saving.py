@@ -1,6 +1,5 @@
 """Callbacks for training by steps: an "epoch" of fit is a window of steps between two lines of the log."""
 
-import errno
 import os
 import pathlib
 import time
@@ -8,47 +7,9 @@ from collections.abc import Callable
 
 import keras
 
-from keras_sid2 import processes
-from keras_sid2.image_files import image_grid, write_png
-from keras_sid2.training.checkpoints import checkpoints, save_checkpoint
-from keras_sid2.training.optimizer import steps_done
-from keras_sid2.training.sharded_checkpoints import ShardedSaver
-
-
-class PortableSaver:
-    """Saves checkpoints with `save_checkpoint`, whose options these are; of several processes the first one writes.
-
-    All of them call alike, at the same steps.
-    """
-
-    def __init__(self, directory: str | os.PathLike, *, keep: int, keep_every: int = 0, about: dict | None = None):
-        self._directory, self._options = directory, {"keep": keep, "keep_every": keep_every, "about": about}
-
-    def check(self, model):
-        """ValueError unless this process has all of the model."""
-        split = [v.path for v in model.variables if not getattr(v.value, "is_fully_replicated", True)]
-        if split and processes.count() > 1:
-            raise ValueError(
-                f"{split[0]} is split over devices of {processes.count()} processes, and none of them can write a "
-                "portable checkpoint then: save sharded ones (--checkpoints=sharded)."
-            )
-
-    def save(self, model):
-        """Returns when it is on the disk; OSError, on every process, if it cannot be."""
-        error = None
-        if processes.index() == 0:
-            try:
-                save_checkpoint(model, self._directory, **self._options)
-            except OSError as caught:
-                error = caught
-        failed = processes.summed(int(error is not None))
-        if error is not None:
-            raise error
-        if failed:
-            raise OSError(errno.EIO, "the first process could not write it")
-
-    def wait(self):
-        """Nothing is under way."""
+from keras_sid2.backend import steps_done
+from keras_sid2.checkpoints import PortableSaver, ShardedSaver, checkpoints
+from keras_sid2.io.image_files import image_grid, write_png
 
 
 class SaveCheckpoints(keras.callbacks.Callback):

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sid2 import backend, random
+from keras_sid2 import backend, threefry
 from keras_sid2.sampling import (
     SamplingLoop,
     clipped,
@@ -53,7 +53,7 @@ class _Ends:
 
     def __init__(self, image_shape: tuple[int, ...], dtype: str, jit_compile: bool):
         def start(batch: dict, shared: dict):
-            batch = {**batch, "keys": random.fold_in(shared["key"], batch["numbers"])}
+            batch = {**batch, "keys": threefry.fold_in(shared["key"], batch["numbers"])}
             loop = SamplingLoop(denoise=None, sampler=None, image_shape=image_shape, **_given(batch, shared))
             return loop.start(), batch["keys"]
 
@@ -221,7 +221,7 @@ class Program:
     def __init__(self, ends: _Ends, compiled: _Compiled, drawing):
         self._ends, self._compiled = ends, compiled
         settings = {
-            "key": random.key(drawing.seed, _SAMPLE),
+            "key": threefry.key(drawing.seed, _SAMPLE),
             "logsnr": drawing.logsnr,
             "guided_steps": np.asarray(drawing.guidance.steps(drawing.logsnr[:-1]), "int32"),
             "scale": drawing.scale,

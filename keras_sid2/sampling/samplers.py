@@ -32,8 +32,8 @@ from typing import ClassVar
 
 from keras import ops
 
+from keras_sid2.config import settings
 from keras_sid2.diffusion.gaussian import alpha_sigma, expand, posterior
-from keras_sid2.serialization import settings
 
 
 def is_share(value) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from keras_sid2.files import locked, written_whole
+from keras_sid2.io.atomic import locked, written_whole
 
 _HOLD = 2.0  # seconds that an animation's last frame stays
 

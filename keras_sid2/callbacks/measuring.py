@@ -11,11 +11,11 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from keras_sid2.files import drop_lines_after
-from keras_sid2.image_files import image_grid, write_png
-from keras_sid2.training.drawing import Drawing
+from keras_sid2.backend import steps_done
+from keras_sid2.generation.request import Drawing
+from keras_sid2.io.atomic import drop_lines_after
+from keras_sid2.io.image_files import image_grid, write_png
 from keras_sid2.training.forecast import Attempt, Forecast
-from keras_sid2.training.optimizer import steps_done
 from keras_sid2.training.time_share import TimeShare
 
 _SHOWN = 64  # images in the grid

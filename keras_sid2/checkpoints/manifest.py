@@ -8,23 +8,16 @@ its noise and its data are functions of (seed, step); it loads on any backend, a
 checkpoint (sharded_checkpoints.py, jax) has model.json and arrays/ in its place, and all else alike.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import pathlib
-import random
 import re
 import shutil
-import tempfile
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import keras
 
-from keras_sid2 import replicas
-from keras_sid2.files import umask
-from keras_sid2.training.optimizer import steps_done
 from keras_sid2.version import __version__
 
 MODEL, MANIFEST = "model.keras", "manifest.json"
@@ -49,27 +42,6 @@ def checkpoint_step(path: str | os.PathLike) -> int:
 def checkpoint_path(directory: str | os.PathLike, step: int) -> pathlib.Path:
     """Where the checkpoint of a step lies, or would."""
     return pathlib.Path(directory) / f"step_{step:010d}"
-
-
-def save_checkpoint(
-    model, directory: str | os.PathLike, *, keep: int, keep_every: int = 0, about: dict | None = None
-) -> pathlib.Path:
-    """Writes the model as it is; then removes all but the `keep` newest, and those whose step `keep_every` divides.
-
-    `about` goes into the manifest, plain values. OSError if it cannot be written; what was there before stays.
-    """
-    directory, step = pathlib.Path(directory), steps_done(model)
-    directory.mkdir(parents=True, exist_ok=True)
-    path = checkpoint_path(directory, step)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=directory))
-    try:
-        replicas.save(model, temporary / MODEL)
-        temporary.chmod(0o777 & ~umask())
-        finish_checkpoint(temporary, path, version=PORTABLE, about=about)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    prune(directory, keep=keep, keep_every=keep_every)
-    return path
 
 
 def finish_checkpoint(
@@ -261,56 +233,3 @@ def remove_unfinished(directory: str | os.PathLike):
             os.rename(left, left.with_name(old.group(1)))
         else:
             shutil.rmtree(left, ignore_errors=True)
-
-
-def first_reason(error: Exception) -> str:
-    """What keras says of the first weight that could not be loaded, as a sentence."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return f"{type(error).__name__}."
-    reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return reason if reason.endswith(".") else f"{reason}."
-
-
-def load_model(path: str | os.PathLike):
-    """The SiD2Model in a checkpoint or a `.keras` file; ValueError, in one sentence, if there is none to be read.
-
-    Which kind of checkpoint it is, its manifest says.
-    On jax each process reads the parts of a sharded checkpoint that lie on its devices; the other backends cannot.
-    """
-    path = pathlib.Path(path)
-    if path.is_dir() and checkpoint_format(path) == SHARDED:
-        from keras_sid2.training.sharded_checkpoints import load_sharded
-
-        with _alike():
-            return _checked(load_sharded(path), path)
-    file = path / MODEL if path.is_dir() else path
-    try:
-        with _alike():
-            model = keras.saving.load_model(file)
-    except Exception as error:  # keras raises many kinds, from zip's, h5py's and its own
-        reason = first_reason(error)
-        if file.is_file() and not zipfile.is_zipfile(file):  # of which keras says that it is not there
-            reason = "it is no zip archive, or not all of one."
-        raise ValueError(f"{file} is no .keras file of a SiD2Model that can be read: {reason}") from error
-    return _checked(model, file)
-
-
-@contextlib.contextmanager
-def _alike() -> Iterator[None]:
-    """Weights made in it, before they are loaded, are the same in all processes: jax refuses others on a common mesh.
-
-    keras draws the seeds of its initializers from Python's random numbers, which are as before behind it.
-    """
-    state = random.getstate()
-    random.seed(0)
-    try:
-        yield
-    finally:
-        random.setstate(state)
-
-
-def _checked(model, path: pathlib.Path):
-    if not hasattr(model, "generate"):
-        raise ValueError(f"{path} holds a {type(model).__name__}, not a SiD2Model.")
-    return model

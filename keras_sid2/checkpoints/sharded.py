@@ -26,8 +26,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import keras
 
-from keras_sid2 import backend, processes
-from keras_sid2.training.checkpoints import (
+from keras_sid2 import backend
+from keras_sid2.backend import steps_done
+from keras_sid2.checkpoints.manifest import (
     ARRAYS,
     CONFIG,
     SHARDED,
@@ -37,7 +38,7 @@ from keras_sid2.training.checkpoints import (
     prune,
     remove_unfinished,
 )
-from keras_sid2.training.optimizer import steps_done
+from keras_sid2.parallel import processes
 
 _WRITING = ".writing-"
 _PART = ".part_{}.json"  # what a process says of its files, when all of them are written

@@ -1,0 +1,50 @@
+"""The few places where jax, tensorflow and torch differ; `parallel` and sharded checkpoints name a backend, too."""
+
+from keras_sid2.backend.accumulation import accumulated
+from keras_sid2.backend.compilation import compiled, recorded, tensors_stay_tensors
+from keras_sid2.backend.ops import (
+    FixedSeed,
+    attention,
+    convolution,
+    dense,
+    fused_group_norm,
+    global_norm,
+    loop,
+    update_averages,
+)
+from keras_sid2.backend.platform import batch_shards, convolution_precision, device_kind, name
+from keras_sid2.backend.state import (
+    gathered,
+    on_batch_shards,
+    read_torch_file,
+    step_value,
+    steps_done,
+    sync_variables,
+    variables_survive,
+)
+
+__all__ = [
+    "FixedSeed",
+    "accumulated",
+    "attention",
+    "batch_shards",
+    "compiled",
+    "convolution",
+    "convolution_precision",
+    "dense",
+    "device_kind",
+    "fused_group_norm",
+    "gathered",
+    "global_norm",
+    "loop",
+    "name",
+    "on_batch_shards",
+    "read_torch_file",
+    "recorded",
+    "step_value",
+    "steps_done",
+    "sync_variables",
+    "tensors_stay_tensors",
+    "update_averages",
+    "variables_survive",
+]

@@ -1,0 +1,69 @@
+"""Portable checkpoints: one file, model.keras, that loads on any backend."""
+
+import errno
+import os
+import pathlib
+import shutil
+import tempfile
+
+from keras_sid2.backend import steps_done
+from keras_sid2.checkpoints.manifest import MODEL, PORTABLE, checkpoint_path, finish_checkpoint, prune
+from keras_sid2.io.atomic import umask
+from keras_sid2.parallel import processes, replicas
+
+
+def save_checkpoint(
+    model, directory: str | os.PathLike, *, keep: int, keep_every: int = 0, about: dict | None = None
+) -> pathlib.Path:
+    """Writes the model as it is; then removes all but the `keep` newest, and those whose step `keep_every` divides.
+
+    `about` goes into the manifest, plain values. OSError if it cannot be written; what was there before stays.
+    """
+    directory, step = pathlib.Path(directory), steps_done(model)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = checkpoint_path(directory, step)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=directory))
+    try:
+        replicas.save(model, temporary / MODEL)
+        temporary.chmod(0o777 & ~umask())
+        finish_checkpoint(temporary, path, version=PORTABLE, about=about)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    prune(directory, keep=keep, keep_every=keep_every)
+    return path
+
+
+class PortableSaver:
+    """Saves checkpoints with `save_checkpoint`, whose options these are; of several processes the first one writes.
+
+    All of them call alike, at the same steps.
+    """
+
+    def __init__(self, directory: str | os.PathLike, *, keep: int, keep_every: int = 0, about: dict | None = None):
+        self._directory, self._options = directory, {"keep": keep, "keep_every": keep_every, "about": about}
+
+    def check(self, model):
+        """ValueError unless this process has all of the model."""
+        split = [v.path for v in model.variables if not getattr(v.value, "is_fully_replicated", True)]
+        if split and processes.count() > 1:
+            raise ValueError(
+                f"{split[0]} is split over devices of {processes.count()} processes, and none of them can write a "
+                "portable checkpoint then: save sharded ones (--checkpoints=sharded)."
+            )
+
+    def save(self, model):
+        """Returns when it is on the disk; OSError, on every process, if it cannot be."""
+        error = None
+        if processes.index() == 0:
+            try:
+                save_checkpoint(model, self._directory, **self._options)
+            except OSError as caught:
+                error = caught
+        failed = processes.summed(int(error is not None))
+        if error is not None:
+            raise error
+        if failed:
+            raise OSError(errno.EIO, "the first process could not write it")
+
+    def wait(self):
+        """Nothing is under way."""

@@ -1,0 +1,269 @@
+"""Training and sampling on a mesh of devices: data parallel, fully sharded, tensor parallel, and their products.
+
+    distribute(Mesh.parse("data:4,fsdp:2"))      # then make the model, compile, fit, generate as on one device
+
+Rows of a batch are split over the axes data and fsdp together; variables, with all that the optimizer keeps of them,
+by the rules of sharding_rules.py. All noise is a function of (seed, step, example), so a mesh changes results by
+rounding only (and dropout masks, on tensorflow and torch).
+
+jax can do every mesh: XLA adds the communication. tensorflow and torch can do meshes along data: each device has a copy
+of the model (replicas.py), with a strategy of tf.distribute, or one device in each process of torch.distributed. Where
+there are several processes, `processes.start` comes first, and each feeds its own part of every batch.
+"""
+
+import contextlib
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import keras
+
+from keras_sid2 import backend
+from keras_sid2.parallel import processes, replicas
+from keras_sid2.parallel.rules import AXES, RULES, Mesh, Rule, Table, place, table
+
+# What runs from block to block. Kept whole but for its rows, it needs one all-reduce a pair of layers on the model
+# axis; left alone, XLA splits its channels here and there, and every block begins with an all-gather.
+_STREAM = re.compile(
+    r"(?:.*/)?(?:(?:un)?patchify|level\d+_(?:position|(?:down|up)sample|(?:down|middle|up)_block\d+))/output"
+)
+
+
+class _RowsLayout(keras.distribution.TensorLayout):
+    """First dimension over data and fsdp together, which keras's own layout, of one axis a dimension, cannot say."""
+
+    def __init__(self, device_mesh):
+        super().__init__(("data",), device_mesh)
+
+    @property
+    def backend_layout(self):
+        import jax
+
+        return jax.sharding.NamedSharding(self.device_mesh.backend_mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
+
+
+class MeshDistribution(keras.distribution.ModelParallel):
+    """keras's distribution for a `Mesh` over all devices; variables made while it is set are laid out by `rules`.
+
+    With several processes each feeds the rows of its own devices: the first ones of a global batch are process 0's.
+    """
+
+    def __init__(self, mesh: Mesh, rules: Sequence[Rule] = RULES):
+        self.mesh, self.rules = mesh, tuple(rules)
+        device_mesh = keras.distribution.DeviceMesh(mesh.shape, AXES, _devices())
+        super().__init__(
+            layout_map=keras.distribution.LayoutMap(device_mesh), batch_dim_name="data", auto_shard_dataset=False
+        )
+
+    @property
+    def num_model_replicas(self) -> int:
+        """Parts of a batch."""
+        return self.mesh.batch_shards
+
+    def get_data_layout(self, data_shape):
+        return _RowsLayout(self.device_mesh)
+
+    def get_variable_layout(self, variable):
+        if getattr(variable, "_layout", None) is not None:  # what the optimizer keeps of a weight lies as the weight
+            return variable._layout
+        return keras.distribution.TensorLayout(place(variable, self.mesh, self.rules).axes, self.device_mesh)
+
+    def get_tensor_layout(self, path):
+        return _RowsLayout(self.device_mesh) if _STREAM.fullmatch(path) else None
+
+
+def _devices() -> list:
+    """All devices, process by process, so that on the leading axes each process has rows of its own."""
+    import jax
+
+    return sorted(jax.devices(), key=lambda device: device.process_index)
+
+
+@dataclasses.dataclass(frozen=True)
+class Copies:
+    """A model on each device of `mesh`, which is along data alone; on tensorflow and torch."""
+
+    mesh: Mesh
+    num_processes: int
+    strategy: object = None  # tensorflow's
+    rules = RULES
+
+
+_copies: Copies | None = None
+
+
+def _check_mesh(mesh: Mesh):
+    """ValueError unless this backend and these devices can be `mesh`."""
+    count = processes.count()
+    if mesh.size == 1 and count == 1:
+        return
+    if backend.name() != "jax" and mesh.size > mesh.data:
+        raise ValueError(
+            f"The mesh {mesh} needs the jax backend, got {backend.name()}, which can do meshes along data alone: "
+            "set KERAS_BACKEND=jax, or leave fsdp and model out."
+        )
+    there = _devices_there()
+    if mesh.size != there:
+        where = f" in {count} processes" if count > 1 else ", one in each process" * (backend.name() == "torch")
+        raise ValueError(f"The mesh {mesh} is one of {mesh.size} devices, and there are {there}{where}.")
+    if mesh.batch_shards % count:
+        raise ValueError(
+            f"Each process feeds rows of its own, so the {count} processes must divide data times fsdp, "
+            f"got the mesh {mesh}."
+        )
+
+
+def _devices_there() -> int:
+    if backend.name() == "jax":
+        return len(_devices())
+    if backend.name() == "torch":
+        return processes.count()
+    if processes.strategy() is not None:
+        return processes.strategy().num_replicas_in_sync
+    return len(_local_devices())
+
+
+def _local_devices() -> list:
+    """tensorflow's GPUs, or where there are none its CPUs, which may be virtual."""
+    import tensorflow as tf
+
+    return tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+
+
+def distribute(mesh: Mesh, rules: Sequence[Rule] = RULES) -> MeshDistribution | Copies | None:
+    """Makes `mesh` the one that all models made from now on are on. A mesh of one device changes nothing.
+
+    Raises ValueError for a mesh that the backend cannot do, and if it is for another number of devices than there are.
+    """
+    distribution = _make(mesh, rules)
+    if distribution is not None:
+        _set(distribution)
+        if backend.name() == "tensorflow":
+            import tensorflow as tf
+
+            tf.distribute.experimental_set_strategy(distribution.strategy)
+    return distribution
+
+
+def _make(mesh: Mesh, rules: Sequence[Rule]) -> MeshDistribution | Copies | None:
+    _check_mesh(mesh)
+    if mesh.size == 1:
+        return None
+    if backend.name() == "jax":
+        return MeshDistribution(mesh, rules)
+    return Copies(mesh, processes.count(), _strategy() if backend.name() == "tensorflow" else None)
+
+
+def _strategy():
+    if processes.strategy() is not None:
+        return processes.strategy()
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy([device.name for device in _local_devices()])
+
+
+def _set(distribution: MeshDistribution | Copies | None):
+    global _copies
+    _copies = distribution if isinstance(distribution, Copies) else None
+    replicas.of_processes(1 if _copies is None else _copies.num_processes)
+    if backend.name() == "jax":
+        keras.distribution.set_distribution(distribution)
+
+
+@contextlib.contextmanager
+def distributed(mesh: Mesh, rules: Sequence[Rule] = RULES) -> Iterator[MeshDistribution | Copies | None]:
+    """`distribute` within a block; behind it the distribution is what it was before."""
+    before, distribution = current(), _make(mesh, rules)
+    scope = getattr(distribution, "strategy", None)
+    if distribution is not None:
+        _set(distribution)
+    try:
+        with contextlib.nullcontext() if scope is None else scope.scope():
+            yield distribution
+    finally:
+        _set(before)
+
+
+def current() -> MeshDistribution | Copies | None:
+    """What `distribute` has set, if it has."""
+    distribution = keras.distribution.distribution()
+    return distribution if isinstance(distribution, MeshDistribution) else _copies
+
+
+def check_model(model) -> Table | None:
+    """The table of a compiled `model` on the current mesh, None without one.
+
+    ValueError if the mesh cannot hold the model (see `sharding_rules.table`), or does not: one that was made before
+    `distribute` is on one device.
+    """
+    distribution = current()
+    if distribution is None:
+        return None
+    for variable in model.trainable_variables:
+        if not _is_on(variable, distribution):
+            raise ValueError(
+                f"The model was made before distribute(), so {variable.path} is not on the mesh {distribution.mesh}: "
+                "make or load the model after it."
+            )
+    if isinstance(distribution, Copies):
+        replicas.broadcast(model.variables)
+    return table(model, distribution.mesh, distribution.rules)
+
+
+def _is_on(variable, distribution: MeshDistribution | Copies) -> bool:
+    if backend.name() == "jax":
+        return len(variable.value.sharding.device_set) == distribution.mesh.size
+    if backend.name() == "tensorflow":
+        import tensorflow as tf
+
+        return isinstance(variable.value, tf.distribute.DistributedValues)
+    return True
+
+
+def spread(data, rows: int):
+    """Data for fit and evaluate as the mesh wants it; `rows` are those of a batch of this process.
+
+    Several processes of tensorflow would share out again what each has read for itself; ValueError if that cannot be
+    kept from them, as `data` is no tf.data.Dataset.
+    """
+    distribution = current()
+    if not isinstance(distribution, Copies) or distribution.num_processes == 1 or distribution.strategy is None:
+        return data
+    import tensorflow as tf
+
+    if not isinstance(data, tf.data.Dataset):
+        raise ValueError(
+            "With several processes of tensorflow data must be a tf.data.Dataset of this process's part of every "
+            f"batch, got {type(data).__name__}."
+        )
+    copies = distribution.mesh.data // distribution.num_processes
+    parts = data if copies == 1 else data.rebatch(rows // copies)
+    return distribution.strategy.distribute_datasets_from_function(lambda _: parts)
+
+
+def check_batch_size(rows: int, batch_size: int | None = None):
+    """ValueError unless the devices that share a batch divide `rows` examples, or every `batch_size` of them.
+
+    Both are numbers of this process, whose devices are its part of the mesh.
+    """
+    distribution = current()
+    if distribution is None:
+        return
+    shards = distribution.mesh.batch_shards // distribution.num_processes
+    sizes = {rows} if batch_size is None else {min(batch_size, rows), rows % batch_size}
+    wrong = [size for size in sizes if size % shards]
+    if wrong:
+        raise ValueError(
+            f"On the mesh {distribution.mesh} every batch of a process must be divisible by {shards}, the last one "
+            f"too, got one of {wrong[0]} examples."
+        )
+
+
+def bytes_on_devices(model) -> dict:
+    """Bytes that the model's weights and its optimizer's state take on each device of this process, as they lie."""
+    total = Counter()
+    for variable in (*model.trainable_variables, *model.non_trainable_variables, *model.optimizer.variables):
+        for shard in variable.value.addressable_shards:
+            total[shard.device] += shard.data.nbytes
+    return dict(total)
