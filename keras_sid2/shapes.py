@@ -28,21 +28,35 @@ def rate(what: str, value) -> float:
     return float(value)
 
 
-def as_image_shape(value) -> tuple[int, int, int]:
-    """(H, W, C) as ints; ValueError unless it is three integers >= 1."""
+def as_shape(what: str, value) -> tuple[int, ...]:
+    """`value` as a tuple of ints; ValueError, which begins with `what`, unless it is integers >= 1."""
     try:
-        height, width, channels = (whole_number("a side", size) for size in value)
+        sizes = tuple(whole_number("a side", size) for size in value)
     except (TypeError, ValueError):
+        sizes = ()
+    if not sizes:
+        raise ValueError(f"{what} must be integers >= 1, got {value!r}.")
+    return sizes
+
+
+def as_image_shape(value) -> tuple[int, ...]:
+    """(H, W, C), or (F, H, W, C) of clips, as ints; ValueError for anything else."""
+    try:
+        shape = as_shape("", value)
+    except ValueError:
+        shape = ()
+    if len(shape) not in (3, 4):
         raise ValueError(
-            f"image_shape must be (height, width, channels), three integers >= 1, got {value!r}."
-        ) from None
-    return height, width, channels
+            "image_shape must be (height, width, channels), three integers >= 1, or (frames, height, width, channels) "
+            f"of clips, got {value!r}."
+        )
+    return shape
 
 
 def square_side(image_shape) -> tuple[int | None, str]:
-    """(side, for people) of a shape: 64 and "64 x 64"; None where it is no square, or no (H, W, C)."""
+    """(side, for people) of a shape: 64 and "64 x 64"; None where it is no square, or no (..., H, W, C)."""
     try:
-        height, width, _ = as_image_shape(image_shape)
+        *_, height, width, _ = as_image_shape(image_shape)
     except ValueError:
         return None, f"of shape {image_shape!r}"
     return height if height == width else None, f"{height} x {width}"

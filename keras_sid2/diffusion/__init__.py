@@ -11,6 +11,7 @@ from keras_sid2.diffusion.gaussian import (
     velocity,
 )
 from keras_sid2.diffusion.guidance import Guidance, ScaleCurve, guide
+from keras_sid2.diffusion.objective import DiffusionObjective
 from keras_sid2.diffusion.schedules import CosineInterpolatedSchedule, CosineSchedule, ShiftedCosineSchedule
 from keras_sid2.diffusion.weighting import (
     ConstantEpsWeighting,
@@ -28,6 +29,7 @@ __all__ = [
     "ConstantXWeighting",
     "CosineInterpolatedSchedule",
     "CosineSchedule",
+    "DiffusionObjective",
     "EDMMonotonicWeighting",
     "Guidance",
     "ScaleCurve",

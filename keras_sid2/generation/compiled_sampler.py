@@ -15,7 +15,9 @@ import numpy as np
 from keras import ops
 
 from keras_sid2 import backend, threefry
+from keras_sid2.conditions import call_network
 from keras_sid2.sampling import (
+    Sampler,
     SamplingLoop,
     clipped,
     denoiser,
@@ -35,7 +37,7 @@ def program(drawing) -> "Program":
     model, programs = drawing.model, drawing.model.sampling_programs
     jit_compile = bool(model.compiled and model.jit_compile)
     of_ends = ("ends", drawing.dtype, *kind.shape)  # the same for all kinds with these shapes
-    ends = _kept(programs, of_ends, lambda: _Ends(model.image_shape, drawing.dtype, jit_compile))
+    ends = _kept(programs, of_ends, lambda: _Ends(model.sample_shape, drawing.dtype, jit_compile))
     return Program(ends, _kept(programs, kind, lambda: _Compiled(kind, drawing.sampler, jit_compile)), drawing)
 
 
@@ -54,8 +56,8 @@ class _Ends:
     def __init__(self, image_shape: tuple[int, ...], dtype: str, jit_compile: bool):
         def start(batch: dict, shared: dict):
             batch = {**batch, "keys": threefry.fold_in(shared["key"], batch["numbers"])}
-            loop = SamplingLoop(denoise=None, sampler=None, image_shape=image_shape, **_given(batch, shared))
-            return loop.start(), batch["keys"]
+            loop = SamplingLoop(denoise=None, sampler=Sampler(), image_shape=image_shape, **_given(batch, shared))
+            return loop.start()[:2], batch["keys"]
 
         def store(x):
             sound = ops.all(ops.isfinite(x), axis=tuple(range(1, len(x.shape))))
@@ -147,6 +149,7 @@ def _told_apart(sampler):
         with contextlib.suppress(TypeError):  # where it holds lists
             hash(sampler)
             return sampler
+    sampler = getattr(sampler, "function", sampler)  # of version 0.1
     owner = getattr(sampler, "__self__", sampler)  # of a bound method
     return id(owner), getattr(sampler, "__func__", None), str(getattr(owner, "__dict__", ""))
 
@@ -155,7 +158,7 @@ class _Compiled:
     """The compiled steps of one kind of request; what is no shape is given when they run."""
 
     def __init__(self, kind: _Kind, sampler: Callable, jit_compile: bool):
-        self.kind, self._sampler = kind, sampler
+        self.kind, self.sampler = kind, sampler
         self._sources = [kind.source] if kind.weaker is None else [kind.source, kind.weaker]
         threshold = kind.threshold
         self._limited = clipped if threshold is None else lambda denoise: thresholded(denoise, threshold)
@@ -175,41 +178,52 @@ class _Compiled:
             return self._loop(batch, shared).advance(state, first, last)
 
     def _loop(self, batch: dict, shared: dict) -> SamplingLoop:
-        labels, kind = batch["labels"], self.kind
+        given, kind = _under("given", batch), self.kind
         scale = scale_between(shared["logsnr"], shared["scale"]) if kind.curve else shared["scale"]
         return SamplingLoop(
-            denoise=self._limited(_estimate(kind.source.model, labels)),
-            denoise_guided=self._limited(self._guided(labels, scale)) if kind.acts else None,
+            denoise=self._limited(_estimate(kind.source.model, given)),
+            denoise_guided=self._limited(self._guided(given, _under("negative", batch), scale)) if kind.acts else None,
             guided_steps=(shared["guided_steps"][0], shared["guided_steps"][1]) if kind.acts else (0, 0),
-            sampler=self._sampler,
-            image_shape=kind.source.model.image_shape,
+            sampler=self.sampler,
+            image_shape=kind.source.model.sample_shape,
             resamplings=kind.resamplings,
             **_given(batch, shared),
         )
 
-    def _guided(self, labels, scale):
+    def _guided(self, given: dict, negative: dict, scale):
         model, weaker = self.kind.source.model, self.kind.weaker
         if weaker is not None:
-            return guided(_estimate(model, labels), _estimate(weaker.model, labels), scale)
-        no_class = ops.full_like(labels, model.num_classes or 0)
+            return guided(_estimate(model, given), _estimate(weaker.model, given), scale)
+        base = {**given, **{name: _null(model, name, given[name]) for name in model.guided_conditions}, **negative}
         if self.kind.one_batch:
-            return guided_in_one_batch(_estimate(model, ops.concatenate([labels, no_class])), scale)
-        return guided(_estimate(model, labels), _estimate(model, no_class), scale)
+            both = {name: ops.concatenate([values, base[name]]) for name, values in given.items()}
+            return guided_in_one_batch(_estimate(model, both), scale)
+        return guided(_estimate(model, given), _estimate(model, base), scale)
 
 
-def _estimate(model, labels):
-    """x_hat of a model's network for labels int32 [B]."""
-    given, network = () if model.num_classes is None else (labels,), _network(model)
-    return denoiser(lambda z_t, logsnr_t: network(z_t, logsnr_t, *given), model.prediction)
+def _null(model, name: str, values):
+    return ops.broadcast_to(ops.convert_to_tensor(model.conditions[name].null), ops.shape(values))
+
+
+def _under(kind: str, batch: dict) -> dict:
+    """{"label": ...} of {"given/label": ...}."""
+    return {name.removeprefix(f"{kind}/"): values for name, values in batch.items() if name.startswith(f"{kind}/")}
+
+
+def _estimate(model, given: dict):
+    """x_hat of a model's network for conditions [B, ...] by name."""
+    values, network = [given[name] for name in model.conditions], _network(model)
+    return denoiser(lambda z_t, logsnr_t: network(z_t, logsnr_t, *values), model.prediction)
 
 
 def _network(model) -> Callable:
-    """network(z_t, logsnr_t, label, where there are classes) -> its output, kept on the model."""
+    """network(z_t, logsnr_t, *conditions in their order) -> its output, kept on the model."""
     programs = model.sampling_programs
     if "network" not in programs:
 
-        def predict(z_t, logsnr_t, label=None):
-            return model.network((z_t, logsnr_t, label), training=False)
+        def predict(z_t, logsnr_t, *values):
+            given = dict(zip(model.conditions, values, strict=True))
+            return call_network(model.network, {"z_t": z_t, "logsnr": logsnr_t, **given}, training=False)
 
         programs["network"] = backend.recorded(predict, model.network.variables)
     return programs["network"]
@@ -229,7 +243,7 @@ class Program:
         self._shared = {name: ops.convert_to_tensor(value) for name, value in settings.items()}
 
     def run(self, batch: dict[str, np.ndarray], use_ema: bool) -> "Run":
-        """A batch at its first state; `batch` holds numbers and labels, int32 [B], and init, known, mask."""
+        """A batch at its first state; `batch` holds numbers int32 [B], given/NAME, negative/NAME, init, known, mask."""
         batch = {name: backend.on_batch_shards(values) for name, values in batch.items()}
         return Run(self._ends, self._compiled, batch, self._shared, use_ema)
 
@@ -238,7 +252,8 @@ class Run:
     """A batch on its way; `state` is that of a SamplingLoop."""
 
     def __init__(self, ends: _Ends, compiled: _Compiled, batch: dict, shared: dict, use_ema: bool):
-        self._begin, keys = ends.start([], batch, shared)
+        begin, keys = ends.start([], batch, shared)
+        self._begin = (*begin, compiled.sampler.carry(begin[0]))
         self.state, self._batch, self._shared = self._begin, {**batch, "keys": keys}, shared
         self._store, self._compiled, self._values = ends.store, compiled, compiled.values(use_ema)
 
@@ -272,7 +287,7 @@ class Run:
             middle = (sound + bad) // 2
             self.state = state
             self.advance(sound, middle)
-            if all(_finite(part) for part in self.state):
+            if all(_finite(part) for part in self.state[:2]):
                 sound, state = middle, self.state
             else:
                 bad = middle

@@ -1,15 +1,19 @@
 """What a Drawing is given, as plain numbers and numpy arrays, or one sentence that says what is wrong with it."""
 
 import numbers
+from collections.abc import Mapping
 
 import numpy as np
 
-from keras_sid2.training.data_checks import check_labels
+
+def is_integer(value, least: int) -> bool:
+    """Whether it is an integer of at least `least`; numpy's are, True is none."""
+    return not isinstance(value, bool | np.bool_) and isinstance(value, int | np.integer) and value >= least
 
 
 def integer(name: str, value, least: int) -> int:
-    """ValueError unless it is an integer of at least `least`; numpy's are."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) or value < least:
+    """`value` as an int; ValueError unless it is an integer of at least `least`."""
+    if not is_integer(value, least):
         raise ValueError(f"{name} must be an integer >= {least}, got {value!r}.")
     return int(value)
 
@@ -34,19 +38,48 @@ def as_array(name: str, values) -> np.ndarray:
     return array.astype("float32") if "float" in str(array.dtype) else array
 
 
-def labels_of(model, labels, num_images: int | None) -> np.ndarray:
-    """int32 [N] labels, the null class (0 without classes) where none is asked for."""
-    if labels is None:
-        if isinstance(num_images, bool) or not isinstance(num_images, int | np.integer) or num_images < 1:
-            raise ValueError(f"Without labels, num_images must be an integer >= 1, got {num_images!r}.")
-        return np.full(num_images, model.num_classes or 0, "int32")
-    if model.num_classes is None:
-        raise ValueError("This model has no classes: pass num_images and no labels.")
-    labels = np.atleast_1d(as_array("labels", labels))
-    if num_images not in (None, len(labels)) or not len(labels):
-        raise ValueError(f"labels must be one an image, at least one; got {len(labels)} and num_images={num_images}.")
-    check_labels(labels, model.num_classes)
-    return labels.astype("int32")
+def given_to(model, labels, conditions, num_images: int | None) -> tuple[int, dict[str, np.ndarray]]:
+    """(N, arrays [N, *shape] of all conditions by name), null values where none are given.
+
+    ValueError for values that do not fit, and where nothing says how many samples are wanted.
+    """
+    given = _named(model, "conditions", conditions)
+    if labels is not None:
+        if "label" not in model.conditions:
+            raise ValueError("This model has no classes: pass num_images and no labels.")
+        given["label"] = np.atleast_1d(as_array("labels", labels))
+    if not given and not is_integer(num_images, 1):
+        raise ValueError(f"Without labels, num_images must be an integer >= 1, got {num_images!r}.")
+    counts = {len(values) for values in given.values()} or {num_images}
+    count = counts.pop()
+    if counts or num_images not in (None, count) or not count:
+        sizes = ", ".join(f"{len(values)} {name}" for name, values in given.items())
+        raise ValueError(f"labels must be one an image, at least one; got {sizes} and num_images={num_images}.")
+    return int(count), {name: _values(name, c, given.get(name), count) for name, c in model.conditions.items()}
+
+
+def negatives_of(model, negative, count: int) -> dict[str, np.ndarray]:
+    """Arrays [N, *shape] of what guidance leads away from, by name; one value serves all samples."""
+    found = _named(model, "negative_conditions", negative)
+    return {name: _values(name, model.conditions[name], values, count) for name, values in found.items()}
+
+
+def _named(model, what: str, values) -> dict[str, np.ndarray]:
+    if not isinstance(values, Mapping | None):
+        raise ValueError(f"{what} must be a dict of values by name, got a {type(values).__name__}.")
+    unknown = [name for name in values or () if name not in model.conditions]
+    if unknown:
+        known = ", ".join(model.conditions) or "none"
+        raise ValueError(f"{what} names {', '.join(unknown)}, and this model's conditions are {known}.")
+    return {name: np.atleast_1d(as_array(name, found)) for name, found in (values or {}).items()}
+
+
+def _values(name: str, condition, values, count: int) -> np.ndarray:
+    if values is None:
+        return np.broadcast_to(condition.null, (count, *condition.shape)).copy()
+    if values.shape[: values.ndim - len(condition.shape)] in ((), (1,)):
+        values = np.broadcast_to(values, (count, *condition.shape))
+    return condition.check(name, values)
 
 
 def scaled_images(name: str, images, shape: tuple[int, ...]) -> np.ndarray:

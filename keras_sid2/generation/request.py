@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import keras
 import numpy as np
@@ -12,10 +12,9 @@ from keras_sid2.backend import steps_done
 from keras_sid2.diffusion import Guidance
 from keras_sid2.generation.compiled_sampler import program
 from keras_sid2.generation.finite import check_finite
-from keras_sid2.generation.inputs import integer, labels_of, mask_of, optional_float, scaled_images
+from keras_sid2.generation.inputs import given_to, integer, mask_of, negatives_of, optional_float, scaled_images
 from keras_sid2.generation.provenance import array_digest, config_digest, named, named_guidance, named_sampler
-from keras_sid2.sampling import get_sampler, logsnr_of
-from keras_sid2.sampling.samplers import needs
+from keras_sid2.sampling import evaluations, get_sampler, logsnr_of
 
 _NUMBERS = 2**31  # of images: they are folded into keys as int32
 _REPORTS = 20  # pieces that a batch's steps are cut into where somebody watches
@@ -30,8 +29,12 @@ class Drawing:
 
     Args:
         model: a SiD2Model.
-        labels: int [N], one class an image; None for a model without classes, or for images of no class.
-        num_images: N, needed where labels is None.
+        labels: int [N], one class an image: the condition "label". None for a model without classes, or for images of
+            no class.
+        num_images: N, needed where there are neither labels nor conditions.
+        conditions: values [N, ...] by the names of the model's conditions; those not named are null.
+        negative_conditions: the same, or one value for all samples, of what guidance leads away from; None: the null
+            values of what training drops.
         num_steps: steps of the sampler; the paper takes 512.
         guidance: a `Guidance`; it needs labels, or `weaker`. None: none.
         weaker: a SiD2Model of the same images and classes to be guided away from (autoguidance): a smaller network, or
@@ -63,6 +66,8 @@ class Drawing:
     labels: object = None
     _: dataclasses.KW_ONLY
     num_images: int | None = None
+    conditions: Mapping | None = None
+    negative_conditions: Mapping | None = None
     num_steps: int = 512
     guidance: Guidance | None = None
     weaker: object = None
@@ -82,8 +87,9 @@ class Drawing:
     progress: bool | Callable[[int, int], None] | None = None
 
     def __post_init__(self):
-        self.labels = labels_of(self.model, self.labels, self.num_images)
-        self.num_images = len(self.labels)
+        self.num_images, self.conditions = given_to(self.model, self.labels, self.conditions, self.num_images)
+        self.negative_conditions = negatives_of(self.model, self.negative_conditions, self.num_images)
+        self.labels = self.conditions.get("label", np.zeros(self.num_images, "int32"))
         if not isinstance(self.guidance, Guidance | None):
             raise ValueError(f"guidance must be a Guidance, as Guidance(1.5, (-3, 5)), or None; got {self.guidance!r}.")
         self.guidance = self.guidance or Guidance()
@@ -100,24 +106,31 @@ class Drawing:
     def _check_guidance(self):
         model, weaker = self.model, self.weaker
         if weaker is not None:
-            if not (hasattr(weaker, "image_shape") and hasattr(weaker, "network")):
+            if not (hasattr(weaker, "sample_shape") and hasattr(weaker, "network")):
                 raise ValueError(f"weaker must be a SiD2Model, got {weaker!r}: load it with keras.saving.load_model.")
             if not self.guidance.acts:
                 raise ValueError("weaker= does nothing without guidance: pass guidance=Guidance(scale) too.")
-            here, there = ((m.image_shape, m.num_classes) for m in (model, weaker))
+            here, there = ((m.sample_shape, m.conditions) for m in (model, weaker))
             if here != there:
                 raise ValueError(f"The weaker model must have the images and classes {here} of this one, got {there}.")
-        elif self.guidance.acts and not _has_labels(self):
+        elif self.guidance.acts and not self._is_guided():
             raise ValueError(
                 f"Guidance needs labels to be guided by, or a weaker model; got guidance scale {self.guidance.scale} "
                 "and no labels."
             )
+        if self.negative_conditions and (weaker is not None or not self.guidance.acts):
+            raise ValueError("negative_conditions are for guidance=Guidance(scale) without a weaker model.")
+
+    def _is_guided(self) -> bool:
+        """Whether any sample is conditioned on anything that guidance can lead to."""
+        pairs = ((name, self.model.conditions[name].null) for name in self.model.guided_conditions)
+        return bool(self.negative_conditions) or any((self.conditions[name] != null).any() for name, null in pairs)
 
     def _scale(self) -> np.ndarray:
         """What guidance a program gets: a float32 scalar, or one a level [num_steps + 1]."""
         if not callable(self.guidance.scale):
             return np.float32(self.guidance.scale)
-        return self.guidance.scales(self.logsnr, ends="denoise" in needs(self.sampler))
+        return self.guidance.scales(self.logsnr, ends=evaluations(self.sampler) > 1)
 
     def _check_numbers(self):
         threefry.key(self.seed)  # refuses what is no seed
@@ -141,7 +154,7 @@ class Drawing:
                 raise ValueError(f"{first} and {second} go together: give both or neither.")
 
     def _check_images(self):
-        shape = (self.num_images, *self.model.image_shape)
+        shape = (self.num_images, *self.model.sample_shape)
         for name in ("init", "known"):
             if getattr(self, name) is not None:
                 setattr(self, name, scaled_images(name, getattr(self, name), shape))
@@ -202,10 +215,12 @@ class Drawing:
         """(images in it, what each example has) of every batch; the last one is filled up."""
         size = self.images_at_once
         numbers = np.arange(self.num_images) + self.first_image
-        whole = {"numbers": numbers.astype("int32"), "labels": self.labels, "init": self.init, "known": self.known}
+        whole = {"numbers": numbers.astype("int32"), "init": self.init, "known": self.known}
         whole = {name: values for name, values in whole.items() if values is not None}
+        whole |= {f"given/{name}": values for name, values in self.conditions.items()}
+        whole |= {f"negative/{name}": values for name, values in self.negative_conditions.items()}
         if self.mask is not None:
-            whole["mask"] = np.broadcast_to(self.mask, (self.num_images, *self.model.image_shape))
+            whole["mask"] = np.broadcast_to(self.mask, (self.num_images, *self.model.sample_shape))
         for start in range(0, self.num_images, size):
             part = {name: values[start : start + size] for name, values in whole.items()}
             yield len(part["numbers"]), {name: _padded(values, size) for name, values in part.items()}
@@ -240,6 +255,8 @@ class Drawing:
             weights = self.weaker.weights_digest(use_ema=self.use_ema)
             parts["weaker"] = f"{weights} {config_digest(self.weaker.network)} {self.weaker.prediction}"
         given = {name: getattr(self, name) for name in ("init", "known", "mask")}
+        given |= {name: values for name, values in self.conditions.items() if name != "label"}
+        given |= {f"negative {name}": values for name, values in self.negative_conditions.items()}
         return parts | {name: array_digest(values) for name, values in given.items() if values is not None}
 
 
@@ -256,12 +273,6 @@ generate.__signature__ = inspect.signature(Drawing).replace(
 def trajectory(model, labels=None, *, frames: int = 32, **options) -> tuple[np.ndarray, np.ndarray]:
     """How images come about: (z_t, x_hat), each uint8 [frames, N, H, W, C]; other arguments as `generate`."""
     return Drawing(model, labels, **options).trajectory(frames)
-
-
-def _has_labels(drawing: Drawing) -> bool:
-    """Whether any image has a class of its own."""
-    classes = drawing.model.num_classes
-    return classes is not None and bool((drawing.labels != classes).any())
 
 
 def _padded(values: np.ndarray, size: int) -> np.ndarray:

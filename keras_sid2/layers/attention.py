@@ -1,4 +1,4 @@
-"""Self-attention over all positions of a feature map."""
+"""Self-attention over the positions of a feature map, or of a clip's."""
 
 import math
 
@@ -27,17 +27,18 @@ class _KeyNorm(keras.layers.LayerNormalization):
 
 @register
 class SelfAttention(keras.layers.Layer):
-    """[B, H, W, C] -> [B, H, W, C]: queries and keys normalised per head, zero-initialised output, no residual.
+    """[B, (F,) H, W, C] -> the same: queries and keys normalised per head, zero-initialised output, no residual.
 
     q, k, v have no bias: that of q and k is in their norm, that of v is in the output's.
 
     Args:
         head_dim: width of a head; it must divide C.
+        over: of clips, "all" positions, those in "space" (within a frame), or in "time" (at the same place).
     """
 
-    def __init__(self, head_dim: int, name: str = "attention", **kwargs):
+    def __init__(self, head_dim: int, over: str = "all", name: str = "attention", **kwargs):
         super().__init__(name=name, **kwargs)
-        self.head_dim = head_dim
+        self.head_dim, self.over = head_dim, over
 
     def build(self, input_shape):
         channels = input_shape[-1]
@@ -57,6 +58,8 @@ class SelfAttention(keras.layers.Layer):
             layer.build((None, self.head_dim))
 
     def call(self, h):
+        if len(h.shape) == 5 and self.over != "all":
+            return self._in_turn(h)
         _, *positions, channels = h.shape
         heads = (-1, math.prod(positions), channels // self.head_dim, self.head_dim)
         q = self.query_norm(ops.reshape(self.query(h), heads))
@@ -64,5 +67,14 @@ class SelfAttention(keras.layers.Layer):
         v = ops.reshape(self.value(h), heads)
         return self.out(ops.reshape(backend.attention(q, k, v), (-1, *positions, channels)))
 
+    def _in_turn(self, h):
+        """Over frames [B F, H, W, C], or over time [B H W, F, C]."""
+        if self.over == "space":
+            return ops.reshape(self.call(ops.reshape(h, (-1, *h.shape[2:]))), (-1, *h.shape[1:]))
+        _, frames, height, width, channels = h.shape
+        of_places = ops.reshape(ops.transpose(h, (0, 2, 3, 1, 4)), (-1, frames, channels))
+        found = ops.reshape(self.call(of_places), (-1, height, width, frames, channels))
+        return ops.transpose(found, (0, 3, 1, 2, 4))
+
     def get_config(self):
-        return {**super().get_config(), "head_dim": self.head_dim}
+        return {**super().get_config(), "head_dim": self.head_dim, "over": self.over}

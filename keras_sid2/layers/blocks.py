@@ -1,5 +1,6 @@
 """The two residual blocks of the network. Both map (h [B, H, W, C], emb [B, E]) to [B, H, W, C] and are the identity
-when new, because the last layer of each branch starts at zero.
+when new, because the last layer of each branch starts at zero. Of clips [B, F, H, W, C] the first sees each frame by
+itself, and the second all positions, or those within a frame or along time.
 
     ResBlock:          norm, silu, conv 3x3, norm (1 + scale) + shift, silu, dropout, conv 3x3, add
     TransformerBlock:  norm, dense 4C, silu, (1 + scale) + shift on the 4C, dropout, dense C, add;
@@ -49,7 +50,8 @@ class _Block(keras.layers.Layer):
 
     def _modulate(self, h, emb):
         """h (1 + scale) + shift, with [B, 2F] from emb broadcast over positions."""
-        scale, shift = ops.split(ops.expand_dims(self.modulation(emb), (1, 2)), 2, axis=-1)
+        positions = tuple(range(1, len(h.shape) - 1))
+        scale, shift = ops.split(ops.expand_dims(self.modulation(emb), positions), 2, axis=-1)
         return h * (1.0 + scale) + shift
 
     def get_config(self):
@@ -80,11 +82,11 @@ class ResBlock(_Block):
 
 @register
 class TransformerBlock(_Block):
-    """The attention block, MLP first. Args: head_dim, which divides the channels; dropout, a rate in [0, 1)."""
+    """The attention block, MLP first. Args: head_dim and over, as SelfAttention's; dropout, a rate in [0, 1)."""
 
-    def __init__(self, head_dim: int, dropout: float = 0.0, **kwargs):
+    def __init__(self, head_dim: int, dropout: float = 0.0, over: str = "all", **kwargs):
         super().__init__(dropout=dropout, **kwargs)
-        self.head_dim = head_dim
+        self.head_dim, self.over = head_dim, over
 
     def build(self, h_shape, emb_shape):
         channels, options = h_shape[-1], {"dtype": self.dtype_policy}
@@ -94,7 +96,7 @@ class TransformerBlock(_Block):
         self.modulation = keras.layers.Dense(8 * channels, name="modulation", **options)
         self.mlp2 = keras.layers.Dense(channels, kernel_initializer="zeros", name="mlp2", **options)
         self.attention_norm = keras.layers.LayerNormalization(name="attention_norm", **norm)
-        self.attention = SelfAttention(self.head_dim, name="attention", **options)
+        self.attention = SelfAttention(self.head_dim, over=self.over, name="attention", **options)
         for layer in (self.mlp_norm, self.mlp1, self.attention_norm, self.attention):
             layer.build(h_shape)
         self.mlp2.build((*h_shape[:-1], 4 * channels))
@@ -106,4 +108,4 @@ class TransformerBlock(_Block):
         return h + self.attention(self.attention_norm(h))
 
     def get_config(self):
-        return {**super().get_config(), "head_dim": self.head_dim}
+        return {**super().get_config(), "head_dim": self.head_dim, "over": self.over}

@@ -1,12 +1,16 @@
-"""The conditioning vector: Fourier features of logsnr through an MLP, plus a class embedding."""
+"""The conditioning vector: Fourier features of logsnr through an MLP, plus what embeds classes and vectors."""
 
 import math
+from collections.abc import Mapping
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_sid2.conditions import ClassLabel
 from keras_sid2.config import register
+
+_NONE: Mapping = {}
 
 # Our choice (the scaling of logsnr in the paper is not known): sines and cosines of logsnr itself, at 128 wavelengths
 # spaced geometrically from 40, half as much again as the range of SiD2's schedules, down to 0.25.
@@ -15,39 +19,38 @@ FREQUENCIES = np.geomspace(2 * math.pi / 40.0, 2 * math.pi / 0.25, 128).astype("
 
 @register
 class ConditionEmbedding(keras.layers.Layer):
-    """(logsnr [B], label [B] or None) -> silu(MLP(Fourier(logsnr)) + class embedding), float32 [B, dim].
+    """(logsnr [B], conditions...) -> silu(MLP(Fourier(logsnr)) + their embeddings), float32 [B, dim].
 
     Always float32: in bfloat16 a logsnr of 9.97 and one of 10.02 are the same number.
 
     Args:
         dim: width of the vector; 1024 in the paper's lineage.
-        num_classes: K, or None for a network without labels. Label K is the null class, of a dropped label.
+        num_classes: K, of the condition "label", or None. Label K is the null class, of a dropped label.
+        others: `ClassLabel`s and `Vector`s by name, each embedded by a layer of its name.
     """
 
-    def __init__(self, dim: int, num_classes: int | None = None, name: str = "embedding", **kwargs):
+    def __init__(
+        self, dim: int, num_classes: int | None = None, others: Mapping = _NONE, name: str = "embedding", **kwargs
+    ):
         super().__init__(name=name, **{**kwargs, "autocast": False, "dtype": "float32"})
         self.dim, self.num_classes = dim, num_classes
         self.dense1 = keras.layers.Dense(dim, activation="silu", dtype="float32", name="dense1")
         self.dense2 = keras.layers.Dense(dim, dtype="float32", name="dense2")
-        self.classes = None
-        if num_classes is not None:
-            self.classes = keras.layers.Embedding(
-                num_classes + 1,
-                dim,
-                # Our choice: the size of the MLP's own output, so that neither drowns the other at the start.
-                embeddings_initializer=keras.initializers.RandomNormal(stddev=0.3),
-                dtype="float32",
-                name="classes",
-            )
+        self.classes = None if num_classes is None else _classes(num_classes, dim, "classes")
+        self._others = tuple(others.items())  # keras wraps dicts
+        for other, condition in self._others:
+            setattr(self, f"of_{other}", _embedding(condition, dim, other))
 
     def build(self, *_):
         self.dense1.build((None, 2 * len(FREQUENCIES)))
         self.dense2.build((None, self.dim))
         if self.classes is not None:
             self.classes.build((None,))
+        for other, condition in self._others:
+            getattr(self, f"of_{other}").build((None, *condition.shape))
         self.built = True
 
-    def call(self, logsnr, label=None):
+    def call(self, logsnr, label=None, **given):
         angles = ops.cast(logsnr, "float32")[:, None] * ops.convert_to_tensor(FREQUENCIES)
         features = ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
         embedding = self.dense2(self.dense1(features))
@@ -55,10 +58,31 @@ class ConditionEmbedding(keras.layers.Layer):
             if label is None:
                 label = ops.full(ops.shape(logsnr), self.num_classes, dtype="int32")
             embedding = embedding + self.classes(label)
+        for other, _ in self._others:
+            embedding = embedding + getattr(self, f"of_{other}")(given[other])
         return ops.silu(embedding)
 
     def get_config(self):
-        return {**_base_config(super().get_config()), "dim": self.dim, "num_classes": self.num_classes}
+        others = {name: keras.saving.serialize_keras_object(condition) for name, condition in self._others}
+        found = {**_base_config(super().get_config()), "dim": self.dim, "num_classes": self.num_classes}
+        return {**found, "others": others} if others else found
+
+    @classmethod
+    def from_config(cls, config):
+        others = {k: keras.saving.deserialize_keras_object(v) for k, v in config.get("others", _NONE).items()}
+        return cls(**{**config, "others": others})
+
+
+def _embedding(condition, dim: int, name: str) -> keras.layers.Layer:
+    if isinstance(condition, ClassLabel):
+        return _classes(condition.num_classes, dim, name)
+    return keras.layers.Dense(dim, use_bias=False, dtype="float32", name=name)  # so that zeros say nothing
+
+
+def _classes(num_classes: int, dim: int, name: str) -> keras.layers.Layer:
+    # Our choice: the size of the MLP's own output, so that neither drowns the other at the start.
+    start = keras.initializers.RandomNormal(stddev=0.3)
+    return keras.layers.Embedding(num_classes + 1, dim, embeddings_initializer=start, dtype="float32", name=name)
 
 
 def _base_config(config: dict) -> dict:
@@ -68,17 +92,22 @@ def _base_config(config: dict) -> dict:
 
 @register
 class PositionEmbedding(keras.layers.Layer):
-    """Adds one learned vector per position, N(0, 0.01) at the start, to [B, H, W, C]."""
+    """Adds one learned vector per position, N(0, 0.01) at the start, to [B, H, W, C].
+
+    To clips [B, F, H, W, C] one per place, and one per frame.
+    """
 
     def __init__(self, name: str = "position", **kwargs):
         super().__init__(name=name, **kwargs)
 
     def build(self, input_shape):
-        self.embedding = self.add_weight(
-            name="embedding",
-            shape=tuple(input_shape[1:]),
-            initializer=keras.initializers.RandomNormal(stddev=0.01),
-        )
+        *frames, height, width, channels = input_shape[1:]
+        start = keras.initializers.RandomNormal(stddev=0.01)
+        self.embedding = self.add_weight(name="embedding", shape=(height, width, channels), initializer=start)
+        self.of_frames = None
+        if frames:
+            self.of_frames = self.add_weight(name="frames", shape=(*frames, 1, 1, channels), initializer=start)
 
     def call(self, h):
-        return h + ops.cast(self.embedding, h.dtype)
+        h = h + ops.cast(self.embedding, h.dtype)
+        return h if self.of_frames is None else h + ops.cast(self.of_frames, h.dtype)

@@ -1,9 +1,12 @@
-"""Between resolutions: patches at the network's two ends, 2x2 pooling and nearest doubling between its levels."""
+"""Between resolutions: patches at the network's two ends, 2x2 pooling and nearest doubling between its levels.
+
+Of clips [B, F, H, W, C] each does so with every frame.
+"""
 
 import keras
 
 from keras_sid2.config import register
-from keras_sid2.layers.fused import CHANNELS_LAST, Convolution
+from keras_sid2.layers.fused import CHANNELS_LAST, Convolution, per_image
 
 
 @register
@@ -27,6 +30,12 @@ class Unpatchify(keras.layers.Conv2DTranspose):
         super().__init__(filters, patch_size, strides=patch_size, **options)
         self.patch_size = patch_size
 
+    def build(self, input_shape):
+        super().build((None, *input_shape[-3:]))
+
+    def call(self, h):
+        return per_image(super().call, h)
+
     def get_config(self):
         return _patch_config(super().get_config(), self.patch_size)
 
@@ -47,7 +56,9 @@ class _Resample(keras.layers.Layer):
 
     def build(self, input_shape):
         self.conv.build((None, None, None, input_shape[-1]))
-        self.resize.build(input_shape)  # keras's trainers want every layer built, also one without weights
+        self.resize.build(
+            (None, *input_shape[-3:])
+        )  # keras's trainers want every layer built, also one without weights
 
     def get_config(self):
         return {**super().get_config(), "channels": self.channels}
@@ -62,7 +73,7 @@ class Downsample(_Resample):
         super().__init__(channels, pool, **kwargs)
 
     def call(self, h):
-        return self.conv(self.resize(h))
+        return self.conv(per_image(self.resize, h))
 
 
 @register
@@ -74,4 +85,4 @@ class Upsample(_Resample):
         super().__init__(channels, nearest, **kwargs)
 
     def call(self, h):
-        return self.resize(self.conv(h))
+        return per_image(self.resize, self.conv(h))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from keras_sid2.config import settings
 from keras_sid2.shapes import as_image_shape, rate, whole_number
 
-KINDS = ("res", "transformer")
+KINDS, ATTENTIONS = ("res", "transformer"), ("all", "alternate")
 
 
 @settings
@@ -19,6 +19,8 @@ class Level:
         dropout: rate inside the blocks, in [0, 1).
         head_dim: width of an attention head, a divisor of channels; None is min(128, channels). The paper's is not
             settled (4 heads or 128 wide, the same at its 512 channels): our choice is 128.
+        attention: of clips, "all": over all positions of all frames; or "alternate": blocks attend within frames and
+            along time in turn.
         remat: in training, keep only the input of each block and compute the rest again in the backward pass: less
             memory for about a third more arithmetic, and the same numbers.
 
@@ -31,6 +33,7 @@ class Level:
     dropout: float = 0.0
     head_dim: int | None = None
     remat: bool = False
+    attention: str = "all"
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -41,6 +44,8 @@ class Level:
         object.__setattr__(self, "dropout", rate("A level's dropout", self.dropout))
         if not isinstance(self.remat, bool):
             raise ValueError(f"A level's remat must be True or False, got {self.remat!r}.")
+        if self.attention not in ATTENTIONS:
+            raise ValueError(f"A level's attention is one of {ATTENTIONS}, got {self.attention!r}.")
         if self.kind == "transformer" and self.channels % self.attention_head_dim:
             raise ValueError(
                 f"A level's head_dim must divide its channels, got head_dim={self.attention_head_dim} "
@@ -84,11 +89,11 @@ def check_widths(embedding_dim: int, num_classes: int | None) -> tuple[int, int 
     return whole_number("embedding_dim", embedding_dim), classes
 
 
-def check_image_shape(image_shape, patch_size: int, num_levels: int) -> tuple[int, int, int]:
-    """`image_shape` as (H, W, C), if the patch and the levels divide it; ValueError otherwise."""
+def check_image_shape(image_shape, patch_size: int, num_levels: int) -> tuple[int, ...]:
+    """`image_shape` as ints, (H, W, C) or (F, H, W, C), if the patch and the levels divide it; ValueError otherwise."""
     shape, patch_size = as_image_shape(image_shape), whole_number("patch_size", patch_size)
     divisor = patch_size * 2 ** (num_levels - 1)
-    if shape[0] % divisor or shape[1] % divisor:
+    if shape[-3] % divisor or shape[-2] % divisor:
         raise ValueError(
             f"image_shape {shape} must have a height and a width that {divisor} divides "
             f"(patch_size {patch_size} times 2 for each of {num_levels - 1} poolings)."

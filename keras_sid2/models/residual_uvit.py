@@ -10,12 +10,14 @@ identity of its input features; its output layer starts at zero, so it predicts 
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 
 import keras
 from keras import ops
 
 from keras_sid2 import threefry
+from keras_sid2.conditions import ClassLabel, Image, Vector, as_conditions
 from keras_sid2.config import register
 from keras_sid2.layers import (
     ConditionEmbedding,
@@ -33,18 +35,23 @@ from keras_sid2.policies import check_floatx, network_policy
 
 @register
 class ResidualUViT(keras.Model):
-    """network((z_t, logsnr, label), training=None, seed=None) -> v_hat.
+    """network({"z_t", "logsnr", conditions...}, training=None, seed=None) -> v_hat.
 
-    z_t is float32 [B, H, W, C], logsnr float32 [B], label int32 [B] in [0, num_classes] or None; num_classes itself is
-    the null class, and None means it for every image. v_hat is float32 of z_t's shape. Its weights exist as soon as
-    it is made.
+    z_t is float32 [B, H, W, C], or [B, F, H, W, C] of clips, logsnr float32 [B]; a label, int32 [B], may be left out,
+    which is the null class. network((z_t, logsnr, label)) is the same. v_hat is float32 of z_t's shape. Its weights
+    exist as soon as it is made.
+
+    Of clips, convolutions see each frame by itself, and transformers all positions of all frames, or those within a
+    frame and along time in turn (`Level.attention`). Classes and vectors are added to the embedding of logsnr; images
+    (of z_t's shape but for their channels) are further channels of z_t.
 
     Args:
-        image_shape: (H, W, C); patch_size * 2^(levels - 1) must divide H and W.
+        image_shape: (H, W, C) or (F, H, W, C); patch_size * 2^(levels - 1) must divide H and W.
         patch_size: side of the patches at the two ends, in pixels.
-        num_classes: K classes, or None for a network without labels.
+        num_classes: K classes, or None for a network without labels: short for a condition "label".
         embedding_dim: width of the conditioning vector.
         levels: `Level`s or dicts of their fields, highest resolution first; the last is the middle.
+        conditions: `keras_sid2.conditions` by name, besides the label: ClassLabel, Vector and Image.
         remat: True sets `Level.remat` of every level; False leaves each as it is. Weights and files are the same.
         dtype: float32, or "mixed_bfloat16" (also given as "bfloat16") or "mixed_float16": then the inside computes in
             half precision, while logsnr's embedding, the weights and the output stay float32. None is keras's global
@@ -53,19 +60,20 @@ class ResidualUViT(keras.Model):
     `seed`, an int32 tensor [2], determines all dropout of the call; without it, in training, the network draws one
     from a generator of its own.
 
-    Raises ValueError for a shape that cannot be halved, a level that cannot be built, an embedding_dim or num_classes
-    below 1, another dtype, or a keras.config.floatx() that is not float32.
+    Raises ValueError for a shape that cannot be halved, a condition that it has no place for, a level that cannot be
+    built, an embedding_dim or num_classes below 1, another dtype, or a keras.config.floatx() that is not float32.
     """
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         patch_size: int,
         num_classes: int | None,
         embedding_dim: int,
         levels: Sequence[Level | dict],
         remat: bool = False,
         name: str = "residual_uvit",
+        conditions: Mapping | None = None,
         **kwargs,
     ):
         embedding_dim, num_classes = check_widths(embedding_dim, num_classes)
@@ -76,8 +84,10 @@ class ResidualUViT(keras.Model):
         check_floatx()
         kwargs |= {"autocast": False, "dtype": network_policy(kwargs.get("dtype"))}
         super().__init__(name=name, **kwargs)  # autocast: logsnr must not pass through bfloat16
-        self.image_shape, self.patch_size = image_shape, int(patch_size)
-        self.num_classes, self.embedding_dim = num_classes, embedding_dim
+        self.sample_shape, self.patch_size, self.embedding_dim = image_shape, int(patch_size), embedding_dim
+        self._conditions = tuple(as_conditions(conditions, num_classes).items())  # keras wraps dicts
+        self.num_classes = getattr(self.conditions.get("label"), "num_classes", None)
+        _check_conditions(self.conditions, image_shape)
         self.seeds = keras.random.SeedGenerator(0, name="seeds")
         self._make_ends()
         self._make_levels()
@@ -87,10 +97,26 @@ class ResidualUViT(keras.Model):
     def levels(self) -> tuple[Level, ...]:
         return self._levels
 
+    @property
+    def conditions(self) -> dict:
+        return dict(self._conditions)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """`sample_shape`, as it was called when samples were images."""
+        return self.sample_shape
+
+    @property
+    def input_shape_of_patches(self) -> tuple[int, ...]:
+        """Of z_t with the images that it is conditioned on."""
+        images = (c.shape[-1] for c in self.conditions.values() if isinstance(c, Image))
+        return (*self.sample_shape[:-1], self.sample_shape[-1] + sum(images))
+
     def _make_ends(self):
-        self.embedding = ConditionEmbedding(self.embedding_dim, self.num_classes)
+        others = {k: c for k, c in self._conditions if isinstance(c, ClassLabel | Vector) and k != "label"}
+        self.embedding = ConditionEmbedding(self.embedding_dim, self.num_classes, others)
         self.patchify = Patchify(self._levels[0].channels, self.patch_size, dtype=self.dtype_policy, name="patchify")
-        self.unpatchify = Unpatchify(self.image_shape[-1], self.patch_size, dtype="float32", name="unpatchify")
+        self.unpatchify = Unpatchify(self.sample_shape[-1], self.patch_size, dtype="float32", name="unpatchify")
 
     def _make_blocks(self, i: int, role: str) -> list[keras.layers.Layer]:
         level = self._levels[i]
@@ -98,7 +124,9 @@ class ResidualUViT(keras.Model):
         names = [f"level{i}_{role}_block{j}" for j in range(level.blocks)]
         if level.kind == "res":
             return [ResBlock(name=name, **options) for name in names]
-        return [TransformerBlock(level.attention_head_dim, name=name, **options) for name in names]
+        over = ("space", "time") if level.attention == "alternate" else ("all",)
+        turns = zip(names, itertools.cycle(over))  # noqa: B905
+        return [TransformerBlock(level.attention_head_dim, name=name, over=turn, **options) for name, turn in turns]
 
     def _make_levels(self):
         """Attributes by role. No lists of lists: keras fills those from a file without minding what it lacks."""
@@ -120,11 +148,11 @@ class ResidualUViT(keras.Model):
     def _get(self, i: int, role: str):
         return getattr(self, f"level{i}_{role}", None)
 
-    def feature_shape(self, i: int) -> tuple[None, int, int, int]:
-        """[B, H_i, W_i, C_i] of level i."""
-        height, width, _ = self.image_shape
+    def feature_shape(self, i: int) -> tuple:
+        """[B, (F,) H_i, W_i, C_i] of level i."""
+        *frames, height, width, _ = self.sample_shape
         scale = self.patch_size * 2**i
-        return (None, height // scale, width // scale, self._levels[i].channels)
+        return (None, *frames, height // scale, width // scale, self._levels[i].channels)
 
     def build(self, *_):
         if self.built:  # keras builds a loaded model again
@@ -132,7 +160,7 @@ class ResidualUViT(keras.Model):
         last = len(self._levels) - 1
         emb_shape = (None, self.embedding_dim)
         self.embedding.build()
-        self.patchify.build((None, *self.image_shape))
+        self.patchify.build((None, *self.input_shape_of_patches))
         for i, level in enumerate(self._levels):
             shape = self.feature_shape(i)
             if level.kind == "transformer":
@@ -147,11 +175,16 @@ class ResidualUViT(keras.Model):
         self.built = True
 
     def call(self, inputs, training=None, seed=None):
-        z_t, logsnr, label = inputs
-        emb = self.embedding(logsnr, label)
+        if not isinstance(inputs, Mapping):
+            inputs = dict(zip(("z_t", "logsnr", "label"), inputs))  # noqa: B905
+        z_t, images = inputs["z_t"], [k for k, c in self._conditions if isinstance(c, Image)]
+        given = {k: inputs.get(k) if k == "label" else inputs[k] for k, _ in self._conditions if k not in images}
+        emb = self.embedding(inputs["logsnr"], **given)
         if training and seed is None and any(level.dropout for level in self._levels):
             seed = ops.cast(self.seeds.next(), "int32")
         run = _BlockRunner(emb, training, seed, sum(level.blocks * 2 for level in self._levels))
+        if images:
+            z_t = ops.concatenate([z_t, *(inputs[name] for name in images)], axis=-1)
         return self.unpatchify(self._level(0, self.patchify(z_t), run))
 
     def _level(self, i: int, h, run: "_BlockRunner"):
@@ -166,21 +199,44 @@ class ResidualUViT(keras.Model):
         return run(self._get(i, "up_blocks"), self._get(i, "upsample")(m - d) + skip, remat)
 
     def compute_output_shape(self, *_):
-        return (None, *self.image_shape)
+        return (None, *self.sample_shape)
 
     def get_config(self):
+        others = {k: keras.saving.serialize_keras_object(c) for k, c in self._conditions if k != "label"}
         return {
             **super().get_config(),
-            "image_shape": self.image_shape,
+            "image_shape": self.sample_shape,
             "patch_size": self.patch_size,
             "num_classes": self.num_classes,
             "embedding_dim": self.embedding_dim,
-            "levels": [level.get_config() for level in self._levels],
+            "levels": [_without_usual_attention(level.get_config()) for level in self._levels],
+            **({"conditions": others} if others else {}),
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        return cls(**{k: v for k, v in config.items() if k != "autocast"})
+        config = {k: v for k, v in config.items() if k != "autocast"}
+        others = (config.get("conditions") or {}).items()
+        return cls(**{**config, "conditions": {k: keras.saving.deserialize_keras_object(c) for k, c in others}})
+
+
+def _without_usual_attention(config: dict) -> dict:
+    """Networks of images say what they said before there were clips, so their records stay the same."""
+    return {k: v for k, v in config.items() if (k, v) != ("attention", "all")}
+
+
+def _check_conditions(conditions: Mapping, sample_shape: tuple[int, ...]):
+    for name, condition in conditions.items():
+        if isinstance(condition, Image) and condition.shape[:-1] != sample_shape[:-1]:
+            raise ValueError(
+                f"An image that a ResidualUViT is conditioned on must be {[*sample_shape[:-1], 'channels']}, as its "
+                f"samples are; {name} is {list(condition.shape)}."
+            )
+        if not isinstance(condition, ClassLabel | Vector | Image):
+            raise ValueError(
+                f"A ResidualUViT is conditioned on ClassLabel, Vector and Image, and {name} is a "
+                f"{type(condition).__name__}: that needs a network of yours, see keras_sid2.conditions."
+            )
 
 
 class _BlockRunner:

@@ -10,6 +10,7 @@ from keras_sid2.sampling.samplers import (
     DPMSolver2MSampler,
     EDMHeunSampler,
     HeunSampler,
+    Sampler,
     evaluations,
     get_sampler,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "DPMSolver2MSampler",
     "EDMHeunSampler",
     "HeunSampler",
+    "Sampler",
     "SamplingLoop",
     "clipped",
     "denoiser",

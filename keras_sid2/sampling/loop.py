@@ -19,7 +19,8 @@ from keras import ops
 
 from keras_sid2 import backend, threefry
 from keras_sid2.diffusion import alpha_sigma, diffuse
-from keras_sid2.sampling.samplers import DDIMSampler, DDPMSampler, needs
+from keras_sid2.diffusion.gaussian import posterior
+from keras_sid2.sampling.samplers import flow
 
 _REPEATS = 2**31 - 1  # no pixel and no step has this number: keys of repetitions are apart from all noise
 
@@ -28,7 +29,8 @@ _REPEATS = 2**31 - 1  # no pixel and no step has this number: keys of repetition
 class SamplingLoop:
     """A run of a sampler that can be advanced piece by piece; `sample` runs it whole.
 
-    Its state is (z_t, the newest x_hat): of a sampler that evaluates twice a step, the estimate at the step's end.
+    Its state is (z_t, the newest x_hat, the sampler's carry): of a sampler that evaluates twice a step, x_hat is the
+    estimate at the step's end.
 
     Args:
         denoise: used outside the interval of guidance.
@@ -64,7 +66,7 @@ class SamplingLoop:
         if self.known is not None:
             x, mask = self.known
             z_t = ops.where(mask, diffuse(x=x, eps=noise, logsnr=self.logsnr[0]), z_t)
-        return z_t, ops.zeros_like(z_t)
+        return z_t, ops.zeros_like(z_t), self.sampler.carry(z_t)
 
     def advance(self, state, first, last):
         """The state before step `last` from that before step `first`; integers or int32 scalars."""
@@ -84,38 +86,62 @@ class SamplingLoop:
 
     def _step(self, denoise: Callable) -> Callable:
         if self.resamplings == 1:
-            return lambda i, state: self._once(denoise, i, state, self.keys)
+            return lambda i, state: self._once(denoise, i, self._with_history(i, state), self.keys)
 
         def body(i, state):
-            z_s, x_hat = self._once(denoise, i, state, self.keys)
+            state = self._once(denoise, i, self._without_history(state), self.keys)
 
             def again(repeat, found):
                 keys = threefry.fold_in(threefry.fold_in(self.keys, _REPEATS, _REPEATS), repeat, i)  # noise of its own
                 z_t = self._noised_again(i, found[0], keys)
-                return self._once(denoise, i, (z_t, state[1]), keys)
+                return self._once(denoise, i, self._without_history((z_t, *found[1:])), keys)
 
-            return backend.loop(1, self.resamplings, again, (z_s, x_hat))
+            return backend.loop(1, self.resamplings, again, state)
 
         return body
 
+    def _with_history(self, i, state):
+        """The state before step i; its carry is zero where the denoise function changes."""
+        start, stop = self.guided_steps
+        z_t, x_hat, carry = state
+        begins = ops.logical_and(start < stop, ops.logical_or(ops.equal(i, start), ops.equal(i, stop)))
+        return z_t, x_hat, tuple(ops.where(begins, ops.zeros_like(part), part) for part in carry)
+
+    def _without_history(self, state):
+        """What was drawn anew has no step before it: 2M steps as DDIM."""
+        z_t, x_hat, carry = state
+        return z_t, x_hat, tuple(ops.zeros_like(part) for part in carry)
+
     def _once(self, denoise: Callable, i, state, keys):
         """The state after step i, from the one before it."""
-        z_t, x_hat_before = state
-        step = {"z_t": z_t, "logsnr_t": self.logsnr[i], "logsnr_s": self.logsnr[i + 1]}
-        estimates = [denoise(z_t, ops.broadcast_to(self.logsnr[i], (keys.shape[0],)))]
+        z_t, _, carry = state
+        levels, first, drawn = {"logsnr_t": self.logsnr[i], "logsnr_s": self.logsnr[i + 1]}, [], []
 
-        def again(z, logsnr):
-            estimates.append(denoise(self._with_known(z, {**step, "logsnr_s": logsnr}, None), logsnr))
-            return estimates[-1]
+        def estimate(z, logsnr):
+            if first:  # z is of the sampler's making, and says nothing of what is known
+                z = z if self.known is None else self._replaced(z, self._known_at(*first[0], logsnr))
+            first.append((z, logsnr))
+            return denoise(z, ops.broadcast_to(logsnr, (keys.shape[0],)))
 
-        offers = {
-            "noise": lambda: threefry.normal(keys, self.image_shape, index=i + 1),
-            "denoise": lambda: again,
-            "before": lambda: (x_hat_before, self._logsnr_before(i)),
-        }
-        extra = {name: offers[name]() for name in needs(self.sampler)}
-        z_s = self.sampler(x_hat=estimates[0], **step, **extra)
-        return self._with_known(z_s, step, extra.get("noise")), estimates[-1]
+        def noise():
+            drawn.append(threefry.normal(keys, self.image_shape, index=i + 1))
+            return drawn[-1]
+
+        z_s, x_hat, carry = self.sampler.step(estimate, z_t, carry, noise=noise, **levels)
+        if self.known is not None:
+            z_s = self._replaced(z_s, self._known_at(z_t, *levels.values(), drawn[0] if drawn else None))
+        return z_s, x_hat, carry
+
+    def _known_at(self, z_t, logsnr_t, logsnr_s, noise=None):
+        """A draw from q(z_s | z_t, x) of the known x, or its flow where the sampler draws no noise."""
+        levels = {"z_t": z_t, "logsnr_t": logsnr_t, "logsnr_s": logsnr_s}
+        if noise is None:
+            return flow(x=self.known[0], **levels)
+        mean, lower, _ = posterior(x_hat=self.known[0], **levels)
+        return mean + ops.sqrt(lower) * noise
+
+    def _replaced(self, z, known):
+        return ops.where(self.known[1], known, z)
 
     def _noised_again(self, i, z_s, keys):
         """z_t from z_s by the forward process, q(z_t | z_s)."""
@@ -124,22 +150,6 @@ class SamplingLoop:
         c = -ops.expm1(self.logsnr[i] - self.logsnr[i + 1])
         noise = threefry.normal(keys, self.image_shape)
         return alpha_t / alpha_s * z_s + sigma_t * ops.sqrt(c) * noise
-
-    def _logsnr_before(self, i):
-        """Of the step before, or logsnr[i] where a history begins: at step 0 and where the denoise function changes."""
-        if self.resamplings > 1:
-            return self.logsnr[i]  # what was drawn anew has no history to extrapolate from: 2M steps as DDIM
-        start, stop = self.guided_steps
-        edge = ops.logical_and(start < stop, ops.logical_or(ops.equal(i, start), ops.equal(i, stop)))
-        begins = ops.logical_or(ops.equal(i, 0), edge)
-        return ops.take(self.logsnr, ops.maximum(i - ops.cast(ops.logical_not(begins), "int32"), 0))
-
-    def _with_known(self, z_s, step: dict, noise):
-        if self.known is None:
-            return z_s
-        x, mask = self.known
-        sampler = DDIMSampler() if noise is None else DDPMSampler(0.0)
-        return ops.where(mask, sampler(x_hat=x, noise=noise, **step), z_s)
 
 
 def sample(**settings):

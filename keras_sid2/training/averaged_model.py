@@ -20,6 +20,7 @@ from keras import ops
 from keras_sid2 import backend
 from keras_sid2.backend import steps_done
 from keras_sid2.checkpoints import first_reason
+from keras_sid2.conditions import call_network
 from keras_sid2.parallel import replicas
 from keras_sid2.training.weights_files import check_weights_file
 
@@ -94,7 +95,7 @@ class AveragedModel(keras.Model):
         return self.ema_decay is not None and bool(steps_done(self))
 
     def averages(self) -> list | None:
-        """The averaged weights, variables in the order of `trainable_variables`.
+        """The averaged weights, variables in the order of the network's `trainable_variables`.
 
         None before the first step, and where the optimizer is no EmaAdam and none was before.
         """
@@ -102,7 +103,7 @@ class AveragedModel(keras.Model):
         if not self._has_averages:
             return None
         average_of = {id(v): average for v, average in self._pairs()}
-        return [average_of[id(v)] for v in self.trainable_variables]
+        return [average_of[id(v)] for v in self.network.trainable_variables]
 
     def reset_averages(self):
         """The averages become the weights of now."""
@@ -166,12 +167,12 @@ class AveragedModel(keras.Model):
         finally:
             self._reads_averages = before
 
-    def _predict(self, *args, training=None, **kwargs):
+    def _predict(self, inputs, *, training=None, seed=None):
         """The network's output, from its averages where these are read."""
         if training or not self._reads_averages:
-            return self.network(*args, training=training, **kwargs)
+            return call_network(self.network, inputs, training=training, seed=seed)
         with keras.StatelessScope(self._values(True)):
-            return self.network(*args, training=training, **kwargs)
+            return call_network(self.network, inputs, training=training, seed=seed)
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ from keras_sid2.training.optimizer import decay_of, usable
 
 
 class CheckedModel(AveragedModel):
-    """A model of images with `recipe`, `image_shape`, `num_classes`, `no_label` and `data_faults`."""
+    """A model with `recipe`, `sample_shape`, `conditions`, `no_label` and `data_faults`."""
 
     def compile(self, optimizer=None, **kwargs):
         """keras's compile; `optimizer` None is the recipe's.
@@ -32,7 +32,7 @@ class CheckedModel(AveragedModel):
         refused = [k for k in ("loss", "loss_weights", "metrics", "weighted_metrics") if kwargs.get(k) is not None]
         if refused:
             raise ValueError(f"SiD2Model computes its own loss and metrics: compile() takes no {', '.join(refused)}.")
-        optimizer = self.recipe.build() if optimizer is None else optimizer
+        optimizer = self.new_optimizer() if optimizer is None else optimizer
         optimizer = usable(optimizer, float16=self._computes_in_float16() and kwargs.get("auto_scale_loss", True))
         check_trainable(
             optimizer,
@@ -52,6 +52,10 @@ class CheckedModel(AveragedModel):
         self._average_with(decay_of(self.optimizer))
         self.ema_warm_up = self.recipe.ema_warmup
         self.sampling_programs.clear()
+
+    def new_optimizer(self):
+        """What compile() takes where it is given none."""
+        return self.recipe.build()
 
     def _computes_in_float16(self) -> bool:
         return any(layer.compute_dtype == "float16" for layer in self.network._flatten_layers())
@@ -145,13 +149,13 @@ class CheckedModel(AveragedModel):
 
     def _check_faults(self, where: str):
         backend.sync_variables(self)
-        wrong = self.data_faults.sentence(self.num_classes)
+        wrong = self.data_faults.sentence(self.conditions)
         if wrong:
             raise ValueError(f"{wrong} It is {where}.")
 
     def _check_batch(self, batch):
-        shapes = {"image_shape": self.image_shape, "num_classes": self.num_classes, "no_label": self.no_label}
-        check_batch(batch, **shapes)
+        fits = {"sample_shape": self.sample_shape, "conditions": self.conditions, "no_label": self.no_label}
+        check_batch(batch, **fits)
 
     def _checked(self, x, y=None, batch_size=None):
         """`x` as it must be used from now on; ValueError if its first batch does not fit the model, or the mesh."""

@@ -7,71 +7,65 @@ into `DataFaults`, and the logged loss is NaN, which stops fit a step later with
 
 import types
 import warnings
+from collections.abc import Mapping
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_sid2.conditions import check_all, expand
 from keras_sid2.parallel import replicas
 
 _OUTSIDE = 1.001  # float images may pass 1 by rounding
+_SAMPLES = ("image", "video")  # keys of a batch
+_NONE: Mapping = {}
 
 
-def unpack(data):
-    """(image, label or None) of a batch that is {"image", "label"}, (image, label) or image.
+def unpack(data, conditions: Mapping = _NONE):
+    """(samples, values by the conditions' names) of a batch.
 
-    Raises ValueError for sample weights, which SiD2's loss has no place for, and for a dict without "image".
+    A batch is {"image" or "video", conditions...}, (such a dict or samples, y), or samples; y is a dict, too, or the
+    only condition, or the label. What the model is not conditioned on is passed over.
+
+    Raises ValueError for sample weights, which SiD2's loss has no place for, and for a dict without samples.
     """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     if sample_weight is not None:
         raise ValueError("SiD2Model takes no sample_weight or class_weight: its loss weights noise levels only.")
-    if not isinstance(x, dict):
-        return x, y
-    if "image" not in x:
-        raise ValueError(f'A batch that is a dict needs the key "image", got {", ".join(map(repr, x))}.')
-    return x["image"], x.get("label", y)
+    given = {}
+    if isinstance(y, Mapping):
+        given |= y
+    elif y is not None and conditions:
+        given["label" if "label" in conditions else next(iter(conditions))] = y
+    if isinstance(x, Mapping):
+        key = next((key for key in _SAMPLES if key in x), None)
+        if key is None:
+            raise ValueError(f'A batch that is a dict needs the key "image", got {", ".join(map(repr, x))}.')
+        given |= x
+        x = x[key]
+    return x, {name: given[name] for name in conditions if name in given}
 
 
-def check_image_spec(shape, dtype, image_shape: tuple[int, int, int]):
-    """ValueError unless images of `shape` [B, H, W, C] and `dtype` fit a model of `image_shape`."""
-    if tuple(shape)[1:] != tuple(image_shape):
+def check_sample_spec(shape, dtype, sample_shape: tuple[int, ...]):
+    """ValueError unless samples of `shape` [B, ...] and `dtype` fit a model of `sample_shape`."""
+    kind, axes = ("Images", "height, width") if len(sample_shape) == 3 else ("Videos", "frames, height, width")
+    if tuple(shape)[1:] != tuple(sample_shape):
         raise ValueError(
-            f"Images must be [batch, {', '.join(map(str, image_shape))}] (height, width, channels last), "
-            f"got {list(shape)}."
+            f"{kind} must be [batch, {', '.join(map(str, sample_shape))}] ({axes}, channels last), got {list(shape)}."
         )
     dtype = keras.backend.standardize_dtype(dtype)
     if dtype != "uint8" and "float" not in dtype:
-        raise ValueError(f"Images must be uint8 in [0, 255] or float in [-1, 1], got {dtype}.")
+        raise ValueError(f"{kind} must be uint8 in [0, 255] or float in [-1, 1], got {dtype}.")
 
 
-def check_labels(labels, num_classes: int | None, no_label: int | None = None):
-    """ValueError unless integer `labels` fit a model of `num_classes` (None: without labels), or are `no_label`."""
-    if num_classes is None:
-        return
-    if labels is None:
-        raise ValueError(f"This model has {num_classes} classes and needs labels, got images alone.")
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"Labels must be integers of shape [batch], got {labels.dtype} of shape {labels.shape}.")
-    outside = (labels < 0) | (labels >= num_classes)
-    wrong = labels[outside if no_label is None else outside & (labels != no_label)]
-    if wrong.size:
-        raise ValueError(_wrong_label(wrong[0], num_classes))
-
-
-def _wrong_label(label: int, num_classes: int) -> str:
-    most = f"Labels must be in [0, {num_classes - 1}], got {label}"
-    return f"{most}: SiD2Model(no_label={label}) takes it for an image of no class." if label < 0 else f"{most}."
-
-
-def check_batch(data, *, image_shape: tuple[int, int, int], num_classes: int | None, no_label: int | None = None):
-    """ValueError, in one sentence, unless a batch fits the model in shape, dtype, range and labels.
+def check_batch(data, *, sample_shape: tuple[int, ...], conditions: Mapping, no_label: int | None = None):
+    """ValueError, in one sentence, unless a batch fits the model in shape, dtype, range and conditions.
 
     A warning for float images that are all above 0, and so have hardly been scaled to [-1, 1].
     """
-    images, labels = unpack(data)
-    check_image_spec(images.shape, images.dtype, image_shape)
-    check_labels(None if labels is None else ops.convert_to_numpy(labels), num_classes, no_label)
+    images, given = unpack(data, conditions)
+    check_sample_spec(images.shape, images.dtype, sample_shape)
+    check_all(conditions, {name: ops.convert_to_numpy(values) for name, values in given.items()}, missing=no_label)
     if "float" in keras.backend.standardize_dtype(images.dtype):
         images = ops.convert_to_numpy(images).astype("float32")
         low, high = float(np.min(images)), float(np.max(images))
@@ -85,27 +79,26 @@ def check_batch(data, *, image_shape: tuple[int, int, int], num_classes: int | N
             )
 
 
-def without_faults(x, labels, *, num_classes: int | None, no_label: int | None, scaled: bool):
-    """(x, labels, share, faults) of a batch within a step: what is wrong is 0, or the null class.
+def without_faults(x, given: Mapping, *, conditions: Mapping, no_label: int | None, scaled: bool):
+    """(x, given, share, faults) of a batch within a step: what is wrong is 0, or the null value.
 
-    x float32 [B, ...], `scaled` if it was uint8 and so cannot be wrong; labels int [B] or None. share float32 [B] is 1,
-    or 0 for a wrong example; faults float32 [B, 3] say whether its label is wrong, the label if so (else -inf), and its
-    largest |x| if that is beyond 1 (else 0).
+    x float32 [B, ...], `scaled` if it was uint8 and so cannot be wrong; given are values by the conditions' names.
+    share float32 [B] is 1, or 0 for a wrong example; faults float32 [B, 3] are the number, from 1, of the condition
+    that is wrong (0: none), what its sentence shows (else -inf), and the largest |x| if that is beyond 1 (else 0).
     """
     wrong = far = ops.zeros(ops.shape(x)[:1], "float32")
-    found = wrong - np.float32(np.inf)
-    if num_classes is not None:
-        labels = ops.cast(labels, "int32")
-        no_class = ops.logical_or(labels < 0, labels >= num_classes)
-        outside = no_class if no_label is None else ops.logical_and(no_class, ops.not_equal(labels, no_label))
-        wrong = ops.cast(outside, "float32")
-        found = ops.where(outside, ops.cast(labels, "float32"), found)
-        labels = ops.where(no_class, num_classes, labels)
+    found, clean = wrong - np.float32(np.inf), {}
+    for number, (name, condition) in enumerate(conditions.items(), 1):
+        if name not in given:
+            check_all(conditions, given)
+        clean[name], outside, shown = condition.in_step(given[name], no_label)
+        found = ops.where(outside, shown, found)
+        wrong = ops.where(outside, np.float32(number), wrong)
     if not scaled:
         far = ops.max(ops.abs(x), axis=tuple(range(1, len(x.shape))))
         far = ops.where(ops.isnan(far), np.float32(np.inf), ops.where(far <= _OUTSIDE, 0.0, far))
-        x = ops.where(ops.reshape(far > 0.0, (-1, *[1] * (len(x.shape) - 1))), 0.0, x)
-    return x, labels, ops.cast(wrong + far == 0.0, "float32"), ops.stack([wrong, found, far], axis=1)
+        x = ops.where(expand(far > 0.0, x), 0.0, x)
+    return x, clean, ops.cast(wrong + far == 0.0, "float32"), ops.stack([wrong, found, far], axis=1)
 
 
 class DataFaults(keras.metrics.Metric):
@@ -129,11 +122,12 @@ class DataFaults(keras.metrics.Metric):
     def result(self):
         return {}
 
-    def sentence(self, num_classes: int | None) -> str | None:
+    def sentence(self, conditions: Mapping) -> str | None:
         """What is wrong, or None."""
-        wrong, label, far = (float(value) for value in self.first.numpy())
+        wrong, shown, far = (float(value) for value in self.first.numpy())
         if wrong:
-            return _wrong_label(int(label), num_classes)
+            name, condition = list(conditions.items())[int(wrong) - 1]
+            return condition.fault(name, shown)
         if far:
             value = "NaN or an infinite value" if np.isinf(far) else f"values of up to {far:.4g} in size"
             return f"Float images must be in [-1, 1], got {value}."

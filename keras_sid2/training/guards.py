@@ -83,7 +83,7 @@ class StopOnNonFinite(_EachStep):
             value = float(logs.get(name, 0.0))
             if not math.isfinite(value):
                 backend.sync_variables(self.model)
-                wrong = self.model.data_faults.sentence(self.model.num_classes)
+                wrong = self.model.data_faults.sentence(self.model.conditions)
                 if wrong:
                     what = f"loss is nan at training step {step}, as its batch is not sound: {wrong}"
                     return UnsoundBatch(f"{what} Training stopped, and has not learnt it.", step)

@@ -11,8 +11,8 @@ from small_networks import SmallNetwork, small_model
 from training_helpers import Losses
 
 from keras_sid2 import AdamRecipe, DDIMSampler, Guidance, ScaleCurve, backend
+from keras_sid2.generation import compiled_sampler
 from keras_sid2.sampling.samplers import flow
-from keras_sid2.training import sampling_program
 
 LABELS = [0, 1, 2]
 
@@ -86,7 +86,7 @@ def test_programs_are_bounded_whatever_is_asked_for(monkeypatch):
     assert model.network.calls == calls  # the newest ones are there
     model.compile()
     assert not model.sampling_programs
-    assert 6 <= sampling_program._MOST <= 16
+    assert 6 <= compiled_sampler._MOST <= 16
 
 
 @only_on_torch

@@ -11,9 +11,9 @@ from PIL import Image
 from training_helpers import Steps, stripes, tiny_model
 
 from keras_sid2.backend import steps_done
+from keras_sid2.callbacks import measuring
 from keras_sid2.callbacks.measuring import MeasureSamples
 from keras_sid2.evaluation import Features, Reference, collect, evaluate
-from keras_sid2.training import measuring
 from keras_sid2.training.time_share import TimeShare
 
 LABELS = np.arange(24) % 3

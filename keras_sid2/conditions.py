@@ -1,0 +1,233 @@
+"""What a network is told beside z_t and logsnr: values by name, each a frozen configuration with a null value.
+
+    ClassLabel(num_classes)        int32 [B]                     null: num_classes
+    Vector(size)                   float32 [B, size]             null: zeros
+    Image((height, width, C))      float32 [B, height, width, C] null: zeros, the middle of [-1, 1]; any rank
+    TextEmbedding(length, width)   float32 [B, length, width]    null: zeros
+
+The null value takes a condition's place where training drops it and in the second estimate of guidance. A network says
+which it takes, `network.conditions = {"label": ClassLabel(1000)}`, and is called as
+
+    network({"z_t": ..., "logsnr": ..., "label": ...}, training=None, seed=None)
+
+What a condition does inside is the network's affair. A network that has `num_classes` and no `conditions`, as those
+written for version 0.1, is called network((z_t, logsnr, label)).
+"""
+
+import inspect
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from keras import ops
+
+from keras_sid2.config import settings
+from keras_sid2.shapes import as_shape, whole_number
+
+
+class Condition:
+    """What all kinds have: `shape` of one example's value, `dtype`, and the methods below."""
+
+    dtype = "float32"
+
+    @property
+    def null(self) -> np.ndarray:
+        """The value of an example that has none, of `shape`."""
+        return np.zeros(self.shape, self.dtype)
+
+    def check(self, name: str, values, missing=None) -> np.ndarray:
+        """`values` [N, *shape] as an array of `dtype`; ValueError, naming them, for others. `missing` is allowed."""
+        values = np.asarray(values)
+        if values.shape[1:] != self.shape or not np.issubdtype(values.dtype, np.number):
+            raise ValueError(f"{name} must be numbers of shape {['batch', *self.shape]}, got {_kind_of(values)}.")
+        values = self._scaled(values)
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} must be finite, and has values that are NaN or infinite.")
+        return values.astype(self.dtype)
+
+    def _scaled(self, values):
+        return values
+
+    def in_step(self, values, missing=None) -> tuple:
+        """(values of `dtype`, wrong bool [B], shown float32 [B]) within a step: what is wrong is null there."""
+        values = ops.cast(self._scaled(values), self.dtype)
+        finite = ops.all(ops.isfinite(values), axis=tuple(range(1, len(values.shape))))
+        clean = ops.where(expand(finite, values), values, ops.convert_to_tensor(self.null))
+        return clean, ops.logical_not(finite), ops.zeros_like(finite, "float32")
+
+    def fault(self, name: str, shown: float) -> str:
+        """What was wrong with a value that `in_step` found wrong."""
+        return f"{name} must be finite, and has values that are NaN or infinite."
+
+
+@settings
+class ClassLabel(Condition):
+    """One class of `num_classes`, an integer >= 1."""
+
+    num_classes: int
+    dtype = "int32"
+    shape = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "num_classes", whole_number("num_classes", self.num_classes))
+
+    @property
+    def null(self):
+        return np.int32(self.num_classes)
+
+    def check(self, name, values, missing=None):
+        values = np.asarray(values)
+        if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
+            raise ValueError(f"{_label(name)} must be integers of shape [batch], got {_kind_of(values)}.")
+        outside = (values < 0) | (values >= self.num_classes)
+        wrong = values[outside if missing is None else outside & (values != missing)]
+        if wrong.size:
+            raise ValueError(self.fault(name, wrong[0]))
+        return values.astype("int32")
+
+    def in_step(self, values, missing=None):
+        values = ops.cast(values, "int32")
+        no_class = ops.logical_or(values < 0, values >= self.num_classes)
+        wrong = no_class if missing is None else ops.logical_and(no_class, ops.not_equal(values, missing))
+        shown = ops.where(wrong, ops.cast(values, "float32"), -np.float32(np.inf))
+        return ops.where(no_class, self.num_classes, values), wrong, shown
+
+    def fault(self, name, shown):
+        most = f"{_label(name)} must be in [0, {self.num_classes - 1}], got {int(shown)}"
+        return (
+            f"{most}: SiD2Model(no_label={int(shown)}) takes it for an image of no class." if shown < 0 else f"{most}."
+        )
+
+
+@settings
+class Vector(Condition):
+    """`size` numbers, an integer >= 1, of order one: scale them before."""
+
+    size: int
+
+    def __post_init__(self):
+        object.__setattr__(self, "size", whole_number("size", self.size))
+
+    @property
+    def shape(self):
+        return (self.size,)
+
+
+@settings
+class Image(Condition):
+    """Another image, or clip, of `shape`, such as (height, width, channels); uint8, or float of order one."""
+
+    shape: tuple[int, ...]
+
+    def __post_init__(self):
+        object.__setattr__(self, "shape", as_shape("An Image's shape", self.shape))
+
+    def _scaled(self, values):
+        scaled = str(values.dtype).endswith("uint8")
+        if isinstance(values, np.ndarray):
+            return values.astype("float32") / 127.5 - 1.0 if scaled else values
+        return ops.cast(values, "float32") / 127.5 - 1.0 if scaled else values
+
+
+@settings
+class TextEmbedding(Condition):
+    """`length` vectors of `width` numbers, as a text encoder makes them; shorter texts are padded with zeros."""
+
+    length: int
+    width: int
+
+    def __post_init__(self):
+        for field in ("length", "width"):
+            object.__setattr__(self, field, whole_number(field, getattr(self, field)))
+
+    @property
+    def shape(self):
+        return (self.length, self.width)
+
+
+def expand(values, like):
+    """[B] -> [B, 1, ..., 1] with the rank of `like`."""
+    return ops.reshape(values, (-1, *[1] * (len(like.shape) - 1)))
+
+
+def _label(name: str) -> str:
+    return "Labels" if name == "label" else name
+
+
+def _kind_of(values: np.ndarray) -> str:
+    return f"{values.dtype} of shape {values.shape}"
+
+
+def as_conditions(conditions: Mapping | None, num_classes: int | None = None) -> dict[str, Condition]:
+    """Conditions by name, with {"label": ClassLabel(num_classes)} where that is not None; ValueError for others."""
+    found = {} if num_classes is None else {"label": ClassLabel(num_classes)}
+    if not isinstance(conditions, Mapping | None):
+        raise ValueError(f"conditions must be a dict of name and condition, got {conditions!r}.")
+    for name, condition in (conditions or {}).items():
+        if not isinstance(condition, Condition):
+            raise ValueError(f"conditions[{name!r}] must be one of keras_sid2.conditions, got {condition!r}.")
+        if name in RESERVED or (name in found and found[name] != condition):
+            raise ValueError(f"A condition cannot be named {name!r}: that name is taken.")
+        found[name] = condition
+    return found
+
+
+RESERVED = (
+    "z_t",
+    "logsnr",
+    "seed",
+    "weight",
+    "target",
+    "faults",
+    "image",
+    "video",
+)  # of batches and of a step's inputs
+
+
+# -- the contract of networks ----------------------------------------------------------------------------------------
+
+
+def conditions_of(network) -> dict[str, Condition]:
+    """What `network` is conditioned on."""
+    told = getattr(network, "conditions", None)
+    return as_conditions(told) if told is not None else as_conditions(None, getattr(network, "num_classes", None))
+
+
+def sample_shape_of(network) -> tuple[int, ...]:
+    """(H, W, C), or (F, H, W, C) of clips."""
+    shape = getattr(network, "sample_shape", None) or getattr(network, "image_shape", None)
+    return as_shape("A network's sample_shape", shape)
+
+
+def call_network(network, inputs: Mapping, *, training=None, seed=None):
+    """`network` on {"z_t", "logsnr", conditions...}, by the contract that it has; other keys are left out."""
+    kwargs = {"seed": seed} if seed is not None and "seed" in inspect.signature(network.call).parameters else {}
+    if getattr(network, "conditions", None) is None:
+        given = (inputs["z_t"], inputs["logsnr"], inputs.get("label"))
+    else:
+        given = {name: inputs[name] for name in ("z_t", "logsnr", *network.conditions) if name in inputs}
+    return network(given, training=training, **kwargs)
+
+
+def null_like(conditions: Mapping[str, Condition], batch) -> dict:
+    """The null values of `conditions` as tensors [batch, *shape]."""
+    return {name: ops.broadcast_to(ops.convert_to_tensor(c.null), (batch, *c.shape)) for name, c in conditions.items()}
+
+
+def check_all(conditions: Mapping[str, Condition], given: Mapping, *, missing=None) -> dict[str, np.ndarray]:
+    """Arrays by name, each as its condition wants it; ValueError for one that lacks, or is none of them."""
+    lacking = [name for name in conditions if given.get(name) is None]
+    if lacking and isinstance(conditions[lacking[0]], ClassLabel) and lacking[0] == "label":
+        count = conditions["label"].num_classes
+        raise ValueError(f"This model has {count} classes and needs labels, got images alone.")
+    if lacking:
+        raise ValueError(
+            f"This model is conditioned on {', '.join(conditions)}, and got no {' and no '.join(lacking)}."
+        )
+    found = {name: c.check(name, given[name], missing) for name, c in conditions.items()}
+    return found
+
+
+def size_of(condition: Condition) -> int:
+    """Numbers in one example's value."""
+    return math.prod(condition.shape)
