@@ -73,7 +73,7 @@ class OwnSampler:
 
 
 def test_programs_are_bounded_whatever_is_asked_for(monkeypatch):
-    monkeypatch.setattr(sampling_program, "_MOST", 6)
+    monkeypatch.setattr(compiled_sampler, "_MOST", 6)
     model, counts = small_model(), []
     requests = [dict(num_steps=n) for n in (2, 3)] + [dict(sampler=DDIMSampler(eta)) for eta in (0.0, 0.5)]
     requests += [dict(batch_size=1), dict(dynamic_threshold=0.9), dict(sampler=OwnSampler(0.5))]
