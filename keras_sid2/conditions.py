@@ -18,6 +18,7 @@ import inspect
 import math
 from collections.abc import Mapping
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -123,7 +124,7 @@ class Image(Condition):
         object.__setattr__(self, "shape", as_shape("An Image's shape", self.shape))
 
     def _scaled(self, values):
-        scaled = str(values.dtype).endswith("uint8")
+        scaled = keras.backend.standardize_dtype(values.dtype) == "uint8"
         if isinstance(values, np.ndarray):
             return values.astype("float32") / 127.5 - 1.0 if scaled else values
         return ops.cast(values, "float32") / 127.5 - 1.0 if scaled else values
