@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
-from pipelines.checking import random_grid, stats, verify
+from pipelines.checking.verifying import random_grid, stats, verify
 from pipelines.datasets import ENTRIES, dataset_names
-from pipelines.examples import RecordFeatures
-from pipelines.faults import BadRecord
-from pipelines.locating import tfds_path
-from pipelines.preparing import EXAMPLES_PER_SHARD, prepare
+from pipelines.preparing.prepare import EXAMPLES_PER_SHARD, prepare
+from pipelines.reading.faults import BadRecord
+from pipelines.reading.locating import tfds_path
+from pipelines.values import RecordFeatures
 
 if TYPE_CHECKING:
     from etils import epath

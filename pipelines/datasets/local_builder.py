@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from pipelines import images, opening
-from pipelines.crops import adm_center_crop
+from pipelines import images
+from pipelines.datasets import opening
+from pipelines.images import adm_center_crop
 
 ENCODINGS = (*images.ENCODINGS, "original")
 
