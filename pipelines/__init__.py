@@ -22,7 +22,7 @@ from pipelines.reading.grain_reader import make_grain_dataset
 from pipelines.reading.locating import DatasetDescription, describe
 from pipelines.reading.metering import WaitMeter, measure_wait
 from pipelines.reading.tf_reader import make_dataset
-from pipelines.values import RecordFeatures
+from pipelines.values import RecordFeatures, ValueSpec
 
 __all__ = [
     "BadRecord",
@@ -30,6 +30,7 @@ __all__ = [
     "DatasetDescription",
     "RecordFeatures",
     "SplitReport",
+    "ValueSpec",
     "WaitMeter",
     "adm_center_crop",
     "dataset_names",

@@ -5,7 +5,8 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from pipelines.reading.locating import locate, tfds_path
+from pipelines.extras import tfds_path
+from pipelines.reading.locating import locate
 
 if TYPE_CHECKING:
     import pathlib

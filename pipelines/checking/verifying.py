@@ -12,11 +12,11 @@ import numpy as np
 from pipelines import images
 from pipelines.images import BadImage
 from pipelines.reading import order
-from pipelines.reading.decoding import Decoder
-from pipelines.reading.examples import Source
+from pipelines.reading.decoding import Arrays, Decoder
+from pipelines.reading.examples import Encoded, Source, size_of
 from pipelines.reading.faults import BadRecord, BadRecords
 from pipelines.reading.locating import locate, split_names
-from pipelines.reading.settings import ReadOptions, integer
+from pipelines.reading.settings import ReadSettings, integer
 from pipelines.values import RecordFeatures
 
 RUN = 64  # records that a thread checks at a time
@@ -34,7 +34,8 @@ class SplitReport:
         faults: what is wrong with which record, in file order.
         per_class: {label: number}; empty without labels.
         sizes: {(H, W): number} of the images, or of the first frame of clips.
-        kinds: {"JPEG, RGB": number}.
+        kinds: {"JPEG, RGB": number}, or of what is stored as numbers {"float32, RGB": number}.
+        values: {name: what it is and where its numbers lie}, of what is beside them and the label.
         class_names: as the data set has them, or None.
         duplicates: pairs of records ("shard, record i") of equal encoded images; the first of each group comes first.
     """
@@ -47,6 +48,7 @@ class SplitReport:
     per_class: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     sizes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     kinds: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    values: dict[str, str] = dataclasses.field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
     duplicates: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
@@ -60,6 +62,7 @@ class SplitReport:
             spread = f"{min(counts)} to {max(counts)} each"
             named = {self._class(label): number for label, number in sorted(self.per_class.items())}
             lines.append(f"  classes: {len(counts)} of {spread}: {_listed(named)}")
+        lines += [f"  {name}: {what}" for name, what in self.values.items()]
         lines.append(f"  duplicates: {len(self.duplicates)}")
         lines += [f"    {second} is equal to {first}" for first, second in self.duplicates[:LISTED]]
         return "\n".join(lines)
@@ -122,21 +125,24 @@ def random_grid(
         ValueError: as `make_dataset`; BadRecord: one of the chosen records is bad.
     """
     integer("seed", seed, at_least=0)
-    located = locate(name_or_dir, split=split, data_dir=data_dir, features=features)
+    located = locate(name_or_dir, split=split, data_dir=data_dir, features=features, values=())
     source = Source(located, BadRecords())
     if image_size is None and None in located.description.image_shape:
         image_size = 128
     count = min(count, len(source))
-    decoder = Decoder(source, ReadOptions(batch_size=count, image_size=image_size, training=False))
+    decoder = Decoder(source, ReadSettings(batch_size=1, image_size=image_size, training=False))
     chosen = order.permutation(seed, 0, len(source))[:count]
-    pixels = np.concatenate([_sound(*decoder.batch(int(number), 1)) for number in chosen])
-    return images.grid(pixels[:, pixels.shape[1] // 2] if pixels.ndim == 5 else pixels)
+    pixels = np.concatenate([_sound(*decoder.batch(int(number)))[source.schema.sample_name] for number in chosen])
+    pixels = pixels[:, pixels.shape[1] // 2] if pixels.ndim == 5 else pixels
+    if pixels.dtype != np.uint8:
+        pixels = np.rint((np.clip(pixels.astype(np.float32), -1, 1) + 1) * 127.5).astype(np.uint8)
+    return images.grid(pixels if pixels.shape[-1] in images.MODES else pixels[..., :1])
 
 
-def _sound(pixels: np.ndarray, labels: np.ndarray, good: np.ndarray, fault: BadRecord | None) -> np.ndarray:
+def _sound(arrays: Arrays, good: np.ndarray, fault: BadRecord | None) -> Arrays:
     if fault:
         raise fault
-    return pixels
+    return arrays
 
 
 def _reports(name_or_dir, split, data_dir, features, *, decode: bool) -> list[SplitReport]:
@@ -163,19 +169,27 @@ def _reports(name_or_dir, split, data_dir, features, *, decode: bool) -> list[Sp
 def _fill(report: SplitReport, source: Source, decode: bool) -> None:
     """Checks all records with all cores, and counts."""
     first_of: dict[bytes, int] = {}
+    ranges: dict[str, tuple[float, float]] = {}
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
         for number, found in _in_order(threads, source, decode):
             if isinstance(found, BadRecord):
                 report.faults.append(found)
                 continue
-            digest, header, label = found
-            report.kinds[f"{header.format.upper()}, {images.name_of_channels(header.channels, header.format)}"] += 1
-            report.sizes[header.height, header.width] += 1
-            if label is not None:
-                report.per_class[label] += 1
+            digest, kind, size, numbers = found
+            report.kinds[kind] += 1
+            report.sizes[size] += 1
+            if "label" in numbers:
+                report.per_class[numbers["label"][0]] += 1
+            for name, (low, high) in numbers.items():
+                before = ranges.get(name, (low, high))
+                ranges[name] = min(before[0], low), max(before[1], high)
             first = first_of.setdefault(digest, number)
             if first != number:
                 report.duplicates.append((source.records.name(first), source.records.name(number)))
+    for name, spec in source.schema.values.items():
+        if name not in ("label", source.schema.sample_name):
+            lie = "{:.4g} to {:.4g}".format(*ranges[name]) if name in ranges else "encoded"
+            report.values[name] = f"{spec}, {lie}"
 
 
 def _in_order(threads: ThreadPoolExecutor, source: Source, decode: bool) -> Iterator[tuple[int, object]]:
@@ -195,16 +209,28 @@ def _in_order(threads: ThreadPoolExecutor, source: Source, decode: bool) -> Iter
 
 
 def _checked(source: Source, number: int, decode: bool):
-    """The fault of a record, or the digest of its images, their header and the label."""
+    """The fault of a record, or of its sample digest, kind and (H, W), and of all numbers {name: (least, greatest)}."""
+    numbers = {}
     try:
         example = source.example(number)
-        for image in example.images if decode else ():
-            images.decode(image)
     except BadRecord as fault:
         return fault
-    except BadImage as error:
-        return source.records.fault(number, f"the feature {source.schema.features.image} {error}")
-    return hashlib.blake2b(b"".join(example.images), digest_size=16).digest(), example.header, example.label
+    for name, value in example.items():
+        if not isinstance(value, Encoded):
+            numbers[name] = value.min().item(), value.max().item()
+            continue
+        try:
+            for image in value.images if decode else ():
+                images.decode(image)
+        except BadImage as error:
+            return source.undecodable(number, name, error)
+    sample = example[source.schema.sample_name]
+    if isinstance(sample, Encoded):
+        header, data = sample.header, b"".join(sample.images)
+        kind = f"{header.format.upper()}, {images.name_of_channels(header.channels, header.format)}"
+    else:
+        data, kind = sample.tobytes(), f"{sample.dtype.name}, {images.name_of_channels(sample.shape[-1])}"
+    return hashlib.blake2b(data, digest_size=16).digest(), kind, size_of(sample), numbers
 
 
 def _listed(counts: dict) -> str:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from absl import logging
 
 from pipelines.datasets import ENTRIES, dataset_names, near_names
-from pipelines.extras import require, require_tfds
+from pipelines.extras import require, require_tfds, tfds_path
 from pipelines.preparing.finishing import finish, finish_cleaning
 from pipelines.preparing.shards import PARTS, REMEDY, BuilderSpec, Shard, cut, write_shard, write_whole, written
-from pipelines.reading.locating import INFO_FILE, tfds_path
+from pipelines.reading.locating import INFO_FILE
 from pipelines.reading.records import FORMATS
 
 if TYPE_CHECKING:

@@ -6,12 +6,11 @@ interpreter ends waits for ever. The work is done by compiled libraries that let
 
 import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from pipelines.reading.decoding import GROUP, Decoder
+from pipelines.reading.decoding import GROUP, Arrays, Decoder
 from pipelines.reading.faults import BadRecord
 
 AHEAD = 2  # batches that are decoded while one is used
@@ -21,9 +20,8 @@ CHUNK_PIXELS = 2**18  # that one thread decodes at a time, or one group of examp
 class BatchReader:
     """Batch `number` of a stream, with the next ones started; may be called from several threads."""
 
-    def __init__(self, decoder: Decoder, run: Callable[[int], tuple[int, int]], stop: int) -> None:
-        """`run(number)` gives the first position of a batch and its length; batches end before number `stop`."""
-        self._decoder, self._run, self._stop = decoder, run, stop
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder, self._stop = decoder, decoder.plan.num_batches
         self._chunk = GROUP * max(1, CHUNK_PIXELS // int(np.prod(decoder.shape[:-1])) // GROUP)
         # Groups are decoded in long calls outside Python, so one thread more than cores keeps all of them busy;
         # one by one, it would only wait for the others.
@@ -32,8 +30,8 @@ class BatchReader:
         self._started: dict[int, _Batch] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, BadRecord | None]:
-        """Returns images uint8 [B, ...], labels int32 [B], which are good bool [B], and the fault that must stop it."""
+    def __call__(self, number: int) -> tuple[Arrays, np.ndarray, BadRecord | None]:
+        """Returns the values, which examples are good, bool [B], and the fault that must stop it."""
         with self._lock:
             wanted = range(number, min(number + 1 + AHEAD, self._stop))
             for other in set(self._started) - set(wanted):  # another iterator's, or left from an earlier pass
@@ -45,23 +43,24 @@ class BatchReader:
         return batch.result()
 
     def _start(self, number: int) -> "_Batch":
-        return _Batch(self._decoder, self._threads, *self._run(number), self._chunk)
+        return _Batch(self._decoder, self._threads, *self._decoder.plan.batch(number), self._chunk)
 
 
 class _Batch:
     """Arrays that threads are filling."""
 
     def __init__(self, decoder: Decoder, threads: ThreadPoolExecutor, first: int, count: int, chunk: int) -> None:
-        self._arrays = decoder.empty(count)
-        self._parts: list[Future[BadRecord | None]] = [
-            threads.submit(decoder.fill, first + row, *(array[row : row + chunk] for array in self._arrays))
-            for row in range(0, count, chunk)
-        ]
+        self._arrays, self._good = decoder.empty(count)
+        self._parts: list[Future[BadRecord | None]] = []
+        for row in range(0, count, chunk):
+            rows = slice(row, row + chunk)
+            arrays = {name: array[rows] for name, array in self._arrays.items()}
+            self._parts.append(threads.submit(decoder.fill, first + row, arrays, self._good[rows]))
 
     def cancel(self) -> None:
         for part in self._parts:
             part.cancel()
 
-    def result(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, BadRecord | None]:
+    def result(self) -> tuple[Arrays, np.ndarray, BadRecord | None]:
         faults = [part.result() for part in self._parts]
-        return *self._arrays, next(filter(None, faults), None)
+        return self._arrays, self._good, next(filter(None, faults), None)

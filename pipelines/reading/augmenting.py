@@ -7,26 +7,34 @@ from typing import Any
 import numpy as np
 
 from pipelines.extras import require, require_tensorflow
+from pipelines.values import ValueSpec
 
 # images uint8 [B,H,W,C], step int64 [] -> images uint8 [B,H,W,C]
 Augment = Callable[[Any, Any], Any]
 
 
-def augmentation(layers: Sequence[Any], *, seed: int, shape: tuple[int, ...]) -> Augment:
+def augmentation(layers: Sequence[Any], *, seed: int, outputs: dict[str, ValueSpec]) -> Augment:
     """Chains layers; what they draw is a function of (seed, step) and not of the layers' own random state.
 
     Args:
         layers: keras.layers.RandomRotation(0.05) and others that change images alone, built for pixels in 0..255.
         seed: of all that is drawn.
-        shape: of one image, (H, W, C).
+        outputs: the values that come out, the sample first.
 
     Raises:
         ValueError: not such a layer, or one that draws from its own state (RandAugment, RandomColorJitter: they are
-            chains of others, which can be given one by one), or that changes the shape.
+            chains of others, which can be given one by one), or that changes the shape; no 8-bit images, or values
+            that lie over them, which the layers would leave as they are.
     """
     tf, keras = require_tensorflow(), require("keras", extra="data")
     for layer in layers:
         _check_kind(layer)
+    (name, sample), *others = outputs.items()
+    if name != "image" or sample.dtype != "uint8":
+        raise ValueError(f"augment is for images of uint8, and here is {name!r} {sample}")
+    over = [other for other, spec in others if spec.lies_over]
+    if over:
+        raise ValueError(f"augment changes images alone, and {', '.join(over)} could not follow: name the other values")
 
     def apply(images: Any, step: Any) -> Any:
         for number, layer in enumerate(layers):
@@ -34,7 +42,7 @@ def augmentation(layers: Sequence[Any], *, seed: int, shape: tuple[int, ...]) ->
             images = _applied(tf, layer, images, seeds)
         return images
 
-    _check_function(tf, apply, layers, shape)
+    _check_function(tf, apply, layers, sample.shape)
     return apply
 
 

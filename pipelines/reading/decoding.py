@@ -1,19 +1,20 @@
-"""From positions in the stream to uint8 images: reading, checking, decoding, cropping, resizing, mirroring."""
+"""From positions in the stream to arrays by name: reading, checking, decoding, cropping, resizing, mirroring."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from pipelines import images
 from pipelines.images import BadImage, Header
-from pipelines.reading.examples import Example, Source
+from pipelines.reading.examples import Encoded, Example, Source, size_of
 from pipelines.reading.faults import BadRecord
-from pipelines.reading.settings import ReadOptions
+from pipelines.reading.order import Plan
+from pipelines.reading.settings import ReadSettings
 
 # GROUP encoded images of one format ("jpeg", "png"), all of the size that comes out -> uint8 [GROUP, H, W, C], if
 # somebody decodes several at once faster than Pillow one by one; BadImage if one of them fails
 DecodeGroup = Callable[[str, list[bytes]], np.ndarray]
+Arrays = dict[str, np.ndarray]  # values by name, each [n, ...]
 GROUP = 16
 # Memory that begins at a multiple of this is taken over by TensorFlow and not copied.
 ALIGNMENT = 64
@@ -23,53 +24,61 @@ class Decoder:
     """Decoded examples of one source, by position.
 
     Attributes:
-        shape: (H, W, C) of one decoded example, or (T, H, W, C) of a clip.
-        key: "image", or "video" for clips.
+        outputs: {name: ValueSpec} of the values that come out, the sample first.
+        shape: of the sample, (H, W, C) or (T, H, W, C).
+        plan: what is read when.
     """
 
-    def __init__(self, source: Source, options: ReadOptions, decode_group: DecodeGroup | None = None) -> None:
-        self._source, self._options, self._decode_group = source, options, decode_group
-        self._size = options.output_size(source.description)
-        frames, channels = source.schema.num_frames, source.schema.image_shape[2]
-        self.shape = (*((frames,) if frames else ()), *self._size, channels)
-        self.key = "video" if frames else "image"
+    def __init__(self, source: Source, settings: ReadSettings, decode_group: DecodeGroup | None = None) -> None:
+        self._source, self._settings, self._decode_group = source, settings, decode_group
+        self.plan = Plan(settings, len(source))
+        self.outputs = settings.outputs(source.schema, source.description.name)
+        self._sample = source.schema.sample_name
+        self.shape = self.outputs[self._sample].shape
 
-    def fill(self, first: int, images: np.ndarray, labels: np.ndarray, good: np.ndarray) -> BadRecord | None:
-        """Decodes the examples at consecutive positions into arrays.
+    def fill(self, first: int, arrays: Arrays, good: np.ndarray) -> BadRecord | None:
+        """Decodes the examples at consecutive positions, from `first` on, into arrays.
 
-        Args:
-            first: the position of the first one.
-            images: uint8 [n, ...]; labels: int32 [n]; good: bool [n], False where a record is bad; in
-                training the next good example of the stream then stands in its place.
-
-        Returns:
-            the fault for which reading must stop, or None.
+        `good`, bool [n], becomes False where a record is bad; in training the next good example of the stream then
+        stands in its place. Returns the fault for which reading must stop, or None.
         """
         good[:] = True
-        for start in range(0, len(labels), GROUP):
+        for start in range(0, len(good), GROUP):
             rows = slice(start, start + GROUP)
-            fault = self._fill_group(first + start, images[rows], labels[rows], good[rows])
+            fault = self._fill_group(first + start, {name: array[rows] for name, array in arrays.items()}, good[rows])
             if fault:
                 return fault
         return None
 
+    def batch(self, number: int) -> tuple[Arrays, np.ndarray, BadRecord | None]:
+        """Decodes a batch in this thread: the arrays of `fill` and its fault."""
+        first, count = self.plan.batch(number)
+        arrays, good = self.empty(count)
+        return arrays, good, self.fill(first, arrays, good)
+
+    def empty(self, count: int) -> tuple[Arrays, np.ndarray]:
+        """Arrays for `fill`."""
+        return {
+            name: _aligned((count, *spec.shape), np.dtype(spec.dtype)) for name, spec in self.outputs.items()
+        }, np.zeros(count, bool)
+
     def decodes_groups(self) -> bool:
         """Whether groups of examples are decoded together, judging by the first example."""
         try:
-            header = self._source.example(0).header
+            sample = self._source.example(0)[self._sample]
         except BadRecord:
             return False
-        return self._decode_group is not None and self._comes_out(header)
+        return self._decode_group is not None and isinstance(sample, Encoded) and self._comes_out(sample.header)
 
     def _comes_out(self, header: Header) -> bool:
         """Whether an image needs nothing but decoding."""
         fits = (header.height, header.width, header.channels) == self.shape[-3:]
-        return fits and self._options.crop != "random"
+        return fits and self._settings.crop != "random"
 
-    def _fill_group(self, first: int, images: np.ndarray, labels: np.ndarray, good: np.ndarray) -> BadRecord | None:
+    def _fill_group(self, first: int, arrays: Arrays, good: np.ndarray) -> BadRecord | None:
         """`fill` for at most GROUP examples."""
-        numbers = self._options.numbers(first, len(labels), len(self._source)).tolist()
-        flips = self._options.flips(first, len(labels))
+        numbers = self.plan.numbers(first, len(good)).tolist()
+        flips = self.plan.flips(first, len(good))
         examples: dict[int, Example] = {}
         for row, number in enumerate(numbers):
             try:
@@ -78,88 +87,88 @@ class Decoder:
                 good[row] = False
                 if stop := self._source.bad.judged(fault):
                     return stop
-        together = self._decoded_together(list(examples.values()))
+        together = self._decoded_together([example[self._sample] for example in examples.values()])
         for row, example in examples.items():
-            labels[row] = example.label or 0
+            if together is not None:
+                example[self._sample] = together[row]
             try:
-                if together is None:
-                    self._into(images[row], numbers[row], example, first + row, flips[row])
-                else:
-                    images[row] = together[row][:, ::-1] if flips[row] else together[row]
+                self._into(_row(arrays, row), numbers[row], example, first + row, flips[row])
             except BadRecord as fault:
                 good[row] = False
                 if stop := self._source.bad.judged(fault):
                     return stop
-        if self._options.training:
+        if self._settings.training:
             for row in np.flatnonzero(~good).tolist():
-                if stop := self._stand_in(first + row, images[row], labels[row : row + 1], flips[row]):
+                if stop := self._stand_in(first + row, _row(arrays, row), flips[row]):
                     return stop
         return None
 
-    def _stand_in(self, position: int, image: np.ndarray, label: np.ndarray, flip: bool) -> BadRecord | None:
+    def _stand_in(self, position: int, row: Arrays, flip: bool) -> BadRecord | None:
         """Puts the next good example of the stream in the place of a bad one."""
         total = len(self._source)
         for later in range(position + 1, position + 1 + total):
-            (number,) = self._options.numbers(later, 1, total).tolist()
+            (number,) = self.plan.numbers(later, 1).tolist()
             try:
-                example = self._source.example(number)
-                self._into(image, number, example, position, flip)
+                self._into(row, number, self._source.example(number), position, flip)
+                return None
             except BadRecord as fault:
                 if stop := self._source.bad.judged(fault):
                     return stop
-                continue
-            label[:] = example.label or 0
-            return None
         return BadRecord(self._source.description.name, None, f"all {total} records are bad")
 
-    def _decoded_together(self, examples: list[Example]) -> np.ndarray | None:
-        """A whole group at once, uint8 [GROUP, H, W, C]; None if it must be decoded one by one."""
-        if self._decode_group is None or len(examples) < GROUP or len(self.shape) == 4:
+    def _decoded_together(self, samples: list[Encoded]) -> np.ndarray | None:
+        """The samples of a whole group at once, uint8 [GROUP, H, W, C]; None if they must be decoded one by one."""
+        if self._decode_group is None or len(samples) < GROUP:
             return None
-        headers = [example.header for example in examples]
+        headers = [sample.header for sample in samples]
         if not all(map(self._comes_out, headers)) or len({header.format for header in headers}) > 1:
             return None
         try:
-            return self._decode_group(headers[0].format, [example.images[0] for example in examples])
+            return self._decode_group(headers[0].format, [sample.images[0] for sample in samples])
         except BadImage:  # one by one it will show which
             return None
 
-    def batch(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, BadRecord | None]:
-        """Decodes `count` examples from a position on, in this thread: the arrays of `fill` and its fault."""
-        arrays = self.empty(count)
-        return *arrays, self.fill(first, *arrays)
+    def _into(self, row: Arrays, number: int, example: Example, position: int, flip: bool) -> None:
+        """Puts the values of one example into their places."""
+        stored = size_of(example[self._sample])
+        window = self.plan.window(position, stored, self.shape[-3:-1])
+        for name, place in row.items():
+            value, spec = example[name], self.outputs[name]
+            if not spec.lies_over:
+                place[...] = value
+                continue
+            # The same part of each, in pixels of its own.
+            own = size_of(value)
+            part = window if own == stored else window * (np.array([*own, *own]) / np.array([*stored, *stored]))
+            try:
+                for frame, pixels in zip(_frames(place), self._decoded(value, part, spec.shape), strict=True):
+                    frame[...] = pixels[:, ::-1] if flip else pixels
+            except BadImage as error:
+                raise self._source.undecodable(number, name, error) from None
 
-    def empty(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Arrays for `fill`."""
-        size = count * int(np.prod(self.shape))
-        memory = np.empty(size + ALIGNMENT, np.uint8)
-        start = -memory.ctypes.data % ALIGNMENT
-        pixels = memory[start : start + size].reshape(count, *self.shape)
-        return pixels, np.zeros(count, np.int32), np.zeros(count, bool)
-
-    def named(self, images: Any, labels: Any) -> dict[str, Any]:
-        """{"image": images, "label": labels}, or "video", and without labels if there are none."""
-        return {self.key: images} | ({} if self._source.schema.features.label is None else {"label": labels})
-
-    def _into(self, pixels: np.ndarray, number: int, example: Example, position: int, flip: bool) -> None:
-        """Decodes one example into uint8 [H,W,C] or [T,H,W,C]."""
-        window, background = self._window(example, position), self._source.schema.features.background
-        try:
-            for frame, data in zip(pixels.reshape(-1, *self.shape[-3:]), example.images, strict=True):
-                image = images.decode(data, window, self._size, channels=self.shape[-1], background=background)
-                frame[...] = image[:, ::-1] if flip else image
-        except BadImage as error:
-            reason = f"the feature {self._source.schema.features.image} {error}"
-            raise self._source.records.fault(number, reason) from None
-
-    def _window(self, example: Example, position: int) -> np.ndarray:
-        height, width = example.header.height, example.header.width
-        if (height, width) == self._size and self._options.crop != "random":
-            return np.array([0, 0, height, width], np.int32)
-        sizes = np.array([height]), np.array([width])
-        return self._options.windows(position, *sizes, self._size[0] / self._size[1])[0]
+    def _decoded(self, value: Encoded | np.ndarray, window: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
+        """A window of each frame, in the size that comes out."""
+        if isinstance(value, Encoded):
+            how = {"channels": shape[-1], "background": self._source.schema.background}
+            return [images.decode(data, window, shape[-3:-1], **how) for data in value.images]
+        return [images.resized(frame, window, shape[-3:-1]) for frame in _frames(value)]
 
 
-def good_ones(pixels: np.ndarray, labels: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _frames(value: np.ndarray) -> np.ndarray:
+    return value[None] if value.ndim == 3 else value
+
+
+def _row(arrays: Arrays, row: int) -> Arrays:
+    return {name: array[row : row + 1].reshape(array.shape[1:]) for name, array in arrays.items()}
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    size = int(np.prod(shape)) * dtype.itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def good_ones(arrays: Arrays, good: np.ndarray) -> Arrays:
     """Leaves bad examples out of a batch."""
-    return (pixels, labels) if good.all() else (pixels[good], labels[good])
+    return arrays if good.all() else {name: array[good] for name, array in arrays.items()}

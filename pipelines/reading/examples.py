@@ -1,32 +1,36 @@
-"""From a stored record (tf.train.Example) to encoded images and a label, each of them checked.
+"""From stored records (tf.train.Example) to values by name, each of them checked.
 
-What is wrong is found here, by the headers of the images and without decoding them, for every reader alike.
+What is wrong is found here, by the headers of images and without decoding them, for every reader alike.
 """
 
-import dataclasses
+import math
 import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from pipelines.extras import require
-from pipelines.images import (
-    BadImage,
-    Header,
-    converts,
-    name_of_channels,
-    read_header,
-)
+from pipelines.images import BadImage, Header, converts, name_of_channels, read_header
 from pipelines.reading.faults import BadRecord, BadRecords
 from pipelines.reading.locating import Located, locate
 from pipelines.reading.records import Records, open_records
-from pipelines.values import RecordFeatures, Schema
+from pipelines.values import RecordFeatures, Schema, ValueSpec, fault_in
 
 
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """A checked record: encoded images (one, or T frames of one size), the header of the first, and the label."""
+class Encoded(NamedTuple):
+    """An image, or a clip of T frames of one size, as it is stored, and the header of the first."""
 
     images: tuple[bytes, ...]
     header: Header
-    label: int | None
+
+
+Example = dict[str, Encoded | np.ndarray]
+
+
+def size_of(value: Encoded | np.ndarray) -> tuple[int, int]:
+    """(H, W) of a value that lies over the sample, or is it."""
+    return (value.header.height, value.header.width) if isinstance(value, Encoded) else value.shape[-3:-1]
 
 
 def parse(record: bytes, schema: Schema) -> Example:
@@ -34,27 +38,40 @@ def parse(record: bytes, schema: Schema) -> Example:
 
     Raises:
         ValueError: no tf.train.Example, a feature that is absent or of another kind, an image whose header is not
-            what the schema says, or a label out of range.
+            what the schema says, a label out of range, or numbers that are not finite.
     """
     proto = require("tensorflow_datasets.proto", extra="data").tf_example_pb2
     try:
         stored = proto.Example.FromString(record).features.feature
     except Exception:  # google.protobuf.message.DecodeError, whose place has moved between versions
         raise ValueError("is no tf.train.Example") from None
-    features = schema.features
-    images = _images(stored, features.image, schema.num_frames)
-    header = _header(images[0], features.image, schema.image_shape)
+    example: Example = {}
+    for name, spec in schema.values.items():
+        key = spec.key or name
+        if key not in stored:
+            raise ValueError(f"there is no feature {key}, only {', '.join(sorted(stored)) or 'none at all'}")
+        if spec.encoded:
+            shape = spec.shape
+            if None in shape and example:  # where sizes differ, an image beside the sample has its size
+                shape = (*shape[:-3], *size_of(example[schema.sample_name]), shape[-1])
+            example[name] = _encoded(stored[key], key, shape)
+        elif name == "label" or spec.num_classes:
+            example[name] = np.int32(_label(stored[key], key, spec.num_classes))
+        else:
+            example[name] = _array(stored[key], key, spec)
+            if reason := fault_in(name, example[name]):
+                raise ValueError(f"the feature {key} {reason}")
+    return example
+
+
+def _encoded(feature: Any, key: str, shape: tuple[int | None, ...]) -> Encoded:
+    images, expected = tuple(feature.bytes_list.value), 1 if len(shape) == 3 else shape[0]
+    if len(images) != expected:
+        raise ValueError(f"the feature {key} has {len(images)} encoded images, expected {expected}")
+    header = _header(images[0], key, shape[-3:])
     for frame in images[1:]:
-        _header(frame, features.image, (header.height, header.width, schema.image_shape[2]))
-    return Example(images, header, None if features.label is None else _label(stored, features))
-
-
-def _images(stored, key: str, num_frames: int | None) -> tuple[bytes, ...]:
-    _check_present(stored, key)
-    values = tuple(stored[key].bytes_list.value)
-    if len(values) != (num_frames or 1):
-        raise ValueError(f"the feature {key} has {len(values)} encoded images, expected {num_frames or 1}")
-    return values
+        _header(frame, key, (header.height, header.width, shape[-1]))
+    return Encoded(images, header)
 
 
 def _header(image: bytes, key: str, shape: tuple[int | None, int | None, int]) -> Header:
@@ -72,21 +89,32 @@ def _header(image: bytes, key: str, shape: tuple[int | None, int | None, int]) -
     return header
 
 
-def _label(stored, features: RecordFeatures) -> int:
-    key = features.label
-    _check_present(stored, key)
-    values = stored[key].int64_list.value
+def _label(feature: Any, key: str, num_classes: int | None) -> int:
+    values = feature.int64_list.value
     if len(values) != 1:
         raise ValueError(f"the feature {key} has {len(values)} integers, expected one")
-    if not 0 <= values[0] < (features.num_classes or 2**31):
-        known = f"0..{features.num_classes - 1}" if features.num_classes else "0..2**31-1"
-        raise ValueError(f"the label {values[0]} is outside {known}")
+    if not 0 <= values[0] < (num_classes or 2**31):
+        raise ValueError(f"the {key} {values[0]} is outside 0..{num_classes - 1 if num_classes else '2**31-1'}")
     return values[0]
 
 
-def _check_present(stored, key: str) -> None:
-    if key not in stored:
-        raise ValueError(f"there is no feature {key}, only {', '.join(sorted(stored)) or 'none at all'}")
+def _array(feature: Any, key: str, spec: ValueSpec) -> np.ndarray:
+    """Numbers as `prepare` keeps them, the bytes of the array, or as others do, a list."""
+    dtype, expected = np.dtype(spec.dtype).newbyteorder("<"), math.prod(spec.shape)
+    if feature.bytes_list.value:
+        data = b"".join(feature.bytes_list.value)
+        if len(data) != expected * dtype.itemsize:
+            raise ValueError(
+                f"the feature {key} has {len(data)} bytes, expected {expected * dtype.itemsize} for {spec}"
+            )
+        return np.frombuffer(data, dtype).reshape(spec.shape)
+    numbers = np.asarray(feature.int64_list.value or feature.float_list.value)
+    if len(numbers) != expected:
+        raise ValueError(f"the feature {key} has {len(numbers)} numbers, expected {expected} for {spec}")
+    kept = numbers.astype(spec.dtype).reshape(spec.shape)
+    if feature.int64_list.value and (kept.ravel() != numbers).any():
+        raise ValueError(f"the feature {key} has numbers that are no {spec.dtype}")
+    return kept
 
 
 class Source:
@@ -117,6 +145,10 @@ class Source:
         except ValueError as error:
             raise self.records.fault(number, str(error)) from None
 
+    def undecodable(self, number: int, name: str, error: BadImage) -> BadRecord:
+        """The fault of an example of which an image cannot be decoded."""
+        return self.records.fault(number, f"the feature {self.schema.values[name].key or name} {error}")
+
 
 def open_source(
     name_or_dir: str | os.PathLike,
@@ -124,9 +156,10 @@ def open_source(
     split: str,
     data_dir: str | os.PathLike | None,
     features: RecordFeatures | None,
+    values: Sequence[str] | None,
     max_bad_records: int | BadRecords,
 ) -> Source:
     """Finds and opens one split; the arguments and the errors are those of `make_dataset`."""
     bad = max_bad_records if isinstance(max_bad_records, BadRecords) else BadRecords(max_bad_records)
-    located = locate(name_or_dir, split=split, data_dir=data_dir, features=features, missing_shards=bad.limit > 0)
-    return Source(located, bad)
+    settings = {"split": split, "data_dir": data_dir, "features": features, "values": values}
+    return Source(locate(name_or_dir, **settings, missing_shards=bad.limit > 0), bad)

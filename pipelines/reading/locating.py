@@ -8,49 +8,29 @@ given by a file name or a glob. Paths may be local or of any kind that tfds read
 import dataclasses
 import os
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pipelines.datasets import dataset_names, near_names
-from pipelines.extras import require_tfds
-from pipelines.images import MODES
+from pipelines.extras import require_tfds, tfds_path
 from pipelines.reading.records import FORMATS
+from pipelines.reading.schemas import (
+    DatasetDescription,
+    described,
+    description_of,
+    schema_of_data_set,
+    schema_of_files,
+)
+from pipelines.reading.settings import ReadSettings
 from pipelines.values import RecordFeatures, Schema
 
 if TYPE_CHECKING:
-    import tensorflow_datasets as tfds
     from etils import epath
 
 INFO_FILE = "dataset_info.json"
 INFO_SUFFIXES = (".json", ".txt", ".npy")  # files of a prepared data set that hold no records
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 MAX_DEPTH = 3  # data_dir/name/version, or data_dir/name/config/version
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DatasetDescription:
-    """What one split of a prepared data set holds.
-
-    Attributes:
-        name: name of the data set.
-        split: name of the split.
-        num_examples: number of examples in the split; None for plain files, which say it only when they are read.
-        image_shape: (H, W, C) of the stored images, or of the frames of clips; None where it differs from image to
-            image.
-        num_classes: number of classes, None if there are no labels, or labels without a known number of
-            classes.
-        class_names: a name for each class, None if `num_classes` is, or if they are not known.
-        num_frames: T if the examples are clips and not images.
-    """
-
-    name: str
-    split: str
-    num_examples: int | None
-    image_shape: tuple[int | None, int | None, int | None]
-    num_classes: int | None
-    class_names: tuple[str, ...] | None
-    num_frames: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,15 +50,24 @@ def describe(
     split: str = "train",
     data_dir: str | os.PathLike | None = None,
     features: RecordFeatures | None = None,
+    values: Sequence[str] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    crop: str | None = None,
     missing_shards: bool = False,
 ) -> DatasetDescription:
     """Returns what one split of a prepared data set holds, without reading its records.
 
-    With `missing_shards` it does not matter whether all of them are there. The other arguments and the errors are
-    those of `make_dataset`.
+    With `image_size` or `crop`, as in `make_dataset`, shapes are those that then come out; else those that are stored.
+    With `missing_shards` it does not matter whether all of them are there. The other arguments and the errors are those
+    of `make_dataset`.
     """
-    located = locate(name_or_dir, split=split, data_dir=data_dir, features=features, missing_shards=missing_shards)
-    return located.description
+    found = locate(
+        name_or_dir, split=split, data_dir=data_dir, features=features, values=values, missing_shards=missing_shards
+    )
+    if image_size is None and crop is None:
+        return found.description
+    outputs = ReadSettings(batch_size=1, image_size=image_size, crop=crop).outputs(found.schema, found.description.name)
+    return described(outputs, found.description)
 
 
 def locate(
@@ -87,24 +76,25 @@ def locate(
     split: str,
     data_dir: str | os.PathLike | None,
     features: RecordFeatures | None = None,
+    values: Sequence[str] | None = None,
     missing_shards: bool = False,
 ) -> Located:
-    """Finds one split of a prepared data set, or plain files of records.
+    """Finds one split of a prepared data set, or plain files of records; the arguments are those of `make_dataset`.
 
-    Args:
-        features: which features of the records are meant; None: "image" (or "video") and "label".
-        missing_shards: whether shards may be missing, because the reader counts what is in them as bad.
+    With `missing_shards` shards may be missing, because the reader counts what is in them as bad.
 
     Raises:
-        ValueError: an argument of the wrong type, an unknown split, several data sets to choose from, or
-            features that are not an image of uint8 and at most one integer, or a format that is not read.
+        ValueError: an argument of the wrong type, an unknown split or value, several data sets to choose from, no image
+            or clip, or a format that is not read.
         FileNotFoundError: no such directory, no prepared data set in it, or a shard is missing.
     """
     if features is not None and not isinstance(features, RecordFeatures):
         raise ValueError(f"features must be a pipelines.RecordFeatures or None, got {features!r}")
+    if isinstance(values, str) or not all(isinstance(name, str) for name in values or ()):
+        raise ValueError(f"values must be names, as ['label', 'text'], or None, got {values!r}")
     files = _plain_files(name_or_dir)
     if files:
-        return _located_files(files, os.fspath(name_or_dir), split, data_dir, features or RecordFeatures())
+        return _located_files(files, os.fspath(name_or_dir), split, data_dir, features or RecordFeatures(), values)
     directory = prepared_directory(name_or_dir, data_dir)
     builder = require_tfds().builder_from_directory(directory)
     splits = builder.info.splits
@@ -118,9 +108,10 @@ def locate(
     shards = tuple(splits[split].filepaths)
     if not missing_shards:
         _check_shards(shards, directory)
-    schema = _schema(builder.info.features, features, directory)
+    schema = schema_of_data_set(builder.info.features, features, values, directory)
+    names = getattr(builder.info.features[schema.key("label")], "names", None) if "label" in schema.values else None
     return Located(
-        description=_description(builder, split, schema),
+        description=description_of(builder.name, split, splits[split].num_examples, schema, names),
         schema=schema,
         shards=tuple(os.fspath(shard) for shard in shards),
         lengths=tuple(splits[split].shard_lengths),
@@ -153,22 +144,20 @@ def _plain_files(name_or_dir: str | os.PathLike) -> list[str]:
 
 
 def _located_files(
-    files: list[str], given: str, split: str, data_dir: str | os.PathLike | None, features: RecordFeatures
+    files: list[str],
+    given: str,
+    split: str,
+    data_dir: str | os.PathLike | None,
+    features: RecordFeatures,
+    names: Sequence[str] | None,
 ) -> Located:
     if split != "train" or data_dir is not None:
         raise ValueError(f"split and data_dir go with a prepared data set, and {given!r} stands for plain files")
     if files[0].endswith(INFO_SUFFIXES):
         raise ValueError(f"expected a directory that holds a prepared data set, and {files[0]} is a file")
-    schema = Schema(features=features, image_shape=(None, None, features.channels))
+    schema = schema_of_files(features, names, given)
     return Located(
-        description=DatasetDescription(
-            name=given,
-            split=split,
-            num_examples=None,
-            image_shape=schema.image_shape,
-            num_classes=features.num_classes if features.label else None,
-            class_names=None,
-        ),
+        description=description_of(given, split, None, schema, None),
         schema=schema,
         shards=tuple(files),
         lengths=None,
@@ -201,12 +190,6 @@ def prepared_directory(name_or_dir: str | os.PathLike, data_dir: str | os.PathLi
     return _find(directory, remedy=f"write one of {names} there with: sid2-data prepare NAME --data_dir={directory}")
 
 
-def tfds_path(path: str | os.PathLike | None) -> "epath.Path":
-    """Returns `path` as tfds reads paths, with ~ expanded; None: the default directory of tfds."""
-    core = require_tfds().core
-    return core.Path(core.constants.DATA_DIR if path is None else path).expanduser()
-
-
 def _find(directory: "epath.Path", *, remedy: str) -> "epath.Path":
     """Returns the directory of the only prepared data set in `directory`, the newest of its versions."""
     if not directory.exists():
@@ -227,61 +210,6 @@ def _find(directory: "epath.Path", *, remedy: str) -> "epath.Path":
         listed = ", ".join(sorted(map(os.fspath, found)))
         raise ValueError(f"{directory} holds several data sets, give one of them: {listed}")
     return max(found, key=lambda path: [int(part) for part in path.name.split(".")])
-
-
-def _description(builder: "tfds.core.DatasetBuilder", split: str, schema: Schema) -> DatasetDescription:
-    label = builder.info.features[schema.features.label] if schema.features.label else None
-    num_classes = schema.features.num_classes
-    return DatasetDescription(
-        name=builder.name,
-        split=split,
-        num_examples=builder.info.splits[split].num_examples,
-        image_shape=schema.image_shape,
-        num_classes=num_classes,
-        class_names=tuple(label.names) if num_classes and hasattr(label, "names") else None,
-        num_frames=schema.num_frames,
-    )
-
-
-def _schema(stored: "tfds.features.FeaturesDict", wanted: RecordFeatures | None, directory: "epath.Path") -> Schema:
-    """What the data set's own description says of the features that are wanted."""
-    if wanted is None:
-        image, label = next((key for key in ("image", "video") if key in stored), "image"), "label"
-    else:
-        image, label = wanted.image, wanted.label
-    frames, shape = _image_shape(stored, image, directory)
-    if label in stored:
-        num_classes = _num_classes(stored[label], label, directory)
-    elif wanted is not None and label is not None:
-        raise ValueError(f"the data set in {directory} has no feature {label!r}, but {', '.join(sorted(stored))}")
-    else:
-        label = num_classes = None
-    background = wanted.background if wanted else RecordFeatures.background
-    features = RecordFeatures(
-        image=image, label=label, channels=shape[2], num_classes=num_classes, background=background
-    )
-    return Schema(features=features, image_shape=shape, num_frames=frames)
-
-
-def _image_shape(
-    stored: "tfds.features.FeaturesDict", key: str, directory: "epath.Path"
-) -> tuple[int | None, tuple[int | None, int | None, int]]:
-    """T, or None for an image, and (H, W, C) of a feature."""
-    shape = tuple(stored[key].shape) if key in stored and stored[key].np_dtype == np.uint8 else ()
-    if len(shape) == 3 and shape[2] in MODES:
-        return None, shape
-    if len(shape) == 4 and shape[0] and shape[3] in MODES:
-        return shape[0], shape[1:]
-    raise ValueError(
-        f"the data set in {directory} has no uint8 image [H,W,C] or clip [T,H,W,C] of 1, 3 or 4 channels "
-        f"named {key!r}, but " + ", ".join(f"{name} ({feature})" for name, feature in sorted(stored.items()))
-    )
-
-
-def _num_classes(label: "tfds.features.FeatureConnector", key: str, directory: "epath.Path") -> int | None:
-    if label.shape != () or not np.issubdtype(label.np_dtype, np.integer):
-        raise ValueError(f"{key!r} of the data set in {directory} must be one integer, and is {label}")
-    return getattr(label, "num_classes", None)  # only a ClassLabel has it
 
 
 def _check_shards(shards: "tuple[epath.Path, ...]", directory: "epath.Path") -> None:

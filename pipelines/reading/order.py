@@ -1,4 +1,4 @@
-"""The order of examples and every random draw of the readers, as pure functions of (seed, position).
+"""Which examples make which batch, and every random draw of the readers, as pure functions of (seed, position).
 
 With n examples, batches of B and P processes, row r of step k in process i is
 
@@ -11,11 +11,67 @@ Everything comes from numpy's Philox, whose raw bits are the same in every versi
 `uniform` may change, so they are not used).
 """
 
+import dataclasses
 import functools
 
 import numpy as np
 
+from pipelines.reading.settings import LAST, ReadSettings
+
 DRAWS = 2**64 - 1  # second word of the key of the draws; those of the permutations are epochs
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The batches that settings make of `num_examples` examples."""
+
+    settings: ReadSettings
+    num_examples: int
+
+    @property
+    def num_batches(self) -> int:
+        """Of one pass of this process; in training, of the endless stream, counted from step 0."""
+        asked = self.settings
+        if asked.training:
+            return LAST // (asked.batch_size * asked.process_count)
+        if asked.drop_remainder:
+            return self.num_examples // (asked.batch_size * asked.process_count)
+        return -(-len(self._part()) // asked.batch_size)
+
+    def batch(self, number: int) -> tuple[int, int]:
+        """Position of the first example of a batch, in the order of all processes, and how many it has."""
+        asked = self.settings
+        if asked.training or asked.drop_remainder:
+            return (number * asked.process_count + asked.process_index) * asked.batch_size, asked.batch_size
+        part, start = self._part(), number * asked.batch_size
+        return part[start], min(asked.batch_size, len(part) - start)
+
+    def _part(self) -> range:
+        """The examples, in file order, that this process reads in one pass whose batches need not be full."""
+        index, count = self.settings.process_index, self.settings.process_count
+        return range(*(self.num_examples * i // count for i in (index, index + 1)))
+
+    def numbers(self, first: int, count: int) -> np.ndarray:
+        """Numbers of the `count` examples from position `first` on: int64 [count]."""
+        if self.settings.training:
+            return examples_at(self.settings.seed, first, count, self.num_examples)
+        return np.arange(first, first + count)
+
+    def flips(self, first: int, count: int) -> np.ndarray:
+        """Which examples at the positions from `first` on are mirrored: bool [count]."""
+        if not self.settings.flip:
+            return np.zeros(count, bool)
+        return uniforms(self.settings.seed, first, count)[:, 0] < 0.5
+
+    def window(self, position: int, stored: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """What is cut out of the `stored` sample at a position to become `size`: int32 (top, left, height, width)."""
+        asked = self.settings
+        if stored == size and asked.crop != "random":
+            return np.array([0, 0, *stored], np.int32)
+        sides, aspect = (np.array([stored[0]]), np.array([stored[1]])), size[0] / size[1]
+        if asked.crop != "random":
+            return center_windows(*sides, aspect)[0]
+        return random_windows(*sides, uniforms(asked.seed, position, 1)[:, 1:], asked.min_crop, aspect)[0]
 
 
 @functools.lru_cache(maxsize=4)

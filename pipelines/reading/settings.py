@@ -1,21 +1,19 @@
-"""The settings of a reader, checked before anything is opened, and which example is read when."""
+"""What the user asks of a reader, checked before anything is opened, and the shapes that then come out."""
 
 import dataclasses
 import operator
 from typing import Any
 
-import numpy as np
-
-from pipelines.reading import order
-from pipelines.reading.locating import DatasetDescription
+from pipelines.values import Schema, ValueSpec
 
 LAST = 2**63 - 1  # positions end here
 CROPS = (None, "center", "random")
+_LEAST = {"batch_size": 1, "seed": 0, "start_step": 0, "process_index": 0, "process_count": 1}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReadOptions:
-    """The arguments of `make_dataset` that say what is read and in which order; see there."""
+class ReadSettings:
+    """The arguments of `make_dataset` that do not say which data set; see there."""
 
     batch_size: int
     image_size: int | tuple[int, int] | None = None
@@ -30,13 +28,7 @@ class ReadOptions:
     process_count: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in {
-            "batch_size": 1,
-            "seed": 0,
-            "start_step": 0,
-            "process_index": 0,
-            "process_count": 1,
-        }.items():
+        for name, least in _LEAST.items():
             object.__setattr__(self, name, integer(name, getattr(self, name), at_least=least))
         if self.process_index >= self.process_count:
             raise ValueError(
@@ -61,19 +53,30 @@ class ReadOptions:
         if self.image_size is not None:
             object.__setattr__(self, "image_size", _size(self.image_size))
 
-    def output_size(self, data: DatasetDescription) -> tuple[int, int]:
-        """(H, W) of the images that come out.
+    def outputs(self, schema: Schema, name: str) -> dict[str, ValueSpec]:
+        """The values as they come out, of a data set of that name.
 
         Raises:
-            ValueError: the stored images cannot be given in that size.
+            ValueError: the sample cannot be given in the size, or a value cannot follow crop or flip.
         """
-        stored, what = data.image_shape[:2], f"the images of {data.name}"
+        stored = schema.sample.shape[-3:-1]
+        size = self._output_size(stored, schema.sample.shape[-1], name)
+        came_out = {}
+        for key, spec in schema.values.items():
+            shape = spec.shape
+            if key == schema.sample_name:
+                shape = (*shape[:-3], *size, shape[-1])
+            elif self.flip or self.crop or size != stored:
+                shape = spec.following(key, stored, size)
+            came_out[key] = dataclasses.replace(spec, shape=shape)
+        return came_out
+
+    def _output_size(self, stored: tuple[int | None, int | None], channels: int, name: str) -> tuple[int, int]:
+        what = f"the images of {name}"
         if None in stored:
             if self.image_size is None:
-                raise ValueError(f"{what} may differ in size (stored as {data.image_shape}): give image_size")
+                raise ValueError(f"{what} may differ in size (stored as {(*stored, channels)}): give image_size")
             return self.image_size
-        if self.image_size is None and self.crop is None:
-            return stored
         size = self.image_size or stored
         if self.crop is None and size != stored:
             raise ValueError(
@@ -81,47 +84,6 @@ class ReadOptions:
                 "give crop='center' or crop='random' to cut and resize them"
             )
         return size
-
-    def position(self, step: int) -> int:
-        """Position, in the order of all processes, of the first example of this process in a step."""
-        return (step * self.process_count + self.process_index) * self.batch_size
-
-    def numbers(self, first: int, count: int, num_examples: int) -> np.ndarray:
-        """Numbers of the `count` examples from position `first` on: int64 [count]."""
-        if self.training:
-            return order.examples_at(self.seed, first, count, num_examples)
-        return np.arange(first, first + count)
-
-    def part(self, num_examples: int) -> range:
-        """The examples, in file order, that this process reads in one pass whose batches need not be full."""
-        start, stop = (num_examples * i // self.process_count for i in (self.process_index, self.process_index + 1))
-        return range(start, stop)
-
-    def num_batches(self, num_examples: int) -> int:
-        """Number of batches of one pass of this process."""
-        if self.drop_remainder:
-            return num_examples // (self.batch_size * self.process_count)
-        return -(-len(self.part(num_examples)) // self.batch_size)
-
-    def batch_span(self, number: int, num_examples: int) -> tuple[int, int]:
-        """First example and length of a batch of one pass."""
-        if self.drop_remainder:
-            return self.position(number), self.batch_size
-        part, start = self.part(num_examples), number * self.batch_size
-        return part[start], min(self.batch_size, len(part) - start)
-
-    def windows(self, first: int, heights: np.ndarray, widths: np.ndarray, aspect: float) -> np.ndarray:
-        """What is cut out of the images at the positions from `first` on: int32 [N, 4], (top, left, height, width)."""
-        if self.crop == "random":
-            draws = order.uniforms(self.seed, first, len(heights))
-            return order.random_windows(heights, widths, draws[:, 1:], self.min_crop, aspect)
-        return order.center_windows(heights, widths, aspect)
-
-    def flips(self, first: int, count: int) -> np.ndarray:
-        """Which images at the positions from `first` on are mirrored: bool [count]."""
-        if not self.flip:
-            return np.zeros(count, bool)
-        return order.uniforms(self.seed, first, count)[:, 0] < 0.5
 
 
 def integer(name: str, value: Any, *, at_least: int) -> int:

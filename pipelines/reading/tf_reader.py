@@ -23,7 +23,7 @@ from pipelines.reading.augmenting import augmentation
 from pipelines.reading.decoding import GROUP, DecodeGroup, Decoder, good_ones
 from pipelines.reading.examples import Source, open_source
 from pipelines.reading.faults import BadRecords
-from pipelines.reading.settings import LAST, ReadOptions
+from pipelines.reading.settings import ReadSettings
 from pipelines.values import RecordFeatures
 
 if TYPE_CHECKING:
@@ -48,11 +48,14 @@ def make_dataset(
     process_count: int = 1,
     max_bad_records: int | BadRecords = 0,
     features: RecordFeatures | None = None,
+    values: Sequence[str] | None = None,
     augment: Sequence[Any] = (),
 ) -> "tf.data.Dataset":
-    """Returns batches {"image": uint8 [B,H,W,C] in 0..255, "label": int32 [B]}.
+    """Returns batches {"image": uint8 [B,H,W,C] in 0..255, "label": int32 [B], other names: [B, ...]}.
 
-    There is no "label" if the data set has none. Clips come as {"video": uint8 [B,T,H,W,C]}.
+    Clips come as {"video": uint8 [B,T,H,W,C]}, either as float32 or float16 in [-1, 1] where they are so stored, and
+    each value under its name as `describe(...).values` says; there is no "label" if the data set has none. Values of
+    rank 3 and 4 are cropped, resized and mirrored together with the sample, each in its own resolution.
 
     With `training` the stream has no end: every epoch is a new permutation of all examples, and batches run on from
     one epoch into the next, so all are full. Order, windows and flips are functions of `seed` and the position alone,
@@ -95,6 +98,8 @@ def make_dataset(
         process_index, process_count: which of how many processes this is.
         max_bad_records: how many bad records may be skipped, or a `BadRecords`, whose count can be read.
         features: which features of the records are meant; None: "image" (or "video") and "label".
+        values: names of what is read beside the sample, as ["label", "text"]; None: all that `prepare` has written, and
+            of data sets of others the label.
         augment: Keras's image preprocessing layers for pixels in 0..255, such as keras.layers.RandomRotation(0.05),
             applied in order to each batch, with draws that are a function of (seed, step); only with `training`.
 
@@ -105,7 +110,7 @@ def make_dataset(
         ImportError: tensorflow or tensorflow_datasets is missing.
         tf.errors.InvalidArgumentError: while reading: a bad record.
     """
-    options = ReadOptions(
+    settings = ReadSettings(
         batch_size=batch_size,
         image_size=image_size,
         training=training,
@@ -120,88 +125,74 @@ def make_dataset(
     )
     if augment and not training:
         raise ValueError("augment is for training=True")
-    source = open_source(
-        name_or_dir, split=split, data_dir=data_dir, features=features, max_bad_records=max_bad_records
-    )
-    reader = _Reader(source, options, augment)
-    return reader.training_stream() if training else reader.one_pass()
+    which = {"split": split, "data_dir": data_dir, "values": values, "features": features}
+    return _Reader(open_source(name_or_dir, **which, max_bad_records=max_bad_records), settings, augment).dataset()
 
 
 class _Reader:
     """Builds the tf.data pipeline of one source."""
 
-    def __init__(self, source: Source, options: ReadOptions, augment: Sequence[Any]) -> None:
+    def __init__(self, source: Source, settings: ReadSettings, augment: Sequence[Any]) -> None:
         self._tf = require_tensorflow()
-        self._source, self._options = source, options
-        plain = Decoder(source, options)
-        self._decoder = Decoder(source, options, _group_decoder(self._tf, plain.shape))
+        self._source, self._settings = source, settings
+        shape = settings.outputs(source.schema, source.description.name)[source.schema.sample_name].shape
+        decode_group = _group_decoder(self._tf, shape) if source.schema.sample.encoded else None
+        self._decoder = Decoder(source, settings, decode_group)
         # Processes draw apart from one another: no two may share a seed.
-        seed = options.seed * options.process_count + options.process_index
-        self._augment = augmentation(augment, seed=seed, shape=self._decoder.shape) if augment else None
+        seed = settings.seed * settings.process_count + settings.process_index
+        self._augment = augmentation(augment, seed=seed, outputs=self._decoder.outputs) if augment else None
 
-    def training_stream(self) -> "tf.data.Dataset":
-        tf, options = self._tf, self._options
-        stop = LAST // (options.batch_size * options.process_count)
-        read = BatchReader(self._decoder, lambda step: (options.position(step), options.batch_size), stop)
-        batches = self._batches(tf.data.Dataset.range(options.start_step, stop), read, options.batch_size)
-        return self._finished(batches, tf.data.INFINITE_CARDINALITY)
-
-    def one_pass(self) -> "tf.data.Dataset":
-        options, total = self._options, len(self._source)
-        count = options.num_batches(total)
+    def dataset(self) -> "tf.data.Dataset":
+        tf, settings, count = self._tf, self._settings, self._decoder.plan.num_batches
         if not count:
-            share = f" for {options.process_count} processes" * (options.process_count > 1)
+            share = f" for {settings.process_count} processes" * (settings.process_count > 1)
             raise ValueError(
-                f"batch_size={options.batch_size} with drop_remainder={options.drop_remainder} gives no batch: "
-                f"{self._source.description.name} has {total} examples in {self._source.description.split}{share}"
+                f"batch_size={settings.batch_size} with drop_remainder={settings.drop_remainder} gives no batch: "
+                f"{self._source.description.name} has {len(self._source)} examples in "
+                f"{self._source.description.split}{share}"
             )
-        read = BatchReader(self._decoder, lambda number: options.batch_span(number, total), count)
-        batches = self._batches(self._tf.data.Dataset.range(count), read, None)
-        if self._source.bad.limit:  # those that are left out make batches smaller
-            batches = batches.unbatch().batch(options.batch_size, drop_remainder=bool(options.drop_remainder))
-            return self._finished(batches, None)
-        return self._finished(batches, count)
-
-    def _batches(
-        self,
-        numbers: "tf.data.Dataset",
-        read: BatchReader,
-        size: int | None,
-    ) -> "tf.data.Dataset":
-        """Numbers of batches -> {"image": uint8 [size, ...], "label": int32 [size]}."""
-        tf, training = self._tf, self._options.training
-        # TensorFlow keeps the function below for ever; threads and batches are to go with the data set.
-        reader = weakref.ref(read)
-
-        @tf.autograph.experimental.do_not_convert
-        def in_python(number: np.ndarray) -> tuple[np.ndarray, np.ndarray, bytes]:
-            pixels, labels, good, fault = reader()(int(number))
-            if not fault and not training:
-                pixels, labels = good_ones(pixels, labels, good)
-            return pixels, labels, str(fault or "").encode()
-
-        def checked(number: Any) -> dict[str, Any]:
-            pixels, labels, reason = tf.numpy_function(in_python, [number], (tf.uint8, tf.int32, tf.string))
-            # An exception in Python would come with its stack trace; this is the sentence alone.
-            with tf.control_dependencies([tf.debugging.Assert(tf.equal(reason, ""), [reason])]):
-                pixels = tf.ensure_shape(pixels, (size, *self._decoder.shape))
-            if self._augment is not None:
-                pixels = self._augment(pixels, number)
-            return self._decoder.named(pixels, tf.ensure_shape(labels, (size,)))
-
-        batches = numbers.map(checked)
-        batches.reader = read
-        return batches
-
-    def _finished(self, batches: "tf.data.Dataset", num_batches: int | None) -> "tf.data.Dataset":
-        tf = self._tf
+        batches = self._batches(tf.data.Dataset.range(settings.start_step, count))
+        if settings.training:
+            batches = batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+        elif self._source.bad.limit:  # those that are left out make batches smaller
+            batches = batches.unbatch().batch(settings.batch_size, drop_remainder=bool(settings.drop_remainder))
         options = tf.data.Options()
         options.deterministic = True
         # Nothing may run ahead in TensorFlow's threads: see ahead.py, which does that.
         options.experimental_optimization.inject_prefetch = False
-        if num_batches is not None:
-            batches = batches.apply(tf.data.experimental.assert_cardinality(num_batches))
         return batches.with_options(options)
+
+    def _batches(self, numbers: "tf.data.Dataset") -> "tf.data.Dataset":
+        """Numbers of batches -> values by name."""
+        tf, training, outputs = self._tf, self._settings.training, self._decoder.outputs
+        size = self._settings.batch_size if training else None
+        read = BatchReader(self._decoder)
+        # TensorFlow keeps the function below for ever; threads and batches are to go with the data set.
+        reader = weakref.ref(read)
+
+        @tf.autograph.experimental.do_not_convert
+        def in_python(number: np.ndarray) -> list[Any]:
+            arrays, good, fault = reader()(int(number))
+            if not fault and not training:
+                arrays = good_ones(arrays, good)
+            return [*arrays.values(), str(fault or "").encode()]
+
+        def checked(number: Any) -> dict[str, Any]:
+            dtypes = [tf.as_dtype(spec.dtype) for spec in outputs.values()]
+            *arrays, reason = tf.numpy_function(in_python, [number], [*dtypes, tf.string])
+            # An exception in Python would come with its stack trace; this is the sentence alone.
+            with tf.control_dependencies([tf.debugging.Assert(tf.equal(reason, ""), [reason])]):
+                found = {
+                    name: tf.ensure_shape(array, (size, *spec.shape))
+                    for (name, spec), array in zip(outputs.items(), arrays, strict=True)
+                }
+            if self._augment is not None:
+                found["image"] = self._augment(found["image"], number)
+            return found
+
+        batches = numbers.map(checked)
+        batches.reader = read
+        return batches
 
 
 def _group_decoder(tf: ModuleType, shape: tuple[int, ...]) -> DecodeGroup | None:

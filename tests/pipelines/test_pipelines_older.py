@@ -1,4 +1,4 @@
-"""Data sets that the version before has written: read to the byte as it read them, and written to the byte as it did."""
+"""Data sets that the version before has written: they are read as it read them, and written as it did, to the byte."""
 
 import itertools
 import pathlib
