@@ -191,14 +191,18 @@ def _settings(spec: BuilderSpec) -> dict[str, Any]:
     return {"file_format": spec.file_format, **({} if spec.config is None else spec.config.settings())}
 
 
+def _of_earlier_version(spec: BuilderSpec, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that an earlier version did not know were as the defaults say (but that it dropped transparency)."""
+    return {key: getattr(type(spec.config), key, value) for key, value in _settings(spec).items()} | settings
+
+
 def _already_there(final: "epath.Path", spec: BuilderSpec) -> str:
     if not (final / INFO_FILE).exists():
         raise ValueError(f"{final} exists and holds no prepared data set: remove it, or give another data_dir")
     finish_cleaning(final)
     settings, path = _settings(spec), final / "report.json"
     report = json.loads(path.read_text()) if path.exists() else {"settings": settings, "splits": {}}
-    # Settings that an earlier version did not know were as the defaults say, but that it dropped transparency.
-    before = {key: getattr(type(spec.config), key, value) for key, value in settings.items()} | report["settings"]
+    before = _of_earlier_version(spec, report["settings"])
     changes = collections.Counter()
     for part in report["splits"].values() if "background" not in report["settings"] else ():
         changes.update(part["changes"])
@@ -251,7 +255,9 @@ def _planned(
     }
     cuts = {split: list(cut(split, items, examples_per_shard)) for split, items in sorted(listing.items())}
     if (work / "plan.json").exists():
-        if json.loads((work / "plan.json").read_text()) != json.loads(json.dumps(plan)):
+        begun = json.loads((work / "plan.json").read_text())
+        begun["settings"] = _of_earlier_version(spec, begun["settings"])
+        if json.loads(json.dumps(begun)) != json.loads(json.dumps(plan)):
             raise ValueError(f"{work} was begun from other files or with other settings: remove it to begin anew")
     else:
         (work / PARTS).mkdir(exist_ok=True)

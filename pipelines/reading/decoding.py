@@ -34,6 +34,7 @@ class Decoder:
         self.plan = Plan(settings, len(source))
         self.outputs = settings.outputs(source.schema, source.description.name)
         self._sample = source.schema.sample_name
+        self._over = {name for name, spec in self.outputs.items() if spec.lies_over}
         self.shape = self.outputs[self._sample].shape
 
     def fill(self, first: int, arrays: Arrays, good: np.ndarray) -> BadRecord | None:
@@ -133,33 +134,36 @@ class Decoder:
         stored = size_of(example[self._sample])
         window = self.plan.window(position, stored, self.shape[-3:-1])
         for name, place in row.items():
-            value, spec = example[name], self.outputs[name]
-            if not spec.lies_over:
+            value = example[name]
+            if name not in self._over:
                 place[...] = value
                 continue
-            # The same part of each, in pixels of its own.
-            own = size_of(value)
-            part = window if own == stored else window * (np.array([*own, *own]) / np.array([*stored, *stored]))
+            part = window
+            if window is not None and (own := size_of(value)) != stored:  # the same part, in pixels of its own
+                part = window * (np.array([*own, *own]) / np.array([*stored, *stored]))
             try:
-                for frame, pixels in zip(_frames(place), self._decoded(value, part, spec.shape), strict=True):
-                    frame[...] = pixels[:, ::-1] if flip else pixels
+                pixels = self._decoded(value, part, place.shape)
             except BadImage as error:
                 raise self._source.undecodable(number, name, error) from None
+            place[...] = pixels[..., ::-1, :] if flip else pixels
 
-    def _decoded(self, value: Encoded | np.ndarray, window: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
-        """A window of each frame, in the size that comes out."""
+    def _decoded(self, value: Encoded | np.ndarray, window: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+        """A window of an image or clip, or all of it, in the shape that comes out."""
+        size = shape[-3:-1]
         if isinstance(value, Encoded):
             how = {"channels": shape[-1], "background": self._source.schema.background}
-            return [images.decode(data, window, shape[-3:-1], **how) for data in value.images]
-        return [images.resized(frame, window, shape[-3:-1]) for frame in _frames(value)]
+            return _stacked([images.decode(data, window, size, **how) for data in value.images], shape)
+        if window is None:
+            return value
+        return _stacked([images.resized(frame, window, size) for frame in value.reshape(-1, *value.shape[-3:])], shape)
 
 
-def _frames(value: np.ndarray) -> np.ndarray:
-    return value[None] if value.ndim == 3 else value
+def _stacked(frames: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    return frames[0] if len(shape) == 3 else np.stack(frames)
 
 
 def _row(arrays: Arrays, row: int) -> Arrays:
-    return {name: array[row : row + 1].reshape(array.shape[1:]) for name, array in arrays.items()}
+    return {name: array[row, ...] for name, array in arrays.items()}  # views, of single numbers too
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -63,11 +63,12 @@ class Plan:
             return np.zeros(count, bool)
         return uniforms(self.settings.seed, first, count)[:, 0] < 0.5
 
-    def window(self, position: int, stored: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """What is cut out of the `stored` sample at a position to become `size`: int32 (top, left, height, width)."""
+    def window(self, position: int, stored: tuple[int, int], size: tuple[int, int]) -> np.ndarray | None:
+        """What is cut out of the `stored` sample at a position to become `size`: int32 (top, left, height, width), or
+        None: all of it, as it is."""
         asked = self.settings
         if stored == size and asked.crop != "random":
-            return np.array([0, 0, *stored], np.int32)
+            return None
         sides, aspect = (np.array([stored[0]]), np.array([stored[1]])), size[0] / size[1]
         if asked.crop != "random":
             return center_windows(*sides, aspect)[0]
