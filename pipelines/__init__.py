@@ -21,6 +21,7 @@ from pipelines.reading.faults import BadRecord, BadRecords
 from pipelines.reading.grain_reader import make_grain_dataset
 from pipelines.reading.locating import DatasetDescription, describe
 from pipelines.reading.metering import WaitMeter, measure_wait
+from pipelines.reading.settings import ReadSettings
 from pipelines.reading.tf_reader import make_dataset
 from pipelines.values import RecordFeatures, ValueSpec
 
@@ -28,6 +29,7 @@ __all__ = [
     "BadRecord",
     "BadRecords",
     "DatasetDescription",
+    "ReadSettings",
     "RecordFeatures",
     "SplitReport",
     "ValueSpec",

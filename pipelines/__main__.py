@@ -230,11 +230,7 @@ def _guarded(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("sid2-data: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    except (
-        ValueError,
-        OSError,
-        ImportError,
-    ) as error:  # not app.UsageError: absl prints the whole help before it
+    except (ValueError, OSError, ImportError) as error:  # not app.UsageError: absl prints the whole help before it
         print(f"sid2-data: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) and not _is_bad_data(error) else 1
 

@@ -20,13 +20,7 @@ KEEP = "keep"  # the background of those who want transparency itself, as a four
 _MODE_NAMES = {"L": "grey", "1": "black and white", "P": "palette", "LA": "grey with alpha", "PA": "palette with alpha"}
 _WHOLE = 2**26  # pixels of a resized image
 ENCODINGS = ("png", "jpeg")
-_SIGNATURES = {
-    b"GIF8": "a GIF",
-    b"BM": "a BMP",
-    b"RIFF": "a WebP",
-    b"II*\0": "a TIFF",
-    b"MM\0*": "a TIFF",
-}
+_SIGNATURES = {b"GIF8": "a GIF", b"BM": "a BMP", b"RIFF": "a WebP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF"}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type; a palette is decoded to RGB
 # Start-of-frame markers of JPEG: C4, C8 and CC are others.
@@ -331,25 +325,6 @@ def from_pixels(pixels: "np.ndarray") -> bytes:
     from PIL import Image
 
     return encode(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), "png", 100)
-
-
-def grid(pixels: "np.ndarray") -> "np.ndarray":
-    """uint8 [N, H, W, 1, 3 or 4] side by side as one picture, uint8 [H', W', 3].
-
-    Small images are enlarged, transparent ones lie on grey.
-    """
-    import numpy as np
-
-    count, height, width, channels = pixels.shape
-    if channels == 4:
-        alpha = pixels[..., 3:] / 255
-        pixels = np.rint(pixels[..., :3] * alpha + 128 * (1 - alpha)).astype(np.uint8)
-    scale, columns = max(1, 64 // max(height, width)), math.ceil(math.sqrt(count))
-    large = np.repeat(np.repeat(np.broadcast_to(pixels, (*pixels.shape[:3], 3)), scale, 1), scale, 2)
-    cells = np.full((-(-count // columns) * columns, height * scale + 2, width * scale + 2, 3), 255, np.uint8)
-    cells[:count, 1:-1, 1:-1] = large
-    rows = cells.reshape(-1, columns, *cells.shape[1:]).transpose(0, 2, 1, 3, 4)
-    return rows.reshape(rows.shape[0] * rows.shape[1], -1, 3)
 
 
 def one_line(error: Exception) -> str:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import inspect
 import os
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from pipelines.datasets.kinetics_annotations import (
     csv_files,
     split_paths,
 )
-from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, LocalInfo, Made, SourceConfig
+from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, Made, SourceConfig
 from pipelines.extras import require
 from pipelines.images import adm_center_crop
 
@@ -91,25 +90,17 @@ class Kinetics600(LocalBuilder):
     ignored.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
     CONFIG = Kinetics600Config
     MAX_BAD_SOURCES = None
 
-    def _info(self) -> LocalInfo:
+    HOMEPAGE = "https://arxiv.org/abs/1808.01340"
+
+    def values(self) -> dict[str, tfds.features.FeatureConnector]:
         config = self.builder_config
         files = tuple((path, os.stat(path).st_mtime_ns) for path in config.annotation_files())
         # Not tfds's Video, which is the same but loads TensorFlow.
         video = tfds.features.Sequence(config.image_feature(), length=config.num_frames)
-        return LocalInfo(
-            builder=self,
-            description=inspect.cleandoc(self.__class__.__doc__),
-            features=tfds.features.FeaturesDict(
-                {"video": video, "label": tfds.features.ClassLabel(names=class_names(files))}
-            ),
-            supervised_keys=("video", "label"),
-            homepage="https://arxiv.org/abs/1808.01340",
-        )
+        return {"video": video, "label": tfds.features.ClassLabel(names=class_names(files))}
 
     @functools.cached_property
     def _matched(self) -> "Matched":

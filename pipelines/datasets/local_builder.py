@@ -7,6 +7,8 @@ by any number of processes or machines, and a run that was interrupted knows wha
 
 import contextlib
 import dataclasses
+import hashlib
+import inspect
 import os
 import re
 from collections.abc import Iterator
@@ -44,6 +46,11 @@ class Made(NamedTuple):
     features: dict[str, Any]
     digest: bytes
     changes: tuple[str, ...] = ()
+
+
+def digest_of(data: bytes) -> bytes:
+    """What two sources have in common if they are the same."""
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 class BadSource(ValueError):
@@ -202,8 +209,15 @@ class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         MAX_BAD_SOURCES: how many sources may be left out if the user does not say; None: any number.
     """
 
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First version."}
     CONFIG: type[SourceConfig] | None = None
     MAX_BAD_SOURCES: int | None = 0
+    HOMEPAGE: str | None = None
+
+    def values(self) -> dict[str, tfds.features.FeatureConnector]:
+        """How each value of an example is stored, the sample first."""
+        raise NotImplementedError
 
     def listing(self) -> dict[str, list[Item]]:
         """Names every example of every split.
@@ -225,6 +239,16 @@ class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def notes(self) -> list[str]:
         """What `listing` saw and left out, in sentences for the report."""
         return []
+
+    def _info(self) -> LocalInfo:
+        values = self.values()
+        return LocalInfo(
+            builder=self,
+            description=inspect.cleandoc(self.__class__.__doc__),
+            features=tfds.features.FeaturesDict(values),
+            supervised_keys=(next(iter(values)), "label") if "label" in values else None,
+            homepage=self.HOMEPAGE,
+        )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         return {split: self._generate_examples(items) for split, items in self.listing().items()}

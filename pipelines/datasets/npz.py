@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import difflib
 import functools
-import hashlib
-import inspect
 import os
 import re
 import zipfile
@@ -17,15 +15,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from pipelines import images
-from pipelines.datasets.local_builder import (
-    BadSource,
-    Item,
-    LocalBuilder,
-    LocalInfo,
-    Made,
-    PictureConfig,
-    feature_of,
-)
+from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, Made, PictureConfig, digest_of, feature_of
 from pipelines.values import SAMPLES, ValueSpec, fault_in, in_kept_dtype
 
 KEYS = {"image": ("images", "arr_0", "image"), "video": ("videos", "video"), "label": ("labels", "arr_1", "label")}
@@ -85,11 +75,9 @@ class Npz(LocalBuilder):
     `numpy.savez`.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
     CONFIG = NpzConfig
 
-    def _info(self) -> LocalInfo:
+    def values(self) -> dict[str, tfds.features.FeatureConnector]:
         specs, config = self._specs, self.builder_config
         features = {name: feature_of(spec) for name, spec in specs.items()}
         if specs[self._sample].encoded:
@@ -100,12 +88,7 @@ class Npz(LocalBuilder):
             features[self._sample] = tfds.features.Sequence(image, length=length) if clip else image
         if "label" in specs:
             features["label"] = tfds.features.ClassLabel(num_classes=specs["label"].num_classes)
-        return LocalInfo(
-            builder=self,
-            description=inspect.cleandoc(self.__class__.__doc__),
-            features=tfds.features.FeaturesDict(features),
-            supervised_keys=(self._sample, "label") if "label" in features else None,
-        )
+        return features
 
     @functools.cached_property
     def _specs(self) -> dict[str, ValueSpec]:
@@ -187,8 +170,7 @@ class Npz(LocalBuilder):
             features[name] = frames if value.ndim == 4 else frames[0]
         if item.label is not None:
             features["label"] = item.label
-        digest = hashlib.blake2b(np.ascontiguousarray(arrays[self._sample][index]).tobytes(), digest_size=16).digest()
-        return Made(features, digest, changes)
+        return Made(features, digest_of(arrays[self._sample][index].tobytes()), changes)
 
 
 def _beside(pixels: np.ndarray, spec: ValueSpec) -> bytes:

@@ -44,21 +44,17 @@ def prepare(
     beam_options: Sequence[str] = (),
     **settings: Any,
 ) -> str:
-    """Writes the data set `name` and returns the directory that holds it, `data_dir/name/version`, or
-    `data_dir/name/config/version` for one that is made from the user's files.
+    """Writes the data set `name` and returns its directory, `data_dir/name/version`, or `data_dir/name/config/version`
+    for one that is made from the user's files. `report.json` in it says what was changed, left out or found twice.
 
-    The shards are written into a directory beside it that takes its name when all are whole: an interrupted run leaves
-    no data set that looks prepared, and the same call continues it without doing finished shards again. Whatever
-    happens between, and however many processes work, the result is the same to the byte. A data set that is
-    already there is left as it is, and the call does nothing. Nothing is fetched from the network. `report.json`
-    beside the shards says what was read, changed, left out and found twice.
-
-    Memory: one example a worker, and about 500 bytes an example for the listing in this process.
+    An interrupted run leaves no data set that looks prepared, and the same call continues it without doing finished
+    shards again; however often that happens, and however many processes work, the result is the same to the byte. A
+    data set that is already there is left as it is. Nothing is fetched from the network. Memory: one example a worker,
+    and about 500 bytes an example for the listing in this process.
 
     Args:
         name: one of `dataset_names()`.
-        data_dir: the directory for prepared data sets, made if absent; None: the one that tfds uses by
-            default.
+        data_dir: the directory for prepared data sets, made if absent; None: the one that tfds uses.
         file_format: "tfrecord", or "array_record" (for grain and random access).
         workers: number of processes; None: one for each core, or this process alone for small sets.
         examples_per_shard: about so many; the last sets of a split have no fewer than others.
@@ -69,16 +65,12 @@ def prepare(
             the shards in place of this machine's cores; its workers must see the source and `data_dir` under the same
             paths.
         beam_options: Beam's own options, as on a command line.
-        **settings: of a data set that is made from the user's files: `source` (needed), `image_size`, `encoding`,
-            `quality`, `channels`, `config` (a name for the folder); of one that is made of pictures also `background`
-            (of transparent ones: "white", a colour, or "keep" for RGBA), `min_size` (smaller ones are left out) and
-            `animated` ("first" frame, or "skip"); of image_folder also `splits` ("train=train2017,test=val2017", or
-            "none") and `classes` ("top", "parent", "none"); and others that its builder documents.
+        **settings: of a data set that is made from the user's files, as its configuration documents them: `source`
+            (needed), `config` (a name for the folder), `image_size`, `encoding`, ...
 
     Raises:
-        ValueError: unknown name or setting, a setting out of range, a `data_dir` that is a file, or has something else
-            in the data set's place, a source that is not laid out as it must be, or one that no example can be
-            made of (`BadSource`).
+        ValueError: unknown name or setting, a setting out of range, something else in the data set's place, a source
+            that is not laid out as it must be, or one that no example can be made of (`BadSource`).
         FileNotFoundError: there is no such source.
         BlockingIOError: another process is preparing the same data set.
         ImportError: a package that is needed is missing; the sentence says which extra installs it.

@@ -14,13 +14,7 @@ from typing import TYPE_CHECKING
 from pipelines.datasets import dataset_names, near_names
 from pipelines.extras import require_tfds, tfds_path
 from pipelines.reading.records import FORMATS
-from pipelines.reading.schemas import (
-    DatasetDescription,
-    described,
-    description_of,
-    schema_of_data_set,
-    schema_of_files,
-)
+from pipelines.reading.schemas import DatasetDescription, described, description_of, schema_of_data_set, schema_of_files
 from pipelines.reading.settings import ReadSettings
 from pipelines.values import RecordFeatures, Schema
 
