@@ -83,7 +83,7 @@ def prepare(
     builder = _built(spec)
     final = builder.data_path
     if final.exists():
-        return _already_there(final, spec)
+        return _already_there(final, spec, builder)
     allowed = builder.MAX_BAD_SOURCES if max_bad_sources is None else max_bad_sources
     listing = {split: items for split, items in builder.listing().items() if items}
     if not listing:
@@ -188,7 +188,7 @@ def _of_earlier_version(spec: BuilderSpec, settings: dict[str, Any]) -> dict[str
     return {key: getattr(type(spec.config), key, value) for key, value in _settings(spec).items()} | settings
 
 
-def _already_there(final: "epath.Path", spec: BuilderSpec) -> str:
+def _already_there(final: "epath.Path", spec: BuilderSpec, builder: "LocalBuilder") -> str:
     if not (final / INFO_FILE).exists():
         raise ValueError(f"{final} exists and holds no prepared data set: remove it, or give another data_dir")
     finish_cleaning(final)
@@ -207,9 +207,16 @@ def _already_there(final: "epath.Path", spec: BuilderSpec) -> str:
             dropped,
         )
     differing = [f"{key}={value!r} (there: {before[key]!r})" for key, value in settings.items() if before[key] != value]
+    if "values" in settings and "values" not in report["settings"] and (others := set(builder.values()) - _kept(final)):
+        differing.append(f"values={','.join(sorted(others))} (there: none)")
     if differing:
         raise ValueError(f"{final} was prepared with other settings: {', '.join(differing)}; give another config name")
     return os.fspath(final)
+
+
+def _kept(final: "epath.Path") -> set[str]:
+    """The names of the values in a prepared data set."""
+    return set(json.loads((final / "features.json").read_text())["featuresDict"]["features"])
 
 
 @contextlib.contextmanager

@@ -1,7 +1,5 @@
-"""How long the consumer of a data set waits for it.
-
-Keras with the tensorflow backend asks for the next batch inside a compiled function, where no Python wrapper
-around the iterator sees it. So the stop-watch is part of the pipeline:
+"""How long the consumer of a data set waits for it. Keras on tensorflow asks for the next batch inside a compiled
+function, where no Python wrapper around the iterator sees it, so the stop-watch is part of the pipeline:
 
     zip(clock, dataset) -> (start, batch) -> batch, and now - start is added to the meter.
 

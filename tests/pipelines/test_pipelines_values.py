@@ -1,6 +1,7 @@
 """Values by name: what is put in under a name comes out under it, through both formats and both readers."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -342,3 +343,13 @@ def test_a_data_set_of_tfds_gives_what_is_asked_for(tmp_path):
     np.testing.assert_array_equal(batch["pose"][:, 0, 0], numbers)
     with pytest.raises(ValueError, match="there is no value 'id' in .*, but mask, pose"):
         pipelines.make_dataset(tmp_path, **settings, values=["id"])
+
+
+def test_a_data_set_that_the_version_before_made_without_them_is_not_taken_for_one_with(tmp_path):
+    source = write(tmp_path / "a.npz", **{name: None for name in arrays() if name not in ("images", "text")})
+    directory = prepared("npz", source, values="none", config="c")
+    report = report_of(directory)
+    del report["settings"]["values"]
+    (directory / "report.json").write_text(json.dumps(report))
+    with pytest.raises(ValueError, match=r"values=text \(there: none\); give another config name"):
+        prepared("npz", source, config="c")
