@@ -11,11 +11,8 @@ if TYPE_CHECKING:
 
 
 def require(module: str, *, extra: str) -> ModuleType:
-    """Imports and returns `module`.
-
-    Raises:
-        ImportError: if the module cannot be imported; the sentence names the extra that installs it.
-    """
+    """Imports and returns `module`. Raises ImportError: if the module cannot be imported; the sentence names the extra
+    that installs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

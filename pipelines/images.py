@@ -46,11 +46,8 @@ class Header:
 
 
 def read_header(data: bytes) -> Header:
-    """Reads the header of an encoded image.
-
-    Raises:
-        BadImage: empty, no image, neither JPEG nor PNG, more than 8 bits a channel, animated, or without a size.
-    """
+    """Reads the header of an encoded image. Raises BadImage: empty, no image, neither JPEG nor PNG, more than 8 bits a
+    channel, animated, or without a size."""
     if not data:
         raise BadImage("is empty")
     try:
@@ -171,11 +168,8 @@ def open_image(data: bytes, formats: tuple[str, ...]) -> "Image.Image":
 
 
 def parse_background(value: object) -> str:
-    """A background in the form that is recorded: "white", "black", "#rrggbb" or "keep".
-
-    Raises:
-        ValueError: Pillow knows no such colour, or it is transparent itself.
-    """
+    """A background in the form that is recorded: "white", "black", "#rrggbb" or "keep". Raises ValueError: Pillow knows
+    no such colour, or it is transparent itself."""
     from PIL import ImageColor
 
     if value == KEEP:

@@ -53,10 +53,7 @@ class ValueSpec:
 
     def following(self, name: str, stored: tuple, size: tuple[int, int]) -> tuple[int | None, ...]:
         """The shape of the value `name` after a sample, `stored` high and wide, was cut, resized or mirrored to `size`.
-
-        Raises:
-            ValueError: it cannot have the same done to it.
-        """
+        Raises ValueError: it cannot have the same done to it."""
         if not self.lies_over:
             if self.shape and self.shape == stored:
                 raise ValueError(
@@ -143,11 +140,8 @@ def fault_in(name: str, value: np.ndarray) -> str:
 
 
 def in_kept_dtype(name: str, array: np.ndarray) -> np.ndarray:
-    """An array of one value of all examples in a dtype that is kept: whole numbers of 64 bits become int32.
-
-    Raises:
-        ValueError: it has no such dtype.
-    """
+    """An array of one value of all examples in a dtype that is kept: whole numbers of 64 bits become int32. Raises
+    ValueError: it has no such dtype."""
     native: Any = array.dtype.newbyteorder("=")
     if native.name in DTYPES:
         return array if native == array.dtype else array.astype(native)

@@ -65,11 +65,8 @@ class ImageFolder(LocalBuilder):
 
     @functools.cached_property
     def _layout(self) -> Layout:
-        """What workers need: the folders, and not the list of all files.
-
-        Raises:
-            ValueError: there are no images, or it is not clear which folder is what.
-        """
+        """What workers need: the folders, and not the list of all files. Raises ValueError: there are no images, or it
+        is not clear which folder is what."""
         source, folders = self.builder_config.source, {}
         for path in _images(source, collections.Counter(), []):
             folder, _, name = path.rpartition("/")

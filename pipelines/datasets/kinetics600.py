@@ -66,11 +66,7 @@ class Kinetics600Config(SourceConfig):
         return f"{super().default_name()}-{self.num_frames}x{self.stride}"
 
     def annotation_files(self) -> list[str]:
-        """Paths of the CSV files.
-
-        Raises:
-            FileNotFoundError: there are none, or one is missing.
-        """
+        """Paths of the CSV files. Raises FileNotFoundError: there are none, or one is missing."""
         return [file for path in split_paths(self.annotations or self.source) for file in csv_files(path)]
 
 
@@ -126,11 +122,8 @@ class Kinetics600(LocalBuilder):
         return Made({"video": frames, "label": item.label}, digest)
 
     def _frames(self, path: str) -> list[bytes]:
-        """The T frames from the middle of a clip, encoded.
-
-        Raises:
-            ValueError, OSError, av.error.FFmpegError: it is broken or too short.
-        """
+        """The T frames from the middle of a clip, encoded. Raises ValueError, OSError, av.error.FFmpegError: it is
+        broken or too short."""
         num_frames, stride = self.builder_config.num_frames, self.builder_config.stride
         span, count = (num_frames - 1) * stride + 1, _count(path)
         while count >= span:
@@ -182,11 +175,7 @@ def _opened(path: str) -> "InputContainer":
 
 
 def _count(path: str) -> int:
-    """How many frames a clip has, by its packets and without decoding them.
-
-    Raises:
-        ValueError: it is truncated.
-    """
+    """How many frames a clip has, by its packets and without decoding them. Raises ValueError: it is truncated."""
     count, end = 0, 0.0
     with _opened(path) as container:
         video = container.streams.video[0].index

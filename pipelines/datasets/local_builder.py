@@ -220,11 +220,7 @@ class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         raise NotImplementedError
 
     def listing(self) -> dict[str, list[Item]]:
-        """Names every example of every split.
-
-        Raises:
-            ValueError: the source is not laid out as it must be.
-        """
+        """Names every example of every split. Raises ValueError: the source is not laid out as it must be."""
         raise NotImplementedError
 
     def example(self, item: Item) -> Made:

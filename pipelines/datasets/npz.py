@@ -183,10 +183,7 @@ def _beside(pixels: np.ndarray, spec: ValueSpec) -> bytes:
 
 def _open(path: str, values: str | None) -> dict[str, np.ndarray]:
     """The arrays of an .npz file by name, the sample first, mapped and not read; kept while the file stays as it is.
-
-    Raises:
-        ValueError: it holds something else, or has no arrays of the names in `values`.
-    """
+    Raises ValueError: it holds something else, or has no arrays of the names in `values`."""
     return _opened(path, os.stat(path).st_mtime_ns, values)
 
 

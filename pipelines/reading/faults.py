@@ -29,11 +29,8 @@ class BadRecords:
     """
 
     def __init__(self, limit: int = 0, *, log: bool = True) -> None:
-        """`limit`: how many bad records are skipped before reading stops; 0: the first one stops it.
-
-        Raises:
-            ValueError: `limit` is no integer of at least 0.
-        """
+        """`limit`: how many bad records are skipped before reading stops; 0: the first one stops it. Raises ValueError:
+        `limit` is no integer of at least 0."""
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
             raise ValueError(f"max_bad_records must be an integer of at least 0, got {limit!r}")
         self.limit, self._log = limit, log
@@ -58,11 +55,8 @@ class BadRecords:
         return self._stopped
 
     def add(self, fault: BadRecord) -> None:
-        """Counts and logs a fault; one that was met before is left alone.
-
-        Raises:
-            BadRecord: more than `limit` records are bad; the sentence names this one.
-        """
+        """Counts and logs a fault; one that was met before is left alone. Raises BadRecord: more than `limit` records
+        are bad; the sentence names this one."""
         stop = self.judged(fault)
         if stop:
             raise stop

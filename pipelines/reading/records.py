@@ -50,11 +50,7 @@ class Records:
         return BadRecord(self._names[shard], record, reason)
 
     def __getitem__(self, number: int) -> bytes:
-        """Reads and checks a record.
-
-        Raises:
-            BadRecord: it is damaged or absent.
-        """
+        """Reads and checks a record. Raises BadRecord: it is damaged or absent."""
         try:
             return self._read(*self.place(number))
         except (ValueError, OSError) as error:

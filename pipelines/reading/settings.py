@@ -70,11 +70,8 @@ class ReadSettings:
             object.__setattr__(self, "image_size", _size(self.image_size))
 
     def outputs(self, schema: Schema, name: str) -> dict[str, ValueSpec]:
-        """The values as they come out, of a data set of that name.
-
-        Raises:
-            ValueError: the sample cannot be given in the size, or a value cannot follow crop or flip.
-        """
+        """The values as they come out, of a data set of that name. Raises ValueError: the sample cannot be given in the
+        size, or a value cannot follow crop or flip."""
         stored = schema.sample.shape[-3:-1]
         size = self._output_size(stored, schema.sample.shape[-1], name)
         came_out = {}
