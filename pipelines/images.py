@@ -129,17 +129,11 @@ def decode(
 ) -> "np.ndarray":
     """Decodes a JPEG or PNG that `read_header` accepts: uint8 [H, W, C].
 
-    Args:
-        data: the encoded image.
-        window: (top, left, height, width) of what is cut out; None: all of it.
-        size: (height, width) to which that is resized; None: as it is.
-        channels: C, 1, 3 or 4; None: that of `read_header`, with 3 for CMYK, and for transparency, which is composited.
-        background: as in `in_mode`.
+    `window` (top, left, height, width) is cut out and resized to `size` (height, width); None: all of it, as it is. A
+    JPEG that is to be made much smaller is decoded at a half, a quarter or an eighth, which takes less time. `channels`
+    None: that of `read_header`, with 3 for CMYK, and for transparency, which is composited on `background`.
 
-    A JPEG that is to be made much smaller is decoded at a half, a quarter or an eighth, which takes less time.
-
-    Raises:
-        BadImage: it cannot be decoded.
+    Raises BadImage: it cannot be decoded.
     """
     try:
         with open_image(data, ("JPEG", "PNG")) as image:
@@ -185,16 +179,9 @@ def parse_background(value: object) -> str:
 
 
 def in_mode(image: "Image.Image", channels: int, background: str) -> "tuple[Image.Image, str]":
-    """An image of 8 bits a channel as grey, RGB or RGBA.
-
-    Args:
-        image: in any colour mode that Pillow converts.
-        channels: 1, 3 or 4.
-        background: the colour on which transparency is composited; with 4 channels it is kept.
-
-    Returns:
-        the image, and what was changed ("CMYK converted to RGB", "RGBA composited on white"), or the empty string.
-    """
+    """An image of 8 bits a channel, of any colour mode that Pillow converts, as grey (1), RGB (3) or RGBA (4), and what
+    was changed ("CMYK converted to RGB", "RGBA composited on white"), or the empty string. Transparency is composited
+    on `background`, and kept with 4 channels."""
     mode, name = MODES[channels], _MODE_NAMES.get(image.mode, image.mode)
     if image.mode == mode and (mode == "RGBA" or not image.has_transparency_data):
         return image, ""
@@ -279,15 +266,9 @@ def resized(pixels: "np.ndarray", window: tuple[float, ...], size: tuple[int, in
 
 
 def adm_center_crop(image: "Image.Image", size: int) -> "Image.Image":
-    """The centre crop of ADM (Dhariwal & Nichol, arXiv 2105.05233), which ImageNet's FIDs are measured with.
-
-    Halve with a box filter as long as the short side is at least twice `size`, resize bicubically so that the short
-    side is `size`, cut the middle out. Small images are enlarged.
-
-    Args:
-        image: a Pillow image of 8 bits a channel, any size. Colours of RGBA are weighted by alpha when it is resized.
-        size: side of the square, in pixels.
-    """
+    """The centre crop of ADM (Dhariwal & Nichol, arXiv 2105.05233), which ImageNet's FIDs are measured with: halve with
+    a box filter as long as the short side is at least twice `size`, resize bicubically so that the short side is
+    `size`, cut the middle out. Small images are enlarged; colours of RGBA are weighted by alpha."""
     from PIL import Image
 
     while min(image.size) >= 2 * size:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.extras import check_count
 from pipelines.images import KEEP, MODES, parse_background
 
 SAMPLES = ("image", "video")
@@ -102,8 +103,7 @@ class RecordFeatures:
         object.__setattr__(self, "background", parse_background(self.background))
         if self.background == KEEP:
             raise ValueError("background must be a colour for reading, got 'keep': give channels=4 to read RGBA")
-        if self.num_classes is not None and (not isinstance(self.num_classes, int) or self.num_classes < 1):
-            raise ValueError(f"num_classes must be None or at least 1, got {self.num_classes!r}")
+        check_count("num_classes", self.num_classes)
         if not all(isinstance(spec, ValueSpec) for spec in self.values.values()):
             raise ValueError(f"values must be {{name: pipelines.ValueSpec}}, got {self.values!r}")
 

@@ -79,17 +79,9 @@ def verify(
     data_dir: str | os.PathLike | None = None,
     features: RecordFeatures | None = None,
 ) -> list[SplitReport]:
-    """Reads every record of a data set and decodes it: CRC, features, image, label.
-
-    Nothing is raised for what is wrong inside the shards: it is in the reports, one for each split.
-
-    Args:
-        split: name of the only split to be checked; None: all.
-        name_or_dir, data_dir, features: as in `make_dataset`.
-
-    Raises:
-        ValueError, FileNotFoundError: there is no such data set or split.
-    """
+    """Reads every record of a data set and decodes it: CRC, features, images, numbers. Takes what `make_dataset` takes;
+    of all splits, if none is named. Nothing is raised for what is wrong inside the shards: it is in the reports, one a
+    split."""
     return _reports(name_or_dir, split, data_dir, features, decode=True)
 
 
@@ -114,16 +106,10 @@ def random_grid(
     image_size: int | None = None,
     seed: int = 0,
 ) -> np.ndarray:
-    """A picture of random examples, as the reader gives them: uint8 [H, W, 3]; of clips the middle frame.
+    """A picture of `count` random examples, which ones `seed` says, as the reader gives them: uint8 [H, W, 3]; of clips
+    the middle frame. `image_size` None: as stored, or 128 where sizes differ.
 
-    Args:
-        count: how many, at most all.
-        image_size: as in `make_dataset`; None: as stored, or 128 where sizes differ.
-        seed: which ones.
-        name_or_dir, split, data_dir, features: as in `make_dataset`.
-
-    Raises:
-        ValueError: as `make_dataset`; BadRecord: one of the chosen records is bad.
+    Raises ValueError: as `make_dataset`; BadRecord: one of the chosen records is bad.
     """
     integer("seed", seed, at_least=0)
     located = locate(name_or_dir, split=split, data_dir=data_dir, features=features, values=())

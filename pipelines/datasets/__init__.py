@@ -1,7 +1,6 @@
 """The data sets that this package can prepare: a module for each, with one tfds builder."""
 
 import dataclasses
-import difflib
 import importlib
 from typing import TYPE_CHECKING
 
@@ -38,9 +37,3 @@ ENTRIES = {
 def dataset_names() -> tuple[str, ...]:
     """Returns the names of the data sets that `prepare` can write, sorted."""
     return tuple(sorted(ENTRIES))
-
-
-def near_names(name: str) -> str:
-    """Returns "; did you mean 'digits'?" for a name close to a known one, else the empty string."""
-    near = difflib.get_close_matches(name, dataset_names(), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""

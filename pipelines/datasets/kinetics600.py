@@ -18,7 +18,7 @@ from pipelines.datasets.kinetics_annotations import (
     split_paths,
 )
 from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, Made, SourceConfig
-from pipelines.extras import require
+from pipelines.extras import check_count, require
 from pipelines.images import adm_center_crop
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ class Kinetics600Config(SourceConfig):
 
     def __post_init__(self) -> None:
         for name in ("image_size", "num_frames", "stride"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+            check_count(name, getattr(self, name), none=False)
         if self.encoding == "original":
             raise ValueError("encoding must be jpeg or png for clips, got 'original'")
         super().__post_init__()

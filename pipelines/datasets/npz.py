@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import os
 import re
@@ -16,6 +15,7 @@ from PIL import Image
 
 from pipelines import images
 from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, Made, PictureConfig, digest_of, feature_of
+from pipelines.extras import check_count, near
 from pipelines.values import SAMPLES, ValueSpec, fault_in, in_kept_dtype
 
 KEYS = {"image": ("images", "arr_0", "image"), "video": ("videos", "video"), "label": ("labels", "arr_1", "label")}
@@ -37,8 +37,7 @@ class NpzConfig(PictureConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_classes is not None and (not isinstance(self.num_classes, int) or self.num_classes < 1):
-            raise ValueError(f"num_classes must be None or at least 1, got {self.num_classes!r}")
+        check_count("num_classes", self.num_classes)
         if self.encoding == "original":
             raise ValueError("encoding must be png or jpeg for arrays, got 'original'")
         if self.values is not None:
@@ -232,11 +231,8 @@ def _chosen(path: str, keys: list[str], values: str | None) -> dict[str, str]:
     others = [key for key in keys if key not in NAME_OF]
     for name in others if values is None else [] if values == "none" else values.split(","):
         if name not in others:
-            near = difflib.get_close_matches(name, others, n=1)
             have = ", ".join(others) or "none beside images and labels"
-            raise ValueError(
-                f"{path} has no array {name!r}, but {have}{f'; did you mean {near[0]!r}?' if near else ''}"
-            )
+            raise ValueError(f"{path} has no array {name!r}, but {have}{near(name, others)}")
         if not re.fullmatch(r"[A-Za-z]\w*", name) or name.startswith("arr_"):
             raise ValueError(f"the array {name!r} of {path} needs a name of letters, digits and '_': savez(text=array)")
         found[name] = name

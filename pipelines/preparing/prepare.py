@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import difflib
 import fcntl
 import hashlib
 import json
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
-from pipelines.datasets import ENTRIES, dataset_names, near_names
-from pipelines.extras import require, require_tfds, tfds_path
+from pipelines.datasets import ENTRIES, dataset_names
+from pipelines.extras import check_count, near, require, require_tfds, tfds_path
 from pipelines.preparing.finishing import finish, finish_cleaning
 from pipelines.preparing.shards import PARTS, REMEDY, BuilderSpec, Shard, cut, write_shard, write_whole, written
 from pipelines.reading.locating import INFO_FILE
@@ -76,10 +75,9 @@ def prepare(
         ImportError: a package that is needed is missing; the sentence says which extra installs it.
     """
     spec = _spec(name, data_dir, file_format, settings)
-    _check_number("workers", workers, none_allowed=True)
-    _check_number("examples_per_shard", examples_per_shard)
-    if max_bad_sources is not None and (not isinstance(max_bad_sources, int) or max_bad_sources < 0):
-        raise ValueError(f"max_bad_sources must be None or at least 0, got {max_bad_sources!r}")
+    check_count("workers", 1 if workers is None else workers, none=False)
+    check_count("examples_per_shard", examples_per_shard, none=False)
+    check_count("max_bad_sources", max_bad_sources, 0)
     builder = _built(spec)
     final = builder.data_path
     if final.exists():
@@ -121,7 +119,9 @@ def _publish(work: "epath.Path", final: "epath.Path") -> None:
 
 def _spec(name: str, data_dir: Any, file_format: str, settings: dict[str, Any]) -> BuilderSpec:
     if name not in dataset_names():
-        raise ValueError(f"unknown data set {name!r}: known are {', '.join(dataset_names())}{near_names(str(name))}")
+        raise ValueError(
+            f"unknown data set {name!r}: known are {', '.join(dataset_names())}{near(str(name), dataset_names())}"
+        )
     if data_dir is not None and not isinstance(data_dir, (str, os.PathLike)):
         raise ValueError(f"data_dir must be a path or None, got {data_dir!r}")
     if file_format not in FORMATS:
@@ -151,11 +151,8 @@ def _config(name: str, settings: dict[str, Any]) -> "SourceConfig | None":
     known = setting_names(name)
     for key in settings:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
             accepted = f"it takes {', '.join(known)}" if known else "it has no settings"
-            raise ValueError(
-                f"{name} has no setting {key!r}: {accepted}{f'; did you mean {near[0]!r}?' if near else ''}"
-            )
+            raise ValueError(f"{name} has no setting {key!r}: {accepted}{near(key, known)}")
     if kind is None:
         return None
     if "source" not in settings:
@@ -172,11 +169,6 @@ def setting_names(name: str) -> tuple[str, ...]:
         return ()
     inherited = {field.name for field in dataclasses.fields(require_tfds().core.BuilderConfig)}
     return ("config", *(field.name for field in dataclasses.fields(kind) if field.name not in inherited))
-
-
-def _check_number(name: str, value: Any, *, none_allowed: bool = False) -> None:
-    if not (none_allowed and value is None) and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
 
 
 def _settings(spec: BuilderSpec) -> dict[str, Any]:

@@ -92,20 +92,10 @@ def cut(split: str, items: "Sequence[Item]", examples_per_shard: int) -> "Iterat
 
 
 def write_shard(spec: BuilderSpec, directory: str, shard: Shard, allowed: int | None) -> tuple[Shard, int, list[str]]:
-    """Writes one shard, unless it is there.
+    """Writes one shard of a work directory, unless it is there; returns what `written` does.
 
     One from which sources were left out is written anew, as they may have been mended since; but not if any number may
-    be left out.
-
-    Args:
-        directory: the work directory.
-        allowed: how many sources may be left out, of all shards; 0: the first one raises; None: any number.
-
-    Returns:
-        the shard, how many sources were dealt with beside bad ones, and what is wrong with the bad ones.
-
-    Raises:
-        BadSource: no example can be made of a source, and none may be left out.
+    be left out. `allowed` is how many, of all shards; 0: the first one raises BadSource; None: any number.
     """
     root = require("etils.epath", extra="data").Path(directory)
     done = root / f"{shard.part}.done.json"
@@ -130,7 +120,7 @@ def _builder(spec: BuilderSpec) -> "LocalBuilder":
 
 
 def written(directory: str, shard: Shard) -> tuple[Shard, int, list[str]]:
-    """What `write_shard` returns, of a shard that is there."""
+    """A shard that is there, how many sources were dealt with beside bad ones, and what is wrong with the bad ones."""
     root = require("etils.epath", extra="data").Path(directory)
     report = json.loads((root / f"{shard.part}.done.json").read_text())
     return shard, len(report["digests"]) + sum(report["skipped"].values()), report["bad"]

@@ -8,13 +8,8 @@ LISTED = 1000  # faults that are kept with their reasons; further ones are count
 
 
 class BadRecord(ValueError):
-    """One record, or one whole shard, that cannot be used.
-
-    Attributes:
-        shard: file name of the shard.
-        record: number of the record in it, from 0; None if it is the shard itself.
-        reason: what is wrong, without a full stop.
-    """
+    """One record, or one whole shard, that cannot be used: `shard` is its file name, `record` the number in it, from 0,
+    or None, and `reason` what is wrong, without a full stop."""
 
     def __init__(self, shard: str, record: int | None, reason: str) -> None:
         super().__init__(f"{shard}{'' if record is None else f', record {record}'}: {reason}")

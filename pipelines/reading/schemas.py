@@ -1,14 +1,13 @@
 """What a data set says of its values: the description that tfds keeps, or what the user says of plain files."""
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.extras import require_tfds
+from pipelines.extras import near, require_tfds
 from pipelines.values import SAMPLES, RecordFeatures, Schema, ValueSpec
 
 if TYPE_CHECKING:
@@ -141,9 +140,6 @@ def _chosen(values: dict[str, ValueSpec], names: Sequence[str] | None, where: ob
     """The values of these names; all of them for None."""
     for name in names or ():
         if name not in values:
-            near = difflib.get_close_matches(name, values, n=1)
-            raise ValueError(
-                f"there is no value {name!r} in {where}, but {', '.join(values) or 'none beside the image'}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-            )
+            have = ", ".join(values) or "none beside the image"
+            raise ValueError(f"there is no value {name!r} in {where}, but {have}{near(name, values)}")
     return values if names is None else {name: values[name] for name in names}
