@@ -26,6 +26,7 @@ from pipelines import tfrecord
 from pipelines.datasets import ENTRIES
 from pipelines.datasets.opening import heard_from_pillow
 from pipelines.extras import require, require_tfds
+from pipelines.images import read_header
 
 if TYPE_CHECKING:
     from etils import epath
@@ -134,7 +135,8 @@ def _write(builder: "LocalBuilder", root: "epath.Path", shard: Shard, stop_at_ba
     items = [Item(*fields) for fields in json.loads((root / f"{shard.part}.items.json").read_text())]
     serializer = require_tfds().core.example_serializer.ExampleSerializer(builder.info.features.get_serialized_info())
     counters = {name: collections.Counter() for name in ("changes", "skipped", "labels")}
-    report = {"bad": [], "digests": [], "keys": [], **counters}
+    report = {"bad": [], "digests": [], "keys": [], "sizes": set(), **counters}
+    sample = next(iter(builder.values()))
 
     def records() -> Iterator[bytes]:
         for item in items:
@@ -153,6 +155,8 @@ def _write(builder: "LocalBuilder", root: "epath.Path", shard: Shard, stop_at_ba
             report["labels"].update([] if item.label is None else [str(item.label)])
             report["digests"].append(made.digest.hex())
             report["keys"].append(item.key)
+            if len(report["sizes"]) < 2:  # are all alike?
+                report["sizes"].add(_size_of(made.features[sample]))
             # tfds's own serialize_example leaves the order of the features open.
             example = serializer.get_tf_example(builder.info.features.encode_example(made.features))
             yield example.SerializeToString(deterministic=True)
@@ -160,7 +164,15 @@ def _write(builder: "LocalBuilder", root: "epath.Path", shard: Shard, stop_at_ba
     path = root / shard.filename(builder)
     writer = _write_array_record if builder.info.file_format.value == "array_record" else _write_tfrecord
     report["offsets"] = writer(path, records())
-    return report
+    return report | {"sizes": sorted(report["sizes"])}
+
+
+def _size_of(sample: Any) -> tuple[int, int]:
+    """(H, W) of an encoded image, of the first frame of a clip, or of an array."""
+    if hasattr(sample, "shape"):
+        return sample.shape[-3:-1]
+    header = read_header(sample if isinstance(sample, bytes) else sample[0])
+    return header.height, header.width
 
 
 def _write_tfrecord(path: "epath.Path", records: Iterator[bytes]) -> list[int]:

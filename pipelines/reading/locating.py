@@ -98,7 +98,7 @@ def locate(
     schema = schema_of_data_set(builder.info.features, features, values, directory)
     names = getattr(builder.info.features[schema.key("label")], "names", None) if "label" in schema.values else None
     return Located(
-        description=description_of(builder.name, split, splits[split].num_examples, schema, names),
+        description=description_of(builder.name, split, splits[split].num_examples, schema, names, directory),
         schema=schema,
         shards=tuple(os.fspath(shard) for shard in shards),
         lengths=tuple(splits[split].shard_lengths),
@@ -144,7 +144,7 @@ def _located_files(
         raise ValueError(f"expected a directory that holds a prepared data set, and {files[0]} is a file")
     schema = schema_of_files(features, names, given)
     return Located(
-        description=description_of(given, split, None, schema, None),
+        description=description_of(given, split, None, schema),
         schema=schema,
         shards=tuple(files),
         lengths=None,

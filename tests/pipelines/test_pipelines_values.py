@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import shard_helpers as make
-from source_helpers import adm, noise, prepared, report_of
+from source_helpers import adm, encoded, noise, prepared, put, report_of
 
 import pipelines
 from pipelines import ValueSpec
@@ -353,3 +353,14 @@ def test_a_data_set_that_the_version_before_made_without_them_is_not_taken_for_o
     (directory / "report.json").write_text(json.dumps(report))
     with pytest.raises(ValueError, match=r"values=text \(there: none\); give another config name"):
         prepared("npz", source, config="c")
+
+
+@pytest.mark.parametrize("encoding", ["png", "original"])
+def test_pictures_of_one_size_are_described_by_it(encoding, tmp_path):
+    files = {f"{name}/{number}.png": encoded(noise(6, 8, 3, seed=number)) for name in "ab" for number in range(3)}
+    source = put(tmp_path / "source", files)
+    data = pipelines.describe(prepared("image_folder", source, encoding=encoding, examples_per_shard=2))
+    assert (data.sample_shape, data.num_classes, data.image_shape) == ((6, 8, 3), 2, (None, None, 3))
+    put(source, {"a/other.png": encoded(noise(6, 9, 3))})
+    data = pipelines.describe(prepared("image_folder", source, encoding=encoding, config="other"))
+    assert data.sample_shape == (None, None, 3)
