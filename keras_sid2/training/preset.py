@@ -36,10 +36,13 @@ class Preset:
     def cost(self) -> NetworkCost:
         return network_cost(**self.network)
 
+    def make_network(self, *, dtype=None, remat: bool = False):
+        return ResidualUViT(**{**self.network, "remat": remat or self.network.get("remat", False)}, dtype=dtype)
+
     def build(self, model_class: type, *, seed: int = 0, dtype=None, remat: bool = False):
         """`model_class` with a new network."""
         return model_class(
-            ResidualUViT(**{**self.network, "remat": remat or self.network.get("remat", False)}, dtype=dtype),
+            self.make_network(dtype=dtype, remat=remat),
             schedule=self.schedule,
             weighting=self.weighting,
             label_dropout=self.label_dropout,
