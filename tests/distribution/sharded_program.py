@@ -25,8 +25,8 @@ from training_helpers import stripes, tiny_model  # noqa: E402
 from keras_sid2.backend import gathered  # noqa: E402
 from keras_sid2.callbacks.saving import SaveCheckpoints  # noqa: E402
 from keras_sid2.checkpoints import checkpoints, fault, load_model  # noqa: E402
+from keras_sid2.checkpoints import sharded as sharded_checkpoints  # noqa: E402
 from keras_sid2.parallel.mesh import Mesh, bytes_on_devices, distributed  # noqa: E402
-from keras_sid2.training import sharded_checkpoints  # noqa: E402
 
 LEVELS = ({"kind": "transformer", "channels": 64, "blocks": 1, "head_dim": 32},)
 ROWS = 16

@@ -23,7 +23,7 @@ from keras_sid2.checkpoints import (
     save_checkpoint,
     unsound,
 )
-from keras_sid2.training import checkpoints as module
+from keras_sid2.checkpoints import manifest as module
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,8 @@ from keras_sid2.checkpoints import (
     remove_unfinished,
     unsound,
 )
+from keras_sid2.checkpoints import sharded as module
 from keras_sid2.checkpoints.sharded import ShardedSaver, check_available
-from keras_sid2.training import sharded_checkpoints as module
 
 
 @pytest.fixture(scope="module")
