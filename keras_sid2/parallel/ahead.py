@@ -48,9 +48,7 @@ def devices(platform: str, topology: str, count: int) -> list:
         with contextlib.suppress(RuntimeError):
             found = jax.devices(platform)
     if len(found) < count:
-        raise ValueError(
-            f"Compiling for {platform} needs {count} of them, and there are {len(found)}."
-        )
+        raise ValueError(f"Compiling for {platform} needs {count} of them, and there are {len(found)}.")
     return found
 
 
