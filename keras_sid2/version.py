@@ -1,3 +1,0 @@
-"""The version, where setuptools can read it without importing keras."""
-
-__version__ = "0.2.0"
