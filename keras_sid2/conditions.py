@@ -15,14 +15,14 @@ written for version 0.1, is called network((z_t, logsnr, label)).
 """
 
 import inspect
-import math
 from collections.abc import Mapping
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_sid2.config import settings
-from keras_sid2.shapes import as_shape, whole_number
+from keras_sid2.shapes import as_shape, rate, whole_number
 
 
 class Condition:
@@ -123,7 +123,7 @@ class Image(Condition):
         object.__setattr__(self, "shape", as_shape("An Image's shape", self.shape))
 
     def _scaled(self, values):
-        scaled = str(values.dtype).endswith("uint8")
+        scaled = keras.backend.standardize_dtype(values.dtype) == "uint8"
         if isinstance(values, np.ndarray):
             return values.astype("float32") / 127.5 - 1.0 if scaled else values
         return ops.cast(values, "float32") / 127.5 - 1.0 if scaled else values
@@ -228,6 +228,13 @@ def check_all(conditions: Mapping[str, Condition], given: Mapping, *, missing=No
     return found
 
 
-def size_of(condition: Condition) -> int:
-    """Numbers in one example's value."""
-    return math.prod(condition.shape)
+def dropout_shares(share, conditions: Mapping) -> dict[str, float]:
+    """The share of examples without it, of each condition."""
+    shares = dict.fromkeys(conditions, share) if not isinstance(share, Mapping) else share
+    unknown = [name for name in shares if name not in conditions]
+    if unknown:
+        known = ", ".join(conditions) or "none"
+        raise ValueError(f"label_dropout names {', '.join(unknown)}, and the network's conditions are {known}.")
+    if not isinstance(share, Mapping):
+        rate("label_dropout", share)
+    return {name: rate("label_dropout", shares.get(name, 0.0)) for name in conditions}

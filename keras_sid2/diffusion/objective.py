@@ -6,7 +6,8 @@ from keras import ops
 
 from keras_sid2.config import settings
 from keras_sid2.diffusion.gaussian import PREDICTIONS, alpha_sigma, convert, diffuse, velocity
-from keras_sid2.diffusion.weighting import loss_weight
+from keras_sid2.diffusion.schedules import CosineInterpolatedSchedule
+from keras_sid2.diffusion.weighting import SigmoidWeighting, loss_weight
 
 
 @settings
@@ -33,6 +34,12 @@ class DiffusionObjective:
     def __post_init__(self):
         if self.prediction not in PREDICTIONS:
             raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {self.prediction!r}.")
+
+    @classmethod
+    def for_image_shape(cls, shape, schedule=None, weighting=None, prediction: str = "v") -> "DiffusionObjective":
+        """With the paper's schedule and weighting for samples of `shape` where None; ValueError where it has none."""
+        schedule = CosineInterpolatedSchedule.for_image_shape(shape) if schedule is None else schedule
+        return cls(schedule, SigmoidWeighting.for_image_shape(shape) if weighting is None else weighting, prediction)
 
     def corrupt(self, x, t, eps) -> dict:
         """What the network is asked, and what it should answer, of x float32 [B, ...], t [B] and eps like x.

@@ -1,6 +1,7 @@
-"""Files that are written whole or not at all, folders that one process uses at a time, and logs of JSON lines."""
+"""Atomic files, folders that one process uses at a time, and logs of JSON lines."""
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -26,6 +27,18 @@ def written_whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         pathlib.Path(name).unlink(missing_ok=True)
 
 
+def write_json(path: str | os.PathLike, values):
+    """Plain values as an atomic file."""
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """In hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def umask() -> int:
     """The process's umask, which mkstemp's files do not follow."""
     mask = os.umask(0)
@@ -37,12 +50,14 @@ def umask() -> int:
 def locked(folder: str | os.PathLike, advice: str = "wait for its end") -> Iterator[None]:
     """Holds folder/lock for as long as the block runs; ValueError if another process does, naming it, with `advice`.
 
-    The operating system gives the lock back when a process ends in any way, so a kill leaves nothing to clean up. Who
-    holds it may rename or remove the folder. On a network file system it holds as far as that passes on flock.
+    The operating system gives the lock back when a process ends in any way. Who holds it may rename or remove the
+    folder. On a network file system it holds as far as that passes on flock.
     """
     import fcntl  # there is none on Windows, where all else here works
 
-    with _lock_file(pathlib.Path(folder) / "lock") as file:
+    path = pathlib.Path(folder) / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -54,11 +69,6 @@ def locked(folder: str | os.PathLike, advice: str = "wait for its end") -> Itera
         file.write(json.dumps(about))
         file.flush()
         yield
-
-
-def _lock_file(path: pathlib.Path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return open(path, "a+")
 
 
 def _still_there(file) -> bool:

@@ -87,7 +87,7 @@ def accumulated_losses(losses_of: Callable, inputs: dict, variables: Sequence, t
     Each part takes every `parts`-th example, so that on several devices each computes with its own examples; inputs'
     seed, which belongs to no example, is another in each part. Raises ValueError where B is no multiple of `parts`.
     """
-    batch = inputs["z_t"].shape[0]
+    batch = inputs["weight"].shape[0]
     if batch is not None and batch % parts:
         raise ValueError(
             f"accumulation_steps must divide the batch, got accumulation_steps={parts}, a batch of {batch}."

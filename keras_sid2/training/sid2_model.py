@@ -9,6 +9,7 @@ is a function of (seed, example's number) alone, so that the loss does not depen
     (2) t_i = frac(u + i (sqrt(5) - 1) / 2), which cover [0, 1] evenly whatever their number is
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 import keras
@@ -16,14 +17,13 @@ import numpy as np
 from keras import ops
 
 from keras_sid2 import backend, threefry
-from keras_sid2.conditions import call_network, conditions_of, expand, null_like, sample_shape_of
+from keras_sid2.conditions import call_network, conditions_of, dropout_shares, expand, null_like, sample_shape_of
 from keras_sid2.config import register
-from keras_sid2.diffusion import CosineInterpolatedSchedule, DiffusionObjective, SigmoidWeighting
+from keras_sid2.diffusion import DiffusionObjective
 from keras_sid2.generation import generate, trajectory
 from keras_sid2.models import ResidualUViT
 from keras_sid2.parallel import replicas
 from keras_sid2.policies import check_channels_last, check_floatx
-from keras_sid2.shapes import rate
 from keras_sid2.training.averaged_model import parameters
 from keras_sid2.training.checked_model import CheckedModel
 from keras_sid2.training.data_checks import DataFaults, check_sample_spec, unpack, without_faults
@@ -40,6 +40,13 @@ LOGSNR_EDGES = (-5.0, 0.0, 5.0)  # our choice: noise, structure, detail, texture
 def _bin_metrics() -> list[keras.metrics.Mean]:
     bounds = ["min", *(f"{edge:g}" for edge in LOGSNR_EDGES), "max"]
     return [keras.metrics.Mean(name=f"loss_logsnr_{a}_{b}") for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def _of_objective(name: str) -> property:
+    def exchange(self, value):
+        self.objective = dataclasses.replace(self.objective, **{name: value})
+
+    return property(lambda self: getattr(self.objective, name), exchange)
 
 
 class _ExampleLosses(list):
@@ -65,10 +72,9 @@ class SiD2Model(CheckedModel):
     them; without a call it is Keras's list of extra losses.
 
     The model itself keeps `step`, how many steps it was trained, and the averages: compile() again, with any optimizer
-    of Keras, loses neither. Layers may be frozen (`layer.trainable = False`, then compile()); files keep that.
-
-    A subclass trains otherwise by another `objective`, or, with more networks than one, by `step_losses`,
-    `new_optimizer` and `PARTS`; it needs no train step of its own.
+    of Keras, loses neither. Layers may be frozen (`layer.trainable = False`, then compile()); files keep that. Another
+    `objective` trains otherwise; a subclass with several networks has `step_losses`, `variables_of_step`,
+    `new_optimizer` and `PARTS` of its own, and no train step (examples/moment_matching.py).
 
     Args:
         network: what keras_sid2.conditions says of networks, with `sample_shape` and `conditions`; a `ResidualUViT`.
@@ -110,14 +116,12 @@ class SiD2Model(CheckedModel):
             check_channels_last()
         shape, conditions = sample_shape_of(network), conditions_of(network)
         if objective is None:
-            schedule = CosineInterpolatedSchedule.for_image_shape(shape) if schedule is None else schedule
-            weighting = SigmoidWeighting.for_image_shape(shape) if weighting is None else weighting
-            objective = DiffusionObjective(schedule, weighting, prediction)
+            objective = DiffusionObjective.for_image_shape(shape, schedule, weighting, prediction)
         elif schedule is not None or weighting is not None or prediction != "v":
             raise ValueError(
                 "Give an objective, or schedule, weighting and prediction, of which one is made; not both."
             )
-        dropout = _dropout(label_dropout, conditions)
+        dropout = dropout_shares(label_dropout, conditions)
         threefry.key(seed)  # refuses what is no seed
         num_classes = getattr(conditions.get("label"), "num_classes", None)
         _check_no_label(no_label, num_classes)
@@ -144,17 +148,7 @@ class SiD2Model(CheckedModel):
         """`sample_shape`, as it was called when samples were images."""
         return self.sample_shape
 
-    @property
-    def schedule(self):
-        return self.objective.schedule
-
-    @property
-    def weighting(self):
-        return self.objective.weighting
-
-    @property
-    def prediction(self) -> str:
-        return self.objective.prediction
+    schedule, weighting, prediction = map(_of_objective, ("schedule", "weighting", "prediction"))
 
     @property
     def guided_conditions(self) -> tuple[str, ...]:
@@ -253,7 +247,10 @@ class SiD2Model(CheckedModel):
 
     def step_losses(self, inputs: Mapping, training: bool | None):
         """The objective's losses, float32 [B], of a corrupted batch, or of a part of one."""
-        predict = lambda given: self._predict(given, training=training, seed=inputs.get("seed"))  # noqa: E731
+
+        def predict(given):
+            return self._predict(given, training=training, seed=inputs.get("seed"))
+
         return self.objective.losses(predict, inputs)
 
     def variables_of_step(self) -> list:
@@ -334,18 +331,6 @@ def _built(network, shape: tuple[int, ...], conditions: Mapping):
             f"{half[0].dtype}: make it with dtype='mixed_bfloat16', which computes in bfloat16."
         )
     return network
-
-
-def _dropout(share, conditions: Mapping) -> dict[str, float]:
-    """The share of examples without it, of each condition."""
-    shares = dict.fromkeys(conditions, share) if not isinstance(share, Mapping) else share
-    unknown = [name for name in shares if name not in conditions]
-    if unknown:
-        known = ", ".join(conditions) or "none"
-        raise ValueError(f"label_dropout names {', '.join(unknown)}, and the network's conditions are {known}.")
-    if not isinstance(share, Mapping):
-        rate("label_dropout", share)
-    return {name: rate("label_dropout", shares.get(name, 0.0)) for name in conditions}
 
 
 def _check_no_label(no_label, num_classes: int | None):

@@ -1,7 +1,6 @@
 """generate: which weights, which seeds, which shapes."""
 
 import contextlib
-import functools
 import importlib
 import json
 
@@ -198,12 +197,11 @@ def test_a_network_that_predicts_x_or_eps_trains_and_draws_alike(kind):
     model = tiny_model(label_dropout=0.0, network=Translated(expected.network), prediction=kind)
     images, labels = stripes(16)
     batch = {"image": images, "label": labels}
-    inputs, v = expected.noised(batch, expected._step_keys(0, 0), 0.0)
-    losses = [to_numpy(m._loss_per_example(inputs, v, m.call(inputs, training=False))) for m in (expected, model)]
+    losses = [m.losses(batch) for m in (expected, model)]
     np.testing.assert_allclose(losses[1], losses[0], rtol=2e-3)
     assert np.abs(draw(model) - draw(expected)).max() <= 1
-    again = SiD2Model.from_config(expected.get_config() | {"prediction": kind})
-    assert again.prediction == kind
+    expected.prediction = kind
+    assert SiD2Model.from_config(expected.get_config()).prediction == kind
 
 
 def test_a_record_of_a_drawing_names_what_decides_the_images(model):
@@ -213,45 +211,12 @@ def test_a_record_of_a_drawing_names_what_decides_the_images(model):
     assert model.weights_digest() != model.weights_digest(use_ema=False)
 
 
-def closed_over(value):
-    return lambda logsnr: 0.0 * logsnr + value
-
-
-class OwnSampler:
-    """A user's sampler that hides its values."""
-
-    def __init__(self, share):
-        self.share = share
-
-    def __call__(self, *, z_t, x_hat, logsnr_t, logsnr_s, noise):
-        return z_t + self.share * (x_hat - z_t) + 0.0 * noise
-
-
-def linear_grid(schedule, num_steps, t_start, end=8.0):
-    return np.linspace(-8.0, end, num_steps + 1)
-
-
-UNLIKE = {
-    "partial grids": [dict(grid=functools.partial(linear_grid, end=end)) for end in (7.0, 8.0)],
-    "closures as curves": [dict(guidance=Guidance(closed_over(scale))) for scale in (1.5, 3.0)],
-    "samplers that hide their values": [dict(sampler=OwnSampler(share)) for share in (0.1, 0.2)],
-    "scales that agree in six digits": [dict(guidance=Guidance(scale)) for scale in (1.23456781, 1.23456789)],
-    "intervals": [dict(guidance=Guidance(2.0, (-3.0, high))) for high in (5.0, 5.0000001)],
-}
-
-
-@pytest.mark.parametrize("pair", UNLIKE.values(), ids=UNLIKE)
-def test_unlike_settings_have_unlike_records_and_like_ones_the_same(model, pair):
-    first, again, second = (Drawing(model, LABELS, num_steps=8, **pair[i]).describe() for i in (0, 0, 1))
-    assert first == again != second
-
-
 def test_records_tell_models_apart_that_have_the_same_weights(model):
     records = []
     for changes in ({}, dict(schedule=CosineSchedule(-5.0, 5.0)), dict(prediction="x")):
-        config = {**model.get_config(), **{k: v for k, v in changes.items() if k == "prediction"}}
-        other = SiD2Model.from_config(config)
-        other.schedule = changes.get("schedule", other.schedule)
+        other = SiD2Model.from_config(model.get_config())
+        for name, value in changes.items():
+            setattr(other, name, value)
         other.set_weights(model.get_weights())
         records.append(Drawing(other, LABELS, num_steps=8, use_ema=False).describe())
     assert len({json.dumps(record) for record in records}) == 3 and len({record["weights"] for record in records}) == 1
@@ -296,7 +261,7 @@ def test_a_network_without_a_configuration_is_told_by_its_class():
     with pytest.raises(NotImplementedError):
         network.get_config()
     model = SiD2Model(network, schedule=CosineSchedule(), weighting=SigmoidWeighting(0.0))
-    assert Drawing(model, num_images=2, num_steps=2).describe()["network"].endswith("test_generate.UnwrittenNetwork")
+    assert Drawing(model, num_images=2, num_steps=2).describe()["network"] == f"custom {__name__}.UnwrittenNetwork"
 
 
 IMAGES, MASK = np.zeros((7, 4, 4, 1), "uint8"), np.ones((4, 4, 1), bool)

@@ -1,7 +1,8 @@
-"""Files that version 0.1 wrote, whose averages were the optimizer's: they load, and a run goes on from them.
+"""Files that earlier versions wrote: they load, and a run goes on from them.
 
-older/version_0_1.* were written by it on jax after three steps of training_helpers.Steps; version_0_1.npz says what was
-in the model then, what it drew, and what two more steps gave.
+older/version_0_1.*, whose averages were the optimizer's, and version_0_2.*, whose configuration had a schedule and a
+weighting in place of an objective, were written on jax after three steps of training_helpers.Steps; the .npz say what
+was in the model then, what it drew, and what two more steps gave.
 """
 
 import pathlib
@@ -49,6 +50,34 @@ WAYS = {
     "weights": lambda: with_weights("weights.h5"),
     "weights, not compiled": lambda: with_weights("weights.h5", compiled=False),
 }
+
+
+@pytest.fixture(scope="module")
+def expected_of_02():
+    return dict(np.load(DATA / "version_0_2.npz", allow_pickle=False))
+
+
+def check_model(model, expected):
+    assert steps_done(model) == 3
+    np.testing.assert_array_equal(flat(model.trainable_variables), expected["weights"])
+    np.testing.assert_array_equal(flat(model.averages()), expected["averages"])
+    images = model.generate([0, 1, 2], num_steps=4, dtype="float32")
+    np.testing.assert_allclose(images, expected["images"], atol=1e-5)
+
+
+def test_a_file_of_version_02_loads_and_goes_on(expected_of_02):
+    """Weights to the bit; two more steps to rounding, which is that of another compiled program and processor."""
+    model = load_model(DATA / "version_0_2.keras")
+    check_model(model, expected_of_02)
+    fit_steps(model, count=32)
+    tolerance = 1e-6 if BACKEND == "jax" else 1e-2
+    np.testing.assert_allclose(flat(model.trainable_variables), expected_of_02["weights_after"], atol=tolerance)
+    np.testing.assert_allclose(flat(model.averages()), expected_of_02["averages_after"], atol=tolerance)
+
+
+@only_on_jax
+def test_a_sharded_checkpoint_of_version_02_loads(expected_of_02):
+    check_model(load_model(DATA / "step_0000000003"), expected_of_02)
 
 
 @only_on_jax

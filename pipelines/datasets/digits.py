@@ -1,0 +1,49 @@
+"""tfds builder for the handwritten digits that come with scikit-learn."""
+
+import functools
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from pipelines import images
+from pipelines.datasets.local_builder import Item, LocalBuilder, Made, digest_of
+from pipelines.extras import require
+
+# The file is ordered by writer, so every tenth image draws on all writers and all classes alike, where the
+# last tenth would be the handwriting of one or two people. The test split thus asks for new images by known
+# writers, not for new writers.
+TEST_EVERY = 10
+
+
+class Digits(LocalBuilder):
+    """Handwritten digits: 8x8x1 uint8 images in 0..255 and their class, 0..9.
+
+    Source: `sklearn.datasets.load_digits`, 1797 images, a copy of the test set of the UCI "Optical
+    recognition of handwritten digits" by E. Alpaydin and C. Kaynak. The stored values 0..16 are scaled to
+    0..255 and rounded. Splits: `test` is every tenth image (180), `train` the others (1617).
+    """
+
+    HOMEPAGE = "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits"
+
+    def values(self) -> dict[str, tfds.features.FeatureConnector]:
+        return {
+            "image": tfds.features.Image(shape=(8, 8, 1), encoding_format="png"),
+            "label": tfds.features.ClassLabel(num_classes=10),
+        }
+
+    def listing(self) -> dict[str, list[Item]]:
+        splits = {"train": [], "test": []}
+        for index, label in enumerate(_digits().target.tolist()):
+            splits["train" if index % TEST_EVERY else "test"].append(Item(f"{index:04d}", label, (index,)))
+        return splits
+
+    def example(self, item: Item) -> Made:
+        (index,) = item.source
+        pixels = np.rint(_digits().images[index] * (255 / 16)).astype(np.uint8)
+        image = images.from_pixels(pixels[..., None])
+        return Made({"image": image, "label": item.label}, digest_of(image))
+
+
+@functools.cache
+def _digits():
+    return require("sklearn.datasets", extra="demo").load_digits()
