@@ -88,10 +88,11 @@ class Shapes:
 
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self.rows)
 
-    def batch(self, model, size: int) -> tuple:
-        """(uint8 images [size, H, W, C], int32 labels [size]), the latter only for a model with classes."""
-        images = self.array((size, *model.image_shape), "uint8")
-        return (images,) if model.num_classes is None else (images, self.array((size,), "int32"))
+    def batch(self, model, size: int) -> dict:
+        """Of uint8 samples with the model's conditions, as data sets give it."""
+        given = {name: self.array((size, *c.shape), c.dtype) for name, c in model.conditions.items()}
+        kind = "image" if len(model.sample_shape) == 3 else "video"
+        return {kind: self.array((size, *model.sample_shape), "uint8"), **given}
 
 
 @contextlib.contextmanager

@@ -14,10 +14,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 from helpers import tiny_network
+from plain_network import PlainTransformer
 from training_helpers import Losses, stripes, tiny_model
 
 from keras_sid2 import AdamRecipe
 from keras_sid2.parallel.mesh import Mesh, bytes_on_devices, check_model, distributed
+from keras_sid2.parallel.rules import Rule
 
 CASES = ("data:1", "data:8", "fsdp:8", "data:2,fsdp:2,model:2")
 IN_PARTS = ("data:1", "data:4,fsdp:2")
@@ -141,7 +143,35 @@ def refusals() -> dict[str, str]:
     return found
 
 
+class EagerTransformer(PlainTransformer):
+    """With rules, and weights that are made where no mesh can know of them."""
+
+    sharding_rules = (
+        Rule("hidden0/kernel", ("fsdp", None)),
+        Rule(r"attention0/\w+/kernel", (None, None, "fsdp")),
+        Rule("(?:patches|pixels|level|out0)/kernel", (None, "fsdp")),
+    )
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden0.build((None, 16, 128))
+
+
+def foreign() -> dict:
+    """A network of another maker, without rules, and one whose rules come too late."""
+    with distributed(Mesh(fsdp=8)):
+        trained = tiny_model(network=PlainTransformer(dim=128, depth=1))
+        found = {"table": check_model(trained).bytes_per_device, "lies": [*bytes_on_devices(trained).values()]}
+        logs = trained.fit(np.zeros((8, 8, 8, 3), "uint8"), batch_size=8, verbose=0).history
+        return {
+            **found,
+            "loss": logs["loss"][0],
+            "eager": refusal(lambda: tiny_model(network=EagerTransformer(dim=128, depth=1))),
+        }
+
+
 def main(out: pathlib.Path):
+    (out / "foreign.json").write_text(json.dumps(foreign()))
     for case in CASES:
         with distributed(Mesh.parse(case)):
             np.savez(out / f"{name(case)}.npz", **run(case, out))

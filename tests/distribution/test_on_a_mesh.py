@@ -120,3 +120,12 @@ def test_refusals_on_devices(out):
     assert refused["heads"].endswith("got model:8 and 4 heads at level 1.")
     assert refused["renamed"].startswith("No sharding rule matches the variable residual_uvit/level0_down_block0/conv")
     assert refused["distribution after"] == "None"
+
+
+def test_a_network_of_another_maker_is_split_along_its_largest_dimensions(out):
+    found = json.loads((out / "foreign.json").read_text())
+    weights = 12 * 128 * 128 + 2 * 12 * 128  # those of 16,384 and more are split in 8
+    assert found["table"] < 16 * (weights / 8 + 5000)
+    assert all(lying == pytest.approx(found["table"], rel=1e-3) for lying in found["lies"])
+    assert np.isfinite(found["loss"])
+    assert "hidden0/kernel does not lie on the mesh as the sharding rules of its network say" in found["eager"]
