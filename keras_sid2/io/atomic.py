@@ -1,10 +1,12 @@
 """Files that are written whole or not at all, folders that one process uses at a time, and logs of JSON lines."""
 
 import contextlib
+import hashlib
 import json
 import math
 import os
 import pathlib
+import shutil
 import socket
 import tempfile
 import time
@@ -24,6 +26,18 @@ def written_whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         os.replace(name, path)
     finally:
         pathlib.Path(name).unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, values):
+    """Plain values as an atomic file."""
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """In hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def umask() -> int:
@@ -96,3 +110,26 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return math.inf
+
+
+@contextlib.contextmanager
+def written_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A temporary folder beside `path`, which becomes it when the block ends well; what was there is gone then."""
+    path = pathlib.Path(os.path.abspath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+    before = temporary.with_name(f"{temporary.name}-old")
+    try:
+        yield temporary
+        os.chmod(temporary, 0o777 & ~umask())
+        if path.exists():
+            os.rename(path, before)
+        try:
+            os.rename(temporary, path)
+        except OSError:
+            if before.exists():
+                os.rename(before, path)
+            raise
+    finally:
+        for folder in (temporary, before):
+            shutil.rmtree(folder, ignore_errors=True)
