@@ -1,6 +1,7 @@
 """Arrows between the parts of the library point down only, and importing it is light."""
 
 import ast
+import graphlib
 import os
 import pathlib
 import subprocess
@@ -27,7 +28,7 @@ MAY_IMPORT = {
     "training": {"checkpoints", "diffusion", "generation", "layers", "models", "sampling"},
     "callbacks": {"checkpoints", "generation", "training"},
     "presets": {"diffusion", "models", "sampling", "training"},
-    "evaluation": {"diffusion", "sampling"},
+    "evaluation": {"generation"},
     "": {"diffusion", "distribution", "evaluation", "layers", "models", "presets", "sampling", "training"},
     "bin": None,  # anything
 }
@@ -100,6 +101,33 @@ def test_a_backend_is_imported_when_it_is_needed_only():
 def test_data_and_library_do_not_know_each_other():
     assert not importers("pipelines", {"keras_sid2"})
     assert not {p for p in importers("keras_sid2", {"pipelines"}) if not p.startswith("keras_sid2/bin/")}
+
+
+def import_graph():
+    """{module: the modules that it imports, in functions and for type checkers too}, of both packages."""
+    found = {}
+    for path in [*sources("keras_sid2"), *sources("pipelines")]:
+        found[".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")] = set(imports(path))
+    return {
+        module: {name if name in found else name.rpartition(".")[0] for name in names} & set(found)
+        for module, names in found.items()
+    }
+
+
+def test_there_are_no_circles():
+    graphlib.TopologicalSorter(import_graph()).prepare()
+
+
+def test_the_check_sees_a_circle_through_a_function(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    for name, text in (
+        ("keras_sid2/a.py", "from pipelines.b import f"),
+        ("pipelines/b.py", "def f():\n import keras_sid2.a"),
+    ):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    with pytest.raises(graphlib.CycleError, match="circle|cycle"):
+        test_there_are_no_circles()
 
 
 def test_the_check_sees_a_wrong_arrow(tmp_path, monkeypatch):

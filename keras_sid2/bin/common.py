@@ -161,10 +161,7 @@ class SamplingProgress(ProgressLine):
 
 
 def check_folder(flag: str, folder: str):
-    """Raises, in one sentence, if a folder that a flag names cannot be there or be made; makes nothing yet.
-
-    NotADirectoryError where a file is in its way; ValueError for no name, or no permission.
-    """
+    """NotADirectoryError, or ValueError, if a folder that a flag names cannot be made; makes nothing yet."""
     if not folder:
         raise ValueError(f"--{flag} must name a folder, got nothing.")
     path = pathlib.Path(folder)

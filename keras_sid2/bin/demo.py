@@ -7,12 +7,24 @@ real ones, and prints quality against these: runs/digits/digits.png, .npz, quali
 where all is done it prints the same again.
 """
 
-import json
 import pathlib
 
+import numpy as np
 from absl import flags
+from rich.console import Console
 
-from keras_sid2.bin.common import run_program
+import pipelines
+from keras_sid2 import Drawing
+from keras_sid2.backend import steps_done
+from keras_sid2.bin.common import SamplingProgress, check_folder, make_folder, run_program
+from keras_sid2.bin.sample_files import is_finished
+from keras_sid2.bin.train_settings import TrainSettings
+from keras_sid2.bin.training_run import TrainingRun
+from keras_sid2.evaluation import ImagesDigest, quality
+from keras_sid2.generation.provenance import write_provenance
+from keras_sid2.io.atomic import write_json
+from keras_sid2.io.image_files import image_grid, write_npz, write_png
+from keras_sid2.io.image_reading import iterate_npz
 
 flags.DEFINE_string("workdir", "runs/digits", "folder of the run")
 flags.DEFINE_integer("steps", 2500, "training steps")
@@ -24,10 +36,6 @@ FLAGS = flags.FLAGS
 
 def _train(workdir: pathlib.Path):
     """The trained model, and the folder of its data."""
-    import pipelines
-    from keras_sid2.bin.train_settings import TrainSettings
-    from keras_sid2.bin.training_run import TrainingRun
-
     data = pipelines.prepare("digits", data_dir=str(workdir / "data"))
     settings = TrainSettings(
         preset="sid2_digits",
@@ -44,10 +52,6 @@ def _train(workdir: pathlib.Path):
 
 def _real_digits(data: str):
     """(images uint8 [N, 8, 8, 1], labels int32 [N]) of both splits, read back from the TFRecord shards."""
-    import numpy as np
-
-    import pipelines
-
     batches = [
         batch
         for split in ("train", "test")
@@ -58,16 +62,6 @@ def _real_digits(data: str):
 
 def _drawn(path: pathlib.Path, model, labels, console):
     """uint8 [N, 8, 8, 1], a digit for each label: what is in the .npz if it is that, else drawn and written there."""
-    import numpy as np
-
-    from keras_sid2 import Drawing
-    from keras_sid2.bin.common import SamplingProgress
-    from keras_sid2.bin.passports import write_passport
-    from keras_sid2.bin.sample_files import is_finished
-    from keras_sid2.evaluation import ImagesDigest
-    from keras_sid2.io.image_files import write_npz
-    from keras_sid2.io.image_reading import iterate_npz
-
     options = {"num_steps": FLAGS.num_steps, "seed": FLAGS.seed, "batch_size": min(len(labels), 600)}
     settings = Drawing(model, labels, **options).describe()
     if is_finished(path, settings):
@@ -77,20 +71,13 @@ def _drawn(path: pathlib.Path, model, labels, console):
         drawn = model.generate(labels, progress=line.part(0, len(labels)), **options)
     digest = ImagesDigest()
     digest.add(drawn)
-    write_passport(path, digest, settings)  # first, so that no end in between leaves digits without it
+    # First, so that no end in between leaves digits without it.
+    write_provenance(path, digest.hexdigest(), settings)
     write_npz(path, drawn, labels)
     return drawn
 
 
 def _main(_):
-    from rich.console import Console
-
-    from keras_sid2.backend import steps_done
-    from keras_sid2.bin.common import check_folder, make_folder
-    from keras_sid2.evaluation import quality
-    from keras_sid2.io.atomic import written_whole
-    from keras_sid2.io.image_files import image_grid, write_png
-
     check_folder("workdir", FLAGS.workdir)
     if FLAGS.num_steps < 1:  # before the minutes of training
         raise ValueError(f"--num_steps must be at least 1, got {FLAGS.num_steps}.")
@@ -105,8 +92,7 @@ def _main(_):
     write_png(workdir / "digits.png", image_grid(drawn[shown], [str(label) for label in labels[shown]], columns=10))
     how = {"images": len(drawn), "steps": FLAGS.steps, "sampler_steps": FLAGS.num_steps}
     result = {**quality(drawn, real, labels), **how}
-    with written_whole(workdir / "quality.json") as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(workdir / "quality.json", result)
     _report(result, workdir)
     return 0
 

@@ -17,11 +17,15 @@ import pathlib
 import sys
 
 from absl import flags
+from rich.console import Console
+from rich.table import Table
 
+from keras_sid2 import Drawing
 from keras_sid2.bin import measuring, sampling_flags, signals, sweep
 from keras_sid2.bin.common import SamplingProgress, check_writable, run_program
 from keras_sid2.bin.measurement_lines import read_measurements, sweep_lines
-from keras_sid2.bin.passports import passport_path, read_passport
+from keras_sid2.evaluation import Measurement, cannot_be_told, check_comparable, evaluate
+from keras_sid2.generation.provenance import provenance_path, read_provenance
 
 _MOST = 50_000
 _SWEEPS = ("sweep_scales", "sweep_intervals", "sweep_steps", "sweep_ema", "sweep_variance")
@@ -71,8 +75,6 @@ def _check(values):
 
 def _check_out(out: str):
     """ValueError if nothing can be written there, or out.json is no measurement, as it would be written over."""
-    from keras_sid2.evaluation import Measurement
-
     check_writable(out)
     if pathlib.Path(f"{out}.json").exists():
         Measurement.read(f"{out}.json")
@@ -118,17 +120,15 @@ def _open_reference(values, shape: tuple, console, image_size=None):
 
 
 def _of_files(values, console) -> int:
-    from keras_sid2.evaluation import evaluate
-
-    images, passport = _open_images(values.samples), read_passport(values.samples)
+    images, provenance = _open_images(values.samples), read_provenance(values.samples)
     cut_to = tuple(images.shape[:2]) if values.crop else None
     features, reference = _open_reference(values, images.shape, console, cut_to)
     drawn = {"samples": images.name}
     found = evaluate(images.batches(), features=features, reference=reference, drawn=drawn, progress=_look)
-    if passport is not None and passport["images_digest"] == found.drawn["images_digest"]:
-        found = dataclasses.replace(found, drawn=passport)
-    elif passport is not None:
-        told = f"{passport_path(values.samples)} tells how other images were drawn: it is left aside."
+    if provenance is not None and provenance["images_digest"] == found.drawn["images_digest"]:
+        found = dataclasses.replace(found, drawn=provenance)
+    elif provenance is not None:
+        told = f"{provenance_path(values.samples)} tells how other images were drawn: it is left aside."
         console.print(told, highlight=False, soft_wrap=True)
     return _report(console, found, values.out)
 
@@ -164,14 +164,10 @@ class Measuring:
         self._console = console
 
     def drawing(self, options: dict, progress=None):
-        from keras_sid2 import Drawing
-
         return Drawing(self.model, progress=progress, **self.request, **options)
 
     def __call__(self, options: dict):
         """The Measurement."""
-        from keras_sid2.evaluation import evaluate
-
         count = self.request["num_images"]
         with SamplingProgress(self._console, count) as line:
             drawing = self.drawing(options, line.part(0, count))
@@ -195,10 +191,6 @@ def _report(console, measurement, out: str) -> int:
 
 def _compare(values, console) -> int:
     """Measurements side by side, if they were measured alike."""
-    from rich.table import Table
-
-    from keras_sid2.evaluation import check_comparable
-
     named = {name: measurement for text in values.compare for name, measurement in read_measurements(text).items()}
     if len(named) < 2:
         raise ValueError(f"--compare needs at least two measurements, got {', '.join(named) or 'none'}.")
@@ -212,13 +204,13 @@ def _compare(values, console) -> int:
         if len(set(told)) > 1:
             table.add_row(name, *told, style="dim")
     console.print(table)
+    for sentence in cannot_be_told(found, list(named)):
+        console.print(f"Note: {sentence}", highlight=False, soft_wrap=True)
     return 0
 
 
 def main(values: flags.FlagValues) -> int:
     """What the flags ask for; raises, in one sentence, what is wrong with them."""
-    from rich.console import Console
-
     if values.compare is not None:
         return _compare(values, Console())
     _check(values)

@@ -14,6 +14,18 @@ import sys
 from absl import flags
 
 from keras_sid2.bin.common import check_writable, run_program
+from keras_sid2.checkpoints import (
+    MODEL,
+    PORTABLE,
+    checkpoint_format,
+    checkpoint_path,
+    checkpoint_step,
+    checkpoints,
+    fault,
+    load_model,
+    newest_sound,
+)
+from keras_sid2.io.atomic import written_whole
 
 
 def define(values: flags.FlagValues = flags.FLAGS):
@@ -26,11 +38,7 @@ def define(values: flags.FlagValues = flags.FLAGS):
 
 
 def export(values: flags.FlagValues) -> str:
-    """Writes the file; a sentence that says what it holds.
-
-    Raises ValueError or FileNotFoundError, in one sentence, for wrong flags, a file that is there already, and where
-    there is no such checkpoint or it is not sound.
-    """
+    """Writes the file; a sentence that says what it holds. ValueError or FileNotFoundError if that cannot be."""
     if not values.workdir or not values.out:
         raise ValueError("Give --workdir, and --out for the file.")
     out = pathlib.Path(values.out)
@@ -47,8 +55,6 @@ def export(values: flags.FlagValues) -> str:
 
 
 def _checkpoint(folder: pathlib.Path, step: int | None) -> pathlib.Path:
-    from keras_sid2.checkpoints import checkpoint_path, checkpoint_step, checkpoints, fault, newest_sound
-
     there = [checkpoint_step(path) for path in checkpoints(folder)]
     if not there:
         raise FileNotFoundError(f"{folder} holds no checkpoints: train there with sid2-train.")
@@ -66,9 +72,6 @@ def _checkpoint(folder: pathlib.Path, step: int | None) -> pathlib.Path:
 
 
 def _write(path: pathlib.Path, out: pathlib.Path):
-    from keras_sid2.checkpoints import MODEL, PORTABLE, checkpoint_format, load_model
-    from keras_sid2.io.atomic import written_whole
-
     with written_whole(out) as temporary:
         if checkpoint_format(path) == PORTABLE:
             shutil.copyfile(path / MODEL, temporary)

@@ -1,8 +1,8 @@
-"""What a run did and where its time went: a line of JSON each window, on the disk before its checkpoint is.
+"""What a run did and where its time went: a line of JSON each log interval, on the disk before its checkpoint is.
 
     step, seconds             since the line before, or the start
-    loss and all metrics      of the window
-    images_per_second         of the window's training steps alone
+    loss and all metrics      of the interval
+    images_per_second         of its training steps alone
     multiply_adds_per_second  3 times those of a forward pass an image: the backward pass costs two more
     share_of_peak             of what the devices can do at most, 2 operations a multiply-add; null where not known
     training, waiting (for data), saving, evaluating, sampling, measuring, compiling    shares of seconds, together 1
@@ -14,9 +14,11 @@ import contextlib
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import keras
+
+from keras_sid2.backend import steps_done
 
 # Dense bfloat16 operations a second, from the makers' data sheets; a device's kind contains the name.
 PEAKS = {
@@ -42,49 +44,57 @@ def peak_of(device_kind: str, devices: int) -> float | None:
 
 
 class Goodput(keras.callbacks.Callback):
-    """The clock of a run, and the callback that sees its first step.
+    """Writes the line of each log interval, an epoch of fit, and stands before the callbacks that it times:
+
+        [goodput, save, goodput.mark("saving"), sample, goodput.mark("sampling")]
+
+    An interval that a guard ended has no line.
 
     Args:
         path: of the file that lines are added to.
+        batch_size: images a step.
         multiply_adds: of a forward pass of one image.
         peak: operations a second of all devices, or None.
+        log: called with (step, metrics, line).
+
+    `waited`, which gives the seconds spent waiting for data since it was last called, is set for each fit.
     """
 
-    def __init__(self, path, *, multiply_adds: int, peak: float | None):
+    def __init__(self, path, *, batch_size: int, multiply_adds: int, peak: float | None, log: Callable):
         super().__init__()
-        self.path, self.multiply_adds, self.peak = pathlib.Path(path), multiply_adds, peak
-        self._last = time.perf_counter()
+        self.path, self.batch_size, self.multiply_adds, self.peak = pathlib.Path(path), batch_size, multiply_adds, peak
+        self.log, self.waited = log, lambda: 0.0
+        self._last = self._mark = time.perf_counter()
         self._spent = dict.fromkeys(KINDS, 0.0)
-        self._first_step = None
+        self._compiled = False
+        self._images, self._start = 0, 0.0
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self._first_step is None:
-            self._first_step = time.perf_counter()
+        self._images, self._start = 0, time.perf_counter()
+        self.waited()
 
     def on_train_batch_end(self, batch, logs=None):
-        if self._first_step:
-            self._spent["compiling"] += time.perf_counter() - self._first_step
-            self._first_step = 0.0  # no more
+        self._images = (batch + 1) * self.batch_size
+        if not self._compiled:
+            self._compiled = True
+            self._spent["compiling"] += time.perf_counter() - self._start
 
-    @contextlib.contextmanager
-    def doing(self, kind: str) -> Iterator[None]:
-        """What runs inside counts as one of KINDS."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._spent[kind] += time.perf_counter() - start
+    def on_epoch_end(self, epoch, logs=None):
+        if self.model.non_finite is None:  # else what is told of it is no training
+            metrics = {name: float(value) for name, value in (logs or {}).items()}  # waits for the last step
+            self.log(steps_done(self.model), metrics, self._write(metrics))
+        self._mark = time.perf_counter()
 
-    def line(self, step: int, metrics: dict[str, float], *, images_per_second: float, waited: float):
-        """Writes the line of a window; `waited` is seconds."""
+    def _write(self, metrics: dict[str, float]) -> dict:
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
-        self._spent["waiting"] += waited
+        self._spent["waiting"] += self.waited()
         shares = {kind: min(1.0, spent / seconds) for kind, spent in self._spent.items()}
         self._spent = dict.fromkeys(KINDS, 0.0)
+        images_per_second = self._images / (now - self._start)
         speed = 3 * self.multiply_adds * images_per_second
         line = {
-            "step": step,
+            "step": steps_done(self.model),
             "seconds": seconds,
             "images_per_second": images_per_second,
             "multiply_adds_per_second": speed,
@@ -97,42 +107,25 @@ class Goodput(keras.callbacks.Callback):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a") as file:
                 file.write(json.dumps({**line, **metrics}) + "\n")
+        return line
+
+    def mark(self, kind: str) -> keras.callbacks.Callback:
+        """A callback; what the one before it does at the ends of log intervals and of fit counts as one of KINDS."""
+        return _Mark(self, kind)
+
+    def passed(self, kind: str):
+        """The time since the mark before was one of KINDS."""
+        before, self._mark = self._mark, time.perf_counter()
+        self._spent[kind] += self._mark - before
 
 
-class Timed(keras.callbacks.Callback):
-    """A callback whose work at the ends of windows and of training counts as one of KINDS.
-
-    Where its files cannot be written at a window's end, `note` is called with a sentence and training goes on.
-    """
-
-    def __init__(self, callback: keras.callbacks.Callback, kind: str, goodput: Goodput, note: Callable[[str], None]):
+class _Mark(keras.callbacks.Callback):
+    def __init__(self, goodput: Goodput, kind: str):
         super().__init__()
-        self._callback, self._kind, self._goodput, self._note = callback, kind, goodput, note
-
-    def set_model(self, model):
-        self._callback.set_model(model)
-
-    def set_params(self, params):
-        self._callback.set_params(params)
-
-    def on_train_begin(self, logs=None):
-        self._callback.on_train_begin(logs)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._callback.on_epoch_begin(epoch, logs)
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._callback.on_train_batch_end(batch, logs)
+        self._goodput, self._kind = goodput, kind
 
     def on_epoch_end(self, epoch, logs=None):
-        with self._goodput.doing(self._kind):
-            try:
-                self._callback.on_epoch_end(epoch, logs)
-            except (ConnectionError, TimeoutError):
-                raise  # not of a file: another process is gone
-            except OSError as error:
-                self._note(f"{self._kind.capitalize()} failed ({error}); training goes on.")
+        self._goodput.passed(self._kind)
 
     def on_train_end(self, logs=None):
-        with self._goodput.doing(self._kind):
-            self._callback.on_train_end(logs)
+        self._goodput.passed(self._kind)

@@ -6,6 +6,9 @@ import json
 import pathlib
 from collections.abc import Iterator
 
+from keras_sid2.evaluation import Measurement
+from keras_sid2.generation.provenance import custom_in
+
 _PARTS = ("figures", "measured", "drawn")
 _BEGINNING = b'{"figures": {'  # of each line that a sweep writes
 _OF_TRAINING = ("step", "seconds")
@@ -13,8 +16,6 @@ _OF_TRAINING = ("step", "seconds")
 
 def measurement_in(line: str | bytes, beside: tuple[str, ...] = ()):
     """The Measurement in a line, which may hold the values `beside` too; None if it is none."""
-    from keras_sid2.evaluation import Measurement
-
     try:
         values = json.loads(line)
     except ValueError:
@@ -26,12 +27,7 @@ def measurement_in(line: str | bytes, beside: tuple[str, ...] = ()):
 
 
 def read_measurements(text: str) -> dict:
-    """{name: Measurement} of a .json file, of all lines of a .jsonl file, or of line 3 of it as "a.jsonl:3".
-
-    Raises FileNotFoundError, or ValueError, in one sentence.
-    """
-    from keras_sid2.evaluation import Measurement
-
+    """{name: Measurement} of a .json file, of all lines of a .jsonl file, or of line 3 of it as "a.jsonl:3"."""
     path, _, number = text.rpartition(":")
     if not path.endswith(".jsonl"):
         path, number = text, ""
@@ -53,10 +49,7 @@ def read_measurements(text: str) -> dict:
 
 @contextlib.contextmanager
 def sweep_lines(path: pathlib.Path) -> Iterator["SweepLines"]:
-    """The SweepLines in a file, made if there is none, held against other sweeps for as long as the block runs.
-
-    Raises ValueError if another one holds it, and if there is anything in it that a sweep did not write.
-    """
+    """The SweepLines in a file, made if there is none; ValueError if another sweep holds it, or it is no sweep's."""
     import fcntl  # there is none on Windows, where all else here works
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +87,9 @@ class SweepLines:
             file.truncate(len(content) - len(last))
 
     def find(self, drawn: dict, measured: dict):
-        """The measurement of the same images, measured alike, or None."""
+        """The measurement of the same images, measured alike, or None; None where that cannot be told."""
+        if custom_in(drawn):
+            return None
         drawn, measured = json.loads(json.dumps([drawn, measured]))
         for measurement in self.found:
             known = {key: value for key, value in measurement.drawn.items() if key != "images_digest"}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 import pipelines
+from keras_sid2.evaluation import Features, ImageClassifier, inception_features, reference_of
 from keras_sid2.io.image_reading import iterate_npz, iterate_pngs, png_paths
 
 FEATURES = ("inception", "classifier")
@@ -38,10 +39,8 @@ class Images:
 def open_images(path: str, *, split: str = "train", data_dir: str | None = None, **options) -> Images:
     """The images in an .npz, a folder of PNG files, or a prepared data set, of which `split` may name several as "a,b".
 
-    `options` are image_size, crop and max_bad_records of `pipelines.make_dataset`. They, `split` and `data_dir` are of
-    a data set; for files (`are_files`) they do nothing.
-
-    Raises ValueError or FileNotFoundError, in one sentence, for what is none of these.
+    `options`: image_size, crop and max_bad_records of `pipelines.make_dataset`; for a data set, as all but the path.
+    Raises ValueError or FileNotFoundError for what is none of these.
     """
     if not are_files(path):
         return _data_set(path, split.split(","), data_dir, options)
@@ -59,10 +58,7 @@ def are_files(path: str) -> bool:
 def check_alike(shape: tuple, real: Images, features: str) -> str | None:
     """What is to be said of images of one `shape` (H, W, C) beside real ones of another; None if they are alike.
 
-    Inception resizes both to one size, so its figure means something, if nothing that others would publish, and the
-    digest of the real images tells it from those. Other features may be anything, and most are of the size.
-
-    Raises ValueError, in one sentence, with `features` other than "inception".
+    ValueError for them with `features` other than "inception", which resizes both.
     """
     if not any(here and there and here != there for here, there in zip(shape, real.shape, strict=True)):
         return None
@@ -107,15 +103,7 @@ def check_features(kind: str):
 
 
 def make_features(kind: str, real: Images, inception_weights: str | None = None):
-    """The Features that a flag names.
-
-    "inception" is the network of the FID; "classifier" a small one fitted on the real images, which need labels;
-    "package.module:function" a function of your own that returns a `keras_sid2.evaluation.Features`.
-
-    Raises ValueError, in one sentence, where that cannot be had.
-    """
-    from keras_sid2.evaluation import Features, inception_features
-
+    """The Features of a flag: "inception", "classifier" or "package.module:function"; ValueError if it fails."""
     check_features(kind)
     if kind == "inception":
         return inception_features(inception_weights)
@@ -133,8 +121,6 @@ def make_features(kind: str, real: Images, inception_weights: str | None = None)
 
 
 def _classifier(real: Images):
-    from keras_sid2.evaluation import ImageClassifier
-
     if real.labels is None:
         raise ValueError(f"A classifier is fitted on real images with labels, and {real.name} has none.")
     labels = real.labels()
@@ -145,7 +131,5 @@ def _classifier(real: Images):
 
 def make_reference(real: Images, features, cache: str | None):
     """The Reference of real images, from `cache` if it was made before."""
-    from keras_sid2.evaluation import reference_of
-
     folder = None if cache is None else pathlib.Path(cache).expanduser()
     return reference_of(real.batches, features, name=real.name, fingerprint=real.fingerprint, cache=folder)

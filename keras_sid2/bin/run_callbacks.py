@@ -1,53 +1,101 @@
-"""The callbacks of a training run: what happens at the ends of its windows."""
+"""What happens at the ends of a training run's log intervals: its callbacks, and the log that they write to."""
 
 import functools
 import signal
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import keras
+from tensorboardX import SummaryWriter
 
 import pipelines
+from keras_sid2 import backend
 from keras_sid2.backend import steps_done
 from keras_sid2.bin import measuring
-from keras_sid2.bin.goodput import Timed
-from keras_sid2.bin.run_log import RunLog
+from keras_sid2.bin.common import ProgressLine
+from keras_sid2.bin.goodput import KINDS, Goodput, peak_of
+from keras_sid2.bin.run_context import RunContext
 from keras_sid2.callbacks.measuring import MeasureSamples
-from keras_sid2.callbacks.saving import LogWindows, SampleGrids, SaveCheckpoints
+from keras_sid2.callbacks.saving import SampleGrids, SaveCheckpoints, training_goes_on
+from keras_sid2.evaluation import evaluate
+from keras_sid2.io.atomic import drop_lines_after
 from keras_sid2.parallel import processes
 from keras_sid2.training.guards import StopOnExplosion
 
-if TYPE_CHECKING:
-    from keras_sid2.bin.training_run import TrainingRun
+
+class RunLog:
+    """The progress line, TensorBoard, and the clock between them."""
+
+    def __init__(self, run: RunContext, step: int):
+        self._writer = SummaryWriter(logdir=str(run.output / "tensorboard"), purge_step=step + 1 if step else None)
+        self._line = ProgressLine(run.console, "train", run.settings.steps)
+        self._line.advance_to(step)
+        self._console = run.console
+        self._bad_records = run.bad_records
+        path, tflops = run.output / "goodput.jsonl", run.settings.peak_tflops
+        peak = peak_of(backend.device_kind(), run.mesh.size) if tflops is None else tflops * 1e12
+        drop_lines_after(path, step)
+        known = {"batch_size": run.settings.batch_size, "multiply_adds": run.preset.cost.multiply_adds, "peak": peak}
+        self.goodput = Goodput(path, **known, log=self._interval)
+
+    def _interval(self, step: int, metrics: dict[str, float], spent: dict):
+        skipped = self._bad_records.count
+        told = {name: spent[name] for name in ("images_per_second", "waiting")} | {"bad_records": skipped}
+        self.scalars(step, {f"train/{name}": value for name, value in {**metrics, **told}.items()})
+        self.scalars(step, {f"time/{kind}": spent[kind] for kind in ("training", *KINDS)})
+        told = [f"loss {metrics['loss']:.4f}", f"{spent['images_per_second']:.0f} images/s"]
+        if spent["share_of_peak"] is not None:
+            told.append(f"{100 * spent['share_of_peak']:.2g} % of peak")
+        told.append(f"waiting for data {100 * spent['waiting']:.1f} %")
+        told += [f"{kind} {100 * spent[kind]:.0f} %" for kind in KINDS[1:] if spent[kind] >= 0.005]
+        told += [f"{skipped} bad records skipped"] if skipped else []
+        self._line.say(step, "  ".join(told))
+
+    def scalars(self, step: int, values: dict[str, float]):
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def measured(self, step: int, figures: dict[str, float]):
+        self.scalars(step, {f"samples/{name}": value for name, value in figures.items()})
+        told = "{frechet:.4g} ({frechet_low:.4g} to {frechet_high:.4g})".format(**figures)
+        self.note(f"step {step}: Frechet distance of samples {told}")
+
+    def image(self, name: str, picture, step: int):
+        self._writer.add_image(name, picture, step, dataformats="HWC")
+
+    def note(self, text: str):
+        self._console.print(text, highlight=False)
+
+    def __enter__(self):
+        self._line.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self._line.__exit__(*error)
+        self._writer.close()
 
 
 class RunCallbacks:
     """Makes them for each fit of a run; what measures samples, and what knows usual losses, live as long as the run."""
 
-    def __init__(self, run: "TrainingRun"):
+    def __init__(self, run: RunContext):
         self._run, self._settings = run, run.settings
-        self._measure = self._measuring_samples()
+        self._measure = self._measuring_samples() if run.settings.measure_every else None
         factor = self._settings.explosion_factor
         self._guards = [StopOnExplosion(factor)] if factor else []
 
     def make(self, log: RunLog, waited: Callable[[], float]) -> list[keras.callbacks.Callback]:
         """In the order in which they run; `waited` gives the seconds that were waited for data since it was asked."""
-        windows = LogWindows(log.window, batch_size=self._settings.batch_size, waited=waited)
+        log.goodput.waited = waited
         others = {  # saving first: what comes behind it may take long, or fail
             "saving": self._save(),
             "evaluating": Evaluate(self._run, log) if self._settings.eval_split else None,
-            "sampling": self._sample_grids(log),
+            "sampling": self._sample_grids(log) if self._settings.sample_every else None,
             "measuring": self._measure,
         }
         if self._measure is not None:
             self._measure.log = log.measured
-        timed = [
-            Timed(callback, kind, log.goodput, self._run.note)
-            for kind, callback in others.items()
-            if callback is not None
-        ]
-        return [*self._guards, _StopAsked(self._run), log.goodput, windows, *timed]
+        timed = [[callback, log.goodput.mark(kind)] for kind, callback in others.items() if callback is not None]
+        return [*self._guards, _StopAsked(self._run), log.goodput, *sum(timed, [])]
 
     def _save(self) -> SaveCheckpoints:
         settings, run = self._settings, self._run
@@ -61,9 +109,7 @@ class RunCallbacks:
             sharded=settings.checkpoints == "sharded",
         )
 
-    def _sample_grids(self, log: RunLog) -> SampleGrids | None:
-        if not self._settings.sample_every:
-            return None
+    def _sample_grids(self, log: RunLog) -> SampleGrids:
         classes = self._run.preset.network["num_classes"]
         return SampleGrids(
             self._run.output / "samples",
@@ -72,19 +118,14 @@ class RunCallbacks:
             num_images=None if classes else 16,
             generate_options=self._sampling(),
             log_image=log.image,
+            note=self._run.note,
         )
 
-    def _measuring_samples(self) -> MeasureSamples | None:
-        """What measures samples while training goes on, with its real images read; None if it is not asked for."""
+    def _measuring_samples(self) -> MeasureSamples:
         settings, run = self._settings, self._run
-        if not settings.measure_every:
-            return None
-        start = time.perf_counter()
-        measure = self._measuring()
-        seconds = time.perf_counter() - start
         classes = run.preset.network["num_classes"]
         return MeasureSamples(
-            measure,
+            self._measuring(),
             every=settings.measure_every,
             labels=[i % classes for i in range(settings.measure_images)] if classes else None,
             num_images=settings.measure_images,
@@ -92,22 +133,17 @@ class RunCallbacks:
             path=run.output / "measurements.jsonl",
             grids=run.output / "measured",
             note=run.note,
-            max_share=settings.measure_share,
-            getting_ready=seconds,
         )
 
     def _measuring(self) -> Callable:
         """The `measure` of MeasureSamples; its features are made, and its real images read."""
-        from keras_sid2.evaluation import evaluate
-
         settings, run = self._settings, self._run
         run.note("Reading the real images that samples are measured against.")
-        size = tuple(run.preset.network["image_shape"][:2])
         real = measuring.open_images(
             settings.data,
             split=settings.split,
             data_dir=settings.data_dir,
-            image_size=size,
+            image_size=tuple(run.preset.network["image_shape"][:2]),
             crop="center" if settings.crop else None,
             max_bad_records=settings.max_bad_records,
         )
@@ -124,7 +160,7 @@ class RunCallbacks:
 class _StopAsked(keras.callbacks.Callback):
     """Stops fit when a signal came; also one that came before fit began, which forgets what was asked before."""
 
-    def __init__(self, run: "TrainingRun"):
+    def __init__(self, run: RunContext):
         super().__init__()
         self._run = run
 
@@ -140,7 +176,7 @@ class _StopAsked(keras.callbacks.Callback):
 class Evaluate(keras.callbacks.Callback):
     """The loss of the averaged weights on another split, to the log."""
 
-    def __init__(self, run: "TrainingRun", log: RunLog):
+    def __init__(self, run: RunContext, log: RunLog):
         super().__init__()
         self._every, self._log = run.settings.eval_every, log
         crop = "center" if run.settings.crop else None
@@ -155,6 +191,10 @@ class Evaluate(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         step = steps_done(self.model)
         if step % self._every == 0:
-            values = self.model.evaluate(self._dataset, steps=self._batches, return_dict=True, verbose=0)
-            self._log.scalars(step, {f"eval/{name}": float(value) for name, value in values.items()})
-            self._log.note(f"step {step}: eval loss {float(values['loss']):.4f}")
+            with training_goes_on("Evaluating", self._log.note):
+                self._evaluate(step)
+
+    def _evaluate(self, step: int):
+        values = self.model.evaluate(self._dataset, steps=self._batches, return_dict=True, verbose=0)
+        self._log.scalars(step, {f"eval/{name}": float(value) for name, value in values.items()})
+        self._log.note(f"step {step}: eval loss {float(values['loss']):.4f}")

@@ -21,11 +21,15 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
+from keras_sid2 import Drawing
 from keras_sid2.bin import sampling_flags, signals
 from keras_sid2.bin.common import SamplingProgress, run_program
-from keras_sid2.bin.passports import write_passport
 from keras_sid2.bin.sample_files import FORMATS, check_channels, check_folder, check_out, open_npz, paths
 from keras_sid2.evaluation import ImagesDigest
+from keras_sid2.generation.provenance import write_provenance
+from keras_sid2.generation.request import array_digest
+from keras_sid2.io.image_files import image_grid, write_animation, write_png, write_pngs
+from keras_sid2.io.image_reading import read_images
 
 _SHOWN = 400  # images in the grid, at most
 _ANIMATED = 16
@@ -75,8 +79,6 @@ class _Request:
 
     def drawing(self, first: int, last: int, progress=None):
         """The Drawing of images first <= i < last."""
-        from keras_sid2 import Drawing
-
         given = {
             name: np.broadcast_to(images, (self.count, *images.shape[1:]))[first:last]
             for name, images in self.given.items()
@@ -87,8 +89,6 @@ class _Request:
 
     def describe(self) -> dict:
         """As Drawing's, of all images; raises what that raises."""
-        from keras_sid2.generation.request import array_digest
-
         if self.labels is not None and self.model.num_classes:
             self.model.conditions["label"].check("label", self.labels)
         labels = np.full(self.count, self.model.num_classes or 0) if self.labels is None else self.labels
@@ -142,8 +142,6 @@ def _formats(values) -> list[str]:
 
 
 def _given_images(values, count: int) -> dict[str, np.ndarray]:
-    from keras_sid2.io.image_reading import read_images
-
     for first, second in (("init", "t_start"), ("known", "mask")):
         if (values[first].value is None) != (values[second].value is None):
             raise ValueError(f"--{first} and --{second} go together: give both or neither.")
@@ -157,8 +155,6 @@ def _given_images(values, count: int) -> dict[str, np.ndarray]:
 
 def _mask(values) -> np.ndarray | None:
     """bool [H, W, 1], true where the file is white, or 1 where it holds nothing but 0 and 1."""
-    from keras_sid2.io.image_reading import read_images
-
     if values.mask is None:
         return None
     pictures = read_images(values.mask)
@@ -206,24 +202,23 @@ def _summary(out: str, formats: list[str], count: int) -> str:
 
 def _write(values, request: _Request, settings: dict, pieces, console: Console):
     """Draws and writes everything."""
-    from keras_sid2.io.image_files import image_grid, write_png, write_pngs
-
     out, formats, shown, done, digest = values.out, values.format, [], 0, ImagesDigest()
     for images in digest.passing(_images(request, _needed(formats, request.count), pieces, console)):
         if "grid" in formats:
             shown.extend(images[: _SHOWN - len(shown)])
         if "pngs" in formats:
             if not done:  # says whose pictures an interrupted program leaves
-                write_passport(out, ImagesDigest(), settings)
+                write_provenance(out, ImagesDigest().hexdigest(), settings)
             write_pngs(out, images, start=request.first_image + done)
         done += len(images)
     if "grid" in formats:
         write_png(f"{out}.png", image_grid(np.stack(shown), request.captions(len(shown))))
     _write_animations([f"{out}.{name}" for name in ("gif", "webp") if name in formats], values.frames, request, console)
     if "pngs" in formats:
-        write_passport(out, digest, settings)
+        write_provenance(out, digest.hexdigest(), settings)
     if pieces is not None:
-        write_passport(pieces.path, digest, settings)  # first, so that no end in between leaves images without it
+        # First, so that no end in between leaves images without it.
+        write_provenance(pieces.path, digest.hexdigest(), settings)
         pieces.finish()
 
 
@@ -253,8 +248,6 @@ def _images(request: _Request, stop: int, pieces, console: Console) -> Iterator[
 
 def _write_animations(paths: list[str], frames: int, request: _Request, console: Console):
     """How the first images come about: x_hat to the left, z_t to the right."""
-    from keras_sid2.io.image_files import image_grid, write_animation
-
     if not paths:
         return
     count = min(request.count, _ANIMATED)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from keras_sid2.bin.common import check_writable
-from keras_sid2.bin.passports import read_passport
 from keras_sid2.evaluation import ImagesDigest
+from keras_sid2.generation.provenance import custom_in, read_provenance
 from keras_sid2.io.image_files import NpzPieces, changes
 from keras_sid2.io.image_reading import iterate_npz, npz_shape, png_paths
 
@@ -85,19 +85,22 @@ class FinishedNpz:
 
 
 def is_finished(path: pathlib.Path, settings: dict) -> bool:
-    """Whether an .npz holds the images that its passport says, all of them read, and that is of these settings."""
+    """Whether an .npz holds the images that its provenance says, all of them read, and that is of these settings.
+
+    Never with custom ones, of which that cannot be told.
+    """
     digest = ImagesDigest()
     try:
-        if _told(path) != json.loads(json.dumps(settings)):
+        if custom_in(settings) or _told(path) != json.loads(json.dumps(settings)):
             return False
         for images in iterate_npz(path, _BLOCK):
             digest.add(images)
     except (FileNotFoundError, ValueError):  # no .npz, or a damaged one
         return False
-    return digest.hexdigest() == read_passport(path)["images_digest"]
+    return digest.hexdigest() == read_provenance(path)["images_digest"]
 
 
 def _told(images: pathlib.Path) -> dict | None:
     """How images were drawn, if it is known."""
-    told = read_passport(images)
+    told = read_provenance(images)
     return None if told is None else {name: value for name, value in told.items() if name != "images_digest"}

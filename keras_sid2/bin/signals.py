@@ -1,8 +1,7 @@
 """Signals that ask a program to end, SIGINT (Ctrl-C) and SIGTERM: the first one waits for a good moment.
 
-An exception that comes up wherever Python happens to be, as Ctrl-C's own does, may come up inside a function that
-TensorFlow traces or a C library calls, and they make something else of it. So the handler here only notes the signal,
-and the program looks for it between two pieces of work.
+Ctrl-C's own exception may come up inside a function that TensorFlow traces or a C library calls, which make something
+else of it. So the handler here only notes the signal, and the program looks for it between two pieces of work.
 """
 
 import contextlib
@@ -29,10 +28,7 @@ def exit_code(error: KeyboardInterrupt) -> int:
 
 
 def end_at_once(usage: str):
-    """From now on a signal ends the process, with a line: for where nothing is being written.
-
-    Ctrl-C's own exception may come up where Python can but tell and forget it, and the program would go on.
-    """
+    """From now on a signal ends the process, with a line: for where nothing is being written."""
 
     def handler(number, _):
         _write(f"{usage}: interrupted.\n")

@@ -11,8 +11,12 @@ import pathlib
 from collections.abc import Callable
 
 from absl import flags
+from rich.table import Table
 
-from keras_sid2.bin.sweep_report import plot, pyplot, show
+from keras_sid2 import Guidance
+from keras_sid2.evaluation import how_measured
+from keras_sid2.io.atomic import written_whole
+from keras_sid2.sampling import DDPMSampler
 
 IMAGES = 2000  # for each setting, at most, unless the user says how many
 
@@ -56,8 +60,6 @@ def settings(values, options: dict) -> list[Setting]:
 
     Raises ValueError for what is no list, and ImportError without matplotlib, before any work.
     """
-    from keras_sid2 import Guidance
-
     _refuse_what_is_swept(values)
     pyplot()
     scales = _parsed("sweep_scales", values.sweep_scales, float)
@@ -80,8 +82,6 @@ def settings(values, options: dict) -> list[Setting]:
 
 def _samplers(values) -> dict[float | None, dict]:
     """{variance: what it changes of the options}, which is nothing where it is not swept over."""
-    from keras_sid2.sampling import DDPMSampler
-
     if values.sweep_variance is None:
         return {None: {}}
     if values.sampler != "ddpm":
@@ -161,8 +161,6 @@ def run(settings: list[Setting], measuring, lines, out: pathlib.Path, console) -
 
 def _measured(measuring, lines, options: dict, title: str, console):
     """The Measurement of images drawn with `options`, from the lines if it is there."""
-    from keras_sid2.evaluation import how_measured
-
     drawn = measuring.drawing(options).describe()
     measured = how_measured(measuring.features, measuring.reference, images=drawn["images"])
     measurement = lines.find(drawn, measured)
@@ -177,3 +175,113 @@ def check_out(out: pathlib.Path, lines):
     """ValueError if out.png is there and no sweep's: a sweep writes its lines before it."""
     if not lines.found and pathlib.Path(f"{out}.png").exists():
         raise ValueError(f"{out}.png is there and of no sweep: remove it, or give another --out.")
+
+
+# -- what it shows: a table, and a plot over what was swept ---------------------------------------------------------
+
+
+def pyplot():
+    """matplotlib without a screen; ImportError, in one sentence, before any work."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError('A sweep draws a plot: pip install "keras_sid2[evaluate]" for matplotlib.') from error
+    return plt
+
+
+def show(rows: list, console):
+    """The table of (Setting, Measurement), best first; a star where the interval overlaps the best one's."""
+    table = Table("scale", "interval", "steps", "weights", "frechet", "95 % interval", "precision", "recall", "")
+    limit = rows[0][1].figures["frechet_high"]
+    for setting, measurement in rows:
+        figures = measurement.figures
+        near = "*" if figures["frechet_low"] <= limit else ""
+        table.add_row(
+            f"{setting.scale:g}",
+            "all" if setting.interval is None else "{:g}:{:g}".format(*setting.interval),
+            f"{setting.num_steps}{setting.noised()}",
+            "averaged" if setting.use_ema else "raw",
+            f"{figures['frechet']:.5g}",
+            "{frechet_low:.5g} to {frechet_high:.5g}".format(**figures),
+            *(f"{figures[key]:.3f}" if key in figures else "" for key in ("precision", "recall")),
+            near,
+        )
+    console.print(table)
+    console.print("* not told apart from the best one by these images", highlight=False)
+
+
+def plot(rows: list, anew, path: pathlib.Path):
+    """Frechet distance of (Setting, Measurement) over what has several values: scale, else steps, variance, or kinds.
+
+    A line for each combination of the others. `anew`, the best one's second Measurement, is a star.
+    """
+    plt = pyplot()
+    figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
+    settings = [setting for setting, _ in rows]
+    over = next((name for name in _AXES if len({getattr(s, name) for s in settings}) > 1), None)
+    kinds = sorted({_label(s, over) for s in settings})
+    place = (lambda s: kinds.index(_label(s, over))) if over is None else (lambda s: getattr(s, over))
+    lines = {}
+    for setting, measurement in rows:
+        for label in [None] if over is None else _labels(setting, settings, over):
+            lines.setdefault(label, []).append((place(setting), measurement.figures))
+    for label, points in sorted(lines.items(), key=lambda line: str(line[0])):
+        _draw(axes, sorted(points, key=lambda point: point[0]), "o" if over is None else "o-", label)
+    _draw(axes, [(place(settings[0]), anew.figures)], "k*", "the best one, measured anew")
+    _prepare_x(axes, over, kinds, sorted({s.num_steps for s in settings}))
+    axes.set_title(_fixed(settings))
+    axes.set_ylabel("Frechet distance, 95 % interval")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    plt.close(figure)
+
+
+_AXES = {"scale": "guidance scale", "num_steps": "sampler steps", "variance": "variance of ddpm"}
+
+
+def _prepare_x(axes, over: str | None, kinds: list[str], steps: list[int]):
+    if over is None:
+        axes.set_xticks(range(len(kinds)), kinds, rotation=20, ha="right")
+        axes.set_xlim(-0.5, len(kinds) - 0.5)
+    else:
+        axes.set_xlabel(_AXES[over])
+    if over == "num_steps":
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(steps, map(str, steps))
+        axes.minorticks_off()
+
+
+def _draw(axes, points: list, style: str, label: str | None):
+    values = [figures["frechet"] for _, figures in points]
+    below = [figures["frechet"] - figures["frechet_low"] for _, figures in points]
+    above = [figures["frechet_high"] - figures["frechet"] for _, figures in points]
+    axes.errorbar([x for x, _ in points], values, yerr=[below, above], fmt=style, capsize=3, label=label)
+
+
+def _labels(setting: Setting, settings: list[Setting], over: str) -> set[str]:
+    """The lines that it is on: without guidance, over scale, the left end of all that are else alike."""
+    alike = [s for s in settings if s.scale != 1.0 and _rest(s) == _rest(setting)]
+    ends = over == "scale" and setting.scale == 1.0
+    return {_label(s, over) for s in alike} if ends else {_label(setting, over)}
+
+
+def _rest(setting: Setting) -> tuple:
+    return setting.num_steps, setting.use_ema, setting.variance
+
+
+def _label(setting: Setting, over: str | None) -> str:
+    guided = "guided everywhere" if setting.interval is None else "guided from {:g} to {:g}".format(*setting.interval)
+    told = ("no guidance" if setting.scale == 1.0 else guided) + ("" if setting.use_ema else ", raw weights")
+    told += "" if over == "variance" else setting.noised()
+    return f"{told}, {setting.num_steps} steps" if over == "scale" else told  # they may differ
+
+
+def _fixed(settings: list[Setting]) -> str:
+    """Which scale and number of steps all have."""
+    scales, steps = {s.scale for s in settings} - {1.0}, {s.num_steps for s in settings}
+    told = [f"guidance scale {scale:g}" for scale in scales if len(scales) == 1]
+    return ", ".join(told + [f"{number} steps" for number in steps if len(steps) == 1])

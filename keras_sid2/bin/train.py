@@ -55,7 +55,7 @@ _HELP = {
     "on_nan": "stop; or skip: go back to the last checkpoint, leave out the batch that did it, and go on",
     "explosion_factor": "a loss that is this many times the least mean of 20 steps is as bad as a NaN; 0: never",
     "peak_tflops": "10^12 dense operations a second of all devices, for the share of it; a table's if not given",
-    "measure_share": "most of the training time that measuring may take; it is put off while it would take more",
+    "measure_share": "deprecated, without effect: --measure_every and --measure_images say how much is measured",
     "measure_cache": "folder that keeps the statistics of real images, as sid2-evaluate's --cache",
 }
 _REQUIRED = ("preset", "workdir", "data")

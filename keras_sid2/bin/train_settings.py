@@ -58,7 +58,7 @@ class TrainSettings:
     measure_images: int = 1000
     measure_features: str = "inception"
     inception_weights: str | None = None
-    measure_share: float = 0.05
+    measure_share: float | None = None
     measure_cache: str = CACHE
     peak_tflops: float | None = None
     on_nan: str = "stop"
@@ -117,8 +117,6 @@ class TrainSettings:
             raise ValueError(f"--sample_steps must be at least 1, got {self.sample_steps}.")
         if self.measure_images < 20:
             raise ValueError(f"--measure_images must be at least 20, got {self.measure_images}.")
-        if not 0.0 < self.measure_share <= 1.0:
-            raise ValueError(f"--measure_share must be in (0, 1], got {self.measure_share}.")
         if self.peak_tflops is not None and not self.peak_tflops > 0:
             raise ValueError(f"--peak_tflops must be positive, got {self.peak_tflops}.")
         check_features(self.measure_features)
@@ -126,7 +124,7 @@ class TrainSettings:
     def resolved(self) -> tuple["TrainSettings", Preset]:
         """These settings with the preset's numbers filled in, and the preset with these settings' numbers.
 
-        Numbers of steps that go by the log's are rounded up to multiples of it (`rounded_from` says which).
+        Numbers of steps that go by the log's are rounded up to multiples of it (`remarks` says which).
         ImportError, or ValueError, for sharded checkpoints where they cannot be.
         """
         preset = find_preset(self.preset)
@@ -155,10 +153,11 @@ class TrainSettings:
         every = {field: _multiple(getattr(self, field), self.log_every) for field in self.EVERY}
         return {**every, "keep_every": _multiple(self.keep_every, every["checkpoint_every"])}
 
-    def rounded_from(self, asked: "TrainSettings") -> list[str]:
-        """A sentence for each number of steps that `resolved` rounded up."""
+    def remarks(self, asked: "TrainSettings") -> list[str]:
+        """A sentence for each number of steps that `resolved` rounded up, and for flags that do nothing any more."""
         changed = [f for f in (*self.EVERY, "keep_every") if getattr(self, f) != getattr(asked, f)]
-        return [
+        gone = "--measure_share does nothing, and goes with the next version: --measure_every and --measure_images do."
+        return [gone] * (self.measure_share is not None) + [
             f"--{field}={getattr(asked, field)} is {getattr(self, field)} here: a multiple of "
             + ("--checkpoint_every" if field == "keep_every" else f"--log_every={self.log_every}")
             + "."

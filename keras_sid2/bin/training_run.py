@@ -1,14 +1,12 @@
 """A training run in a work directory: what it is, how it starts or continues, and what it writes.
 
-workdir/run.json               what defines the run, and a digest of its data, wherever they lie; a second start with
-                               others is refused
-workdir/checkpoints/           step_NNN/ (training.checkpoints)
+workdir/run.json               what defines the run, and a digest of its data; a start with others is refused
+workdir/checkpoints/           step_NNN/ (keras_sid2.checkpoints)
 workdir/lock                   held by the process that trains there
 workdir/samples/               step_NNN.png
 workdir/tensorboard/           scalars and sample grids
-workdir/measurements.jsonl     a line each time that samples were measured (--measure_every); beside it
-                               measurements.time.json: how much of the time that took
-workdir/goodput.jsonl          a line a window: losses, speed, and where the time went
+workdir/measurements.jsonl     a line each time that samples were measured (--measure_every)
+workdir/goodput.jsonl          a line a log interval: losses, speed, and where the time went
 workdir/skipped.json           batches that were left out (--on_nan=skip)
 
 Of several processes the first one writes all this, the checkpoints' parts aside; what the others would write goes into
@@ -17,22 +15,20 @@ a folder of their own that is thrown away.
 
 import contextlib
 import json
+import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import keras
 from rich.console import Console
 
 import pipelines
 from keras_sid2.backend import steps_done
-from keras_sid2.bin.common import check_folder, make_folder
-from keras_sid2.bin.run_callbacks import RunCallbacks
-from keras_sid2.bin.run_data import data_digest, other_data, read_run
-from keras_sid2.bin.run_log import RunLog
+from keras_sid2.bin.common import make_folder
+from keras_sid2.bin.run_callbacks import RunCallbacks, RunLog
+from keras_sid2.bin.run_context import RunContext
 from keras_sid2.bin.signals import first_one_told
-from keras_sid2.bin.skipping import Skipped
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.checkpoints import (
     checkpoint_path,
@@ -43,106 +39,63 @@ from keras_sid2.checkpoints import (
     remove_unfinished,
     unsound,
 )
-from keras_sid2.io.atomic import locked, written_whole
+from keras_sid2.io.atomic import locked, write_json
 from keras_sid2.parallel import processes
 from keras_sid2.parallel.mesh import distributed
-from keras_sid2.parallel.rules import Mesh
 from keras_sid2.training import NonFiniteLoss, SiD2Model
 
-if TYPE_CHECKING:
-    import tensorflow as tf
+_MOST_SKIPPED = 10  # more than that is no matter of single batches
 
 
-class TrainingRun:
+class Skipped:
+    """Batches that are left out (--on_nan=skip), by their numbers in the data's order, kept in a file of the workdir.
+
+    Each step is trained on the next batch that is not left out; so a run that goes on, or is done again from the start,
+    sees the same batches at the same steps.
+    """
+
+    def __init__(self, path: str | os.PathLike, output: str | os.PathLike | None = None):
+        """Reads what is there; ValueError for a file that is no list of numbers.
+
+        With `output` it is written there, under the same name: one of several processes has the file.
+        """
+        self.path = pathlib.Path(path)
+        self._written = self.path if output is None else pathlib.Path(output) / self.path.name
+        self.batches: list[int] = []
+        if self.path.exists():
+            try:
+                self.batches = sorted({int(batch) for batch in json.loads(self.path.read_text())})
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{self.path} must be a list of batches as this program wrote it.") from error
+
+    def batch(self, step: int) -> int:
+        """The number of the batch that `step`, counted from 0, is trained on."""
+        for left_out in self.batches:
+            step += left_out <= step
+        return step
+
+    def runs(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """start to stop in pieces whose batches follow one another."""
+        jumps = (batch - number for number, batch in enumerate(self.batches))
+        edges = sorted({start, stop, *(step for step in jumps if start < step < stop)})
+        return list(zip(edges, edges[1:], strict=False))
+
+    def add(self, batch: int):
+        """Leaves a batch out from now on; FloatingPointError if too many were left out already."""
+        if len(self.batches) >= _MOST_SKIPPED:
+            raise FloatingPointError(
+                f"{_MOST_SKIPPED} batches were left out already ({self.path}): the data is not the cause."
+            )
+        self.batches = sorted({*self.batches, batch})
+        write_json(self._written, self.batches)
+
+
+class TrainingRun(RunContext):
     """Everything is checked when it is made; `train` then does the work."""
 
     def __init__(self, settings: TrainSettings, console: Console | None = None):
-        self.console = console or Console(stderr=True, quiet=processes.index() > 0)
-        self.settings, self.preset = settings.resolved()
-        self._rounded = self.settings.rounded_from(settings)
-        check_folder("workdir", settings.workdir)
-        self.workdir = pathlib.Path(settings.workdir)
-        self.data_digest = None
-        self.mesh = Mesh() if settings.mesh is None else Mesh.parse(settings.mesh)
-        self._check_data(settings.split)
-        if settings.eval_split:
-            self.eval_batches = self._full_batches(self._check_data(settings.eval_split))
-        self.bad_records = pipelines.BadRecords(self.settings.max_bad_records)
-        self._check_same_run()
-        self._check_processes()
-        self.output = self.workdir
-        self.agreement = processes.Agreement()
-        self.asked_by: int | None = None
-        self.stopped_by: int | None = None
+        super().__init__(settings, console)
         self._model: SiD2Model | None = None
-
-    @property
-    def checkpoint_dir(self) -> pathlib.Path:
-        return self.workdir / "checkpoints"
-
-    def _check_same_run(self):
-        """ValueError if the work directory belongs to a run that other settings, or other data, define."""
-        self.data_digest = data_digest(self.settings)
-        path = self.workdir / "run.json"
-        if not path.exists():
-            if checkpoints(self.checkpoint_dir):
-                raise ValueError(f"{self.workdir} has checkpoints but no run.json: give another --workdir.")
-            return
-        now = self.settings.defining()
-        # What a run of before did not say, as it had no such flag, it did as the preset says.
-        unsaid = {name: now[name] if name in TrainSettings.OF_RECIPE else TrainSettings.default(name) for name in now}
-        before = unsaid | read_run(path)
-        changed = [f"--{k}={now[k]} (there: {before[k]})" for k in now if k != "data" and before[k] != now[k]]
-        if other := other_data(self.settings, self.data_digest, before):
-            changed.append(other)
-        self.data_digest = self.data_digest or before.get("data_digest")
-        if changed:
-            raise ValueError(
-                f"{self.workdir} holds a run with other settings: {', '.join(changed)}. "
-                "Give the same flags to continue it, or another --workdir."
-            )
-
-    def _full_batches(self, data: pipelines.DatasetDescription) -> int | None:
-        """How many `data` has on a mesh, which takes no others; ValueError if that is none, or not known."""
-        if self.mesh.batch_shards == 1:
-            return None
-        wanted, there = self.settings.batch_size, data.num_examples
-        if there is None or there < wanted:
-            has = "does not say how many images it has" if there is None else f"has {there}"
-            raise ValueError(f"On a mesh --eval_split needs a full batch of {wanted} images, and {data.split} {has}.")
-        return there // wanted
-
-    def _check_data(self, split: str) -> pipelines.DatasetDescription:
-        """What the data is; ValueError if it does not fit the preset."""
-        missing = self.settings.max_bad_records > 0
-        data = pipelines.describe(
-            self.settings.data, split=split, data_dir=self.settings.data_dir, missing_shards=missing
-        )
-        shape, classes = tuple(self.preset.network["image_shape"]), self.preset.network["num_classes"]
-        cropped = self.settings.crop is not None or None in data.image_shape
-        fits = tuple(data.image_shape) == shape or (cropped and data.image_shape[2] == shape[2])
-        if not fits or data.num_frames or (classes and data.num_classes != classes):
-            kind = f"clips of {data.num_frames} frames" if data.num_frames else "images"
-            what = f"{kind} {tuple(data.image_shape)} of {data.num_classes or 'no'} classes"
-            raise ValueError(
-                f"--preset={self.preset.name} is for images {shape} of {classes or 'no'} classes, and "
-                f"--data={self.settings.data} has {what}."
-            )
-        return data
-
-    def _check_processes(self):
-        """ValueError for what several processes cannot do, or one would do alone."""
-        count = processes.count()
-        if count == 1:
-            return
-        if self.settings.mesh is None:
-            raise ValueError(f"{count} processes train together on a --mesh, such as data:{count}; got none.")
-        if self.settings.measure_every:
-            raise ValueError(f"--measure_every is for one process, got {count}: use sid2-evaluate on the checkpoints.")
-        if self.settings.batch_size % count:
-            raise ValueError(
-                f"--batch_size must be divisible by the {count} processes, got {self.settings.batch_size}."
-            )
 
     def load_or_make_model(self, newest: pathlib.Path | None) -> SiD2Model:
         """The model of a checkpoint, or a new one, compiled."""
@@ -166,9 +119,7 @@ class TrainingRun:
                 self.note(f"{self.workdir}: {checkpoint_step(newest)} steps are done, nothing to train.")
                 return self.load_or_make_model(newest)
             if processes.index() == 0:
-                with written_whole(self.workdir / "run.json") as temporary:
-                    about = {**self.settings.defining(), "data_digest": self.data_digest}
-                    temporary.write_text(json.dumps(about, indent=2) + "\n")
+                write_json(self.workdir / "run.json", {**self.settings.defining(), "data_digest": self.data_digest})
             model = self._train_from(newest)
             processes.wait_for_all()
             if steps_done(model) == self.settings.steps:
@@ -218,7 +169,7 @@ class TrainingRun:
         skipped, callbacks = Skipped(self.workdir / "skipped.json", self.output), RunCallbacks(self)
         model = self.load_or_make_model(newest)
         step = steps_done(model)
-        for sentence in self._rounded:
+        for sentence in self.remarks:
             self.note(sentence)
         self.note(
             f"{self.preset.name} on {keras.backend.backend()}: {model.network.count_params():,} parameters, "
@@ -258,9 +209,6 @@ class TrainingRun:
         self.note(f"{what} {last} The batch of step {step} is left out, and training goes on from there.")
         return self.load_or_make_model(newest)
 
-    def note(self, text: str):
-        self.console.print(text, highlight=False, soft_wrap=True)
-
     def _fit(self, model: SiD2Model, make_callbacks: Callable, *, batch: int, length: int, count: int):
         """`count` windows of `length` steps, on the batches from number `batch`."""
         settings = self.settings
@@ -274,20 +222,6 @@ class TrainingRun:
             if stopped is None or stopped.shard not in str(error):
                 raise
             raise stopped from None  # TensorFlow's error wraps the sentence in the names of its nodes
-
-    def dataset(self, split: str, bad_records: pipelines.BadRecords, **options) -> "tf.data.Dataset":
-        """Batches of one split for this preset; `options` as `pipelines.make_dataset`."""
-        return pipelines.make_dataset(
-            self.settings.data,
-            split=split,
-            data_dir=self.settings.data_dir,
-            batch_size=self.settings.batch_size // processes.count(),
-            process_index=processes.index(),
-            process_count=processes.count(),
-            image_size=tuple(self.preset.network["image_shape"][:2]),
-            max_bad_records=bad_records,
-            **options,
-        )
 
     def _interruptible(self) -> contextlib.AbstractContextManager:
         """The first Ctrl-C or SIGTERM finishes the step and saves, the second one ends at once."""

@@ -10,6 +10,7 @@ import sys
 import tempfile
 
 from keras_sid2.bin.train_settings import MEASURING, TrainSettings
+from keras_sid2.checkpoints import checkpoints, load_model
 
 
 def verify_resume(settings: TrainSettings, *, steps: int) -> str:
@@ -41,8 +42,6 @@ def _train(settings: TrainSettings, workdir: pathlib.Path, steps: int):
 def _variables(workdir: pathlib.Path) -> dict:
     """Weights and all that the optimizer keeps, by name, from the newest checkpoint."""
     from keras import ops
-
-    from keras_sid2.checkpoints import checkpoints, load_model
 
     model = load_model(checkpoints(workdir / "checkpoints")[-1])
     return {v.path: ops.convert_to_numpy(v.value) for v in (*model.variables, *model.optimizer.variables)}

@@ -1,9 +1,9 @@
-"""Callbacks for training by steps: an "epoch" of fit is a window of steps between two lines of the log."""
+"""Callbacks for training by steps: an "epoch" of fit is a log interval, the steps between two lines of the log."""
 
+import contextlib
 import os
 import pathlib
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import keras
 
@@ -12,8 +12,19 @@ from keras_sid2.checkpoints import PortableSaver, ShardedSaver, checkpoints
 from keras_sid2.io.image_files import image_grid, write_png
 
 
+@contextlib.contextmanager
+def training_goes_on(doing: str, note: Callable[[str], None]) -> Iterator[None]:
+    """An OSError inside, as of a full disk, is told and ends here; not a ConnectionError: another process is gone."""
+    try:
+        yield
+    except (ConnectionError, TimeoutError):
+        raise
+    except OSError as error:
+        note(f"{doing} failed ({error}); training goes on.")
+
+
 class SaveCheckpoints(keras.callbacks.Callback):
-    """Saves at window ends whose step `every` divides, and at the end of fit, but nothing after a NonFiniteLoss.
+    """Saves at log intervals' ends whose step `every` divides, and at the end of fit; nothing after a NonFiniteLoss.
 
     A checkpoint that cannot be written, as on a full disk, is told and training goes on: the one before is whole, and
     the next may fit. At the end of fit the OSError is raised. A sharded one is written while training goes on, and what
@@ -23,11 +34,8 @@ class SaveCheckpoints(keras.callbacks.Callback):
     model only and checkpoints are to be portable.
 
     Args:
-        directory: of the checkpoints.
+        directory, keep, keep_every, about: as `save_checkpoint`.
         every: steps.
-        keep: how many of the newest to keep.
-        keep_every: those whose step it divides are kept for good; 0: none.
-        about: goes into each manifest, plain values.
         note: called with a sentence when a checkpoint could not be written.
         sharded: whether they are sharded (jax), and not portable.
     """
@@ -101,7 +109,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
 
 class SampleGrids(keras.callbacks.Callback):
-    """Draws the same images at window ends whose step `every` divides: step_NNN.png in a folder, and to `log_image`.
+    """Draws the same images at each log interval's end whose step `every` divides: step_NNN.png, and to `log_image`.
 
     Args:
         directory: of the pictures.
@@ -109,58 +117,35 @@ class SampleGrids(keras.callbacks.Callback):
         labels: of the images, or None for a model without classes; then `num_images` of them.
         generate_options: of `SiD2Model.generate`.
         log_image: called with (name, uint8 [H, W, 3], step); for TensorBoard.
+        note: called with a sentence when a picture could not be written; training goes on.
     """
 
-    def __init__(self, directory, *, every: int, labels=None, num_images=None, generate_options=None, log_image=None):
+    def __init__(
+        self,
+        directory,
+        *,
+        every: int,
+        labels=None,
+        num_images=None,
+        generate_options=None,
+        log_image=None,
+        note: Callable[[str], None] = print,
+    ):
         super().__init__()
+        self.note = note
         self.directory, self.every, self.labels, self.num_images = pathlib.Path(directory), every, labels, num_images
         self.generate_options, self.log_image = dict(generate_options or {}), log_image
 
     def on_epoch_end(self, epoch, logs=None):
         step = steps_done(self.model)
-        if step % self.every:
-            return
+        if step % self.every == 0:
+            with training_goes_on("Sampling", self.note):
+                self._draw(step)
+
+    def _draw(self, step: int):
         images = self.model.generate(self.labels, num_images=self.num_images, **self.generate_options)
         captions = None if self.labels is None else [str(label) for label in self.labels]
         picture = image_grid(images, captions)
         write_png(self.directory / f"step_{step:010d}.png", picture)
         if self.log_image is not None:
             self.log_image("samples", picture, step)
-
-
-class LogWindows(keras.callbacks.Callback):
-    """Calls `log(step, values)` at each window's end with its metrics, images_per_second, waiting and waited_seconds.
-
-    What happens between windows (evaluation, samples, saving) does not count in them.
-    A window that a guard ended has none.
-
-    Args:
-        log: what to do with them.
-        batch_size: images a step.
-        waited: gives the seconds spent waiting for data since it was last called; `waiting` is their share.
-    """
-
-    def __init__(self, log: Callable[[int, dict], None], *, batch_size: int, waited: Callable[[], float]):
-        super().__init__()
-        self.log, self.batch_size, self.waited = log, batch_size, waited
-        self._images, self._start = 0, 0.0
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._images, self._start = 0, time.perf_counter()
-        self.waited()
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._images = (batch + 1) * self.batch_size
-
-    def on_epoch_end(self, epoch, logs=None):
-        if self.model.non_finite is not None:
-            return  # what is told of it is no training
-        values = {name: float(value) for name, value in (logs or {}).items()}  # waits for the last step
-        seconds = time.perf_counter() - self._start
-        waited = self.waited()
-        values |= {
-            "images_per_second": self._images / seconds,
-            "waiting": min(1.0, waited / seconds),
-            "waited_seconds": waited,
-        }
-        self.log(steps_done(self.model), values)

@@ -13,15 +13,12 @@ from keras_sid2.checkpoints.manifest import (
     checkpoint_step,
     checkpoints,
     fault,
-    file_entry,
-    finish_checkpoint,
     newest_sound,
-    prune,
     remove_unfinished,
     unsound,
 )
 from keras_sid2.checkpoints.portable import PortableSaver, save_checkpoint
-from keras_sid2.checkpoints.sharded import ShardedSaver, check_available, load_sharded
+from keras_sid2.checkpoints.sharded import ShardedSaver, check_available
 
 __all__ = [
     "ARRAYS",
@@ -38,13 +35,9 @@ __all__ = [
     "checkpoint_step",
     "checkpoints",
     "fault",
-    "file_entry",
-    "finish_checkpoint",
     "first_reason",
     "load_model",
-    "load_sharded",
     "newest_sound",
-    "prune",
     "remove_unfinished",
     "save_checkpoint",
     "unsound",

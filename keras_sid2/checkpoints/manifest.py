@@ -1,11 +1,11 @@
-"""Checkpoints of a run: a folder a step, written whole or not at all, that says itself whether it is sound.
+"""Checkpoints of a run: a folder a step, written atomically, that says itself whether it is sound.
 
     step_0000000500/model.keras      configuration, weights, optimizer with its averages and its step counter
     step_0000000500/manifest.json    step, bytes and SHA-256 of the other files, versions, and what the run adds
 
 They are written under another name, flushed to the disk, and renamed together. model.keras is all that a run is, since
 its noise and its data are functions of (seed, step); it loads on any backend, and nothing in it is unpickled. A sharded
-checkpoint (sharded_checkpoints.py, jax) has model.json and arrays/ in its place, and all else alike.
+checkpoint (sharded.py, jax) has model.json and arrays/ in its place, and all else alike.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 import keras
 
+from keras_sid2.io.atomic import file_sha256
 from keras_sid2.version import __version__
 
 MODEL, MANIFEST = "model.keras", "manifest.json"
@@ -103,7 +104,7 @@ def _names(folder: pathlib.Path) -> list[str]:
 
 def file_entry(path: pathlib.Path) -> dict:
     """What a manifest says of a file."""
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def _manifest_digest(manifest: dict) -> str:
@@ -119,11 +120,6 @@ def _flush(path: pathlib.Path):
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fault(path: str | os.PathLike) -> str | None:
@@ -149,12 +145,17 @@ def fault(path: str | os.PathLike) -> str | None:
         return "its manifest is of another step"
     if version > SHARDED:
         raise ValueError(_newer(path, version))
-    if not _lists_a_model(version, files):
+    sharded = CONFIG in files and any(name.startswith(f"{ARRAYS}/") for name in files)
+    if not (MODEL in files if version == PORTABLE else sharded):
         return "its manifest lists no model"
-    for wrong in (_wrong_size, _wrong_digest):  # the quick one first
-        for name, told in files.items():
-            if found := wrong(path, name, *told):
-                return found
+    for name, (size, _) in files.items():  # quick, so all of these before the digests
+        if not (path / name).is_file():
+            return f"{name} is missing"
+        if (path / name).stat().st_size != size:
+            return f"{name} has {(path / name).stat().st_size} bytes and not {size}"
+    for name, (_, digest) in files.items():
+        if file_sha256(path / name) != digest:
+            return f"{name} has another SHA-256 than when it was written"
     return None
 
 
@@ -172,25 +173,6 @@ def checkpoint_format(path: str | os.PathLike) -> int:
 
 def _newer(path: pathlib.Path, version: int) -> str:
     return f"{path} was written by a newer version of keras_sid2, in format {version}: use that one."
-
-
-def _lists_a_model(version: int, files: dict) -> bool:
-    if version == PORTABLE:
-        return MODEL in files
-    return CONFIG in files and any(name.startswith(f"{ARRAYS}/") for name in files)
-
-
-def _wrong_size(path: pathlib.Path, name: str, size: int, _) -> str | None:
-    try:
-        found = (path / name).stat().st_size
-    except (FileNotFoundError, NotADirectoryError):
-        return f"{name} is missing"
-    return None if found == size else f"{name} has {found} bytes and not {size}"
-
-
-def _wrong_digest(path: pathlib.Path, name: str, _, digest: str) -> str | None:
-    same = _sha256(path / name) == digest
-    return None if same else f"{name} has another SHA-256 than when it was written"
 
 
 def newest_sound(directory: str | os.PathLike, note: Callable[[str], None], *, set_aside: bool) -> pathlib.Path | None:

@@ -47,6 +47,8 @@ _DATA = "ocdbt.process_{}/d"  # where Orbax puts what a process writes, in files
 _BESIDES = 4096  # bytes, about, that Orbax writes of a variable beside its values
 _LONGEST_REASON = 299  # characters
 _LONGEST_WAIT = 3600  # seconds that processes may differ in writing their parts
+_numbers = itertools.count()  # of the saves of a process, alike in all: nothing late of one may come into the next
+_threads: list[threading.Thread] = []
 
 
 def check_available():
@@ -63,14 +65,7 @@ def check_available():
 
 
 class ShardedSaver:
-    """Saves checkpoints of a model behind its training, one at a time.
-
-    Args:
-        directory: of the checkpoints.
-        keep: how many of the newest to keep.
-        keep_every: those whose step it divides are kept for good; 0: none.
-        about: goes into each manifest, plain values.
-    """
+    """Saves checkpoints of a model behind its training, one at a time; the arguments are those of `save_checkpoint`."""
 
     def __init__(self, directory: str | os.PathLike, *, keep: int, keep_every: int = 0, about: dict | None = None):
         check_available()
@@ -78,7 +73,7 @@ class ShardedSaver:
         self._kept = {"keep": keep, "keep_every": keep_every}
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
-        self._start: int | None = None  # random, alike in all processes
+        self._start: int | None = None  # random, alike in all processes, unlike at every start of a run
 
     def check(self, model):
         """Any model will do."""
@@ -93,7 +88,8 @@ class ShardedSaver:
         if self._start is None:  # not of Python's random numbers, which a run seeds alike at every start
             self._start = processes.from_first(secrets.randbits(30))
         temporary = path.with_name(f"{_WRITING}{path.name}-{self._start}-{next(_numbers)}")
-        _quiet_loggers()
+        for logger in ("absl", "asyncio"):
+            logging.getLogger(logger).addFilter(_is_of_others)
         try:
             if processes.index() == 0:
                 _make(temporary, model)
@@ -159,37 +155,20 @@ class ShardedSaver:
         prune(self._directory, **self._kept)
 
 
-# Of the saves of a process, alike in all: what Orbax still does for one that failed must not come into the next one.
-# Nor what a process that outlived the last start of the run still does: each start has a random number besides.
-_numbers = itertools.count()
-_threads: list[threading.Thread] = []
-
-
-def _quiet_loggers():
-    """Keeps Orbax from telling of each array that does not fit on a disk, in pages: it is told once, in a sentence."""
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(_is_of_others)
-
-
 def _is_of_others(record: logging.LogRecord) -> bool:
+    """Keeps Orbax from telling of each array that does not fit on a disk, in pages: it is told once, in a sentence."""
     return f"{_WRITING}step_" not in record.getMessage()
 
 
 def _also_at_exit(thread: threading.Thread):
-    """A program that ends while `thread` runs, with an error as it may be, waits for it.
-
-    Python does that anyway, but first it forbids new work to the executors that Orbax works with.
-    """
+    """A program that ends waits for `thread` before Python forbids new work to the executors that Orbax works with."""
     if not _threads:
         threading._register_atexit(lambda: _threads[0].join())
     _threads[:] = [thread]
 
 
 def arrays(model) -> dict[str, dict]:
-    """The values of all variables of a compiled model and of its optimizer, by their paths; jax arrays.
-
-    Where several have one path, the second is path#2, and so on.
-    """
+    """The values of all variables of a compiled model and of its optimizer, by their paths; jax arrays."""
     backend.sync_variables(model)
     return {part: {key: v.value for key, v in found.items()} for part, found in _variables(model).items()}
 
@@ -200,6 +179,7 @@ def _variables(model) -> dict[str, dict]:
 
 
 def _by_path(variables: Sequence) -> dict:
+    """The second variable of one path is path#2, and so on."""
     found = {}
     for variable in variables:
         key, number = variable.path, 1
@@ -227,25 +207,13 @@ def _handler():
 
 
 def _begin_writing(handler, folder: pathlib.Path, values: dict) -> Sequence:
-    """Futures of the writing of this process's part of `values`, which are copied when this returns.
-
-    Where a loop runs already, as in a notebook, its own has a thread of its own.
-    """
+    """Futures of the writing of this process's part of `values`, which are copied when this returns."""
     import orbax.checkpoint as ocp
     from etils import epath
 
     saving = handler.async_save(epath.Path(folder), args=ocp.args.PyTreeSave(values))
-    if not _a_loop_runs():
-        return asyncio.run(saving)
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1) as thread:  # in this one a loop may run already, as in a notebook
         return thread.submit(asyncio.run, saving).result()
-
-
-def _a_loop_runs() -> bool:
-    try:
-        return asyncio.get_running_loop() is not None
-    except RuntimeError:
-        return False
 
 
 def _has_first_copies(values: dict) -> bool:

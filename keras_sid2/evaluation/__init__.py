@@ -1,17 +1,22 @@
 """What generated images are worth."""
 
 from keras_sid2.evaluation.classifier import ImageClassifier, quality
+from keras_sid2.evaluation.distances import frechet_distance, kernel_distance, precision_recall
 from keras_sid2.evaluation.feature_set import FeatureSet
-from keras_sid2.evaluation.features import Features
-from keras_sid2.evaluation.frechet import frechet_distance
-from keras_sid2.evaluation.images_digest import ImagesDigest
+from keras_sid2.evaluation.features import Features, ImagesDigest
 from keras_sid2.evaluation.inception import inception_features
 from keras_sid2.evaluation.inception_score import inception_score
-from keras_sid2.evaluation.kernel_distance import kernel_distance
 from keras_sid2.evaluation.measure import measure
-from keras_sid2.evaluation.precision_recall import precision_recall
 from keras_sid2.evaluation.reference import reference_of
-from keras_sid2.evaluation.signature import Measurement, Reference, check_comparable, collect, evaluate, how_measured
+from keras_sid2.evaluation.signature import (
+    Measurement,
+    Reference,
+    cannot_be_told,
+    check_comparable,
+    collect,
+    evaluate,
+    how_measured,
+)
 from keras_sid2.evaluation.statistics import FeatureStatistics
 
 __all__ = [
@@ -22,6 +27,7 @@ __all__ = [
     "ImagesDigest",
     "Measurement",
     "Reference",
+    "cannot_be_told",
     "check_comparable",
     "collect",
     "evaluate",

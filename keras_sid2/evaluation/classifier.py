@@ -4,8 +4,8 @@ import hashlib
 
 import numpy as np
 
+from keras_sid2.evaluation.distances import frechet_distance
 from keras_sid2.evaluation.features import Features
-from keras_sid2.evaluation.frechet import frechet_distance
 
 _CUTS = 10
 
@@ -39,8 +39,7 @@ class ImageClassifier:
     def as_features(self) -> Features:
         """Hidden activations and log probabilities of the classes, for `evaluate`.
 
-        The digest is of what the network was fitted on and how, not of its weights: processors round differently, and
-        fits of one set of digits on four kinds differed in every digest, but Frechet distances by 1e-12 of themselves.
+        The digest is of what the network was fitted on and how, not of its weights: processors round differently.
         """
 
         def extract(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -63,7 +62,7 @@ def _digest_of(network, images: np.ndarray, labels: np.ndarray) -> str:
 
 
 def quality(samples: np.ndarray, images: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> dict[str, float]:
-    """What `samples`, drawn for `labels`, are worth beside the real `images` [N, H, W, C] of the same labels.
+    """The quality of `samples`, drawn for `labels`, beside the real `images` [N, H, W, C] of the same labels.
 
     The real images are cut at random into halves A and B, several times, as one cut alone moves the distances by a
     tenth. Every distance is between sets of half the size, so that the bias of small sets is the same in all of them:
@@ -73,8 +72,7 @@ def quality(samples: np.ndarray, images: np.ndarray, labels: np.ndarray, *, seed
         accuracy          share of the samples that a classifier fitted on all real images takes for their label
         accuracy_real     the same of the real images, by a classifier that was fitted on the other half
 
-    frechet may come out below frechet_halves. That does not make samples better than real images: copies of training
-    images that are in B too would score so as well, and only a look at nearest neighbours tells them apart.
+    Copies of training images score well, too: frechet below frechet_halves does not make samples better than real ones.
     """
     rng = np.random.default_rng(seed)
     cuts = [np.array_split(rng.permutation(len(images)), 2) for _ in range(_CUTS)]

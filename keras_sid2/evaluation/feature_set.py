@@ -32,9 +32,8 @@ _SCORE = {"split_logits", "split_counts", "split_p", "split_p_log_p"}
 class FeatureSet:
     """Features of images, added batch by batch.
 
-    Memory is groups x D x D x 8 bytes for statistics (335 MB for 10 groups of 2048 features), 4096 x D x 8 for images
-    that wait to be added to them, and capacity x D x 4 for the sample. Class logits take up to 200 MB (50 000 images of
-    1000 classes). A reference needs one group only, and no logits.
+    Memory is groups x D x D x 8 bytes (335 MB for 10 groups of 2048 features), 4096 x D x 8 for images that wait,
+    capacity x D x 4 for the sample, and up to 200 MB for the logits of 1000 classes.
 
     Args:
         groups: of images, at least 1, of which statistics are kept apart; equally many in each, up to one.
@@ -42,8 +41,7 @@ class FeatureSet:
         seed: of the sample, in [0, 2^32).
         made_by: `Features.identity` of the function that the features are of; None: not known.
 
-    Raises:
-        ValueError: for other arguments.
+    Raises ValueError for other arguments.
     """
 
     def __init__(
@@ -67,8 +65,7 @@ class FeatureSet:
     def add(self, features: np.ndarray, logits: np.ndarray | None = None):
         """The next images' features [B, D], and class logits [B, K] for all batches or for none; B may differ.
 
-        Raises:
-            ValueError: values that are not finite, other shapes, or other widths than before. Nothing is added then.
+        ValueError, and nothing is added, for values that are not finite, other shapes, or other widths than before.
         """
         features, logits = self._checked(features, logits)
         self._add_to_sample(features)
@@ -159,7 +156,7 @@ class FeatureSet:
         return None if self._score is None else self._score.score()
 
     def save(self, path: str | os.PathLike):
-        """One .npz file, whole or not at all; ValueError before the first batch."""
+        """One atomic .npz file; ValueError before the first batch."""
         groups = self.groups
         arrays = {
             "format": np.int64(_FORMAT),
@@ -177,10 +174,7 @@ class FeatureSet:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "FeatureSet":
-        """What `save` wrote; more images may be added to it.
-
-        ValueError for any other file, those of earlier formats among them; OSError for none.
-        """
+        """What `save` wrote, to which more may be added; ValueError for any other file or format, OSError for none."""
         with open(path, "rb") as file:
             try:
                 return cls._from_arrays(_read(file))

@@ -1,7 +1,8 @@
-"""What a measurement looks at: a function from images to features, with the name and hash that a signature quotes."""
+"""What a signature quotes: a function from images to features, with its name and hash; the hash of a set of images."""
 
 import dataclasses
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -43,16 +44,46 @@ class Features:
                 f"The features function {self.name!r} must give [{len(images)}, D] for {len(images)} images, "
                 f"got {list(features.shape)}."
             )
-        logits = None if logits is None else np.asarray(logits)
         self._check_finite("features", features)
-        self._check_finite("logits", logits)
+        if logits is not None:
+            logits = np.asarray(logits)
+            self._check_finite("logits", logits)
         return features, logits
 
-    def _check_finite(self, what: str, values: np.ndarray | None):
-        sound = True if values is None else np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    def _check_finite(self, what: str, values: np.ndarray):
+        sound = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
         if not np.all(sound):
             bad = np.flatnonzero(~sound)
             raise FloatingPointError(
                 f"The features function {self.name!r} gave {what} that are NaN or infinite for {len(bad)} of "
                 f"{len(sound)} images, the first of them number {bad[0]} of its batch."
             )
+
+
+class ImagesDigest:
+    """A hash of images that come batch by batch, however they are cut into batches.
+
+    Its text has two parts, as 0123456789abcdef-01234567: of the images whatever their order (the sum of every image's
+    SHA-256), and of their order, on which metrics depend a little: it settles subsets and splits.
+    """
+
+    def __init__(self):
+        self._sum, self._chain = 0, hashlib.sha256()
+
+    def add(self, images: np.ndarray):
+        """uint8 [N, ...]."""
+        for image in images:
+            shape = str(image.shape).encode()
+            digest = hashlib.sha256(shape + np.ascontiguousarray(image).tobytes()).digest()
+            self._sum = (self._sum + int.from_bytes(digest, "big")) % 2**256
+            self._chain.update(digest)
+
+    def passing(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """The same batches, added."""
+        for images in batches:
+            self.add(images)
+            yield images
+
+    def hexdigest(self) -> str:
+        """16 hexadecimal digits of the images, a hyphen and 8 of their order."""
+        return f"{self._sum:064x}"[:16] + "-" + self._chain.hexdigest()[:8]

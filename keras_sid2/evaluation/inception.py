@@ -55,9 +55,9 @@ def inception_features(
         cache: folder for what is downloaded, made when needed; None: ~/.cache/keras_sid2.
 
     Its `extract` takes uint8 [B, H, W, 1 or 3] of any size and gives float32 ([B, D], logits without bias [B, 1008]),
-    the logits that torch-fidelity scores. Its name is "inception-v3-fid" for the published weights only, and
-    "inception-v3-custom-" with the first digits of their hash for others. ValueError for other images or an unknown
-    layer; see `read_weights` and `download_weights` for what may be wrong with files.
+    the logits that torch-fidelity scores. Its name is "inception-v3-fid" for the published weights only, else
+    "inception-v3-custom-" and digits of their hash. ValueError for other images or an unknown layer; of files as
+    `read_weights` and `download_weights`.
     """
     if layer not in LAYERS:
         raise ValueError(f"Inception features are of one of the layers {', '.join(LAYERS)}, got {layer!r}.")
@@ -75,10 +75,7 @@ def inception_features(
 
 
 def _where() -> str:
-    """What else the features depend on: how a device rounds what goes into a convolution, and who asks it to.
-
-    On CPUs nothing is rounded, and features of the three backends are within 5e-6 of their spread of one another.
-    """
+    """How the device rounds what goes into a convolution. CPUs do not; backends are within 5e-6 of the spread there."""
     device = backend.device_kind()
     if device == "cpu":
         return "on cpu"
@@ -86,14 +83,12 @@ def _where() -> str:
 
 
 class Inception:
-    """The network with its weights: uint8 [B, H, W, 1 or 3] -> {layer: float32 [B, D]} for all `LAYERS`.
+    """The network with weights of `read_weights`: uint8 [B, H, W, 1 or 3] -> {layer: float32 [B, D]} for all `LAYERS`.
 
-    The network is compiled for one number of images, the most that came at once (64 at most), and smaller rests are
-    filled up to it; an image size costs only a resize more.
+    It is compiled for one number of images, the most that came at once (64 at most); smaller rests are filled up to it.
     """
 
     def __init__(self, weights: Mapping[str, np.ndarray]):
-        """`weights` as `read_weights` gives them."""
         network = inception_network(weights)
         self._values = [ops.convert_to_tensor(v.value) for v in network.variables]
         self._network = backend.compiled(

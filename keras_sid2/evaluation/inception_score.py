@@ -3,14 +3,11 @@
     (1) p_i = softmax(logits_i),   q = mean of p_i
     (2) IS  = exp(mean of KL(p_i | q)) = exp(H(q) - mean of H(p_i)),     H(p) = -sum p ln p
 
-between 1 and the number of classes, in float64. It knows of no real images. As in the paper it is the mean over ten
-splits of the images, each with a q of its own; a split of n images scores at most n, so only scores of as many images
-compare. Which image is in which split is torch-fidelity's choice: all are shuffled first, because they often come
-sorted by class, and a split of few classes scores badly.
-
-Others take splits as images come (the paper's code ten, ADM's evaluator 5000 images each). With labels drawn at random
-that is the same but for chance, which moved scores of 50 000 images of 1000 classes by 0.1 %; with labels in turn (0 to
-999, over and over, as sid2-evaluate draws) their q is more even than chance makes it: such images scored 328, not 307.
+between 1 and the number of classes, in float64. As in the paper it is the mean over ten splits of the images, each with
+a q of its own; a split of n images scores at most n, so only scores of as many images compare. As torch-fidelity does,
+all are shuffled first. Others take splits as images come (the paper's code ten, ADM's evaluator 5000 images each). With
+labels drawn at random that is the same to 0.1 %; with labels in turn (as sid2-evaluate draws) their q is more even than
+chance makes it: such images scored 328, not 307.
 """
 
 import dataclasses
@@ -41,17 +38,11 @@ def inception_score(logits: np.ndarray, *, splits: int = _SPLITS, seed: int = _S
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SplitSums:
-    """What Eq. (2) needs of the images in each of S splits.
+    """What Eq. (2) needs of the images in each of S splits."""
 
-    Args:
-        counts: int [S], of images.
-        p: float64 [S, K], the sum of their p_i.
-        p_log_p: float64 [S], the sum of their -H(p_i).
-    """
-
-    counts: np.ndarray
-    p: np.ndarray
-    p_log_p: np.ndarray
+    counts: np.ndarray  # int [S], of images
+    p: np.ndarray  # float64 [S, K], the sum of their p_i
+    p_log_p: np.ndarray  # float64 [S], the sum of their -H(p_i)
 
     @classmethod
     def of_none(cls, splits: int, classes: int) -> "SplitSums":
@@ -87,8 +78,7 @@ class SplitSums:
 class StreamedScore:
     """The inception score of images that come batch by batch, in memory that does not grow with their number.
 
-    Up to SHUFFLED images it is `inception_score`'s, however they were cut into batches. Of more, every SHUFFLED in a
-    row are shuffled among themselves, with a seed of their own, and go to the same ten splits.
+    Up to SHUFFLED images it is `inception_score`'s. Of more, every SHUFFLED in a row are shuffled among themselves.
     """
 
     SHUFFLED = 50_000  # images, as many as published scores are of: 200 MB of 1000 classes

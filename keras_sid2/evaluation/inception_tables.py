@@ -36,6 +36,10 @@ class Parallel(NamedTuple):
 
     paths: tuple[tuple, ...]
 
+    @classmethod
+    def of(cls, *paths: tuple) -> "Parallel":
+        return cls(paths)
+
 
 class Tap(NamedTuple):
     """The mean over all positions here is a layer that may be asked for."""
@@ -53,49 +57,41 @@ def _half(name: str, filters: int) -> Conv:
 
 def _at_35(name: str, pooled: int) -> Parallel:
     branch = f"{name}.branch"
-    return Parallel(
-        (
-            (Conv(f"{branch}1x1", 64),),
-            (Conv(f"{branch}5x5_1", 48), Conv(f"{branch}5x5_2", 64, _5)),
-            (Conv(f"{branch}3x3dbl_1", 64), Conv(f"{branch}3x3dbl_2", 96, _3), Conv(f"{branch}3x3dbl_3", 96, _3)),
-            (MEAN, Conv(f"{branch}_pool", pooled)),
-        )
+    return Parallel.of(
+        (Conv(f"{branch}1x1", 64),),
+        (Conv(f"{branch}5x5_1", 48), Conv(f"{branch}5x5_2", 64, _5)),
+        (Conv(f"{branch}3x3dbl_1", 64), Conv(f"{branch}3x3dbl_2", 96, _3), Conv(f"{branch}3x3dbl_3", 96, _3)),
+        (MEAN, Conv(f"{branch}_pool", pooled)),
     )
 
 
 def _to_17(name: str) -> Parallel:
     branch = f"{name}.branch"
-    return Parallel(
-        (
-            (_half(f"{branch}3x3", 384),),
-            (Conv(f"{branch}3x3dbl_1", 64), Conv(f"{branch}3x3dbl_2", 96, _3), _half(f"{branch}3x3dbl_3", 96)),
-            (MAX_HALF,),
-        )
+    return Parallel.of(
+        (_half(f"{branch}3x3", 384),),
+        (Conv(f"{branch}3x3dbl_1", 64), Conv(f"{branch}3x3dbl_2", 96, _3), _half(f"{branch}3x3dbl_3", 96)),
+        (MAX_HALF,),
     )
 
 
 def _at_17(name: str, inner: int) -> Parallel:
     branch = f"{name}.branch"
     double = ((inner, _COLUMN), (inner, _ROW), (inner, _COLUMN), (192, _ROW))
-    return Parallel(
-        (
-            (Conv(f"{branch}1x1", 192),),
-            (Conv(f"{branch}7x7_1", inner), Conv(f"{branch}7x7_2", inner, _ROW), Conv(f"{branch}7x7_3", 192, _COLUMN)),
-            (Conv(f"{branch}7x7dbl_1", inner), *(Conv(f"{branch}7x7dbl_{i}", *c) for i, c in enumerate(double, 2))),
-            (MEAN, Conv(f"{branch}_pool", 192)),
-        )
+    return Parallel.of(
+        (Conv(f"{branch}1x1", 192),),
+        (Conv(f"{branch}7x7_1", inner), Conv(f"{branch}7x7_2", inner, _ROW), Conv(f"{branch}7x7_3", 192, _COLUMN)),
+        (Conv(f"{branch}7x7dbl_1", inner), *(Conv(f"{branch}7x7dbl_{i}", *c) for i, c in enumerate(double, 2))),
+        (MEAN, Conv(f"{branch}_pool", 192)),
     )
 
 
 def _to_8(name: str) -> Parallel:
     three, seven = f"{name}.branch3x3", f"{name}.branch7x7x3"
     row_and_column = (Conv(f"{seven}_2", 192, _ROW), Conv(f"{seven}_3", 192, _COLUMN))
-    return Parallel(
-        (
-            (Conv(f"{three}_1", 192), _half(f"{three}_2", 320)),
-            (Conv(f"{seven}_1", 192), *row_and_column, _half(f"{seven}_4", 192)),
-            (MAX_HALF,),
-        )
+    return Parallel.of(
+        (Conv(f"{three}_1", 192), _half(f"{three}_2", 320)),
+        (Conv(f"{seven}_1", 192), *row_and_column, _half(f"{seven}_4", 192)),
+        (MAX_HALF,),
     )
 
 
@@ -105,13 +101,11 @@ def _at_8(name: str, pool: Pool) -> Parallel:
     def fork(stem: str) -> Parallel:
         return Parallel(((Conv(f"{stem}a", 384, (1, 3)),), (Conv(f"{stem}b", 384, (3, 1)),)))
 
-    return Parallel(
-        (
-            (Conv(f"{branch}1x1", 320),),
-            (Conv(f"{branch}3x3_1", 384), fork(f"{branch}3x3_2")),
-            (Conv(f"{branch}3x3dbl_1", 448), Conv(f"{branch}3x3dbl_2", 384, _3), fork(f"{branch}3x3dbl_3")),
-            (pool, Conv(f"{branch}_pool", 192)),
-        )
+    return Parallel.of(
+        (Conv(f"{branch}1x1", 320),),
+        (Conv(f"{branch}3x3_1", 384), fork(f"{branch}3x3_2")),
+        (Conv(f"{branch}3x3dbl_1", 448), Conv(f"{branch}3x3dbl_2", 384, _3), fork(f"{branch}3x3dbl_3")),
+        (pool, Conv(f"{branch}_pool", 192)),
     )
 
 

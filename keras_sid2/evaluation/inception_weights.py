@@ -1,12 +1,8 @@
 """Weights of the FID Inception-v3: the published file, the same as .npz, and a hash that both share.
 
-The published file is torch-fidelity's conversion of TensorFlow's graph of 2015-12-05; pytorch-fid's is the same. Its
-name ends with the first digits of its SHA-256. Reading it needs PyTorch, reading the .npz numpy alone:
-
-    write_weights("inception.npz", read_weights(download_weights("folder")))
-
-An .npz made so says that its arrays are the published ones, with their hash, which is checked when it is read. Any
-other is of weights of one's own, and so is what is measured with it.
+The published file is torch-fidelity's conversion of TensorFlow's graph of 2015-12-05; pytorch-fid's is the same. To
+read it takes PyTorch. An .npz made of it, by `write_weights("inception.npz", read_weights(download_weights(folder)))`,
+says that its arrays are the published ones, with their hash, which is checked; any other is of weights of one's own.
 """
 
 import hashlib
@@ -40,12 +36,8 @@ def read_weights(path: str | os.PathLike) -> Weights:
     """The arrays of `path` by torch-fidelity's names, float32, of the shapes that `weight_shapes` lists.
 
     A `.npz` holds these arrays. A `.pth` must be the published file, by its SHA-256, before anything in it is read.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: another suffix, a damaged file, an array that is missing, unknown or of another shape or dtype, or
-            arrays that are not the published ones in a file that says so.
-        ImportError: a `.pth` where PyTorch is not installed.
+    Raises FileNotFoundError; ValueError for another suffix, a damaged file, other arrays than these, or than the
+    published ones in a file that says so; ImportError for a `.pth` where PyTorch is not installed.
     """
     path = pathlib.Path(path)
     readers = {".npz": _read_npz, ".pth": _read_pth}
@@ -64,9 +56,8 @@ def read_weights(path: str | os.PathLike) -> Weights:
 
 
 def write_weights(path: str | os.PathLike, weights: Mapping[str, np.ndarray]):
-    """Saves `weights`, as `read_weights` gives them, as a `.npz` that needs no PyTorch; whole or not at all.
+    """Saves `weights`, as `read_weights` gives them, as an atomic `.npz` that needs no PyTorch.
 
-    With it goes whose weights they are, which plain mappings do not know.
     ValueError for another suffix, or weights that `read_weights` would refuse.
     """
     if pathlib.Path(path).suffix != ".npz":
@@ -118,8 +109,7 @@ def _fetch(path: pathlib.Path):
 
 
 def _check_hash(path: pathlib.Path):
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = atomic.file_sha256(path)
     if found != FILE_SHA256:
         raise ValueError(
             f"{str(path)!r} is not the published file of Inception weights, whose SHA-256 starts with "

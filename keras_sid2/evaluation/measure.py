@@ -5,11 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy import special
 
+from keras_sid2.evaluation.distances import frechet_distance, kernel_distance, precision_recall
 from keras_sid2.evaluation.feature_set import FeatureSet
-from keras_sid2.evaluation.frechet import frechet_distance
-from keras_sid2.evaluation.kernel_distance import kernel_distance
-from keras_sid2.evaluation.precision_recall import precision_recall
-from keras_sid2.evaluation.statistics import FeatureStatistics
 
 _FEWEST = 100
 _SUBSETS, _SUBSET_SIZE = 100, 1000
@@ -18,7 +15,7 @@ _SUBSETS, _SUBSET_SIZE = 100, 1000
 def measure(
     samples: FeatureSet, reference: FeatureSet, *, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, float]:
-    """What generated images are worth beside real ones.
+    """The quality of generated images beside real ones.
 
     From all images:
 
@@ -37,18 +34,14 @@ def measure(
 
         frechet +- t ((G - 1) / G  sum_g (d_g - mean d)^2)^1/2
 
-    the delete-a-group jackknife (Efron and Stein, "The jackknife estimate of variance", 1981). It tells how much the
-    distance would move if as many images were drawn anew from the same model: in 95 of 100 draws (in simulations 95 to
-    98) the mean distance of such draws lies in it, and two models differ if their intervals lie apart. It does not
-    cover the choice of the real images, nor the bias of finite sets, which is upwards, falls like 1 / N and is not
-    quite the same for all models (Chong and Forsyth 1911.07023): frechet_low of a perfect model may be above 0. Of ten
-    groups, the width is good to about a quarter; near a perfect model it is up to 2^1/2 too large.
+    the delete-a-group jackknife (Efron and Stein, "The jackknife estimate of variance", 1981): how much the distance
+    would move if as many images were drawn anew from the same model. In simulations it held the mean of such draws 95
+    to 98 times of 100; of ten groups, its width is good to about a quarter, near a perfect model up to 2^1/2 too large.
+    It does not cover the choice of the real images, nor the bias of finite sets, which is upwards, falls like 1 / N and
+    is not quite the same for all models (Chong and Forsyth 1911.07023).
 
     `progress` is called with (Frechet distances done, in all) after each of the G + 1, which are most of the work.
-
-    Raises:
-        ValueError: fewer than 2 groups, fewer than 2 samples a group, fewer than 2 real images, or sets of different
-            features.
+    Raises ValueError for fewer than 2 groups, 2 samples a group or 2 real images, or sets of different features.
     """
     result = _frechet(samples, reference, progress or (lambda done, total: None))
     if min(samples.count, samples.capacity, reference.count, reference.capacity) >= _FEWEST:
@@ -68,15 +61,11 @@ def _frechet(samples: FeatureSet, reference: FeatureSet, progress: Callable[[int
         )
     sets, distances = [groups, *(groups[:g] + groups[g + 1 :] for g in range(len(groups)))], []
     for parts in sets:
-        distances.append(frechet_distance(_merged(parts), real))
+        distances.append(frechet_distance(parts[0].merged(*parts[1:]), real))
         progress(len(distances), len(sets))
     distance, *without = distances
     margin = special.stdtrit(len(groups) - 1, 0.975) * np.sqrt((len(groups) - 1) * np.var(without))
     return {"frechet": distance, "frechet_low": float(distance - margin), "frechet_high": float(distance + margin)}
-
-
-def _merged(groups: list[FeatureStatistics]) -> FeatureStatistics:
-    return groups[0].merged(*groups[1:])
 
 
 def _of_sample(ours: np.ndarray, real: np.ndarray) -> dict[str, float]:

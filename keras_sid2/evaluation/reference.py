@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from keras_sid2.evaluation.feature_set import FeatureSet
-from keras_sid2.evaluation.features import Features
-from keras_sid2.evaluation.images_digest import ImagesDigest
+from keras_sid2.evaluation.features import Features, ImagesDigest
 from keras_sid2.evaluation.signature import METHOD, Reference, collect
-from keras_sid2.io.atomic import written_whole
+from keras_sid2.io.atomic import file_sha256, write_json
 
 _MOST = 1e-3  # by which means of features may differ, as a share of them or of all of them
 
@@ -35,12 +34,9 @@ def reference_of(
         features: what to measure with.
         name: of the images, for people.
         fingerprint: plain values that change when the images do (names, sizes and times of files).
-        cache: folder to keep it in; None, or a fingerprint of None: it is not kept. One that cannot be written to is
-            warned of.
+        cache: folder to keep it in; None, or a fingerprint of None: it is not kept; with a warning also where it cannot
+            be written. The first batch is read in any case: if its images or features are others, it is made anew.
         capacity: most features kept as a sample.
-
-    The first batch is read in any case: what is kept is made anew if its images, or what `features` makes of them, are
-    others than they were.
     """
     if cache is None or fingerprint is None:
         return _measured(batches(), features, name, capacity)
@@ -85,9 +81,8 @@ def _keep(path: pathlib.Path, reference: Reference, look: dict):
     """Beside the FeatureSet a file that says of what it is; a warning where that cannot be."""
     try:
         reference.features.save(path)
-        about = {"name": reference.name, "digest": reference.digest, "file": _sha256(path), "first": look}
-        with written_whole(path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(about, indent=2) + "\n")
+        about = {"name": reference.name, "digest": reference.digest, "file": file_sha256(path), "first": look}
+        write_json(path.with_suffix(".json"), about)
     except OSError as error:
         warnings.warn(f"The statistics of {reference.name} are not kept in {path.parent}: {error}.", stacklevel=3)
 
@@ -96,13 +91,8 @@ def _kept(path: pathlib.Path, look: dict) -> tuple[str, FeatureSet] | None:
     """(digest of the images, their features) if both files are there, whole, and of what looks the same."""
     try:
         about = json.loads(path.with_suffix(".json").read_text())
-        if about["file"] != _sha256(path) or not _same(look, about["first"]):
+        if about["file"] != file_sha256(path) or not _same(look, about["first"]):
             return None
         return str(about["digest"]), FeatureSet.load(path)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

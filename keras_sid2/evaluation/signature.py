@@ -1,8 +1,7 @@
-"""Figures with a passport: how they were measured, and of what images.
+"""Metrics with their provenance: how they were measured, and of what images.
 
-Two figures compare only if everything in `measured` agrees: the features and their hash, how images are resized and
-rounded, the real images and their order, how many images there are, and the method. What was drawn (sampler, guidance,
-weights, seed) may differ: to compare that is what measurements are for.
+Two metrics compare only if everything in `measured` agrees: features, resizing, the real images and their order, the
+number of images, and the method. What was drawn (sampler, guidance, weights, seed) may differ: that is compared.
 """
 
 import dataclasses
@@ -15,24 +14,18 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from keras_sid2.evaluation.feature_set import FeatureSet
-from keras_sid2.evaluation.features import Features
-from keras_sid2.evaluation.images_digest import ImagesDigest
+from keras_sid2.evaluation.features import Features, ImagesDigest
 from keras_sid2.evaluation.measure import measure
 from keras_sid2.evaluation.statistics import check_widths
-from keras_sid2.io.atomic import written_whole
+from keras_sid2.generation.provenance import custom_in
+from keras_sid2.io.atomic import write_json
 
 METHOD = "keras_sid2.evaluation.measure 2"  # counted up whenever a figure of the same sets would come out differently
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Real images as a measurement sees them.
-
-    Args:
-        name: for people; not a part of the signature.
-        digest: of the images (`collect`).
-        features: their FeatureSet, which knows what features it is of (`collect`).
-    """
+    """Real images as a measurement sees them: a name for people, and what `collect` gives: digest and FeatureSet."""
 
     name: str
     digest: str
@@ -58,9 +51,8 @@ class Measurement:
         return hashlib.sha256(parts.encode()).hexdigest()[:8]
 
     def write(self, path: str | os.PathLike):
-        """As JSON, whole or not at all."""
-        with written_whole(path) as temporary:
-            temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        """As an atomic file of JSON."""
+        write_json(path, dataclasses.asdict(self))
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> "Measurement":
@@ -91,6 +83,21 @@ def check_comparable(measurements: Sequence[Measurement], names: Sequence[str] |
                 )
 
 
+def cannot_be_told(measurements: Sequence[Measurement], names: Sequence[str]) -> list[str]:
+    """A sentence for each setting that reads alike in several of them and is recorded by its name only."""
+    sentences, custom = [], [{key: m.drawn[key] for key in custom_in(m.drawn)} for m in measurements]
+    if any(m.measured.get("features_digest") == "" for m in measurements):
+        custom = [c | {"features": m.measured["features"]} for c, m in zip(custom, measurements, strict=True)]
+    for key in {key: None for settings in custom for key in settings}:
+        told = [settings.get(key) for settings in custom]
+        for text in {text: None for text in told if told.count(text) > 1 and text is not None}:
+            alike = " and ".join(name for name, other in zip(names, told, strict=True) if other == text)
+            sentences.append(
+                f"{key} is {text!r} in {alike}: that is a name only, so whether they are equal cannot be told."
+            )
+    return sentences
+
+
 def collect(
     features: Features,
     batches: Iterable[np.ndarray],
@@ -102,8 +109,8 @@ def collect(
 ) -> tuple[FeatureSet, str]:
     """(the FeatureSet of uint8 batches [B, H, W, C], their `ImagesDigest` as text), one batch in memory at a time.
 
-    Without `logits` there is no inception score; with a `width` given, other numbers of features are refused at the
-    first batch. ValueError for these and for what `features` does not take.
+    Without `logits` there is no inception score. ValueError at the first batch for another `width`, the number of
+    features, where it is given; and for what `features` does not take.
     """
     collected, digest = FeatureSet(groups=groups, capacity=capacity, made_by=features.identity), ImagesDigest()
     for images in batches:
@@ -144,7 +151,7 @@ def evaluate(
     capacity: int = 10_000,
     progress: Callable[[int, int], None] | None = None,
 ) -> Measurement:
-    """What images are worth beside real ones, with a signature.
+    """The quality of images beside real ones, with a signature.
 
     Args:
         batches: of uint8 images [B, H, W, C] (or clips, if `features` takes clips), as of `Drawing.batches`.
@@ -154,8 +161,7 @@ def evaluate(
         groups, capacity: of the FeatureSet of the images.
         progress: of `measure`.
 
-    Raises ValueError for a reference of other features before anything is drawn, for features of another width at the
-    first batch, and for too few images, and images that `features` does not take.
+    Raises ValueError for a reference of other features, before anything is drawn; then as `collect` and `measure`.
     """
     real, kept = reference.features, {"groups": groups, "capacity": capacity}
     _check_made_by(features, reference)

@@ -1,18 +1,28 @@
-"""What a drawing is recorded by: texts in which different settings differ, on every backend the same.
+"""Provenance of samples: what they were drawn by, as texts in which different settings differ, alike on every backend.
 
-Settings of this library are frozen dataclasses, whose text holds all their values. What users add may be a closure or
-an object that hides its values; of these the text holds what they do.
+A frozen configuration (a frozen dataclass, or an object that Keras has registered) is told with all its values. Of
+anything else, such as a closure, nobody can tell from outside what it does: it is "custom" and its qualified name.
+
+NAME.npz has its provenance in NAME.npz.json beside it, a folder of PNG files in images.json in it: what
+`Drawing.describe` says, and the digest of the images, by which it is known whether they are still the same.
 """
 
 import dataclasses
+import functools
 import hashlib
 import inspect
 import json
+import os
+import pathlib
 
+import keras
 import numpy as np
-from keras import ops
 
+from keras_sid2.config import PACKAGE
 from keras_sid2.diffusion import Guidance
+from keras_sid2.io.atomic import write_json
+
+CUSTOM = "custom "  # how the text of a setting begins, or a value in it, of which no more than the name is known
 
 
 def array_digest(values: np.ndarray) -> str:
@@ -28,57 +38,99 @@ def config_digest(network) -> str:
     try:
         config = {key: value for key, value in network.get_config().items() if key not in ("name", "trainable")}
     except NotImplementedError:
-        return _place(type(network))
-    return _digest(json.dumps(config, sort_keys=True, default=str).encode())
+        return CUSTOM + _place(network)
+    return _digest(json.dumps(config, sort_keys=True, default=named).encode())
 
 
-def named(setting, values: np.ndarray) -> str:
-    """A name, a dataclass with its values, or where a function is defined; else also a digest of `values`."""
-    if isinstance(setting, str) or _says_all(setting):
-        return str(setting) if not inspect.isfunction(setting) else _place(setting)
-    return f"{_place(setting)} {_rounded_digest(values)}"
+def named(setting, _=None) -> str:
+    """A name as it is, a frozen configuration with its values, anything else as "custom" and its qualified name."""
+    if dataclasses.is_dataclass(setting) and not isinstance(setting, type) and setting.__dataclass_params__.frozen:
+        values = {field.name: getattr(setting, field.name) for field in dataclasses.fields(setting)}
+        return f"{_class_name(setting)}({', '.join(f'{name}={_value(values[name])}' for name in values)})"
+    if isinstance(setting, str):
+        return setting
+    if inspect.isfunction(setting) and setting.__module__.startswith(f"{PACKAGE}.") and setting.__closure__ is None:
+        return _place(setting)
+    if _is_registered(setting):
+        config = json.dumps(setting.get_config(), sort_keys=True, default=named)
+        return f"{keras.saving.get_registered_name(type(setting))}({config})"
+    return CUSTOM + _place(setting)
 
 
-def named_guidance(guidance: Guidance, logsnr: np.ndarray) -> str:
-    """What of it decides images at these steps: whether both estimates are one batch does not."""
+def named_guidance(guidance: Guidance, _=None) -> str:
+    """What of it decides images: whether both estimates are one batch does not."""
     if not guidance.acts:
         return "none"
     where = "all" if guidance.interval is None else "{!r} to {!r}".format(*map(float, guidance.interval))
-    if not callable(guidance.scale):
-        return f"{float(guidance.scale)!r} in {where}"
-    scales = ops.convert_to_numpy(guidance.scale(ops.convert_to_tensor(logsnr)))
-    return f"{named(guidance.scale, scales)} in {where}"
+    scale = named(guidance.scale) if callable(guidance.scale) else repr(float(guidance.scale))
+    return f"{scale} in {where}"
 
 
-def named_sampler(sampler) -> str:
-    """As `named`; of an object that hides its values, what becomes of a few numbers in a step."""
-    if _says_all(sampler):
-        return named(sampler, np.empty(0))
-    z_t, x_hat, noise = (ops.convert_to_tensor(np.float32(v).reshape(4, 1, 1, 1)) for v in _PROBES)
-    given = {"noise": noise, "denoise": lambda z, logsnr: 0.5 * z, "before": (noise, ops.convert_to_tensor(-2.0))}
-    extra = {name: given[name] for name in getattr(sampler, "needs", ("noise",))}
-    levels = {"logsnr_t": ops.convert_to_tensor(-1.0), "logsnr_s": ops.convert_to_tensor(0.5)}
-    return named(sampler, ops.convert_to_numpy(sampler(z_t=z_t, x_hat=x_hat, **levels, **extra)))
+named_sampler = named
 
 
-_PROBES = ((-1.3, -0.4, 0.6, 1.7), (0.3, -0.8, 0.9, 0.1), (0.7, 1.1, -0.2, -1.9))
+def custom_in(drawn: dict) -> list[str]:
+    """Names of the settings of a `Drawing.describe` that are custom: two that read alike need not be equal."""
+    return [name for name, value in drawn.items() if isinstance(value, str) and CUSTOM in value]
 
 
-def _says_all(setting) -> bool:
-    """Whether its text holds all of it: a dataclass, or a function that is not made anew by each call of another."""
-    plain = inspect.isfunction(setting) and setting.__closure__ is None and "<l" not in setting.__qualname__
-    return dataclasses.is_dataclass(setting) or plain
+def _value(value) -> str:
+    """Of a field: plain values as Python writes them, which tells floats apart to the last digit."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    if isinstance(value, tuple | list):
+        inside = ", ".join(map(_value, value))
+        return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' * (len(value) == 1)})"
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)} {array_digest(value)}"
+    return named(value)
+
+
+def _is_registered(setting) -> bool:
+    kind = type(setting)
+    return hasattr(setting, "get_config") and keras.saving.get_registered_name(kind) != kind.__name__
+
+
+def _class_name(setting) -> str:
+    """Of this library's own without their place, as its first versions told them."""
+    kind = type(setting)
+    return kind.__qualname__ if kind.__module__.startswith(f"{PACKAGE}.") else _place(setting)
 
 
 def _place(setting) -> str:
+    setting = setting.func if isinstance(setting, functools.partial) else setting
     kind = setting if hasattr(setting, "__qualname__") else type(setting)
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _rounded_digest(values: np.ndarray) -> str:
-    """Of four digits each: backends differ in the seventh."""
-    return _digest(" ".join(f"{value:.4g}" for value in np.ravel(values)).encode())
-
-
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
+
+
+def provenance_path(images: str | os.PathLike) -> pathlib.Path:
+    """Of the images in an .npz, or in a folder."""
+    images = pathlib.Path(images)
+    return pathlib.Path(f"{images}.json") if images.suffix == ".npz" else images / "images.json"
+
+
+def write_provenance(images: str | os.PathLike, images_digest: str, drawn: dict):
+    """Beside `images`, whose `ImagesDigest` it has: plain values that say how they were drawn."""
+    write_json(provenance_path(images), {"images_digest": images_digest, **drawn})
+
+
+def read_provenance(images: str | os.PathLike) -> dict | None:
+    """What `write_provenance` wrote: `drawn` and images_digest; None where there is none.
+
+    Raises ValueError for a file that it did not write.
+    """
+    path = provenance_path(images)
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("images_digest"), str):
+        raise ValueError(f"{path} does not say how the images beside it were drawn: remove or rename it.")
+    return found

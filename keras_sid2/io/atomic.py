@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, folders that one process uses at a time, and logs of JSON lines."""
+"""Atomic files, folders that one process uses at a time, and logs of JSON lines."""
 
 import contextlib
 import hashlib
@@ -51,12 +51,14 @@ def umask() -> int:
 def locked(folder: str | os.PathLike, advice: str = "wait for its end") -> Iterator[None]:
     """Holds folder/lock for as long as the block runs; ValueError if another process does, naming it, with `advice`.
 
-    The operating system gives the lock back when a process ends in any way, so a kill leaves nothing to clean up. Who
-    holds it may rename or remove the folder. On a network file system it holds as far as that passes on flock.
+    The operating system gives the lock back when a process ends in any way. Who holds it may rename or remove the
+    folder. On a network file system it holds as far as that passes on flock.
     """
     import fcntl  # there is none on Windows, where all else here works
 
-    with _lock_file(pathlib.Path(folder) / "lock") as file:
+    path = pathlib.Path(folder) / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -68,11 +70,6 @@ def locked(folder: str | os.PathLike, advice: str = "wait for its end") -> Itera
         file.write(json.dumps(about))
         file.flush()
         yield
-
-
-def _lock_file(path: pathlib.Path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return open(path, "a+")
 
 
 def _still_there(file) -> bool:

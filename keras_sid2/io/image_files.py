@@ -1,4 +1,4 @@
-"""Images on disk, each file written whole or not at all: pictures, animations, and arrays in the ADM layout."""
+"""Images on disk, in atomic files: pictures, animations, and arrays in the ADM layout."""
 
 import contextlib
 import glob
@@ -14,16 +14,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from keras_sid2.io.atomic import locked, written_whole
+from keras_sid2.io.atomic import locked, write_json, written_whole
 
 _HOLD = 2.0  # seconds that an animation's last frame stays
 
 
 def image_grid(images: np.ndarray, captions: Sequence[str] | None = None, columns: int | None = None) -> np.ndarray:
-    """uint8 [N, H, W, 1 or 3] images side by side as one uint8 [H', W', 3] picture.
+    """uint8 [N, H, W, 1 or 3] images side by side as one uint8 [H', W', 3] picture, with `captions` below them.
 
-    Small images are enlarged by whole pixels to about 64; `captions`, one an image, stand below them. `columns` None
-    is about the square root of N.
+    Small ones are enlarged by whole pixels to about 64; `columns` None is about the square root of N.
     """
     from PIL import Image, ImageDraw
 
@@ -70,12 +69,9 @@ def write_pngs(folder: str | os.PathLike, images: np.ndarray, start: int = 0):
 
 
 def write_animation(path: str | os.PathLike, frames: Sequence[np.ndarray], seconds: float):
-    """uint8 [H, W, 3] frames as an animation that takes `seconds`, stays at its end for a while, and starts again.
+    """uint8 [H, W, 3] frames as an animation of `seconds`: a .gif of 256 colours a frame, or a .webp without loss.
 
-    The suffix says which: .gif with at most 256 colours a frame, .webp without loss. Frames that follow an equal one
-    are stored as one frame that is shown for longer.
-
-    Raises ValueError for another suffix, and unless there are frames, all of one size.
+    ValueError for another suffix, and unless there are frames, all of one size.
     """
     from PIL import Image
 
@@ -103,9 +99,9 @@ def write_npz(path: str | os.PathLike, images: np.ndarray, labels: np.ndarray | 
 class NpzPieces:
     """An .npz as that of `write_npz`, of any number of images, written piece by piece; an interrupted one goes on.
 
-    The pieces lie in the folder `<path>.pieces`: each is an .npz, which carries checksums, of one call of `add`.
-    `finish` makes one file of them, the same bytes whatever the pieces were, and removes the folder. Never more than a
-    piece is held in memory. The folder is locked from the beginning to `finish` or `close`, which a `with` calls.
+    The pieces lie in the folder `<path>.pieces`, an .npz (which has checksums) of each call of `add`. `finish` makes
+    one file of them, the same bytes whatever the pieces were, and removes the folder, which is locked until then or
+    until `close`, which a `with` calls. Never more than a piece is held in memory.
 
     Args:
         path: of the .npz.
@@ -144,8 +140,7 @@ class NpzPieces:
         if any(self.folder.glob("[0-9]*.npz")):
             self._check_settings()
         else:
-            with written_whole(self.folder / "settings.json") as temporary:
-                temporary.write_text(json.dumps(self._settings, indent=2) + "\n")
+            write_json(self.folder / "settings.json", self._settings)
         while (found := _piece(self._next())) and self._kind in (None, found[1:]):
             self._count(*found)
         for path in set(self.folder.glob("*.npz")).difference(self._pieces):

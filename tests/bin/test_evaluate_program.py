@@ -14,8 +14,8 @@ from training_helpers import stripes, tiny_model
 import pipelines
 from keras_sid2.bin import sample, sweep
 from keras_sid2.bin.common import tell
-from keras_sid2.bin.passports import write_passport
 from keras_sid2.evaluation import ImagesDigest
+from keras_sid2.generation.provenance import write_provenance
 from keras_sid2.io.image_files import write_npz
 
 pytestmark = pytest.mark.backend_free
@@ -117,15 +117,15 @@ def test_images_in_files_have_the_signature_of_those_that_are_drawn(folder, caps
     for kind in (".npz", ""):
         evaluate(folder, f"--samples={folder / 'kept'}{kind}", *common, f"--out={folder / 'of_file'}")
         assert (folder / "of_file.json").read_text() == direct
-    passport = json.loads((folder / "kept.npz.json").read_text())
-    assert passport["seed"] == 3 and passport == json.loads((folder / "kept" / "images.json").read_text())
+    provenance = json.loads((folder / "kept.npz.json").read_text())
+    assert provenance["seed"] == 3 and provenance == json.loads((folder / "kept" / "images.json").read_text())
 
 
 def test_what_is_told_of_other_images_is_left_aside(folder, capsys):
     digest = ImagesDigest()
     digest.add(stripes(60)[0])
     write_npz(folder / "other.npz", stripes(60)[0][::-1])
-    write_passport(folder / "other.npz", digest, {"seed": 0})
+    write_provenance(folder / "other.npz", digest.hexdigest(), {"seed": 0})
     texts = (f"--samples={folder / 'other.npz'}", f"--reference={folder / 'real.npz'}", "--features=own_features:rows")
     assert evaluate(folder, *texts, f"--out={folder / 'of_file'}") == 0
     assert "other.npz.json tells how other images were drawn: it is left aside." in capsys.readouterr().err

@@ -7,15 +7,15 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
 from run_helpers import run_in
 from training_helpers import same_weights
 
-from keras_sid2.bin.goodput import KINDS, peak_of
-from keras_sid2.bin.skipping import Skipped
-from keras_sid2.bin.training_run import TrainingRun
+from keras_sid2.bin.goodput import KINDS, Goodput, peak_of
+from keras_sid2.bin.training_run import Skipped, TrainingRun
 from keras_sid2.checkpoints import MODEL, checkpoint_step, checkpoints, unsound
 from keras_sid2.io.atomic import locked
 from keras_sid2.training import find_preset
@@ -230,6 +230,18 @@ def test_the_log_of_time_adds_up(data, tmp_path):
     assert lines[2]["sampling"] > 0 and lines[2]["saving"] > 0 and lines[2]["evaluating"] > 0
     nothing_saved, one_saved = (line["saving"] * line["seconds"] for line in lines[1:3])
     assert nothing_saved < one_saved and sum(line["seconds"] for line in lines) < elapsed
+
+
+def test_what_is_timed_keeps_every_hook(tmp_path):
+    called, hooks = [], [name for name in dir(keras.callbacks.Callback) if name.startswith("on_")]
+    timed = keras.callbacks.Callback()
+    for name in hooks:
+        setattr(timed, name, lambda *_, name=name, **__: called.append(name))
+    goodput = Goodput(tmp_path / "goodput.jsonl", batch_size=1, multiply_adds=1, peak=None, log=None)
+    for name in hooks:
+        for callback in (timed, goodput.mark("saving")):
+            getattr(callback, name)(0)
+    assert called == hooks and goodput._spent["saving"] > 0.0
 
 
 def test_the_peak_of_a_device_is_that_of_its_kind():

@@ -10,8 +10,8 @@ from sample_helpers import draw, images_of, request
 from training_helpers import tiny_model
 
 from keras_sid2.bin import sample
-from keras_sid2.bin.passports import read_passport
 from keras_sid2.bin.sample_files import FinishedNpz, check_channels, open_npz
+from keras_sid2.generation.provenance import read_provenance
 from keras_sid2.io.image_files import NpzPieces, write_npz, write_pngs
 from keras_sid2.io.image_reading import read_images
 
@@ -76,7 +76,7 @@ def say_another_seed(path):
     ],
 )
 def test_an_npz_that_is_not_this_one_or_not_whole_is_not_taken_for_it(copy, name, change):
-    settings = read_passport(copy / "a.npz")
+    settings = read_provenance(copy / "a.npz")
     del settings["images_digest"]
     assert isinstance(open_npz(copy / "a.npz", settings), FinishedNpz)
     change(copy / name)

@@ -9,7 +9,7 @@ from evaluate_helpers import evaluate, filled
 from PIL import Image
 
 from keras_sid2 import Drawing
-from keras_sid2.bin import measurement_lines, signals, sweep, sweep_report
+from keras_sid2.bin import measurement_lines, signals, sweep
 from keras_sid2.evaluation import Measurement
 from keras_sid2.training import NonFiniteImages
 
@@ -158,12 +158,12 @@ def measurement(frechet):
 
 def plotted(settings, tmp_path, monkeypatch):
     """(the axes, {label of a line: (its x, its y)}) of settings whose Frechet distances are 1, 2, ...; 9 anew."""
-    plt = sweep_report.pyplot()
+    plt = sweep.pyplot()
     settings = [sweep.Setting(*setting, *([] if len(setting) > 4 else [{}])) for setting in settings]
     rows = [(setting, measurement(float(i))) for i, setting in enumerate(settings, 1)]
     with monkeypatch.context() as patch:
         patch.setattr(plt, "close", lambda _: None)
-        sweep_report.plot(rows, measurement(9.0), tmp_path / "plot.png")
+        sweep.plot(rows, measurement(9.0), tmp_path / "plot.png")
     axes = plt.gcf().axes[0]
     lines = {bars.get_label(): tuple(map(list, bars.lines[0].get_data())) for bars in axes.containers}
     plt.close("all")

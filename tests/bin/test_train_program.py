@@ -89,21 +89,15 @@ def test_the_log_says_loss_rate_and_waiting(finished):
     assert "train 12/12" in text and "images/s" in text and "waiting for data" in text and "eval loss" in text
 
 
-def test_a_run_in_two_parts_is_the_run_in_one(finished, data, tmp_path):
-    train(data, tmp_path, steps=6, eval_split="test")  # not at a window's end
-    model, text = train(data, tmp_path, eval_split="test")
-    assert "steps 6 to 12" in text
-    assert all(np.array_equal(a, b) for a, b in zip(weights(model), weights(finished[1]), strict=True))
-
-
 def test_samples_are_measured_on_the_way(data, tmp_path):
-    asked = dict(measure_every=4, measure_images=40, measure_features="classifier", measure_share=1.0)
+    asked = dict(measure_every=4, measure_images=40, measure_features="classifier", measure_share=0.05)
     _, log = train(data, tmp_path / "run", **asked, measure_cache=str(tmp_path / "cache"))
     assert list((tmp_path / "cache").glob("*.npz"))
     lines = [json.loads(line) for line in (tmp_path / "run" / "measurements.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [4, 8, 12]
     assert all(line["measured"]["images"] == 40 and line["figures"]["frechet"] > 0 for line in lines)
-    assert "step 12: Frechet distance of samples" in log
+    assert "step 12: Frechet distance of samples" in log and "--measure_share does nothing" in log
+    assert "Measuring samples at step 12 took" in log and "% of the time since the last one." in log
     told = scalars(tmp_path / "run" / "tensorboard")
     assert [step for step, _ in told["samples/frechet"]] == [4, 8, 12]
     assert len(list((tmp_path / "run" / "measured").glob("*.png"))) == 3
@@ -127,7 +121,7 @@ def stopping_features():
 @pytest.mark.backend_free
 def test_sigterm_does_not_wait_for_a_measurement(data, tmp_path):
     own = {"measure_features": f"{__name__}:stopping_features", "measure_cache": str(tmp_path / "cache")}
-    asked = settings(data, tmp_path / "run", measure_every=4, measure_images=200, measure_share=1.0, **own)
+    asked = settings(data, tmp_path / "run", measure_every=4, measure_images=200, **own)
     run = TrainingRun(asked, Console(record=True, width=200, file=open("/dev/null", "w")))
     run.train()
     assert run.stopped_by == signal.SIGTERM and _passed_on == [64]
@@ -170,7 +164,6 @@ def test_bfloat16_runs_and_its_checkpoint_keeps_the_policy(data, tmp_path):
         ({"seed": -1}, ValueError, r"--seed must be in \[0, 2\*\*32\), got -1"),
         (dict(measure_features="fid"), ValueError, "Features must be inception, classifier, or MODULE:FUNCTION"),
         (dict(measure_images=5), ValueError, "--measure_images must be at least 20, got 5"),
-        (dict(measure_share=0.0), ValueError, r"--measure_share must be in \(0, 1\], got 0.0"),
     ],
 )
 def test_refused_before_anything_is_written(data, tmp_path, changes, error, sentence):
@@ -189,14 +182,14 @@ def test_steps_between_checkpoints_and_others_are_rounded_up_to_lines_of_the_log
     assert {name: getattr(found, name) for name in every} == every
 
 
-def test_a_run_with_rounded_steps_says_so_and_goes_on_as_one_without(finished, data, tmp_path):
+def test_a_run_in_two_parts_with_rounded_steps_is_the_run_in_one(finished, data, tmp_path):
     rounded = dict(checkpoint_every=3, eval_every=7, sample_every=5, eval_split="test")
-    _, text = train(data, tmp_path, steps=7, **rounded)
+    _, text = train(data, tmp_path, steps=6, **rounded)  # which is not at a log interval's end
     assert "--checkpoint_every=3 is 4 here: a multiple of --log_every=4." in text
     assert "--eval_every=7 is 8 here" in text and "--sample_every=5 is 8 here" in text and "keep_every" not in text
-    assert [checkpoint_step(p) for p in checkpoints(tmp_path / "checkpoints")] == [4, 7]
+    assert [checkpoint_step(p) for p in checkpoints(tmp_path / "checkpoints")] == [4, 6]
     model, text = train(data, tmp_path, **rounded)
-    assert "steps 7 to 12" in text
+    assert "steps 6 to 12" in text
     assert all(np.array_equal(a, b) for a, b in zip(weights(model), weights(finished[1]), strict=True))
 
 
@@ -284,18 +277,13 @@ def test_windows_end_at_multiples_and_at_the_end(start, stop, length, expected):
     assert windows(start, stop, length) == expected
 
 
-def test_every_preset_predicts_nothing_when_new_at_a_shrunken_size():
-    for name in keras_sid2.list_presets():
-        network = shrunken(find_preset(name)).build(keras_sid2.SiD2Model).network
-        z_t = np.zeros((2, *network.image_shape), "float32")
-        v_hat = to_numpy(network((z_t, np.zeros(2, "float32"), None)))
-        assert v_hat.shape == z_t.shape and not v_hat.any(), name
-
-
 @pytest.mark.parametrize("name", ["sid2_imagenet512_uvit4", "sid2_photo_patches", "sid2_digits"])
-def test_each_kind_of_preset_trains_a_step_at_a_shrunken_size(name):
+def test_each_kind_of_preset_predicts_nothing_when_new_and_trains_a_step_at_a_shrunken_size(name):
     """The four of the paper differ in nothing else than patch and image size."""
     model = shrunken(find_preset(name)).build(keras_sid2.SiD2Model)
+    z_t = np.zeros((2, *model.image_shape), "float32")
+    v_hat = to_numpy(model.network((z_t, np.zeros(2, "float32"), None)))
+    assert v_hat.shape == z_t.shape and not v_hat.any()
     model.compile(run_eagerly=BACKEND == "tensorflow")  # one step is not worth tracing
     labels = None if model.num_classes is None else np.zeros(2, "int32")
     images = np.zeros((2, *model.image_shape), "uint8")

@@ -28,7 +28,7 @@ from helpers import tiny_network  # noqa: E402
 from training_helpers import Losses, stripes, tiny_model  # noqa: E402
 
 from keras_sid2 import AdamRecipe  # noqa: E402
-from keras_sid2.callbacks.saving import PortableSaver  # noqa: E402
+from keras_sid2.checkpoints import PortableSaver  # noqa: E402
 from keras_sid2.parallel import replicas  # noqa: E402
 from keras_sid2.parallel.mesh import Mesh, distributed  # noqa: E402
 

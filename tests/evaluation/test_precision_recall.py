@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_sid2.evaluation import precision_recall
-from keras_sid2.evaluation.precision_recall import _BLOCK
+from keras_sid2.evaluation.distances import _BLOCK
 
 pytestmark = pytest.mark.backend_free
 

@@ -13,6 +13,7 @@ from keras_sid2.evaluation import (
     ImagesDigest,
     Measurement,
     Reference,
+    cannot_be_told,
     check_comparable,
     collect,
     evaluate,
@@ -158,6 +159,15 @@ def test_figures_of_another_method_do_not_compare(monkeypatch):
 def test_unlike_signatures_do_not_compare_and_the_difference_is_named(other, difference):
     with pytest.raises(ValueError, match=f"a.json and b.json do not compare: {difference}"):
         check_comparable([measured(), other], ["a.json", "b.json"])
+
+
+def test_custom_settings_that_read_alike_cannot_be_told_apart_and_that_is_said():
+    drawn = [{"sampler": "custom own.Sampler", "schedule": "S()"}, {"sampler": "custom own.Sampler", "schedule": "S()"}]
+    digested = dataclasses.replace(PLAIN, digest="ab")
+    found = [dataclasses.replace(measured(features=digested), drawn=d) for d in (*drawn, {"sampler": "custom other"})]
+    said = "sampler is 'custom own.Sampler' in a and b: that is a name only, so whether they are equal cannot be told."
+    assert cannot_be_told(found, "abc") == [said] and cannot_be_told(found[1:], "bc") == []
+    assert "features is 'halves' in a and b" in cannot_be_told([measured(), measured()], "ab")[0]
 
 
 def test_another_reference_does_not_compare():
