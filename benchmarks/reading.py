@@ -205,7 +205,7 @@ def _consumer_case(kind: str):
 
 def _start_case(kind: str, epochs: float):
     """Opening the data set and reading the first batch at a start_step."""
-    from pipelines import order
+    from pipelines.reading import order
 
     start_step = int(epochs * FLAGS.images / FLAGS.batch_size)
 
@@ -227,7 +227,7 @@ def _start_name(start: str) -> str:
 
 def _facts():
     """A case that is no measurement of the reader: sizes, and what start_step computes for a large data set."""
-    from pipelines import order
+    from pipelines.reading import order
 
     folder = pathlib.Path(FLAGS.folder)
     sizes = {kind: textures.read_images(folder, kind) for kind in textures.KINDS}

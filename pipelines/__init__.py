@@ -12,17 +12,17 @@ Importing this package loads neither tensorflow nor tensorflow_datasets nor scik
 need them do.
 """
 
-from pipelines.checking import SplitReport, random_grid, stats, verify
-from pipelines.crops import adm_center_crop
+from pipelines.checking.fingerprints import file_stamps, fingerprint
+from pipelines.checking.verifying import SplitReport, random_grid, stats, verify
 from pipelines.datasets import dataset_names
-from pipelines.examples import RecordFeatures
-from pipelines.faults import BadRecord, BadRecords
-from pipelines.fingerprints import file_stamps, fingerprint
-from pipelines.grain_reading import make_grain_dataset
-from pipelines.locating import DatasetDescription, describe
-from pipelines.metering import WaitMeter, measure_wait
-from pipelines.preparing import prepare
-from pipelines.reading import make_dataset
+from pipelines.images import adm_center_crop
+from pipelines.preparing.prepare import prepare
+from pipelines.reading.faults import BadRecord, BadRecords
+from pipelines.reading.grain_reader import make_grain_dataset
+from pipelines.reading.locating import DatasetDescription, describe
+from pipelines.reading.metering import WaitMeter, measure_wait
+from pipelines.reading.tf_reader import make_dataset
+from pipelines.values import RecordFeatures, ValueSpec
 
 __all__ = [
     "BadRecord",
@@ -30,6 +30,7 @@ __all__ = [
     "DatasetDescription",
     "RecordFeatures",
     "SplitReport",
+    "ValueSpec",
     "WaitMeter",
     "adm_center_crop",
     "dataset_names",

@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
-from pipelines.checking import random_grid, stats, verify
+from pipelines.checking.verifying import random_grid, stats, verify
 from pipelines.datasets import ENTRIES, dataset_names
-from pipelines.examples import RecordFeatures
-from pipelines.faults import BadRecord
-from pipelines.locating import tfds_path
-from pipelines.preparing import EXAMPLES_PER_SHARD, prepare
+from pipelines.extras import tfds_path
+from pipelines.preparing.prepare import EXAMPLES_PER_SHARD, prepare
+from pipelines.reading.faults import BadRecord
+from pipelines.values import RecordFeatures
 
 if TYPE_CHECKING:
     from etils import epath
@@ -43,7 +43,7 @@ flags.DEFINE_boolean("help", False, "show this help", flag_values=FLAGS)
 
 # What only some data sets take; None: not given.
 SETTINGS = ("source", "config", "image_size", "encoding", "quality", "channels", "num_classes")
-SETTINGS += ("background", "min_size", "animated", "splits", "classes", "annotations", "num_frames", "stride")
+SETTINGS += ("background", "min_size", "animated", "splits", "classes", "values", "annotations", "num_frames", "stride")
 flags.DEFINE_string("source", None, "prepare: the folder or file of yours that it is made from", flag_values=FLAGS)
 flags.DEFINE_string("config", None, "prepare: name for the folder; default: from the settings", flag_values=FLAGS)
 flags.DEFINE_integer("image_size", None, "prepare: side of ADM's centre crop; show: of the images", flag_values=FLAGS)
@@ -74,6 +74,9 @@ flags.DEFINE_string(
     flag_values=FLAGS,
 )
 flags.DEFINE_integer("num_classes", None, "prepare npz, plain files: labels are below it", flag_values=FLAGS)
+flags.DEFINE_string(
+    "values", None, "prepare npz: which other arrays, NAME,NAME or none; default: all", flag_values=FLAGS
+)
 flags.DEFINE_string("annotations", None, "prepare kinetics600: the official CSV files", flag_values=FLAGS)
 flags.DEFINE_integer("num_frames", None, "prepare kinetics600: frames a clip", flag_values=FLAGS)
 flags.DEFINE_integer("stride", None, "prepare kinetics600: every how manieth frame", flag_values=FLAGS)

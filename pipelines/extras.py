@@ -1,8 +1,13 @@
 """The optional dependencies, each imported only by the function that needs it."""
 
 import importlib
+import os
 import sys
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from etils import epath
 
 
 def require(module: str, *, extra: str) -> ModuleType:
@@ -31,6 +36,12 @@ def require_tensorflow() -> ModuleType:
 def require_tfds() -> ModuleType:
     """Imports and returns tensorflow_datasets."""
     return require("tensorflow_datasets", extra="data")
+
+
+def tfds_path(path: str | os.PathLike | None) -> "epath.Path":
+    """Returns `path` as tfds reads paths, with ~ expanded; None: the default directory of tfds."""
+    core = require_tfds().core
+    return core.Path(core.constants.DATA_DIR if path is None else path).expanduser()
 
 
 def _leave_accelerators_to_keras(tf: ModuleType) -> None:

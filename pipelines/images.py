@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 KEEP = "keep"  # the background of those who want transparency itself, as a fourth channel
 _MODE_NAMES = {"L": "grey", "1": "black and white", "P": "palette", "LA": "grey with alpha", "PA": "palette with alpha"}
+_WHOLE = 2**26  # pixels of a resized image
 ENCODINGS = ("png", "jpeg")
 _SIGNATURES = {
     b"GIF8": "a GIF",
@@ -152,8 +153,8 @@ def decode(
     try:
         with open_image(data, ("JPEG", "PNG")) as image:
             width, height = image.size
-            window = (0, 0, height, width) if window is None else tuple(map(int, window))
-            size = size or window[2:]
+            window = (0, 0, height, width) if window is None else tuple(window)
+            size = size or tuple(map(int, window[2:]))
             # Of the whole image, so that the window has still as many pixels as are wanted.
             image.draft(None, (math.ceil(width * size[1] / window[3]), math.ceil(height * size[0] / window[2])))
             image.load()
@@ -250,7 +251,8 @@ def _resized(
     from PIL import Image
 
     top, left, height, width = window
-    box = (left * scale[1], top * scale[0], (left + width) * scale[1], (top + height) * scale[0])
+    right, bottom = min((left + width) * scale[1], image.width), min((top + height) * scale[0], image.height)
+    box = (left * scale[1], top * scale[0], right, bottom)
     if (box[3] - box[1], box[2] - box[0]) == size and all(edge == int(edge) for edge in box):
         image = image if image.size == size[::-1] else image.crop(tuple(map(int, box)))
     else:
@@ -260,6 +262,58 @@ def _resized(
         image = image.resize(size[::-1], method, box=box)
     pixels = np.asarray(image)
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def resized(pixels: "np.ndarray", window: tuple[float, ...], size: tuple[int, int]) -> "np.ndarray":
+    """A window (top, left, height, width) of numbers [H, W, C] in another size.
+
+    Floats are resized as pictures are, and stay in their range; of whole numbers and booleans, as in maps of classes,
+    the nearest are taken.
+    """
+    import numpy as np
+    from PIL import Image
+
+    if (tuple(window), size) == ((0, 0, *pixels.shape[:2]), pixels.shape[:2]):
+        return pixels
+    top, left, height, width = map(float, window)
+    if pixels.dtype.kind != "f":
+        rows, columns = (
+            (start + (np.arange(count) + 0.5) * (length / count)).astype(int)
+            for start, length, count in ((top, height, size[0]), (left, width, size[1]))
+        )
+        return pixels[rows[:, None], columns]
+    single = pixels.astype(np.float32)
+    planes = [
+        _resized(Image.fromarray(plane), (top, left, height, width), size, (1.0, 1.0))
+        for plane in np.moveaxis(single, -1, 0)
+    ]
+    return np.clip(np.concatenate(planes, -1), single.min(), single.max()).astype(pixels.dtype)
+
+
+def adm_center_crop(image: "Image.Image", size: int) -> "Image.Image":
+    """The centre crop of ADM (Dhariwal & Nichol, arXiv 2105.05233), which ImageNet's FIDs are measured with.
+
+    Halve with a box filter as long as the short side is at least twice `size`, resize bicubically so that the short
+    side is `size`, cut the middle out. Small images are enlarged.
+
+    Args:
+        image: a Pillow image of 8 bits a channel, any size. Colours of RGBA are weighted by alpha when it is resized.
+        size: side of the square, in pixels.
+    """
+    from PIL import Image
+
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    width, height = round(image.width * scale), round(image.height * scale)
+    left, top = (width - size) // 2, (height - size) // 2
+    if width * height <= _WHOLE:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        return image.crop((left, top, left + size, top + size))
+    # A line of one pixel would need gigabytes; the same up to rounding, without what is cut off.
+    across, down = image.width / width, image.height / height
+    box = (left * across, top * down, (left + size) * across, (top + size) * down)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
 
 
 def encode(image: "Image.Image", encoding: str, quality: int) -> bytes:

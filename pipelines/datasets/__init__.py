@@ -25,36 +25,36 @@ class Entry:
 
 ENTRIES = {
     "digits": Entry(
-        module="pipelines.datasets.digits.digits",
+        module="pipelines.datasets.digits",
         builder="Digits",
         summary="handwritten digits, 8x8x1, 10 classes (scikit-learn's load_digits)",
     ),
     "image_folder": Entry(
-        module="pipelines.datasets.image_folder.image_folder",
+        module="pipelines.datasets.image_folder",
         builder="ImageFolder",
         summary="a folder of images: SOURCE/split/class/*.png, SOURCE/class/*.png or SOURCE/*.png",
         needs_source=True,
     ),
     "imagenet": Entry(
-        module="pipelines.datasets.imagenet.imagenet",
+        module="pipelines.datasets.imagenet",
         builder="Imagenet",
         summary="ImageNet (ILSVRC 2012), from the official tar files or an extracted tree",
         needs_source=True,
     ),
     "kinetics600": Entry(
-        module="pipelines.datasets.kinetics600.kinetics600",
+        module="pipelines.datasets.kinetics600",
         builder="Kinetics600",
         summary="Kinetics-600, from a folder of clips and the official CSV files",
         needs_source=True,
     ),
     "npz": Entry(
-        module="pipelines.datasets.npz.npz",
+        module="pipelines.datasets.npz",
         builder="Npz",
         summary="arrays: an .npz of uint8 [N,H,W,C] and labels, or a folder of them, one for each split",
         needs_source=True,
     ),
     "photo_patches": Entry(
-        module="pipelines.datasets.photo_patches.photo_patches",
+        module="pipelines.datasets.photo_patches",
         builder="PhotoPatches",
         summary="patches of two colour photographs, 64x64x3, no labels (scikit-learn's load_sample_images)",
     ),

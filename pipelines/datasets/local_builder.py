@@ -12,10 +12,13 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow_datasets as tfds
 
-from pipelines import images, opening
-from pipelines.crops import adm_center_crop
+from pipelines import images
+from pipelines.datasets import opening
+from pipelines.images import adm_center_crop
+from pipelines.values import ValueSpec
 
 ENCODINGS = (*images.ENCODINGS, "original")
 
@@ -174,6 +177,14 @@ class PictureConfig(SourceConfig):
             return images.read_header(data).channels == self.channels
         except images.BadImage:
             return False
+
+
+def feature_of(spec: ValueSpec) -> tfds.features.FeatureConnector:
+    """How a value is stored: pictures as PNG, numbers as the bytes of the array, which are those that were given."""
+    if not spec.encoded:
+        return tfds.features.Tensor(shape=spec.shape, dtype=np.dtype(spec.dtype), encoding="bytes")
+    image = tfds.features.Image(shape=spec.shape[-3:], encoding_format="png")
+    return image if len(spec.shape) == 3 else tfds.features.Sequence(image, length=spec.shape[0])
 
 
 class LocalInfo(tfds.core.DatasetInfo):

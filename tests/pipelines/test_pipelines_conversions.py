@@ -27,7 +27,7 @@ from source_helpers import (
 )
 
 import pipelines
-from pipelines.opening import open_source
+from pipelines.datasets.opening import open_source
 
 pytestmark = pytest.mark.backend_free
 

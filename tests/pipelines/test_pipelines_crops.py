@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines import adm_center_crop
-from pipelines.crops import center_windows, random_windows
+from pipelines.reading.order import center_windows, random_windows
 
 pytestmark = pytest.mark.backend_free
 

@@ -167,7 +167,7 @@ def test_window_is_centred(num_frames, stride, expected, tmp_path):
 
 
 def test_packets_that_show_nothing(tmp_path, monkeypatch):
-    from pipelines.datasets.kinetics600 import kinetics600
+    from pipelines.datasets import kinetics600
 
     source = clip(tmp_path / "source")
     monkeypatch.setattr(kinetics600, "_count", lambda path: 60)
@@ -184,7 +184,7 @@ def test_jpeg_and_grey(tmp_path):
 
 
 def test_crop_is_adms(tmp_path):
-    from pipelines.crops import adm_center_crop
+    from pipelines.images import adm_center_crop
 
     source = clip(tmp_path / "source")
     with av.open(str(source / "clip_000000.mp4")) as container:
@@ -267,7 +267,7 @@ def test_bad_clips_are_left_out_and_listed(source, tmp_path):
 
 def listing(source, **settings):
     """{split: {path: label}} and notes, without decoding anything."""
-    from pipelines.datasets.kinetics600.kinetics600 import Kinetics600, Kinetics600Config
+    from pipelines.datasets.kinetics600 import Kinetics600, Kinetics600Config
 
     builder = Kinetics600(data_dir=source / "nowhere", config=Kinetics600Config(source=source, **settings))
     found = {split: {item.key: item.label for item in items} for split, items in builder.listing().items()}

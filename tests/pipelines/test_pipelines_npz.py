@@ -37,8 +37,8 @@ def test_order_of_memory_and_width_of_labels_do_not_matter(tmp_path):
     images, labels = noise(5, 8, 9, 3), np.arange(5)
     expected = [(image, int(label)) for image, label in zip(images, labels, strict=True)]
     for number, dtype in enumerate(["uint8", ">i8", "int16", "uint64"]):
-        arrays = {"labels": labels.astype(dtype), "more": np.zeros(3), "images": np.asfortranarray(images)}
-        directory = prepared("npz", write_npz(tmp_path / f"arrays{number}.npz", **arrays))
+        arrays = {"labels": labels.astype(dtype), "mu": np.zeros(3), "images": np.asfortranarray(images)}
+        directory = prepared("npz", write_npz(tmp_path / f"arrays{number}.npz", **arrays), values="none")
         assert_pixels(directory, expected)
 
 

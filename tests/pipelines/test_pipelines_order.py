@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipelines
-from pipelines import order
+from pipelines.reading import order
 
 pytestmark = pytest.mark.backend_free
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import pipelines
-from pipelines.datasets.digits import digits
+from pipelines.datasets import digits
 
 pytestmark = pytest.mark.backend_free
 

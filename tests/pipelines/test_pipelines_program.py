@@ -1,6 +1,7 @@
 """The command line, in processes of its own, and what importing the package loads."""
 
 import pathlib
+import re
 import subprocess
 import sys
 import types
@@ -76,3 +77,24 @@ def test_accelerators_are_left_to_another_backend(backend, hidden, monkeypatch):
     monkeypatch.setitem(sys.modules, "keras", keras)
     require_tensorflow()
     assert calls == [([], kind) for kind in hidden]
+
+
+def test_arrows_between_the_rooms_point_down():
+    rooms = [
+        "",
+        "datasets",
+        "reading",
+        "preparing",
+        "checking",
+    ]  # "": what lies beside the rooms, but for the two doors
+    package = pathlib.Path(pipelines.__file__).parent
+    wrong = []
+    for path in package.rglob("*.py"):
+        room = path.parent.name if path.parent != package else ""
+        if path.name in ("__init__.py", "__main__.py") and not room:
+            continue
+        imported = re.findall(r"^ *(?:from|import) pipelines(?:\.(\w+))?", path.read_text(), re.M)
+        wrong += [
+            (path.name, other) for other in imported if rooms.index(room) < rooms.index(other if other in rooms else "")
+        ]
+    assert wrong == []

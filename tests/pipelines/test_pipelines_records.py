@@ -11,9 +11,9 @@ from PIL import Image
 
 import pipelines
 from pipelines import tfrecord
-from pipelines.decoding import GROUP
 from pipelines.images import BadImage, decode, read_header
-from pipelines.reading import _group_decoder
+from pipelines.reading.decoding import GROUP
+from pipelines.reading.tf_reader import _group_decoder
 
 pytestmark = pytest.mark.backend_free
 

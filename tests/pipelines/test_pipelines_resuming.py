@@ -162,7 +162,7 @@ def test_tfds_reads_it_by_itself(file_format, source, tmp_path):
 
 
 def test_tfds_prepares_the_same_examples(source, tmp_path):
-    from pipelines.datasets.image_folder.image_folder import ImageFolder, ImageFolderConfig
+    from pipelines.datasets.image_folder import ImageFolder, ImageFolderConfig
 
     ours = prepared(source, tmp_path / "ours")
     builder = ImageFolder(data_dir=tmp_path / "theirs", config=ImageFolderConfig(source=str(source), image_size=8))

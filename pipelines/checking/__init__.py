@@ -1,0 +1,1 @@
+"""Looking at prepared data: is every record sound, what is in it, has it changed?"""

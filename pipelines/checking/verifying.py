@@ -1,0 +1,239 @@
+"""Looking at a prepared data set: is every record sound, what is in it, and what does it look like?"""
+
+import collections
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from pipelines import images
+from pipelines.images import BadImage
+from pipelines.reading import order
+from pipelines.reading.decoding import Arrays, Decoder
+from pipelines.reading.examples import Encoded, Source, size_of
+from pipelines.reading.faults import BadRecord, BadRecords
+from pipelines.reading.locating import locate, split_names
+from pipelines.reading.settings import ReadSettings, integer
+from pipelines.values import RecordFeatures
+
+RUN = 64  # records that a thread checks at a time
+LISTED = 20  # faults, classes and sizes that a report names
+ANY_NUMBER = 2**63 - 1
+
+
+@dataclasses.dataclass
+class SplitReport:
+    """What is in one split.
+
+    Attributes:
+        split, shards, records: its name, and how many it has of them.
+        decoded: whether the images were decoded, and not only looked at by their headers.
+        faults: what is wrong with which record, in file order.
+        per_class: {label: number}; empty without labels.
+        sizes: {(H, W): number} of the images, or of the first frame of clips.
+        kinds: {"JPEG, RGB": number}, or of what is stored as numbers {"float32, RGB": number}.
+        values: {name: what it is and where its numbers lie}, of what is beside them and the label.
+        class_names: as the data set has them, or None.
+        duplicates: pairs of records ("shard, record i") of equal encoded images; the first of each group comes first.
+    """
+
+    split: str
+    shards: int
+    records: int
+    decoded: bool
+    faults: list[BadRecord] = dataclasses.field(default_factory=list)
+    per_class: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    sizes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    kinds: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    values: dict[str, str] = dataclasses.field(default_factory=dict)
+    class_names: tuple[str, ...] | None = None
+    duplicates: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{self.split}: {self.records} records in {self.shards} shards, {len(self.faults)} of them bad"]
+        lines += [f"  bad: {fault}" for fault in self.faults[:LISTED]]
+        lines += [f"  ... and {len(self.faults) - LISTED} more"] * (len(self.faults) > LISTED)
+        lines += [f"  kinds: {_listed(self.kinds)}", f"  sizes (HxW): {_listed(self.sizes)}"]
+        if self.per_class:
+            counts = self.per_class.values()
+            spread = f"{min(counts)} to {max(counts)} each"
+            named = {self._class(label): number for label, number in sorted(self.per_class.items())}
+            lines.append(f"  classes: {len(counts)} of {spread}: {_listed(named)}")
+        lines += [f"  {name}: {what}" for name, what in self.values.items()]
+        lines.append(f"  duplicates: {len(self.duplicates)}")
+        lines += [f"    {second} is equal to {first}" for first, second in self.duplicates[:LISTED]]
+        return "\n".join(lines)
+
+    def _class(self, label: int) -> str:
+        return self.class_names[label] if self.class_names else str(label)
+
+
+def verify(
+    name_or_dir: str | os.PathLike,
+    *,
+    split: str | None = None,
+    data_dir: str | os.PathLike | None = None,
+    features: RecordFeatures | None = None,
+) -> list[SplitReport]:
+    """Reads every record of a data set and decodes it: CRC, features, image, label.
+
+    Nothing is raised for what is wrong inside the shards: it is in the reports, one for each split.
+
+    Args:
+        split: name of the only split to be checked; None: all.
+        name_or_dir, data_dir, features: as in `make_dataset`.
+
+    Raises:
+        ValueError, FileNotFoundError: there is no such data set or split.
+    """
+    return _reports(name_or_dir, split, data_dir, features, decode=True)
+
+
+def stats(
+    name_or_dir: str | os.PathLike,
+    *,
+    split: str | None = None,
+    data_dir: str | os.PathLike | None = None,
+    features: RecordFeatures | None = None,
+) -> list[SplitReport]:
+    """As `verify`, without decoding: several times faster, and it finds all but images that are damaged inside."""
+    return _reports(name_or_dir, split, data_dir, features, decode=False)
+
+
+def random_grid(
+    name_or_dir: str | os.PathLike,
+    *,
+    split: str = "train",
+    data_dir: str | os.PathLike | None = None,
+    features: RecordFeatures | None = None,
+    count: int = 64,
+    image_size: int | None = None,
+    seed: int = 0,
+) -> np.ndarray:
+    """A picture of random examples, as the reader gives them: uint8 [H, W, 3]; of clips the middle frame.
+
+    Args:
+        count: how many, at most all.
+        image_size: as in `make_dataset`; None: as stored, or 128 where sizes differ.
+        seed: which ones.
+        name_or_dir, split, data_dir, features: as in `make_dataset`.
+
+    Raises:
+        ValueError: as `make_dataset`; BadRecord: one of the chosen records is bad.
+    """
+    integer("seed", seed, at_least=0)
+    located = locate(name_or_dir, split=split, data_dir=data_dir, features=features, values=())
+    source = Source(located, BadRecords())
+    if image_size is None and None in located.description.image_shape:
+        image_size = 128
+    count = min(count, len(source))
+    decoder = Decoder(source, ReadSettings(batch_size=1, image_size=image_size, training=False))
+    chosen = order.permutation(seed, 0, len(source))[:count]
+    pixels = np.concatenate([_sound(*decoder.batch(int(number)))[source.schema.sample_name] for number in chosen])
+    pixels = pixels[:, pixels.shape[1] // 2] if pixels.ndim == 5 else pixels
+    if pixels.dtype != np.uint8:
+        pixels = np.rint((np.clip(pixels.astype(np.float32), -1, 1) + 1) * 127.5).astype(np.uint8)
+    return images.grid(pixels if pixels.shape[-1] in images.MODES else pixels[..., :1])
+
+
+def _sound(arrays: Arrays, good: np.ndarray, fault: BadRecord | None) -> Arrays:
+    if fault:
+        raise fault
+    return arrays
+
+
+def _reports(name_or_dir, split, data_dir, features, *, decode: bool) -> list[SplitReport]:
+    reports = []
+    for name in split_names(name_or_dir, data_dir) if split is None else [split]:
+        located = locate(name_or_dir, split=name, data_dir=data_dir, features=features, missing_shards=True)
+        bad = BadRecords(ANY_NUMBER, log=False)
+        source = Source(located, bad)
+        report = SplitReport(
+            split=name,
+            shards=len(source.shards),
+            records=len(source),
+            decoded=decode,
+            class_names=located.description.class_names,
+        )
+        _fill(report, source, decode)
+        named = {(fault.shard, fault.record) for fault in report.faults}
+        # What was found before any record was read, and belongs to none that could be.
+        report.faults += [fault for fault in bad.faults if (fault.shard, fault.record) not in named]
+        reports.append(report)
+    return reports
+
+
+def _fill(report: SplitReport, source: Source, decode: bool) -> None:
+    """Checks all records with all cores, and counts."""
+    first_of: dict[bytes, int] = {}
+    ranges: dict[str, tuple[float, float]] = {}
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        for number, found in _in_order(threads, source, decode):
+            if isinstance(found, BadRecord):
+                report.faults.append(found)
+                continue
+            digest, kind, size, numbers = found
+            report.kinds[kind] += 1
+            report.sizes[size] += 1
+            if "label" in numbers:
+                report.per_class[numbers["label"][0]] += 1
+            for name, (low, high) in numbers.items():
+                before = ranges.get(name, (low, high))
+                ranges[name] = min(before[0], low), max(before[1], high)
+            first = first_of.setdefault(digest, number)
+            if first != number:
+                report.duplicates.append((source.records.name(first), source.records.name(number)))
+    for name, spec in source.schema.values.items():
+        if name not in ("label", source.schema.sample_name):
+            lie = "{:.4g} to {:.4g}".format(*ranges[name]) if name in ranges else "encoded"
+            report.values[name] = f"{spec}, {lie}"
+
+
+def _in_order(threads: ThreadPoolExecutor, source: Source, decode: bool) -> Iterator[tuple[int, object]]:
+    """What was found in each record, in file order, with a bounded number of runs under way."""
+
+    def check(start: int) -> list:
+        return [_checked(source, number, decode) for number in range(start, min(start + RUN, len(source)))]
+
+    starts, under_way = iter(range(0, len(source), RUN)), collections.deque()
+    for start in starts:
+        under_way.append((start, threads.submit(check, start)))
+        if len(under_way) > 16:
+            first, future = under_way.popleft()
+            yield from enumerate(future.result(), first)
+    for first, future in under_way:
+        yield from enumerate(future.result(), first)
+
+
+def _checked(source: Source, number: int, decode: bool):
+    """The fault of a record, or of its sample digest, kind and (H, W), and of all numbers {name: (least, greatest)}."""
+    numbers = {}
+    try:
+        example = source.example(number)
+    except BadRecord as fault:
+        return fault
+    for name, value in example.items():
+        if not isinstance(value, Encoded):
+            numbers[name] = value.min().item(), value.max().item()
+            continue
+        try:
+            for image in value.images if decode else ():
+                images.decode(image)
+        except BadImage as error:
+            return source.undecodable(number, name, error)
+    sample = example[source.schema.sample_name]
+    if isinstance(sample, Encoded):
+        header, data = sample.header, b"".join(sample.images)
+        kind = f"{header.format.upper()}, {images.name_of_channels(header.channels, header.format)}"
+    else:
+        data, kind = sample.tobytes(), f"{sample.dtype.name}, {images.name_of_channels(sample.shape[-1])}"
+    return hashlib.blake2b(data, digest_size=16).digest(), kind, size_of(sample), numbers
+
+
+def _listed(counts: dict) -> str:
+    names = {key: "x".join(map(str, key)) if isinstance(key, tuple) else str(key) for key in counts}
+    top = counts.most_common(LISTED) if isinstance(counts, collections.Counter) else list(counts.items())[:LISTED]
+    return ", ".join(f"{names[key]} ({count})" for key, count in top) + ", ..." * (len(counts) > LISTED)

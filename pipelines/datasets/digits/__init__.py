@@ -1,1 +1,0 @@
-"""Handwritten digits of scikit-learn, see `digits.Digits`."""

@@ -1,0 +1,212 @@
+"""tfds builder for Kinetics-600 from clips and the official CSV files of annotations."""
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import os
+from typing import TYPE_CHECKING
+
+import tensorflow_datasets as tfds
+
+from pipelines import images
+from pipelines.datasets.kinetics_annotations import (
+    SUFFIXES,
+    Matched,
+    absolute_paths,
+    class_names,
+    csv_files,
+    split_paths,
+)
+from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, LocalInfo, Made, SourceConfig
+from pipelines.extras import require
+from pipelines.images import adm_center_crop
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from PIL import Image
+
+# What a clip may turn out to be, whatever its name. Playlists are not among it: they would lead to other files, or to
+# the network.
+CONTAINERS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm", "protocol_whitelist": "file"}
+MICROSECONDS = 1_000_000  # in which FFmpeg measures whole files
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class Kinetics600Config(SourceConfig):
+    """`source`: a folder of clips, at any depth. `image_size` must be given a side, and `encoding` is jpeg or png.
+
+    Attributes:
+        annotations: a CSV file, several joined by commas, or a folder of them; None: those in `source` itself.
+        num_frames: T, of each example.
+        stride: every how many frames of a clip are taken; 1: all.
+    """
+
+    image_size: int | None = 128
+    encoding: str = "jpeg"
+    annotations: str | None = None
+    num_frames: int = 16
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "num_frames", "stride"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        if self.encoding == "original":
+            raise ValueError("encoding must be jpeg or png for clips, got 'original'")
+        super().__post_init__()
+        if not os.path.isdir(self.source):
+            raise ValueError(f"source must be a folder of clips ({', '.join(SUFFIXES)}), and {self.source} is a file")
+        if self.annotations is not None:
+            self.annotations = absolute_paths(self.annotations)
+        self.annotation_files()
+
+    def default_name(self) -> str:
+        """ "clips-128-jpeg-16x2" for 16 frames at stride 2 from the folder clips."""
+        return f"{super().default_name()}-{self.num_frames}x{self.stride}"
+
+    def annotation_files(self) -> list[str]:
+        """Paths of the CSV files.
+
+        Raises:
+            FileNotFoundError: there are none, or one is missing.
+        """
+        return [file for path in split_paths(self.annotations or self.source) for file in csv_files(path)]
+
+
+class Kinetics600(LocalBuilder):
+    """Kinetics-600 (Carreira et al., "A Short Note about Kinetics-600", arXiv 1808.01340): clips of T frames, uint8 RGB
+    [T, S, S, 3] in 0..255, and the class of what is done in them.
+
+    Source: the user's own clips, <youtube_id>_<start>_<end>.mp4 or <youtube_id>.mp4 (or .webm, .mkv) at any depth, and
+    the official CSV files (label, youtube_id, time_start, time_end, split). This package cannot download Kinetics: the
+    clips are videos of YouTube, and every year fewer of them are left. Names of folders mean nothing. Classes are
+    numbered by the sorted labels of all annotations, so give all the CSV files even if you have clips of one split
+    only. Clips without an annotation or a label are left out; "validate" and "val" are the split "validation".
+
+    Each example is T frames at the stride from the middle of the clip, each with ADM's centre crop. Broken clips, and
+    those too short, are left out and listed in the report. Frames are counted by the packets of the file, so the middle
+    is off by one or two in the few files where some packets show nothing. Rotation that the file asks players for is
+    ignored.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First version."}
+    CONFIG = Kinetics600Config
+    MAX_BAD_SOURCES = None
+
+    def _info(self) -> LocalInfo:
+        config = self.builder_config
+        files = tuple((path, os.stat(path).st_mtime_ns) for path in config.annotation_files())
+        # Not tfds's Video, which is the same but loads TensorFlow.
+        video = tfds.features.Sequence(config.image_feature(), length=config.num_frames)
+        return LocalInfo(
+            builder=self,
+            description=inspect.cleandoc(self.__class__.__doc__),
+            features=tfds.features.FeaturesDict(
+                {"video": video, "label": tfds.features.ClassLabel(names=class_names(files))}
+            ),
+            supervised_keys=("video", "label"),
+            homepage="https://arxiv.org/abs/1808.01340",
+        )
+
+    @functools.cached_property
+    def _matched(self) -> "Matched":
+        config = self.builder_config
+        return Matched(config.source, config.annotation_files(), self.info.features["label"].names)
+
+    def listing(self) -> dict[str, list[Item]]:
+        return self._matched.splits
+
+    def notes(self) -> list[str]:
+        return self._matched.notes
+
+    def example(self, item: Item) -> Made:
+        av = require("av", extra="video")
+        (path,) = item.source
+        full = os.path.join(self.builder_config.source, path)
+        try:
+            frames = self._frames(full)
+            with open(full, "rb") as file:
+                digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise BadSource(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+        return Made({"video": frames, "label": item.label}, digest)
+
+    def _frames(self, path: str) -> list[bytes]:
+        """The T frames from the middle of a clip, encoded.
+
+        Raises:
+            ValueError, OSError, av.error.FFmpegError: it is broken or too short.
+        """
+        num_frames, stride = self.builder_config.num_frames, self.builder_config.stride
+        span, count = (num_frames - 1) * stride + 1, _count(path)
+        while count >= span:
+            start = (count - span) // 2
+            frames, seen = self._decoded(path, range(start, start + span, stride))
+            if len(frames) == num_frames:
+                return frames
+            count = seen  # the file ended sooner than its packets had promised, and is now known to the end
+        at_stride = f" at stride {stride}" * (stride > 1)
+        raise ValueError(f"has {count} frames, and {num_frames}{at_stride} need {span}")
+
+    def _decoded(self, path: str, chosen: range) -> tuple[list[bytes], int]:
+        """Decodes a clip up to the last of the chosen frames: those, encoded, and how many were decoded."""
+        frames, seen = [], 0
+        with _opened(path) as container:
+            stream = container.streams.video[0]
+            # Each worker has its core; and with several threads a fault would be found some frames late.
+            stream.codec_context.thread_count = 1
+            for index, frame in enumerate(container.decode(stream)):
+                seen = index + 1
+                if index in chosen:
+                    if frame.is_corrupt:
+                        raise ValueError(f"frame {index} is damaged")
+                    frames.append(self._encoded(frame.to_image()))
+                if index == chosen[-1]:
+                    break
+        return frames, seen
+
+    def _encoded(self, image: "Image.Image") -> bytes:
+        config = self.builder_config
+        image = adm_center_crop(image, config.image_size).convert(images.MODES[config.channels])
+        return images.encode(image, config.encoding, config.quality)
+
+
+def _opened(path: str) -> "InputContainer":
+    """Opens a clip.
+
+    Raises:
+        ValueError: it has no video, or of a kind that cannot be decoded.
+        av.error.FFmpegError: it is no video file.
+    """
+    # Titles in a strange character set are no reason to refuse a clip.
+    container = require("av", extra="video").open(path, options=CONTAINERS, metadata_errors="replace")
+    if not container.streams.video or container.streams.video[0].codec_context is None:
+        found = "video that can be decoded" if container.streams.video else "video stream"
+        container.close()
+        raise ValueError(f"has no {found}")
+    return container
+
+
+def _count(path: str) -> int:
+    """How many frames a clip has, by its packets and without decoding them.
+
+    Raises:
+        ValueError: it is truncated.
+    """
+    count, end = 0, 0.0
+    with _opened(path) as container:
+        video = container.streams.video[0].index
+        start, duration = (container.start_time or 0) / MICROSECONDS, (container.duration or 0) / MICROSECONDS
+        for packet in container.demux():  # the sound too, which may be what is cut
+            if packet.is_corrupt:
+                raise ValueError(f"is truncated or damaged after {count} frames")
+            count += packet.stream.index == video and packet.size > 0 and not packet.is_discard
+            if packet.pts is not None:
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - start)
+    # MP4 marks the packet that is cut, WebM just ends. The last packet's own duration is not always known.
+    if end < 0.9 * duration:
+        raise ValueError(f"is truncated: ends after {end:.1f} s of {duration:.1f} s")
+    return count

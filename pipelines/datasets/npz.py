@@ -1,0 +1,285 @@
+"""tfds builder for arrays by name."""
+
+import contextlib
+import dataclasses
+import difflib
+import functools
+import hashlib
+import inspect
+import os
+import re
+import zipfile
+from collections.abc import Iterable
+from typing import Any, BinaryIO
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from pipelines import images
+from pipelines.datasets.local_builder import (
+    BadSource,
+    Item,
+    LocalBuilder,
+    LocalInfo,
+    Made,
+    PictureConfig,
+    feature_of,
+)
+from pipelines.values import SAMPLES, ValueSpec, fault_in, in_kept_dtype
+
+KEYS = {"image": ("images", "arr_0", "image"), "video": ("videos", "video"), "label": ("labels", "arr_1", "label")}
+NAME_OF = {key: name for name, keys in KEYS.items() for key in keys}
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class NpzConfig(PictureConfig):
+    """`source`: an .npz file, whose split is "train", or a folder of them, each a split of its name.
+
+    Attributes:
+        num_classes: labels are in 0..num_classes-1; None: up to the largest label.
+        values: which arrays are kept beside the images and labels, "text,mask" or ["text", "mask"]; "none": none; None:
+            all.
+    """
+
+    num_classes: int | None = None
+    values: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_classes is not None and (not isinstance(self.num_classes, int) or self.num_classes < 1):
+            raise ValueError(f"num_classes must be None or at least 1, got {self.num_classes!r}")
+        if self.encoding == "original":
+            raise ValueError("encoding must be png or jpeg for arrays, got 'original'")
+        if self.values is not None:
+            names = self.values.split(",") if isinstance(self.values, str) else self.values
+            if not isinstance(names, Iterable) or not all(isinstance(name, str) and name for name in names):
+                raise ValueError(f"values must be like text,mask (names of arrays) or none, got {self.values!r}")
+            self.values = ",".join(names) or "none"
+        self.files()
+
+    def files(self) -> dict[str, str]:
+        """{split: path}."""
+        if not os.path.isdir(self.source):
+            if not self.source.endswith(".npz"):
+                raise ValueError(f"source must be an .npz file or a folder of them, got {self.source}")
+            return {"train": self.source}
+        found = {
+            name[:-4]: os.path.join(self.source, name)
+            for name in sorted(os.listdir(self.source))
+            if name.endswith(".npz")
+        }
+        if not found:
+            raise ValueError(f"there are no .npz files in {self.source}")
+        return found
+
+
+class Npz(LocalBuilder):
+    """Arrays of the user's, all with a row for each example: uint8 images [N,H,W,C] in 0..255 (or float32 or float16 in
+    [-1, 1]) under "images" or "arr_0", or clips [N,F,H,W,C] under "videos"; their classes, integers [N], under "labels"
+    or "arr_1", where there are any; and any others under names of their own: numbers [N], embeddings [N,L,D], second
+    images and fields [N,H,W,C]. With images and labels alone that is also the layout of ADM's sample files. Four
+    channels of uint8 images are RGBA, composited on `background`.
+
+    The arrays are read row by row where they lie. In a compressed file that is not possible: save it with
+    `numpy.savez`.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First version."}
+    CONFIG = NpzConfig
+
+    def _info(self) -> LocalInfo:
+        specs, config = self._specs, self.builder_config
+        features = {name: feature_of(spec) for name, spec in specs.items()}
+        if specs[self._sample].encoded:
+            size = (config.image_size,) * 2 if config.image_size else specs[self._sample].shape[-3:-1]
+            image = tfds.features.Image(shape=(*size, config.channels), encoding_format=config.encoding)
+            clip = self._sample == "video"
+            length = specs[self._sample].shape[0]
+            features[self._sample] = tfds.features.Sequence(image, length=length) if clip else image
+        if "label" in specs:
+            features["label"] = tfds.features.ClassLabel(num_classes=specs["label"].num_classes)
+        return LocalInfo(
+            builder=self,
+            description=inspect.cleandoc(self.__class__.__doc__),
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=(self._sample, "label") if "label" in features else None,
+        )
+
+    @functools.cached_property
+    def _specs(self) -> dict[str, ValueSpec]:
+        """What is stored of each value, over all files, the sample first."""
+        files = {split: self._arrays(path) for split, path in self.builder_config.files().items()}
+        kinds = [self._specs_of(arrays) for arrays in files.values()]
+        (sample, spec), first = next(iter(kinds[0].items())), kinds[0]
+        for path, other in zip(files, kinds, strict=True):
+            if set(other) != set(first):
+                odd = sorted(set(other) ^ set(first))
+                have = "labels" if odd == ["label"] else ", ".join(odd)
+                raise ValueError(f"some of the files in {self.builder_config.source} have {have} and some have not")
+            if other[sample].shape != spec.shape:  # of several sizes, as pictures may be
+                spec = dataclasses.replace(spec, shape=(*spec.shape[:-3], None, None, spec.shape[-1]))
+            for name in set(other) - {sample, "label"}:
+                if other[name] != first[name]:
+                    raise ValueError(f"{name!r} is {first[name]} in {next(iter(files))} and {other[name]} in {path}")
+        if "label" in first:
+            most = max(int(arrays["label"].max(initial=0)) for arrays in files.values()) + 1
+            classes = self.builder_config.num_classes or most
+            first["label"] = dataclasses.replace(first["label"], num_classes=classes)
+        return first | {sample: spec}
+
+    @property
+    def _sample(self) -> str:
+        return next(iter(self._specs))
+
+    def _arrays(self, path: str) -> dict[str, np.ndarray]:
+        return _open(path, self.builder_config.values)
+
+    def _specs_of(self, arrays: dict[str, np.ndarray]) -> dict[str, ValueSpec]:
+        """The values of one file, after ADM's crop if that is asked for."""
+        specs, size = {}, self.builder_config.image_size
+        for name, array in arrays.items():
+            shape = array.shape[1:]
+            encoded = array.dtype == np.uint8 and len(shape) in (3, 4) and shape[-1] in images.MODES
+            spec = ValueSpec(shape, "int32" if name == "label" else array.dtype, encoded)
+            if size and spec.lies_over and not encoded:
+                raise ValueError(
+                    f"image_size={size} crops pictures of uint8, and {name!r} is {spec}: give no image_size, and crop "
+                    "when reading"
+                )
+            if size and specs and spec.lies_over:
+                stored = next(iter(arrays.values())).shape[-3:-1]
+                spec = dataclasses.replace(spec, shape=spec.following(name, stored, (size, size)))
+            specs[name] = spec
+        return specs
+
+    def listing(self) -> dict[str, list[Item]]:
+        return {split: self._items(path) for split, path in self.builder_config.files().items()}
+
+    def _items(self, path: str) -> list[Item]:
+        arrays, most = self._arrays(path), self.builder_config.num_classes
+        labels = arrays["label"].tolist() if "label" in arrays else [None] * len(arrays[self._sample])
+        for index, label in enumerate(labels):
+            if label is not None and not 0 <= label < (most or 2**31):
+                raise ValueError(f"label {label} of image {index} in {path} is outside 0..{(most or 2**31) - 1}")
+        return [Item(f"{index:09d}", label, (path, index)) for index, label in enumerate(labels)]
+
+    def example(self, item: Item) -> Made:
+        path, index = item.source
+        features, changes, arrays = {}, (), self._arrays(path)
+        for name, spec in self._specs.items():
+            value = np.array(arrays[name][index], order="C")
+            if not spec.encoded:
+                if reason := fault_in(name, value):
+                    raise BadSource(f"{name} {index} of {path} {reason}")
+                features[name] = value
+                continue
+            frames = list(value) if value.ndim == 4 else [value]
+            try:
+                if name == self._sample:
+                    made = [self.builder_config.stored(images.from_pixels(frame), upright=False) for frame in frames]
+                    frames, changes = [image for image, _ in made], made[0][1]
+                else:
+                    frames = [_beside(frame, spec) for frame in frames]
+            except images.BadImage as error:
+                raise BadSource(f"{name} {index} of {path} {error}") from None
+            features[name] = frames if value.ndim == 4 else frames[0]
+        if item.label is not None:
+            features["label"] = item.label
+        digest = hashlib.blake2b(np.ascontiguousarray(arrays[self._sample][index]).tobytes(), digest_size=16).digest()
+        return Made(features, digest, changes)
+
+
+def _beside(pixels: np.ndarray, spec: ValueSpec) -> bytes:
+    """A picture beside the sample, with ADM's crop where that made it smaller, as PNG."""
+    if pixels.shape != spec.shape[-3:]:
+        picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        return images.encode(images.adm_center_crop(picture, spec.shape[-2]), "png", 100)
+    return images.from_pixels(pixels)
+
+
+def _open(path: str, values: str | None) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name, the sample first, mapped and not read; kept while the file stays as it is.
+
+    Raises:
+        ValueError: it holds something else, or has no arrays of the names in `values`.
+    """
+    return _opened(path, os.stat(path).st_mtime_ns, values)
+
+
+@functools.lru_cache(maxsize=8)
+def _opened(path: str, changed: int, values: str | None) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {name[:-4]: archive.getinfo(name) for name in archive.namelist() if name.endswith(".npy")}
+            keys = _chosen(path, list(members), values)
+            arrays = {name: _mapped(path, archive, members[key]) for name, key in keys.items()}
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is no .npz file ({error})") from None
+    (sample, pixels), count = next(iter(arrays.items())), len(next(iter(arrays.values())))
+    axes, uint8 = ("[N,F,H,W,", 5) if sample == "video" else ("[N,H,W,", 4), pixels.dtype == np.uint8
+    fits = pixels.ndim == axes[1] and (pixels.shape[-1] in images.MODES or not uint8)
+    if not fits or pixels.dtype.name not in ("uint8", "float16", "float32"):
+        raise ValueError(
+            f"{keys[sample]!r} of {path} must be uint8 {axes[0]}1, 3 or 4], got {pixels.dtype} {list(pixels.shape)}; "
+            "floats in [-1, 1] may be float32 or float16"
+        )
+    for name, array in arrays.items():
+        told = f"got {array.dtype} {list(array.shape)}"
+        if name == "label" and (array.shape != (count,) or not np.issubdtype(array.dtype, np.integer)):
+            raise ValueError(f"{keys[name]!r} of {path} must be integers [{count}], {told}")
+        if not array.ndim or len(array) != count:
+            raise ValueError(
+                f"{keys[name]!r} of {path} must have {count} rows as {keys[sample]!r} has, {told}: mend it, or name "
+                "the arrays that are to be kept (on the command line: --values=NAME,... or none)"
+            )
+        try:
+            arrays[name] = np.array(array) if name == "label" else in_kept_dtype(keys[name], array)
+        except ValueError as error:
+            raise ValueError(f"array {error}, or leave it out (--values); it is in {path}") from None
+    return arrays
+
+
+def _chosen(path: str, keys: list[str], values: str | None) -> dict[str, str]:
+    """{name: key} of the arrays that are kept, the sample first, then the label."""
+    roles = {name: next((key for key in some if key in keys), None) for name, some in KEYS.items()}
+    samples = {name: key for name in SAMPLES if (key := roles[name]) is not None}
+    if len(samples) != 1:
+        known = " or ".join(KEYS["image"][:2])
+        what = f"both {' and '.join(samples.values())}" if samples else f"no array {known}"
+        raise ValueError(f"{path} has {what}, but {', '.join(keys) or 'nothing'}")
+    found = samples | ({"label": roles["label"]} if roles["label"] is not None else {})
+    others = [key for key in keys if key not in NAME_OF]
+    for name in others if values is None else [] if values == "none" else values.split(","):
+        if name not in others:
+            near = difflib.get_close_matches(name, others, n=1)
+            have = ", ".join(others) or "none beside images and labels"
+            raise ValueError(
+                f"{path} has no array {name!r}, but {have}{f'; did you mean {near[0]!r}?' if near else ''}"
+            )
+        if not re.fullmatch(r"[A-Za-z]\w*", name) or name.startswith("arr_"):
+            raise ValueError(f"the array {name!r} of {path} needs a name of letters, digits and '_': savez(text=array)")
+        found[name] = name
+    return found
+
+
+def _mapped(path: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """One array of an .npz file as a memory map."""
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(
+            f"{member.filename} in {path} is compressed, and cannot be read in pieces: save it with numpy.savez"
+        )
+    with contextlib.ExitStack() as stack:
+        inside: BinaryIO = stack.enter_context(archive.open(member))
+        version = np.lib.format.read_magic(inside)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(inside)
+        header = inside.tell()
+        file = stack.enter_context(open(path, "rb"))
+        # The local header of a member, 30 bytes, is followed by its name and an extra field of any length.
+        file.seek(member.header_offset + 26)
+        start = member.header_offset + 30 + sum(int.from_bytes(file.read(2), "little") for _ in range(2))
+    if dtype.hasobject:
+        raise ValueError(f"{member.filename} in {path} holds Python objects, which are not read")
+    return np.memmap(path, dtype, "r", start + header, shape, "F" if fortran else "C")

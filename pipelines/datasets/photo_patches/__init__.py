@@ -1,1 +1,0 @@
-"""Patches of the sample photographs of scikit-learn, see `photo_patches.PhotoPatches`."""

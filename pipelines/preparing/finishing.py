@@ -1,0 +1,113 @@
+"""What is done when all shards of a data set are written: tfds's description of it, offsets, and a report."""
+
+import collections
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.extras import require_tfds
+from pipelines.preparing.shards import PARTS, TEMPORARY, Shard, write_whole
+from pipelines.reading.records import INDEX_FILE
+
+if TYPE_CHECKING:
+    from etils import epath
+
+    from pipelines.datasets.local_builder import LocalBuilder
+
+LISTED = 200  # sources that the report names of each kind
+
+
+def finish(builder: "LocalBuilder", settings: dict[str, Any], work: "epath.Path", shards: list[Shard]) -> None:
+    """Writes what makes the shards in a work directory a data set."""
+    splits = sorted({shard.split for shard in shards})
+    report = {
+        "settings": settings,
+        "splits": {split: _of_split(work, [shard for shard in shards if shard.split == split]) for split in splits},
+        "notes": json.loads((work / "plan.json").read_text())["notes"],
+        **_duplicates(work, shards),
+    }
+    write_whole(work / "report.json", json.dumps(report, indent=1, sort_keys=True).encode())
+    _write_description(builder, work, shards, report)
+
+
+def finish_cleaning(final: "epath.Path") -> None:
+    """Removes what only the writing needed; it may be left from a run that was killed at its very end."""
+    if not (final / PARTS).exists():
+        return
+    for path in final.iterdir():
+        if path.name in ("plan.json", ".lock") or TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+    (final / PARTS).rmtree(missing_ok=True)
+
+
+def _parts(work: "epath.Path", shards: list[Shard]) -> Iterator[tuple[Shard, dict[str, Any]]]:
+    for shard in shards:
+        yield shard, json.loads((work / f"{shard.part}.done.json").read_text())
+
+
+def _of_split(work: "epath.Path", shards: list[Shard]) -> dict[str, Any]:
+    """Totals of a split; writes its offsets."""
+    lengths, bad, offsets = [], [], []
+    changes, skipped, labels = collections.Counter(), collections.Counter(), collections.Counter()
+    for _, part in _parts(work, shards):
+        lengths.append(len(part["digests"]))
+        bad += part["bad"]
+        offsets.append(np.asarray(part["offsets"], np.int64))
+        changes.update(part["changes"])
+        skipped.update(part["skipped"])
+        labels.update(part["labels"])
+    if len(offsets[0]):
+        with (work / INDEX_FILE.format(split=shards[0].split)).open("wb") as file:
+            np.save(file, np.concatenate(offsets), allow_pickle=False)
+    return {
+        "examples": sum(lengths),
+        "shard_lengths": lengths,
+        "changes": dict(changes),
+        "skipped": dict(skipped),
+        "per_class": {label: labels[label] for label in sorted(labels, key=int)},
+        "left_out": len(bad),
+        "left_out_first": bad[:LISTED],
+    }
+
+
+def _duplicates(work: "epath.Path", shards: list[Shard]) -> dict[str, Any]:
+    """Sources of equal content, over all splits."""
+    digests = [part["digests"] for _, part in _parts(work, shards)]
+    flat = np.frombuffer(bytes.fromhex("".join("".join(part) for part in digests)), "V16")
+    _, inverse, counts = np.unique(flat, return_inverse=True, return_counts=True)
+    if len(counts) == len(flat):
+        return {"duplicates": 0, "duplicates_between_splits": 0, "duplicates_first": []}
+    groups = collections.defaultdict(list)
+    at = 0
+    for shard, part in _parts(work, shards):
+        for key, group in zip(part["keys"], inverse[at : at + len(part["keys"])], strict=True):
+            if counts[group] > 1:
+                groups[int(group)].append((shard.split, key))
+        at += len(part["keys"])
+    same = sorted(sorted(f"{split}/{key}" for split, key in group) for group in groups.values())
+    across = sum(len({split for split, _ in group}) > 1 for group in groups.values())
+    return {
+        "duplicates": int((counts[counts > 1] - 1).sum()),
+        "duplicates_between_splits": across,
+        "duplicates_first": same[:LISTED],
+    }
+
+
+def _write_description(
+    builder: "LocalBuilder", work: "epath.Path", shards: list[Shard], report: dict[str, Any]
+) -> None:
+    """Writes dataset_info.json and features.json, with which tfds takes the directory for one of its own."""
+    core = require_tfds().core
+    infos = []
+    for split, part in report["splits"].items():
+        if not part["examples"]:
+            reasons = [f"{count} {reason}" for reason, count in sorted(part["skipped"].items())]
+            reasons += part["left_out_first"][:3]
+            raise ValueError(f"no example of the split {split!r} could be made: {'; '.join(reasons)}")
+        files = [work / shard.filename(builder) for shard in shards if shard.split == split]
+        size = sum(file.stat().length for file in files)
+        infos.append(core.SplitInfo(name=split, shard_lengths=part["shard_lengths"], num_bytes=size))
+    builder.info.set_splits(core.splits.SplitDict(infos))
+    builder.info.write_to_directory(work)

@@ -1,0 +1,321 @@
+"""Writing data sets as TFRecord or ArrayRecord shards: with all cores of one machine, or with Apache Beam."""
+
+import collections
+import contextlib
+import dataclasses
+import difflib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from absl import logging
+
+from pipelines.datasets import ENTRIES, dataset_names, near_names
+from pipelines.extras import require, require_tfds, tfds_path
+from pipelines.preparing.finishing import finish, finish_cleaning
+from pipelines.preparing.shards import PARTS, REMEDY, BuilderSpec, Shard, cut, write_shard, write_whole, written
+from pipelines.reading.locating import INFO_FILE
+from pipelines.reading.records import FORMATS
+
+if TYPE_CHECKING:
+    from etils import epath
+
+    from pipelines.datasets.local_builder import Item, LocalBuilder, SourceConfig
+
+EXAMPLES_PER_SHARD = 1024
+_MAY_HAVE_BEEN_TRANSPARENT = ("RGBA", "grey with alpha", "palette", "PA")  # in reports of earlier versions
+# Below so many examples starting processes costs more than they save.
+WORTH_PROCESSES = 4000
+
+
+def prepare(
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    file_format: str = "tfrecord",
+    workers: int | None = None,
+    examples_per_shard: int = EXAMPLES_PER_SHARD,
+    max_bad_sources: int | None = None,
+    progress: bool = False,
+    beam_runner: str | None = None,
+    beam_options: Sequence[str] = (),
+    **settings: Any,
+) -> str:
+    """Writes the data set `name` and returns the directory that holds it, `data_dir/name/version`, or
+    `data_dir/name/config/version` for one that is made from the user's files.
+
+    The shards are written into a directory beside it that takes its name when all are whole: an interrupted run leaves
+    no data set that looks prepared, and the same call continues it without doing finished shards again. Whatever
+    happens between, and however many processes work, the result is the same to the byte. A data set that is
+    already there is left as it is, and the call does nothing. Nothing is fetched from the network. `report.json`
+    beside the shards says what was read, changed, left out and found twice.
+
+    Memory: one example a worker, and about 500 bytes an example for the listing in this process.
+
+    Args:
+        name: one of `dataset_names()`.
+        data_dir: the directory for prepared data sets, made if absent; None: the one that tfds uses by
+            default.
+        file_format: "tfrecord", or "array_record" (for grain and random access).
+        workers: number of processes; None: one for each core, or this process alone for small sets.
+        examples_per_shard: about so many; the last sets of a split have no fewer than others.
+        max_bad_sources: how many sources (files, clips) that no example can be made of are left out and reported before
+            it stops; None: what the data set says: 0, but any number for kinetics600.
+        progress: show a progress bar, and what the report says, on stderr.
+        beam_runner: name of an Apache Beam runner ("DirectRunner", "DataflowRunner", "FlinkRunner", ...) that writes
+            the shards in place of this machine's cores; its workers must see the source and `data_dir` under the same
+            paths.
+        beam_options: Beam's own options, as on a command line.
+        **settings: of a data set that is made from the user's files: `source` (needed), `image_size`, `encoding`,
+            `quality`, `channels`, `config` (a name for the folder); of one that is made of pictures also `background`
+            (of transparent ones: "white", a colour, or "keep" for RGBA), `min_size` (smaller ones are left out) and
+            `animated` ("first" frame, or "skip"); of image_folder also `splits` ("train=train2017,test=val2017", or
+            "none") and `classes` ("top", "parent", "none"); and others that its builder documents.
+
+    Raises:
+        ValueError: unknown name or setting, a setting out of range, a `data_dir` that is a file, or has something else
+            in the data set's place, a source that is not laid out as it must be, or one that no example can be
+            made of (`BadSource`).
+        FileNotFoundError: there is no such source.
+        BlockingIOError: another process is preparing the same data set.
+        ImportError: a package that is needed is missing; the sentence says which extra installs it.
+    """
+    spec = _spec(name, data_dir, file_format, settings)
+    _check_number("workers", workers, none_allowed=True)
+    _check_number("examples_per_shard", examples_per_shard)
+    if max_bad_sources is not None and (not isinstance(max_bad_sources, int) or max_bad_sources < 0):
+        raise ValueError(f"max_bad_sources must be None or at least 0, got {max_bad_sources!r}")
+    builder = _built(spec)
+    final = builder.data_path
+    if final.exists():
+        return _already_there(final, spec)
+    allowed = builder.MAX_BAD_SOURCES if max_bad_sources is None else max_bad_sources
+    listing = {split: items for split, items in builder.listing().items() if items}
+    if not listing:
+        raise ValueError(f"there are no examples for {name}" + (f" in {spec.config.source}" if spec.config else ""))
+    work = final.parent / f"incomplete.{final.name}"
+    work.mkdir(parents=True, exist_ok=True)
+    with _locked(work):
+        if final.exists():  # another process was faster
+            return os.fspath(final)
+        shards = _planned(builder, spec, listing, work, examples_per_shard)
+        total = sum(map(len, listing.values()))
+        if beam_runner is None:
+            done = _with_processes(spec, work, shards, total, workers, allowed)
+        else:
+            done = _with_beam(spec, work, shards, beam_runner, beam_options, allowed)
+        _watched(done, total, allowed, progress)
+        finish(builder, _settings(spec), work, shards)
+        _publish(work, final)
+    finish_cleaning(final)
+    return os.fspath(final)
+
+
+def _publish(work: "epath.Path", final: "epath.Path") -> None:
+    """Gives a finished work directory its name. Buckets copy a directory file by file, so what makes it a data set
+    comes last."""
+    if "://" not in os.fspath(final):
+        work.rename(final)
+        return
+    final.mkdir(parents=True, exist_ok=True)
+    for path in sorted(work.iterdir(), key=lambda path: path.name == INFO_FILE):
+        if not path.is_dir():
+            path.copy(final / path.name, overwrite=True)
+    work.rmtree()
+
+
+def _spec(name: str, data_dir: Any, file_format: str, settings: dict[str, Any]) -> BuilderSpec:
+    if name not in dataset_names():
+        raise ValueError(f"unknown data set {name!r}: known are {', '.join(dataset_names())}{near_names(str(name))}")
+    if data_dir is not None and not isinstance(data_dir, (str, os.PathLike)):
+        raise ValueError(f"data_dir must be a path or None, got {data_dir!r}")
+    if file_format not in FORMATS:
+        raise ValueError(f"file_format must be one of {', '.join(FORMATS)}, got {file_format!r}")
+    require_tfds()
+    root = tfds_path(data_dir)
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"data_dir must be a directory, and {root} is a file")
+    return BuilderSpec(name, _config(name, settings), os.fspath(root), file_format)
+
+
+def _built(spec: BuilderSpec) -> "LocalBuilder":
+    try:
+        return spec.build()
+    except ValueError as error:
+        if "File format is already set" not in str(error):
+            raise
+        raise ValueError(
+            f"{spec.entry} is already in {spec.data_dir}, and in another format than {spec.file_format}: "
+            "give another data_dir or config name"
+        ) from None
+
+
+def _config(name: str, settings: dict[str, Any]) -> "SourceConfig | None":
+    kind = ENTRIES[name].load().CONFIG
+    settings = {key: value for key, value in settings.items() if value is not None}
+    known = setting_names(name)
+    for key in settings:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            accepted = f"it takes {', '.join(known)}" if known else "it has no settings"
+            raise ValueError(
+                f"{name} has no setting {key!r}: {accepted}{f'; did you mean {near[0]!r}?' if near else ''}"
+            )
+    if kind is None:
+        return None
+    if "source" not in settings:
+        raise ValueError(f"{name} is made from your files: give source (on the command line: --source=PATH)")
+    if "config" in settings:
+        settings["name"] = settings.pop("config")
+    return kind(**settings)
+
+
+def setting_names(name: str) -> tuple[str, ...]:
+    """The settings that a data set takes, beside those that all take."""
+    kind = ENTRIES[name].load().CONFIG
+    if kind is None:
+        return ()
+    inherited = {field.name for field in dataclasses.fields(require_tfds().core.BuilderConfig)}
+    return ("config", *(field.name for field in dataclasses.fields(kind) if field.name not in inherited))
+
+
+def _check_number(name: str, value: Any, *, none_allowed: bool = False) -> None:
+    if not (none_allowed and value is None) and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
+def _settings(spec: BuilderSpec) -> dict[str, Any]:
+    return {"file_format": spec.file_format, **({} if spec.config is None else spec.config.settings())}
+
+
+def _of_earlier_version(spec: BuilderSpec, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that an earlier version did not know were as the defaults say (but that it dropped transparency)."""
+    return {key: getattr(type(spec.config), key, value) for key, value in _settings(spec).items()} | settings
+
+
+def _already_there(final: "epath.Path", spec: BuilderSpec) -> str:
+    if not (final / INFO_FILE).exists():
+        raise ValueError(f"{final} exists and holds no prepared data set: remove it, or give another data_dir")
+    finish_cleaning(final)
+    settings, path = _settings(spec), final / "report.json"
+    report = json.loads(path.read_text()) if path.exists() else {"settings": settings, "splits": {}}
+    before = _of_earlier_version(spec, report["settings"])
+    changes = collections.Counter()
+    for part in report["splits"].values() if "background" not in report["settings"] else ():
+        changes.update(part["changes"])
+    dropped = sum(count for change, count in changes.items() if change.startswith(_MAY_HAVE_BEEN_TRANSPARENT))
+    if dropped:
+        logging.warning(
+            "%s was prepared by an earlier version, which dropped the transparency of images: %d of them were of kinds "
+            "that may have it; give another config name to prepare it anew",
+            final,
+            dropped,
+        )
+    differing = [f"{key}={value!r} (there: {before[key]!r})" for key, value in settings.items() if before[key] != value]
+    if differing:
+        raise ValueError(f"{final} was prepared with other settings: {', '.join(differing)}; give another config name")
+    return os.fspath(final)
+
+
+@contextlib.contextmanager
+def _locked(work: "epath.Path") -> Iterator[None]:
+    """Holds the work directory against other processes of this machine."""
+    if "://" in os.fspath(work):
+        yield  # no such thing on remote storage
+        return
+    with open(work / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BlockingIOError(f"another process is preparing {work.parent}: wait until it has ended") from None
+        yield
+
+
+def _planned(
+    builder: "LocalBuilder",
+    spec: BuilderSpec,
+    listing: "dict[str, list[Item]]",
+    work: "epath.Path",
+    examples_per_shard: int,
+) -> list[Shard]:
+    """Settles what goes into which shard, or finds it settled."""
+    digest = hashlib.blake2b(digest_size=16)
+    for split, items in sorted(listing.items()):
+        digest.update(f"{split}\n".encode())
+        for item in sorted(items):
+            digest.update(json.dumps(item).encode())
+    plan = {
+        "settings": _settings(spec),
+        "examples_per_shard": examples_per_shard,
+        "listing": digest.hexdigest(),
+        "notes": builder.notes(),
+    }
+    cuts = {split: list(cut(split, items, examples_per_shard)) for split, items in sorted(listing.items())}
+    if (work / "plan.json").exists():
+        begun = json.loads((work / "plan.json").read_text())
+        begun["settings"] = _of_earlier_version(spec, begun["settings"])
+        if json.loads(json.dumps(begun)) != json.loads(json.dumps(plan)):
+            raise ValueError(f"{work} was begun from other files or with other settings: remove it to begin anew")
+    else:
+        (work / PARTS).mkdir(exist_ok=True)
+        for shard, items in (pair for pairs in cuts.values() for pair in pairs):
+            write_whole(work / f"{shard.part}.items.json", json.dumps(items).encode())
+        write_whole(work / "plan.json", json.dumps(plan, indent=1).encode())
+    return [shard for pairs in cuts.values() for shard, _ in pairs]
+
+
+def _with_processes(
+    spec: BuilderSpec, work: "epath.Path", shards: list[Shard], total: int, workers: int | None, allowed: int | None
+) -> Iterator[tuple[Shard, int, list[str]]]:
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if total >= WORTH_PROCESSES else 1
+    if min(workers, len(shards)) == 1:
+        return (write_shard(spec, os.fspath(work), shard, allowed) for shard in shards)
+    joblib = require("joblib", extra="data")
+    # Workers of a killed run end by themselves when they have had nothing to do for so many seconds.
+    with joblib.parallel_config("loky", idle_worker_timeout=10):
+        run = joblib.Parallel(n_jobs=min(workers, len(shards)), return_as="generator_unordered", batch_size=1)
+        return run(joblib.delayed(write_shard)(spec, os.fspath(work), shard, allowed) for shard in shards)
+
+
+def _with_beam(
+    spec: BuilderSpec, work: "epath.Path", shards: list[Shard], runner: str, options: Sequence[str], allowed: int | None
+) -> Iterable[tuple[Shard, int, list[str]]]:
+    beam = require("apache_beam", extra="beam")
+    flags = beam.options.pipeline_options.PipelineOptions([f"--runner={runner}", *options])
+    with beam.Pipeline(options=flags) as pipeline:
+        _ = (
+            pipeline
+            | "Shards" >> beam.Create(shards)
+            | "Spread" >> beam.Reshuffle()
+            | "Write" >> beam.Map(lambda shard: write_shard(spec, os.fspath(work), shard, allowed) and None)
+        )
+    return (written(os.fspath(work), shard) for shard in shards)
+
+
+def _watched(done: Iterable[tuple[Shard, int, list[str]]], total: int, allowed: int | None, progress: bool) -> None:
+    """Lets the work run, shows how far it is, and stops it when too many sources are bad."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from pipelines.datasets.local_builder import BadSource
+
+    columns = (
+        TextColumn("preparing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("examples"),
+        TimeRemainingColumn(),
+    )
+    bad: list[str] = []
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+        task = bar.add_task("", total=total)
+        for _, examples, reasons in done:
+            bad += reasons
+            if allowed is not None and len(bad) > allowed:
+                count = f"{len(bad)} sources are bad, and max_bad_sources is {allowed}"
+                raise BadSource(f"{count} ({REMEDY}); the last is {bad[-1]}")
+            bar.advance(task, examples + len(reasons))

@@ -1,0 +1,225 @@
+"""Writing a data set shard by shard: what each holds is settled first, then any process may write any of them.
+
+    work directory (incomplete.VERSION beside the place of the data set)
+        plan.json                         what is being prepared; another plan does not continue it
+        parts/SPLIT-00003.items.json      what belongs into a shard
+        parts/SPLIT-00003.done.json       what was written; there when the shard is whole
+        NAME-SPLIT.tfrecord-00003-of-...  the shard; appears under its name when it is whole
+
+A shard depends on its items alone, to the byte, so it does not matter who writes it, how often, or after what.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from absl import logging
+
+from pipelines import tfrecord
+from pipelines.datasets import ENTRIES
+from pipelines.datasets.opening import heard_from_pillow
+from pipelines.extras import require, require_tfds
+
+if TYPE_CHECKING:
+    from etils import epath
+
+    from pipelines.datasets.local_builder import Item, LocalBuilder, SourceConfig
+
+PARTS = "parts"
+REMEDY = "--max_bad_sources=N leaves out and lists up to N such sources"
+TEMPORARY = re.compile(r"\..+\.writing-[^/]+-\d+")  # names of files that are being written
+
+
+@dataclasses.dataclass(frozen=True)
+class BuilderSpec:
+    """How another process makes the same builder."""
+
+    entry: str
+    config: "SourceConfig | None"
+    data_dir: str
+    file_format: str
+    run: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)  # of `prepare`: sources change between two
+
+    def build(self) -> "LocalBuilder":
+        builder_class = ENTRIES[self.entry].load()
+        config = {} if self.config is None else {"config": self.config}
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity(logging.ERROR)  # tfds warns of every config that is not one of a fixed list
+        try:
+            return builder_class(data_dir=self.data_dir, file_format=self.file_format, **config)
+        finally:
+            logging.set_verbosity(verbosity)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One shard of a split: its number among how many."""
+
+    split: str
+    number: int
+    count: int
+
+    @property
+    def part(self) -> str:
+        return f"{PARTS}/{self.split}-{self.number:05d}"
+
+    def filename(self, builder: "LocalBuilder") -> str:
+        suffix = builder.info.file_format.file_suffix
+        return f"{builder.name}-{self.split}.{suffix}-{self.number:05d}-of-{self.count:05d}"
+
+
+def cut(split: str, items: "Sequence[Item]", examples_per_shard: int) -> "Iterator[tuple[Shard, list[Item]]]":
+    """Cuts the examples of a split into shards of about equal length, in an order that depends on their keys alone.
+
+    Files come sorted by class; the order is that of hashes, so that every shard holds a fair sample of the split.
+    """
+    order = sorted(
+        items,
+        key=lambda item: (hashlib.blake2b(item.key.encode(errors="surrogatepass"), digest_size=8).digest(), item.key),
+    )
+    # Small sets get several shards too, so that several processes or threads have something to do.
+    count = max(-(-len(order) // examples_per_shard), min(4, len(order)))
+    for number in range(count):
+        start, stop = (len(order) * i // count for i in (number, number + 1))
+        yield Shard(split, number, count), order[start:stop]
+
+
+def write_shard(spec: BuilderSpec, directory: str, shard: Shard, allowed: int | None) -> tuple[Shard, int, list[str]]:
+    """Writes one shard, unless it is there.
+
+    One from which sources were left out is written anew, as they may have been mended since; but not if any number may
+    be left out.
+
+    Args:
+        directory: the work directory.
+        allowed: how many sources may be left out, of all shards; 0: the first one raises; None: any number.
+
+    Returns:
+        the shard, how many sources were dealt with beside bad ones, and what is wrong with the bad ones.
+
+    Raises:
+        BadSource: no example can be made of a source, and none may be left out.
+    """
+    root = require("etils.epath", extra="data").Path(directory)
+    done = root / f"{shard.part}.done.json"
+    if not done.exists() or (allowed is not None and json.loads(done.read_text())["bad"]):
+        done.unlink(missing_ok=True)  # or, after a kill in between, an old report would stand beside a new shard
+        report = _write(_builder(spec), root, shard, stop_at_bad=allowed == 0)
+        write_whole(done, json.dumps(report, sort_keys=True).encode())
+    return written(directory, shard)
+
+
+_BUILDERS: dict[str, "LocalBuilder"] = {}
+_BUILDING = threading.Lock()
+
+
+def _builder(spec: BuilderSpec) -> "LocalBuilder":
+    """The builder of a run, made once in each process: making one may mean to look through the whole source."""
+    with _BUILDING:  # Beam's local runner has threads
+        if repr(spec) not in _BUILDERS:
+            _BUILDERS.clear()
+            _BUILDERS[repr(spec)] = spec.build()
+        return _BUILDERS[repr(spec)]
+
+
+def written(directory: str, shard: Shard) -> tuple[Shard, int, list[str]]:
+    """What `write_shard` returns, of a shard that is there."""
+    root = require("etils.epath", extra="data").Path(directory)
+    report = json.loads((root / f"{shard.part}.done.json").read_text())
+    return shard, len(report["digests"]) + sum(report["skipped"].values()), report["bad"]
+
+
+def _write(builder: "LocalBuilder", root: "epath.Path", shard: Shard, stop_at_bad: bool) -> dict[str, Any]:
+    """Writes the file of a shard; returns what goes into its report."""
+    from pipelines.datasets.local_builder import BadSource, Item
+    from pipelines.datasets.opening import Skipped
+
+    items = [Item(*fields) for fields in json.loads((root / f"{shard.part}.items.json").read_text())]
+    serializer = require_tfds().core.example_serializer.ExampleSerializer(builder.info.features.get_serialized_info())
+    counters = {name: collections.Counter() for name in ("changes", "skipped", "labels")}
+    report = {"bad": [], "digests": [], "keys": [], **counters}
+
+    def records() -> Iterator[bytes]:
+        for item in items:
+            try:
+                with heard_from_pillow() as warned:
+                    made = builder.example(item)
+            except BadSource as error:
+                if stop_at_bad:
+                    raise BadSource(f"{error} ({REMEDY})") from None
+                report["bad"].append(str(error))
+                continue
+            except Skipped as reason:
+                report["skipped"].update([str(reason)])
+                continue
+            report["changes"].update([*made.changes, *warned])
+            report["labels"].update([] if item.label is None else [str(item.label)])
+            report["digests"].append(made.digest.hex())
+            report["keys"].append(item.key)
+            # tfds's own serialize_example leaves the order of the features open.
+            example = serializer.get_tf_example(builder.info.features.encode_example(made.features))
+            yield example.SerializeToString(deterministic=True)
+
+    path = root / shard.filename(builder)
+    writer = _write_array_record if builder.info.file_format.value == "array_record" else _write_tfrecord
+    report["offsets"] = writer(path, records())
+    return report
+
+
+def _write_tfrecord(path: "epath.Path", records: Iterator[bytes]) -> list[int]:
+    temporary = _temporary(path)
+    try:
+        with temporary.open("wb") as file:
+            offsets = tfrecord.write_records(file, records)
+            _to_disk(file)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return offsets.tolist()
+
+
+def _write_array_record(path: "epath.Path", records: Iterator[bytes]) -> list[int]:
+    module = require("array_record.python.array_record_module", extra="data")
+    temporary = _temporary(path)
+    try:
+        # One record a group, or single ones could not be read; images are compressed already.
+        writer = module.ArrayRecordWriter(os.fspath(temporary), "group_size:1,uncompressed")
+        for record in records:
+            writer.write(record)
+        writer.close()
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return []
+
+
+def write_whole(path: "epath.Path", data: bytes) -> None:
+    """Writes a file that is there whole or not at all."""
+    temporary = _temporary(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            _to_disk(file)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: "epath.Path") -> "epath.Path":
+    # The process's own: one that was left behind by a killed run, or still runs, is not in the way.
+    return path.parent / f".{path.name}.writing-{os.uname().nodename}-{os.getpid()}"
+
+
+def _to_disk(file: Any) -> None:
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except (AttributeError, OSError):
+        pass  # remote storage has no such thing

@@ -1,0 +1,149 @@
+"""What a data set says of its values: the description that tfds keeps, or what the user says of plain files."""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipelines.extras import require_tfds
+from pipelines.values import SAMPLES, RecordFeatures, Schema, ValueSpec
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+    from etils import epath
+
+REPORT_FILE = "report.json"  # beside the shards that this package has prepared
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetDescription:
+    """What one split of a prepared data set holds.
+
+    Attributes:
+        name: name of the data set.
+        split: name of the split.
+        num_examples: number of examples in the split; None for plain files, which say it only when they are read.
+        image_shape: (H, W, C) of the images, or of the frames of clips; H and W None where they differ.
+        num_classes: number of classes, None if there are no labels, or labels without a known number of
+            classes.
+        class_names: a name for each class, None if `num_classes` is, or if they are not known.
+        num_frames: F if the examples are clips and not images.
+        sample_dtype: of the images or clips, "uint8" in 0..255, "float32" or "float16" in [-1, 1].
+        values: {name: ValueSpec} of what comes out beside them and the label.
+    """
+
+    name: str
+    split: str
+    num_examples: int | None
+    image_shape: tuple[int | None, int | None, int]
+    num_classes: int | None
+    class_names: tuple[str, ...] | None
+    num_frames: int | None = None
+    sample_dtype: str = "uint8"
+    values: dict[str, ValueSpec] = dataclasses.field(default_factory=dict)
+
+    @property
+    def sample_name(self) -> str:
+        """ "image", or "video" for clips: under which name `make_dataset` gives them."""
+        return "video" if self.num_frames else "image"
+
+    @property
+    def sample_shape(self) -> tuple[int | None, ...]:
+        """(H, W, C), or (F, H, W, C) of clips."""
+        return (*((self.num_frames,) if self.num_frames else ()), *self.image_shape)
+
+
+def described(values: dict[str, ValueSpec], known: DatasetDescription) -> DatasetDescription:
+    """`known` with what comes from the values, the sample first."""
+    (name, sample), *others = values.items()
+    return dataclasses.replace(
+        known,
+        image_shape=sample.shape[-3:],
+        num_frames=sample.shape[0] if name == "video" else None,
+        sample_dtype=sample.dtype,
+        num_classes=values["label"].num_classes if "label" in values else None,
+        values={key: spec for key, spec in others if key != "label"},
+    )
+
+
+def description_of(
+    name: str, split: str, num_examples: int | None, schema: Schema, class_names: Sequence[str] | None
+) -> DatasetDescription:
+    names = tuple(class_names) if class_names else None
+    blank = {"image_shape": (None, None, 1), "num_classes": None, "class_names": names}
+    known = DatasetDescription(name=name, split=split, num_examples=num_examples, **blank)
+    return described(schema.values, known)
+
+
+def schema_of_files(features: RecordFeatures, names: Sequence[str] | None, given: str) -> Schema:
+    """What the user says that the records in files hold."""
+    values = dict(features.values)
+    sample = "video" if "video" in values else "image"
+    image = values.pop(sample, ValueSpec((None, None, features.channels), "uint8", True, key=features.image))
+    if features.label is not None:
+        values = {"label": ValueSpec((), "int32", num_classes=features.num_classes, key=features.label)} | values
+    return Schema({sample: image} | _chosen(values, names, given), features.background)
+
+
+def schema_of_data_set(
+    stored: "tfds.features.FeaturesDict",
+    wanted: RecordFeatures | None,
+    names: Sequence[str] | None,
+    directory: "epath.Path",
+) -> Schema:
+    """What the data set's own description says of the features that are wanted."""
+    tfds = require_tfds()
+    specs = {key: spec for key, feature in sorted(stored.items()) if (spec := _spec(tfds, feature)) is not None}
+    image = wanted.image if wanted else next((key for key in SAMPLES if key in stored), "image")
+    label = wanted.label if wanted else "label" if "label" in stored else None
+    sample = specs.pop(image, None)
+    if sample is None or not _is_sample(sample):
+        raise ValueError(
+            f"the data set in {directory} has no uint8 image [H,W,C] or clip [T,H,W,C] of 1, 3 or 4 channels, and no "
+            f"float one, named {image!r}, but " + ", ".join(f"{key} ({kind})" for key, kind in sorted(stored.items()))
+        )
+    values = {}
+    if label is not None:
+        if label not in stored:
+            raise ValueError(f"the data set in {directory} has no feature {label!r}, but {', '.join(sorted(stored))}")
+        spec = specs.pop(label, None)
+        if spec is None or spec.shape or not np.issubdtype(spec.dtype, np.integer):
+            raise ValueError(f"{label!r} of the data set in {directory} must be one integer, and is {stored[label]}")
+        values["label"] = dataclasses.replace(spec, key=label if label != "label" else None)
+    # Data sets of others hold much that nobody has asked for.
+    if names is not None or (directory / REPORT_FILE).exists():
+        values |= specs
+    name = "video" if len(sample.shape) == 4 else "image"
+    sample = dataclasses.replace(sample, key=image if image != name else None)
+    background = wanted.background if wanted else RecordFeatures.background
+    return Schema({name: sample} | _chosen(values, names, directory), background)
+
+
+def _spec(tfds: ModuleType, feature: "tfds.features.FeatureConnector") -> ValueSpec | None:
+    """What is read of a feature; None if it is no array of numbers of a fixed shape, or no picture of 8 bits."""
+    encoded = isinstance(getattr(feature, "feature", feature), tfds.features.Image)
+    try:
+        dtype = "int32" if feature.np_dtype == np.int64 else feature.np_dtype
+        spec = ValueSpec(tuple(feature.shape), dtype, encoded, getattr(feature, "num_classes", None))
+    except (ValueError, TypeError, AttributeError):  # of text, of sequences of any length, of several features
+        return None
+    return spec if None not in (spec.shape[:-3] if encoded else spec.shape) else None
+
+
+def _is_sample(spec: ValueSpec) -> bool:
+    return spec.lies_over and (spec.encoded or spec.dtype in ("float16", "float32"))
+
+
+def _chosen(values: dict[str, ValueSpec], names: Sequence[str] | None, where: object) -> dict[str, ValueSpec]:
+    """The values of these names; all of them for None."""
+    for name in names or ():
+        if name not in values:
+            near = difflib.get_close_matches(name, values, n=1)
+            raise ValueError(
+                f"there is no value {name!r} in {where}, but {', '.join(values) or 'none beside the image'}"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+    return values if names is None else {name: values[name] for name in names}
