@@ -19,7 +19,7 @@ def _with_jax_random(model):
 
     from keras_sid2 import threefry
 
-    def noised(self, data, keys, label_dropout):
+    def corrupted(self, data, keys, dropout):
         def key(index):
             data = jax.lax.bitcast_convert_type(keys.reshape(-1, 2)[0], "uint32")
             return jax.random.fold_in(jax.random.wrap_key_data(data), index)
@@ -29,11 +29,11 @@ def _with_jax_random(model):
         threefry.uniform = lambda keys, shape=(), index=0: jax.random.uniform(key(0), (batch, 2))
         threefry.normal = lambda keys, shape=(), index=0: jax.random.normal(key(1), (batch, *shape))
         try:
-            return type(self).noised(self, data, keys, label_dropout)
+            return type(self).corrupted(self, data, keys, dropout)
         finally:
             threefry.uniform, threefry.normal = kept
 
-    model.noised = types.MethodType(noised, model)
+    model.corrupted = types.MethodType(corrupted, model)
     return model
 
 

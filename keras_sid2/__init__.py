@@ -5,8 +5,8 @@ from keras_sid2.starting import require_keras
 
 require_keras()  # before the imports below do
 
-from keras_sid2 import diffusion, distribution, evaluation, layers, models, presets, sampling, training
-from keras_sid2.diffusion import Guidance, ScaleCurve, SigmoidWeighting
+from keras_sid2 import conditions, diffusion, distribution, evaluation, layers, models, presets, sampling, training
+from keras_sid2.diffusion import DiffusionObjective, Guidance, ScaleCurve, SigmoidWeighting
 from keras_sid2.models import Level, NetworkCost, ResidualUViT, network_cost
 from keras_sid2.parallel import processes
 from keras_sid2.sampling import DDIMSampler, DDPMSampler, DPMSolver2MSampler, EDMHeunSampler, HeunSampler
@@ -18,6 +18,7 @@ __all__ = [
     "DDIMSampler",
     "DDPMSampler",
     "DPMSolver2MSampler",
+    "DiffusionObjective",
     "Drawing",
     "EDMHeunSampler",
     "EmaAdam",
@@ -30,6 +31,7 @@ __all__ = [
     "SiD2Model",
     "SigmoidWeighting",
     "__version__",
+    "conditions",
     "diffusion",
     "distribution",
     "evaluation",

@@ -3,7 +3,7 @@ import dataclasses
 import keras
 import pytest
 
-from keras_sid2 import AdamRecipe, Guidance, Level, diffusion, sampling
+from keras_sid2 import AdamRecipe, Guidance, Level, conditions, diffusion, sampling
 
 pytestmark = pytest.mark.backend_free
 
@@ -18,11 +18,16 @@ SETTINGS = [
     diffusion.ConstantVWeighting(),
     diffusion.ConstantXWeighting(),
     diffusion.EDMMonotonicWeighting(),
+    diffusion.DiffusionObjective(diffusion.CosineSchedule(), diffusion.SigmoidWeighting(-1.0), "x"),
     diffusion.SigmoidWeighting(-1.0),
+    conditions.ClassLabel(3),
+    conditions.Image((4, 4, 2)),
+    conditions.TextEmbedding(5, 8),
+    conditions.Vector(2),
     diffusion.ScaleCurve(((-3.0, 1.0), (5.0, 2.5))),
     sampling.DDIMSampler(0.5),
     sampling.DPMSolver2MSampler(),
-    sampling.EDMHeunSampler(),
+    sampling.EDMHeunSampler(churn=0.2),
     sampling.HeunSampler(),
     sampling.DDPMSampler(0.3),
 ]

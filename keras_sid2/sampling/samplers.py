@@ -98,6 +98,7 @@ class DDIMSampler(Sampler):
         x_hat = denoise(z_t, logsnr_t)
         if not self.eta:
             return flow(z_t=z_t, x=x_hat, logsnr_t=logsnr_t, logsnr_s=logsnr_s), x_hat, carry
+        logsnr_t, logsnr_s = expand(logsnr_t, z_t), expand(logsnr_s, z_t)
         alpha_t, sigma_t = alpha_sigma(logsnr_t)
         alpha_s, sigma_s = alpha_sigma(logsnr_s)
         c = -ops.expm1(logsnr_t - logsnr_s)

@@ -9,6 +9,7 @@ is a function of (seed, example's number) alone, so that the loss does not depen
     (2) t_i = frac(u + i (sqrt(5) - 1) / 2), which cover [0, 1] evenly whatever their number is
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 import keras
@@ -41,6 +42,13 @@ LOGSNR_EDGES = (-5.0, 0.0, 5.0)  # our choice: noise, structure, detail, texture
 def _bin_metrics() -> list[keras.metrics.Mean]:
     bounds = ["min", *(f"{edge:g}" for edge in LOGSNR_EDGES), "max"]
     return [keras.metrics.Mean(name=f"loss_logsnr_{a}_{b}") for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def _of_objective(name: str) -> property:
+    def exchange(self, value):
+        self.objective = dataclasses.replace(self.objective, **{name: value})
+
+    return property(lambda self: getattr(self.objective, name), exchange)
 
 
 class _ExampleLosses(list):
@@ -145,17 +153,7 @@ class SiD2Model(CheckedModel):
         """`sample_shape`, as it was called when samples were images."""
         return self.sample_shape
 
-    @property
-    def schedule(self):
-        return self.objective.schedule
-
-    @property
-    def weighting(self):
-        return self.objective.weighting
-
-    @property
-    def prediction(self) -> str:
-        return self.objective.prediction
+    schedule, weighting, prediction = map(_of_objective, ("schedule", "weighting", "prediction"))
 
     @property
     def guided_conditions(self) -> tuple[str, ...]:

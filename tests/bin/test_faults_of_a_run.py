@@ -76,13 +76,13 @@ class Poisoned(TrainingRun):
 
     def load_or_make_model(self, newest):
         model = super().load_or_make_model(newest)
-        noised = model.noised
+        corrupted = model.corrupted
 
         def grown(data, *arguments, **options):
-            inputs, v = noised(data, *arguments, **options)
-            return {**inputs, "weight": inputs["weight"] * data["grow"]}, v
+            inputs = corrupted(data, *arguments, **options)
+            return {**inputs, "weight": inputs["weight"] * data["grow"]}
 
-        model.noised = grown
+        model.corrupted = grown
         return model
 
     def dataset(self, split, bad_records, *, start_step=0, **options):

@@ -125,7 +125,7 @@ def test_the_paper_s_schedule_is_for_square_images_only(shape):
         CosineInterpolatedSchedule.for_image_shape(shape)
 
 
-NO_IMAGE_SHAPES = [(16, 64, 64, 3), (64, 64), (64.0, 64, 3), None]
+NO_IMAGE_SHAPES = [(2, 16, 64, 64, 3), (64, 64), (64.0, 64, 3), None]
 
 
 @pytest.mark.parametrize("shape", NO_IMAGE_SHAPES)

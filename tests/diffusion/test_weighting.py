@@ -174,7 +174,7 @@ def test_the_paper_s_bias(pixels, bias):
     assert SigmoidWeighting.for_image_shape((pixels, pixels, 3)) == SigmoidWeighting(bias)
 
 
-@pytest.mark.parametrize("shape", [(16, 256, 256, 3), (256, 256), (256.0, 256, 3), None])
+@pytest.mark.parametrize("shape", [(2, 16, 256, 256, 3), (256, 256), (256.0, 256, 3), None])
 def test_what_is_no_shape_of_images_has_no_bias(shape):
     with pytest.raises(ValueError, match=re.escape(f"these are of shape {shape!r}: pass weighting=")):
         SigmoidWeighting.for_image_shape(shape)

@@ -35,7 +35,7 @@ def test_heads_are_128_wide_or_the_whole_width_unless_told(channels, head_dim, w
         ({"head_dim": 3}, "head_dim must divide its channels, got head_dim=3 and channels=8"),
         ({"head_dim": 0}, "head_dim must be an integer >= 1, got 0"),
         ({"head_dim": -4}, "head_dim must be an integer >= 1, got -4"),
-        ({"width": 8}, "the fields kind, channels, blocks, dropout, head_dim, remat; got also width"),
+        ({"width": 8}, "the fields kind, channels, blocks, dropout, head_dim, remat, attention; got also width"),
         ({"remat": 1}, "remat must be True or False, got 1"),
     ],
 )
@@ -69,10 +69,10 @@ RES = {"kind": "res", "channels": 4, "blocks": 1}
         ({"image_shape": (8, 10, 3)}, "that 4 divides"),
         (
             {"image_shape": (8, 8)},
-            r"image_shape must be \(height, width, channels\), three integers >= 1, got \(8, 8\)",
+            r"image_shape must be \(height, width, channels\), three integers >= 1, or .* of clips, got \(8, 8\)",
         ),
-        ({"image_shape": (16, 8, 8, 3)}, r"three integers >= 1, got \(16, 8, 8, 3\)"),
-        ({"image_shape": 8}, "three integers >= 1, got 8"),
+        ({"image_shape": (2, 16, 8, 8, 3)}, r"of clips, got \(2, 16, 8, 8, 3\)"),
+        ({"image_shape": 8}, "of clips, got 8"),
         ({"image_shape": (8, 8, 0)}, "three integers >= 1"),
         ({"image_shape": (8.0, 8, 3)}, "three integers >= 1"),
         ({"patch_size": 0}, "patch_size must be an integer >= 1, got 0"),

@@ -130,6 +130,13 @@ def final_x(loop: SamplingLoop) -> np.ndarray:
     return to_numpy(backend.compiled(run, [], jit_compile=False)([], *tensors)).reshape(-1, 4).astype("float64")
 
 
+def stepped(sampler, *, z_t, x_hat, noise=None, carry=None, **levels):
+    """z_s of one step of a sampler whose denoise function says x_hat, which may be a function itself."""
+    denoise = x_hat if callable(x_hat) else lambda z, logsnr: x_hat
+    carry = sampler.carry(z_t) if carry is None else carry
+    return sampler.step(denoise, z_t, carry, noise=lambda: noise, **levels)[0]
+
+
 def column(values):
     """[n] as n one-pixel images."""
     return ops.reshape(ops.convert_to_tensor(values, "float32"), (-1, 1, 1, 1))
@@ -146,7 +153,7 @@ def moments_after(sampler, logsnr):
     def probe(z, noise):
         z_t, noise = (column(np.full(len(logsnr) - 1, value)) for value in (z, noise))
         x_hat = exact(z_t, logsnr_t)
-        z_s = sampler(z_t=z_t, x_hat=x_hat, logsnr_t=logsnr_t, logsnr_s=logsnr_s, noise=noise)
+        z_s = stepped(sampler, z_t=z_t, x_hat=x_hat, logsnr_t=logsnr_t, logsnr_s=logsnr_s, noise=noise)
         return to_numpy(z_s).ravel().astype("float64"), to_numpy(x_hat).ravel().astype("float64")
 
     (offset, x_offset), (moved, x_moved), (noisy, _) = probe(0.0, 0.0), probe(1.0, 0.0), probe(0.0, 1.0)

@@ -10,10 +10,10 @@ from keras import ops
 
 from keras_sid2 import DDIMSampler, DDPMSampler, DPMSolver2MSampler, EDMHeunSampler, HeunSampler, backend
 from keras_sid2.diffusion import CosineSchedule
-from keras_sid2.sampling import SamplingLoop, uniform_t
+from keras_sid2.sampling import Sampler, SamplingLoop, uniform_t
 
 SAMPLERS = {"ddpm": DDPMSampler(0.7), "ddim": DDIMSampler(), "heun": HeunSampler(), "2m": DPMSolver2MSampler()}
-SAMPLERS["edm's heun"] = EDMHeunSampler()
+SAMPLERS |= {"edm's heun": EDMHeunSampler(), "edm's heun with churn": EDMHeunSampler(churn=0.3)}
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 MASK = np.array([[True, False], [False, True]])[..., None]
 KNOWN = np.array([[0.8, 9.0], [9.0, -0.4]], "float32")[..., None]
@@ -135,10 +135,11 @@ def test_a_run_from_an_image_starts_at_its_noise_level():
 def after_steps(resamplings: int, step) -> list[np.ndarray]:
     """z [COUNT * 4] at the start, after step 3 and after step 4, each `resamplings` times step(z_t, noise)."""
 
-    def sampler(*, z_t, x_hat, logsnr_t, logsnr_s, noise):
-        return step(z_t, noise)
+    class Stepping(Sampler):
+        def step(self, denoise, z_t, carry, *, logsnr_t, logsnr_s, noise):
+            return step(z_t, noise()), denoise(z_t, logsnr_t), carry
 
-    loop = known_loop(sampler, lambda z_t, logsnr_t: z_t, num_steps=8, known=None, resamplings=resamplings)
+    loop = known_loop(Stepping(), lambda z_t, logsnr_t: z_t, num_steps=8, known=None, resamplings=resamplings)
     loop = dataclasses.replace(loop, logsnr=loop.logsnr[3:])
     return [z.ravel().astype("float64") for z, _ in states(loop, (1, 2))]
 

@@ -45,7 +45,7 @@ def draw(denoise, sampler, logsnr, example_keys, image_shape=SHAPE, **options):
 def test_512_steps_of_an_exact_denoiser_draw_the_data(sampler):
     logsnr = uniform_t(CosineSchedule(), 512)
     x = draw(exact, sampler, logsnr, keys(100), image_shape=(8, 8, 1)).astype("float64")
-    mean, deviation = moments_after(sampler, logsnr)  # within 1 % of the data's by test_steps.py
+    mean, deviation = moments_after(sampler, logsnr)  # within 1 % of the data's by test_samplers.py
     standard_error = deviation / np.sqrt(x.size)
     assert abs(x.mean() - mean) < 3 * standard_error
     assert abs(x.std() - deviation) < 3 * standard_error / np.sqrt(2)
@@ -179,8 +179,10 @@ def test_a_history_does_not_reach_across_an_edge_of_the_interval():
             keys=keys(3),
             image_shape=SHAPE,
         )
-        z_t, _ = loop.start()
-        return to_numpy(loop.advance((z_t, 5.0 + 0.0 * z_t), first, last)[0])
+        z_t, x_hat, carry = loop.start()
+        if first and carry:
+            carry = (5.0 + 0.0 * z_t, ops.convert_to_tensor(1.0))
+        return to_numpy(loop.advance((z_t, x_hat, carry), first, last)[0])
 
     for step in range(7):
         multistep, single = (z_after(s, step, step + 1) for s in (DPMSolver2MSampler(), DDIMSampler()))
@@ -207,6 +209,12 @@ def test_the_second_estimate_of_heun_is_at_the_end_of_its_step():
         seen.append(to_numpy(logsnr_t)[0])
         return 0.5 * z_t
 
-    z_t = ops.ones((2, 2, 2, 1))
-    HeunSampler()(z_t=z_t, x_hat=z_t, logsnr_t=np.float32(-1.0), logsnr_s=np.float32(0.5), denoise=denoise)
-    assert seen == [0.5]
+    loop = SamplingLoop(
+        denoise=denoise,
+        sampler=HeunSampler(),
+        logsnr=ops.convert_to_tensor(np.float32([-1.0, 0.5])),
+        keys=keys(2),
+        image_shape=SHAPE,
+    )
+    loop._once(denoise, 0, loop.start(), loop.keys)
+    assert seen == [-1.0, 0.5]

@@ -143,10 +143,10 @@ def test_an_error_in_the_first_step_leaves_the_weights():
     model = tiny_model()
     before = [to_numpy(v.value) for v in model.trainable_variables]
 
-    def broken(*_):
+    def broken(*_, **__):
         raise RuntimeError("no noise today")
 
-    model.noised = broken
+    model.corrupted = broken
     with pytest.raises(RuntimeError, match="no noise today"):
         fit_steps(model)
     assert all(np.array_equal(a, to_numpy(v.value)) for a, v in zip(before, model.trainable_variables, strict=True))

@@ -10,7 +10,7 @@ from helpers import only_on_torch
 from small_networks import SmallNetwork, small_model
 from training_helpers import Losses
 
-from keras_sid2 import AdamRecipe, DDIMSampler, Guidance, ScaleCurve, backend
+from keras_sid2 import AdamRecipe, DDIMSampler, Guidance, ScaleCurve
 from keras_sid2.generation import compiled_sampler
 from keras_sid2.sampling.samplers import flow
 
@@ -91,7 +91,7 @@ def test_programs_are_bounded_whatever_is_asked_for(monkeypatch):
 
 @only_on_torch
 def test_recorded_graphs_are_bounded(monkeypatch):
-    monkeypatch.setattr(backend, "_MOST_GRAPHS", 2)
+    monkeypatch.setattr("keras_sid2.backend.compilation._MOST_GRAPHS", 2)
     model = small_model()
     for batch_size in (1, 2, 3):
         draw(model, batch_size=batch_size)

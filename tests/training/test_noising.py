@@ -17,8 +17,9 @@ def model():
 def noised(model, count=64, step=0, dropout=0.1, **data):
     images, labels = stripes(count)
     keys = model._step_keys(0, ops.convert_to_tensor(step, "int32"))
-    inputs, v = model.noised({"image": images, "label": labels, **data}, keys, dropout)
-    return {k: to_numpy(value) for k, value in inputs.items()}, to_numpy(v)
+    inputs = model.corrupted({"image": images, "label": labels, **data}, keys, {"label": dropout})
+    inputs = {k: to_numpy(value) for k, value in inputs.items()}
+    return inputs, inputs["target"]
 
 
 def test_the_scaled_image_comes_back_out_of_z_and_v(model):
@@ -72,7 +73,8 @@ def test_label_dropout_puts_the_null_class_in_its_share_of_places(model):
 def test_loss_per_example_is_equation_4_in_x(model):
     inputs, v = noised(model)
     v_hat = np.random.default_rng(1).normal(size=v.shape).astype("float32")
-    loss = to_numpy(model._loss_per_example({k: ops.convert_to_tensor(a) for k, a in inputs.items()}, v, v_hat))
+    tensors = {k: ops.convert_to_tensor(a) for k, a in inputs.items()}
+    loss = to_numpy(model.objective.losses(lambda _: ops.convert_to_tensor(v_hat), tensors))
     logsnr = inputs["logsnr"].astype("float64")
     alpha, sigma = (c[:, None, None, None] for c in alpha_sigma_of(logsnr))
     x, x_hat = alpha * inputs["z_t"] - sigma * v, alpha * inputs["z_t"] - sigma * v_hat

@@ -23,8 +23,8 @@ def test_in_a_training_step(prediction):
     images, labels = stripes(8)
     keys = model._step_keys(0, 3)
     with backend.tensors_stay_tensors():
-        inputs, v = model.noised({"image": images, "label": labels}, keys, 0.1)
-        loss = model.compute_loss(inputs, v, model(inputs, training=True))
+        inputs = model.corrupted({"image": images, "label": labels}, keys, {"label": 0.1})
+        loss = model.compute_loss(inputs, None, model(inputs, training=True))
         loss.backward()
     assert np.isfinite(float(loss))
 
