@@ -98,7 +98,10 @@ class Preset:
 
     @property
     def cost(self) -> NetworkCost:
-        return network_cost(**self.network)
+        """Of a ResidualUViT for images; of others the parameters alone."""
+        if self.network_class is ResidualUViT and len(self.sample_shape) == 3 and not self.network.get("conditions"):
+            return network_cost(**self.network)
+        return NetworkCost(self._abstract.count_params(), 0, 0)
 
     @functools.cached_property
     def _abstract(self):
@@ -115,6 +118,24 @@ class Preset:
     def conditions(self) -> dict:
         """The network's; raises what its constructor raises."""
         return conditions_of(self._abstract)
+
+    def described(self) -> dict:
+        """What defines a run, as plain values; a flag of sid2-train of its own says the rest."""
+        try:
+            network = self._abstract.get_config()
+        except NotImplementedError as error:
+            raise ValueError(
+                f"{self.network_class.__name__} needs a get_config, or its files cannot be read."
+            ) from error
+        rest = ("beta_1", "beta_2", "epsilon", "clip_norm", "decay_steps")
+        return {
+            "network_class": keras.saving.get_registered_name(self.network_class),
+            "network": _plain({k: v for k, v in network.items() if k not in ("name", "trainable", "dtype")}),
+            "objective": _plain(self.objective),
+            "label_dropout": _plain(self.label_dropout),
+            "recipe": {name: getattr(self.recipe, name) for name in rest},
+            "data": {"min_crop": self.data.get("min_crop", DATA_OPTIONS["min_crop"])},
+        }
 
     def make_network(self, *, dtype=None, remat: bool = False):
         """A new one; ValueError for arguments that its class does not take."""
@@ -138,6 +159,19 @@ def make(network_class: type, options: Mapping):
         return network_class(**options)
     except TypeError as error:
         raise ValueError(f"{network_class.__name__} cannot be made with {', '.join(options)}: {error}.") from error
+
+
+def _plain(value):
+    """`value` as JSON has it: dataclasses and dicts by names; of others what Keras writes."""
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"class": type(value).__name__, **fields}
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    is_plain = isinstance(value, str | bool | int | float | None)
+    return value if is_plain else keras.saving.serialize_keras_object(value)
 
 
 def _require(condition: bool, message: str):
