@@ -193,9 +193,11 @@ class TrainSettings:
                 )
             height, width = int(sides[0]), int(sides[-1])
         if None in (height, width):
-            raise ValueError(
-                f"--data={self.data} has images of several sizes: say which to cut them to by --image_size."
-            )
+            found = pipelines.sizes(self.data, split=self.split, data_dir=self.data_dir).most_common(3)
+            if len(found) != 1:
+                told = ", ".join(f"{rows}x{columns}" for (rows, columns), _ in found)
+                raise ValueError(f"--data={self.data} has images of sizes such as {told}: cut them by --image_size=...")
+            height, width = found[0][0]
         return (*frames, height, width, channels)
 
     def _rounded(self) -> dict[str, int]:

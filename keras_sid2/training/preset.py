@@ -98,10 +98,10 @@ class Preset:
 
     @property
     def cost(self) -> NetworkCost:
-        """Of a ResidualUViT for images; of others the parameters alone."""
+        """Of a ResidualUViT for images; of others it is not known."""
         if self.network_class is ResidualUViT and len(self.sample_shape) == 3 and not self.network.get("conditions"):
             return network_cost(**self.network)
-        return NetworkCost(self._abstract.count_params(), 0, 0)
+        return NetworkCost(0, 0, 0)
 
     @functools.cached_property
     def _abstract(self):
