@@ -1,15 +1,14 @@
-"""From images on disk to batches of uint8, through TFRecord shards and tf.data.
+"""From images, clips and arrays on disk to batches of values by name, through TFRecord shards and tf.data.
 
-    prepare(name, data_dir)     writes a data set as TFRecord or ArrayRecord    (preparing.py)
-    verify(name_or_dir)         checks every record of it; stats: what is in it (checking.py)
-    describe(name_or_dir)       says what a prepared data set holds             (locating.py)
-    fingerprint(name_or_dir)    changes when the data do                        (fingerprints.py)
-    make_dataset(name_or_dir)   {"image": uint8 [B,H,W,C], "label": int32 [B]}  (reading.py)
-    make_grain_dataset(...)     the same without TensorFlow                     (grain_reading.py)
-    measure_wait(dataset)       how long the consumer waits for its batches     (metering.py)
+    prepare(name, data_dir)     writes a data set as TFRecord or ArrayRecord
+    verify(name_or_dir)         checks every record of it; stats: what is in it
+    describe(name_or_dir)       says what a prepared data set holds
+    fingerprint(name_or_dir)    changes when the data do
+    make_dataset(name_or_dir)   {"image": uint8 [B,H,W,C], "label": int32 [B], other names: [B,...]}
+    make_grain_dataset(...)     the same without TensorFlow
+    measure_wait(dataset)       how long the consumer waits for its batches
 
-Importing this package loads neither tensorflow nor tensorflow_datasets nor scikit-learn: the functions that
-need them do.
+Importing this package loads neither tensorflow nor tensorflow_datasets nor scikit-learn: what needs them does.
 """
 
 from pipelines.checking.fingerprints import file_stamps, fingerprint
@@ -21,6 +20,7 @@ from pipelines.reading.faults import BadRecord, BadRecords
 from pipelines.reading.grain_reader import make_grain_dataset
 from pipelines.reading.locating import DatasetDescription, describe
 from pipelines.reading.metering import WaitMeter, measure_wait
+from pipelines.reading.settings import ReadSettings
 from pipelines.reading.tf_reader import make_dataset
 from pipelines.values import RecordFeatures, ValueSpec
 
@@ -28,6 +28,7 @@ __all__ = [
     "BadRecord",
     "BadRecords",
     "DatasetDescription",
+    "ReadSettings",
     "RecordFeatures",
     "SplitReport",
     "ValueSpec",

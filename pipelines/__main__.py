@@ -38,62 +38,44 @@ if TYPE_CHECKING:
 
 # Flags of this program alone: several programs of the project may be imported into one process.
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("data_dir", None, "directory for prepared data sets", flag_values=FLAGS)
-flags.DEFINE_boolean("help", False, "show this help", flag_values=FLAGS)
-
-# What only some data sets take; None: not given.
-SETTINGS = ("source", "config", "image_size", "encoding", "quality", "channels", "num_classes")
-SETTINGS += ("background", "min_size", "animated", "splits", "classes", "values", "annotations", "num_frames", "stride")
-flags.DEFINE_string("source", None, "prepare: the folder or file of yours that it is made from", flag_values=FLAGS)
-flags.DEFINE_string("config", None, "prepare: name for the folder; default: from the settings", flag_values=FLAGS)
-flags.DEFINE_integer("image_size", None, "prepare: side of ADM's centre crop; show: of the images", flag_values=FLAGS)
-flags.DEFINE_string("encoding", None, "prepare: png, jpeg or original", flag_values=FLAGS)
-flags.DEFINE_integer("quality", None, "prepare: of JPEG, 1 to 100", flag_values=FLAGS)
-flags.DEFINE_integer("channels", None, "prepare, plain files: 3 (RGB) or 1 (grey); plain: 4", flag_values=FLAGS)
-flags.DEFINE_string(
-    "background",
-    None,
-    "prepare, plain files: colour on which transparent pictures are composited, #rrggbb or a name; default: white. "
-    "prepare: keep stores RGBA, with 4 channels",
-    flag_values=FLAGS,
-)
-flags.DEFINE_integer("min_size", None, "prepare: pictures with a shorter side are left out", flag_values=FLAGS)
-flags.DEFINE_string(
-    "animated",
-    None,
-    "prepare: of GIFs and others with several frames the first, or skip; default: first",
-    flag_values=FLAGS,
-)
-flags.DEFINE_string(
-    "splits", None, "prepare image_folder: train=FOLDER,test=FOLDER, or none: no folder is a split", flag_values=FLAGS
-)
-flags.DEFINE_string(
-    "classes",
-    None,
-    "prepare image_folder: top (the first folder below the split is the class), parent (the folder of the file), none",
-    flag_values=FLAGS,
-)
-flags.DEFINE_integer("num_classes", None, "prepare npz, plain files: labels are below it", flag_values=FLAGS)
-flags.DEFINE_string(
-    "values", None, "prepare npz: which other arrays, NAME,NAME or none; default: all", flag_values=FLAGS
-)
-flags.DEFINE_string("annotations", None, "prepare kinetics600: the official CSV files", flag_values=FLAGS)
-flags.DEFINE_integer("num_frames", None, "prepare kinetics600: frames a clip", flag_values=FLAGS)
-flags.DEFINE_integer("stride", None, "prepare kinetics600: every how manieth frame", flag_values=FLAGS)
-
-flags.DEFINE_string("file_format", "tfrecord", "prepare: tfrecord or array_record", flag_values=FLAGS)
-flags.DEFINE_integer("workers", None, "prepare: processes; default: one for each core", flag_values=FLAGS)
-flags.DEFINE_integer("examples_per_shard", EXAMPLES_PER_SHARD, "prepare: about so many", flag_values=FLAGS)
-flags.DEFINE_integer("max_bad_sources", None, "prepare: how many bad files are left out", flag_values=FLAGS)
-flags.DEFINE_string("beam_runner", None, "prepare: Apache Beam runner, as DirectRunner", flag_values=FLAGS)
-flags.DEFINE_multi_string("beam_option", [], "prepare: an option of Beam's, as --project=x", flag_values=FLAGS)
-
-flags.DEFINE_string("split", None, "verify, stats, show: one split; default: all, show: train", flag_values=FLAGS)
-flags.DEFINE_string("image_key", None, "verify, stats, show: feature that holds the image", flag_values=FLAGS)
-flags.DEFINE_string("label_key", None, "verify, stats, show: feature that holds the label", flag_values=FLAGS)
-flags.DEFINE_string("out", "examples.png", "show: the picture", flag_values=FLAGS)
-flags.DEFINE_integer("count", 64, "show: how many examples", flag_values=FLAGS)
-flags.DEFINE_integer("seed", 0, "show: which examples", flag_values=FLAGS)
+SETTINGS = {  # what only some data sets take: name: (kind, help); None: not given
+    "source": ("string", "prepare: the folder or file of yours that it is made from"),
+    "config": ("string", "prepare: name for the folder; default: from the settings"),
+    "image_size": ("integer", "prepare: side of ADM's centre crop; show: of the images"),
+    "encoding": ("string", "prepare: png, jpeg or original"),
+    "quality": ("integer", "prepare: of JPEG, 1 to 100"),
+    "channels": ("integer", "prepare, plain files: 3 (RGB) or 1 (grey); plain: 4"),
+    "background": ("string", "prepare, plain files: colour on which transparent pictures are composited, #rrggbb or a "
+                   "name; default: white. prepare: keep stores RGBA, with 4 channels"),
+    "min_size": ("integer", "prepare: pictures with a shorter side are left out"),
+    "animated": ("string", "prepare: of GIFs and others with several frames the first, or skip; default: first"),
+    "splits": ("string", "prepare image_folder: train=FOLDER,test=FOLDER, or none: no folder is a split"),
+    "classes": ("string", "prepare image_folder: top (the first folder below the split is the class), parent (the "
+                "folder of the file), none"),
+    "num_classes": ("integer", "prepare npz, plain files: labels are below it"),
+    "values": ("string", "prepare npz: which other arrays, NAME,NAME or none; default: all"),
+    "annotations": ("string", "prepare kinetics600: the official CSV files"),
+    "num_frames": ("integer", "prepare kinetics600: frames a clip"),
+    "stride": ("integer", "prepare kinetics600: every how manieth frame"),
+}  # fmt: skip
+OTHERS = {  # name: (kind, default, help)
+    "data_dir": ("string", None, "directory for prepared data sets"),
+    "help": ("boolean", False, "show this help"),
+    "file_format": ("string", "tfrecord", "prepare: tfrecord or array_record"),
+    "workers": ("integer", None, "prepare: processes; default: one for each core"),
+    "examples_per_shard": ("integer", EXAMPLES_PER_SHARD, "prepare: about so many"),
+    "max_bad_sources": ("integer", None, "prepare: how many bad files are left out"),
+    "beam_runner": ("string", None, "prepare: Apache Beam runner, as DirectRunner"),
+    "beam_option": ("multi_string", [], "prepare: an option of Beam's, as --project=x"),
+    "split": ("string", None, "verify, stats, show: one split; default: all, show: train"),
+    "image_key": ("string", None, "verify, stats, show: feature that holds the image"),
+    "label_key": ("string", None, "verify, stats, show: feature that holds the label"),
+    "out": ("string", "examples.png", "show: the picture"),
+    "count": ("integer", 64, "show: how many examples"),
+    "seed": ("integer", 0, "show: which examples"),
+}
+for _name, (_kind, _default, _help) in {**{n: (k, None, h) for n, (k, h) in SETTINGS.items()}, **OTHERS}.items():
+    getattr(flags, f"DEFINE_{_kind}")(_name, _default, _help, flag_values=FLAGS)
 
 
 def _list(*arguments: str) -> None:
@@ -172,13 +154,8 @@ def _show(*arguments: str) -> None:
 
 
 def _features() -> RecordFeatures | None:
-    given = {
-        "image": FLAGS.image_key,
-        "label": FLAGS.label_key,
-        "channels": FLAGS.channels,
-        "background": FLAGS.background,
-        "num_classes": FLAGS.num_classes,
-    }
+    given = {"image": FLAGS.image_key, "label": FLAGS.label_key}
+    given |= {name: FLAGS[name].value for name in ("channels", "background", "num_classes")}
     given = {name: value for name, value in given.items() if value is not None}
     return RecordFeatures(**given) if given else None
 
@@ -230,11 +207,7 @@ def _guarded(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("sid2-data: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    except (
-        ValueError,
-        OSError,
-        ImportError,
-    ) as error:  # not app.UsageError: absl prints the whole help before it
+    except (ValueError, OSError, ImportError) as error:  # not app.UsageError: absl prints the whole help before it
         print(f"sid2-data: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) and not _is_bad_data(error) else 1
 

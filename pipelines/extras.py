@@ -1,21 +1,20 @@
-"""The optional dependencies, each imported only by the function that needs it."""
+"""The optional dependencies, each imported only by the function that needs it, and what all modules say alike."""
 
+import difflib
 import importlib
 import os
 import sys
+from collections.abc import Iterable
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from etils import epath
 
 
 def require(module: str, *, extra: str) -> ModuleType:
-    """Imports and returns `module`.
-
-    Raises:
-        ImportError: if the module cannot be imported; the sentence names the extra that installs it.
-    """
+    """Imports and returns `module`. Raises ImportError: if the module cannot be imported; the sentence names the extra
+    that installs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -24,6 +23,19 @@ def require(module: str, *, extra: str) -> ModuleType:
             f'{package} is needed for this and cannot be imported ({error}): pip install "keras_sid2[{extra}]"',
             name=package,
         ) from error
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean 'digits'?" for a name close to a known one, else the empty string."""
+    found = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def check_count(name: str, value: Any, least: int = 1, *, none: bool = True) -> None:
+    """ValueError unless `value` is a whole number of at least `least`, or None where that may be."""
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    if not whole and not (none and value is None):
+        raise ValueError(f"{name} must be {'None or' if none else 'an integer of'} at least {least}, got {value!r}")
 
 
 def require_tensorflow() -> ModuleType:

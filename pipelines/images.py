@@ -20,13 +20,7 @@ KEEP = "keep"  # the background of those who want transparency itself, as a four
 _MODE_NAMES = {"L": "grey", "1": "black and white", "P": "palette", "LA": "grey with alpha", "PA": "palette with alpha"}
 _WHOLE = 2**26  # pixels of a resized image
 ENCODINGS = ("png", "jpeg")
-_SIGNATURES = {
-    b"GIF8": "a GIF",
-    b"BM": "a BMP",
-    b"RIFF": "a WebP",
-    b"II*\0": "a TIFF",
-    b"MM\0*": "a TIFF",
-}
+_SIGNATURES = {b"GIF8": "a GIF", b"BM": "a BMP", b"RIFF": "a WebP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF"}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type; a palette is decoded to RGB
 # Start-of-frame markers of JPEG: C4, C8 and CC are others.
@@ -52,11 +46,8 @@ class Header:
 
 
 def read_header(data: bytes) -> Header:
-    """Reads the header of an encoded image.
-
-    Raises:
-        BadImage: empty, no image, neither JPEG nor PNG, more than 8 bits a channel, animated, or without a size.
-    """
+    """Reads the header of an encoded image. Raises BadImage: empty, no image, neither JPEG nor PNG, more than 8 bits a
+    channel, animated, or without a size."""
     if not data:
         raise BadImage("is empty")
     try:
@@ -138,17 +129,11 @@ def decode(
 ) -> "np.ndarray":
     """Decodes a JPEG or PNG that `read_header` accepts: uint8 [H, W, C].
 
-    Args:
-        data: the encoded image.
-        window: (top, left, height, width) of what is cut out; None: all of it.
-        size: (height, width) to which that is resized; None: as it is.
-        channels: C, 1, 3 or 4; None: that of `read_header`, with 3 for CMYK, and for transparency, which is composited.
-        background: as in `in_mode`.
+    `window` (top, left, height, width) is cut out and resized to `size` (height, width); None: all of it, as it is. A
+    JPEG that is to be made much smaller is decoded at a half, a quarter or an eighth, which takes less time. `channels`
+    None: that of `read_header`, with 3 for CMYK, and for transparency, which is composited on `background`.
 
-    A JPEG that is to be made much smaller is decoded at a half, a quarter or an eighth, which takes less time.
-
-    Raises:
-        BadImage: it cannot be decoded.
+    Raises BadImage: it cannot be decoded.
     """
     try:
         with open_image(data, ("JPEG", "PNG")) as image:
@@ -177,11 +162,8 @@ def open_image(data: bytes, formats: tuple[str, ...]) -> "Image.Image":
 
 
 def parse_background(value: object) -> str:
-    """A background in the form that is recorded: "white", "black", "#rrggbb" or "keep".
-
-    Raises:
-        ValueError: Pillow knows no such colour, or it is transparent itself.
-    """
+    """A background in the form that is recorded: "white", "black", "#rrggbb" or "keep". Raises ValueError: Pillow knows
+    no such colour, or it is transparent itself."""
     from PIL import ImageColor
 
     if value == KEEP:
@@ -197,16 +179,9 @@ def parse_background(value: object) -> str:
 
 
 def in_mode(image: "Image.Image", channels: int, background: str) -> "tuple[Image.Image, str]":
-    """An image of 8 bits a channel as grey, RGB or RGBA.
-
-    Args:
-        image: in any colour mode that Pillow converts.
-        channels: 1, 3 or 4.
-        background: the colour on which transparency is composited; with 4 channels it is kept.
-
-    Returns:
-        the image, and what was changed ("CMYK converted to RGB", "RGBA composited on white"), or the empty string.
-    """
+    """An image of 8 bits a channel, of any colour mode that Pillow converts, as grey (1), RGB (3) or RGBA (4), and what
+    was changed ("CMYK converted to RGB", "RGBA composited on white"), or the empty string. Transparency is composited
+    on `background`, and kept with 4 channels."""
     mode, name = MODES[channels], _MODE_NAMES.get(image.mode, image.mode)
     if image.mode == mode and (mode == "RGBA" or not image.has_transparency_data):
         return image, ""
@@ -291,15 +266,9 @@ def resized(pixels: "np.ndarray", window: tuple[float, ...], size: tuple[int, in
 
 
 def adm_center_crop(image: "Image.Image", size: int) -> "Image.Image":
-    """The centre crop of ADM (Dhariwal & Nichol, arXiv 2105.05233), which ImageNet's FIDs are measured with.
-
-    Halve with a box filter as long as the short side is at least twice `size`, resize bicubically so that the short
-    side is `size`, cut the middle out. Small images are enlarged.
-
-    Args:
-        image: a Pillow image of 8 bits a channel, any size. Colours of RGBA are weighted by alpha when it is resized.
-        size: side of the square, in pixels.
-    """
+    """The centre crop of ADM (Dhariwal & Nichol, arXiv 2105.05233), which ImageNet's FIDs are measured with: halve with
+    a box filter as long as the short side is at least twice `size`, resize bicubically so that the short side is
+    `size`, cut the middle out. Small images are enlarged; colours of RGBA are weighted by alpha."""
     from PIL import Image
 
     while min(image.size) >= 2 * size:
@@ -331,25 +300,6 @@ def from_pixels(pixels: "np.ndarray") -> bytes:
     from PIL import Image
 
     return encode(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), "png", 100)
-
-
-def grid(pixels: "np.ndarray") -> "np.ndarray":
-    """uint8 [N, H, W, 1, 3 or 4] side by side as one picture, uint8 [H', W', 3].
-
-    Small images are enlarged, transparent ones lie on grey.
-    """
-    import numpy as np
-
-    count, height, width, channels = pixels.shape
-    if channels == 4:
-        alpha = pixels[..., 3:] / 255
-        pixels = np.rint(pixels[..., :3] * alpha + 128 * (1 - alpha)).astype(np.uint8)
-    scale, columns = max(1, 64 // max(height, width)), math.ceil(math.sqrt(count))
-    large = np.repeat(np.repeat(np.broadcast_to(pixels, (*pixels.shape[:3], 3)), scale, 1), scale, 2)
-    cells = np.full((-(-count // columns) * columns, height * scale + 2, width * scale + 2, 3), 255, np.uint8)
-    cells[:count, 1:-1, 1:-1] = large
-    rows = cells.reshape(-1, columns, *cells.shape[1:]).transpose(0, 2, 1, 3, 4)
-    return rows.reshape(rows.shape[0] * rows.shape[1], -1, 3)
 
 
 def one_line(error: Exception) -> str:

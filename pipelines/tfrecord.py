@@ -49,12 +49,8 @@ def write_records(file: BinaryIO, records: Iterable[bytes]) -> np.ndarray:
 
 
 def find_records(path: str) -> tuple[np.ndarray, str]:
-    """Walks over the lengths in a TFRecord file, without reading the data.
-
-    Returns:
-        the offsets of the records and the end of the last one, int64 [n + 1], and why the walk ended before the end of
-        the file, or the empty string.
-    """
+    """Walks over the lengths in a TFRecord file, without reading the data: the offsets of the records and the end of
+    the last one, int64 [n + 1], and why the walk ended before the end of the file, or the empty string."""
     offsets, at, size = [0], 0, size_of(path)
     with _open(path) as file:
         while at < size:
@@ -78,9 +74,7 @@ def open_file(path: str) -> BinaryIO:
 def read_record(file: BinaryIO, start: int, end: int) -> bytes:
     """Reads the record that lies between two offsets and checks both CRCs. Local files may be read by several threads.
 
-    Raises:
-        BadFraming: what is there is not a whole record of that length.
-        OSError: the file cannot be read.
+    Raises BadFraming: what is there is not a whole record of that length; OSError: the file cannot be read.
     """
     if isinstance(file, io.FileIO):
         frame = os.pread(file.fileno(), end - start, start)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.extras import check_count
 from pipelines.images import KEEP, MODES, parse_background
 
 SAMPLES = ("image", "video")
@@ -53,10 +54,7 @@ class ValueSpec:
 
     def following(self, name: str, stored: tuple, size: tuple[int, int]) -> tuple[int | None, ...]:
         """The shape of the value `name` after a sample, `stored` high and wide, was cut, resized or mirrored to `size`.
-
-        Raises:
-            ValueError: it cannot have the same done to it.
-        """
+        Raises ValueError: it cannot have the same done to it."""
         if not self.lies_over:
             if self.shape and self.shape == stored:
                 raise ValueError(
@@ -105,8 +103,7 @@ class RecordFeatures:
         object.__setattr__(self, "background", parse_background(self.background))
         if self.background == KEEP:
             raise ValueError("background must be a colour for reading, got 'keep': give channels=4 to read RGBA")
-        if self.num_classes is not None and (not isinstance(self.num_classes, int) or self.num_classes < 1):
-            raise ValueError(f"num_classes must be None or at least 1, got {self.num_classes!r}")
+        check_count("num_classes", self.num_classes)
         if not all(isinstance(spec, ValueSpec) for spec in self.values.values()):
             raise ValueError(f"values must be {{name: pipelines.ValueSpec}}, got {self.values!r}")
 
@@ -143,11 +140,8 @@ def fault_in(name: str, value: np.ndarray) -> str:
 
 
 def in_kept_dtype(name: str, array: np.ndarray) -> np.ndarray:
-    """An array of one value of all examples in a dtype that is kept: whole numbers of 64 bits become int32.
-
-    Raises:
-        ValueError: it has no such dtype.
-    """
+    """An array of one value of all examples in a dtype that is kept: whole numbers of 64 bits become int32. Raises
+    ValueError: it has no such dtype."""
     native: Any = array.dtype.newbyteorder("=")
     if native.name in DTYPES:
         return array if native == array.dtype else array.astype(native)

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -78,17 +79,9 @@ def verify(
     data_dir: str | os.PathLike | None = None,
     features: RecordFeatures | None = None,
 ) -> list[SplitReport]:
-    """Reads every record of a data set and decodes it: CRC, features, image, label.
-
-    Nothing is raised for what is wrong inside the shards: it is in the reports, one for each split.
-
-    Args:
-        split: name of the only split to be checked; None: all.
-        name_or_dir, data_dir, features: as in `make_dataset`.
-
-    Raises:
-        ValueError, FileNotFoundError: there is no such data set or split.
-    """
+    """Reads every record of a data set and decodes it: CRC, features, images, numbers. Takes what `make_dataset` takes;
+    of all splits, if none is named. Nothing is raised for what is wrong inside the shards: it is in the reports, one a
+    split."""
     return _reports(name_or_dir, split, data_dir, features, decode=True)
 
 
@@ -113,16 +106,10 @@ def random_grid(
     image_size: int | None = None,
     seed: int = 0,
 ) -> np.ndarray:
-    """A picture of random examples, as the reader gives them: uint8 [H, W, 3]; of clips the middle frame.
+    """A picture of `count` random examples, which ones `seed` says, as the reader gives them: uint8 [H, W, 3]; of clips
+    the middle frame. `image_size` None: as stored, or 128 where sizes differ.
 
-    Args:
-        count: how many, at most all.
-        image_size: as in `make_dataset`; None: as stored, or 128 where sizes differ.
-        seed: which ones.
-        name_or_dir, split, data_dir, features: as in `make_dataset`.
-
-    Raises:
-        ValueError: as `make_dataset`; BadRecord: one of the chosen records is bad.
+    Raises ValueError: as `make_dataset`; BadRecord: one of the chosen records is bad.
     """
     integer("seed", seed, at_least=0)
     located = locate(name_or_dir, split=split, data_dir=data_dir, features=features, values=())
@@ -136,7 +123,24 @@ def random_grid(
     pixels = pixels[:, pixels.shape[1] // 2] if pixels.ndim == 5 else pixels
     if pixels.dtype != np.uint8:
         pixels = np.rint((np.clip(pixels.astype(np.float32), -1, 1) + 1) * 127.5).astype(np.uint8)
-    return images.grid(pixels if pixels.shape[-1] in images.MODES else pixels[..., :1])
+    return grid(pixels if pixels.shape[-1] in images.MODES else pixels[..., :1])
+
+
+def grid(pixels: np.ndarray) -> np.ndarray:
+    """uint8 [N, H, W, 1, 3 or 4] side by side as one picture, uint8 [H', W', 3].
+
+    Small images are enlarged, transparent ones lie on grey.
+    """
+    count, height, width, channels = pixels.shape
+    if channels == 4:
+        alpha = pixels[..., 3:] / 255
+        pixels = np.rint(pixels[..., :3] * alpha + 128 * (1 - alpha)).astype(np.uint8)
+    scale, columns = max(1, 64 // max(height, width)), math.ceil(math.sqrt(count))
+    large = np.repeat(np.repeat(np.broadcast_to(pixels, (*pixels.shape[:3], 3)), scale, 1), scale, 2)
+    cells = np.full((-(-count // columns) * columns, height * scale + 2, width * scale + 2, 3), 255, np.uint8)
+    cells[:count, 1:-1, 1:-1] = large
+    rows = cells.reshape(-1, columns, *cells.shape[1:]).transpose(0, 2, 1, 3, 4)
+    return rows.reshape(rows.shape[0] * rows.shape[1], -1, 3)
 
 
 def _sound(arrays: Arrays, good: np.ndarray, fault: BadRecord | None) -> Arrays:

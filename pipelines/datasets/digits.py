@@ -1,14 +1,12 @@
 """tfds builder for the handwritten digits that come with scikit-learn."""
 
 import functools
-import hashlib
-import inspect
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from pipelines import images
-from pipelines.datasets.local_builder import Item, LocalBuilder, LocalInfo, Made
+from pipelines.datasets.local_builder import Item, LocalBuilder, Made, digest_of
 from pipelines.extras import require
 
 # The file is ordered by writer, so every tenth image draws on all writers and all classes alike, where the
@@ -25,22 +23,13 @@ class Digits(LocalBuilder):
     0..255 and rounded. Splits: `test` is every tenth image (180), `train` the others (1617).
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
+    HOMEPAGE = "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits"
 
-    def _info(self) -> LocalInfo:
-        return LocalInfo(
-            builder=self,
-            description=inspect.cleandoc(self.__class__.__doc__),
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(8, 8, 1), encoding_format="png"),
-                    "label": tfds.features.ClassLabel(num_classes=10),
-                }
-            ),
-            supervised_keys=("image", "label"),
-            homepage="https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
-        )
+    def values(self) -> dict[str, tfds.features.FeatureConnector]:
+        return {
+            "image": tfds.features.Image(shape=(8, 8, 1), encoding_format="png"),
+            "label": tfds.features.ClassLabel(num_classes=10),
+        }
 
     def listing(self) -> dict[str, list[Item]]:
         splits = {"train": [], "test": []}
@@ -52,7 +41,7 @@ class Digits(LocalBuilder):
         (index,) = item.source
         pixels = np.rint(_digits().images[index] * (255 / 16)).astype(np.uint8)
         image = images.from_pixels(pixels[..., None])
-        return Made({"image": image, "label": item.label}, hashlib.blake2b(image, digest_size=16).digest())
+        return Made({"image": image, "label": item.label}, digest_of(image))
 
 
 @functools.cache

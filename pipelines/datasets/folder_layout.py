@@ -35,11 +35,8 @@ class Place(NamedTuple):
 
 
 def parse_splits(value: Any) -> dict[str, list[str]] | None:
-    """{split: folders} from "train=train2017,test=val2017" or a mapping; {} from "none"; None from None.
-
-    Raises:
-        ValueError: it is something else, or names no split and folder.
-    """
+    """{split: folders} from "train=train2017,test=val2017" or a mapping; {} from "none"; None from None. Raises
+    ValueError: it is something else, or names no split and folder."""
     accepted = "splits must be like train=train2017,test=val2017 (SPLIT=FOLDER, several joined by commas), or none"
     if value is None or value == "none":
         return None if value is None else {}

@@ -3,8 +3,6 @@
 import collections
 import dataclasses
 import functools
-import hashlib
-import inspect
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from pipelines.datasets.folder_layout import CLASSES, Folder, Layout, parse_splits
-from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, LocalInfo, Made, PictureConfig
+from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, Made, PictureConfig, digest_of
 from pipelines.images import BadImage
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -56,29 +54,19 @@ class ImageFolder(LocalBuilder):
     pages the first is taken: all of that is counted in the report. Hidden files and folders are left out.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
     CONFIG = ImageFolderConfig
 
-    def _info(self) -> LocalInfo:
+    def values(self) -> dict[str, tfds.features.FeatureConnector]:
         features = {"image": self.builder_config.image_feature()}
         classes = self._layout.class_names
         if classes:
             features["label"] = tfds.features.ClassLabel(names=classes)
-        return LocalInfo(
-            builder=self,
-            description=inspect.cleandoc(self.__class__.__doc__),
-            features=tfds.features.FeaturesDict(features),
-            supervised_keys=("image", "label") if classes else None,
-        )
+        return features
 
     @functools.cached_property
     def _layout(self) -> Layout:
-        """What workers need: the folders, and not the list of all files.
-
-        Raises:
-            ValueError: there are no images, or it is not clear which folder is what.
-        """
+        """What workers need: the folders, and not the list of all files. Raises ValueError: there are no images, or it
+        is not clear which folder is what."""
         source, folders = self.builder_config.source, {}
         for path in _images(source, collections.Counter(), []):
             folder, _, name = path.rpartition("/")
@@ -116,7 +104,7 @@ class ImageFolder(LocalBuilder):
         except (BadImage, OSError) as error:
             raise BadSource(f"{path} {error}") from None
         features = {"image": image} if item.label is None else {"image": image, "label": item.label}
-        return Made(features, hashlib.blake2b(data, digest_size=16).digest(), changes)
+        return Made(features, digest_of(data), changes)
 
 
 def _images(source: str, others: collections.Counter, empty: list[str]) -> Iterator[str]:

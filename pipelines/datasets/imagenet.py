@@ -2,16 +2,14 @@
 
 import dataclasses
 import functools
-import hashlib
 import importlib.resources
-import inspect
 import os
 import tarfile
 from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
-from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, LocalInfo, Made, PictureConfig
+from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, Made, PictureConfig, digest_of
 from pipelines.images import BadImage
 
 TRAIN_TAR, VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -38,23 +36,12 @@ class Imagenet(LocalBuilder):
     ignored, as ADM ignores it. The few CMYK and grey images are converted to RGB and counted.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
     CONFIG = ImagenetConfig
 
-    def _info(self) -> LocalInfo:
-        return LocalInfo(
-            builder=self,
-            description=inspect.cleandoc(self.__class__.__doc__),
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": self.builder_config.image_feature(),
-                    "label": tfds.features.ClassLabel(names=list(synsets())),
-                }
-            ),
-            supervised_keys=("image", "label"),
-            homepage="https://image-net.org/",
-        )
+    HOMEPAGE = "https://image-net.org/"
+
+    def values(self) -> dict[str, tfds.features.FeatureConnector]:
+        return {"image": self.builder_config.image_feature(), "label": tfds.features.ClassLabel(names=list(synsets()))}
 
     def listing(self) -> dict[str, list[Item]]:
         return self._listing
@@ -87,7 +74,7 @@ class Imagenet(LocalBuilder):
             image, changes = self.builder_config.stored(data, upright=False)
         except (BadImage, OSError) as error:
             raise BadSource(f"{item.key} {error}") from None
-        return Made({"image": image, "label": item.label}, hashlib.blake2b(data, digest_size=16).digest(), changes)
+        return Made({"image": image, "label": item.label}, digest_of(data), changes)
 
 
 @functools.cache

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import inspect
 import os
 from typing import TYPE_CHECKING
 
@@ -18,8 +17,8 @@ from pipelines.datasets.kinetics_annotations import (
     csv_files,
     split_paths,
 )
-from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, LocalInfo, Made, SourceConfig
-from pipelines.extras import require
+from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, Made, SourceConfig
+from pipelines.extras import check_count, require
 from pipelines.images import adm_center_crop
 
 if TYPE_CHECKING:
@@ -50,9 +49,7 @@ class Kinetics600Config(SourceConfig):
 
     def __post_init__(self) -> None:
         for name in ("image_size", "num_frames", "stride"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+            check_count(name, getattr(self, name), none=False)
         if self.encoding == "original":
             raise ValueError("encoding must be jpeg or png for clips, got 'original'")
         super().__post_init__()
@@ -67,11 +64,7 @@ class Kinetics600Config(SourceConfig):
         return f"{super().default_name()}-{self.num_frames}x{self.stride}"
 
     def annotation_files(self) -> list[str]:
-        """Paths of the CSV files.
-
-        Raises:
-            FileNotFoundError: there are none, or one is missing.
-        """
+        """Paths of the CSV files. Raises FileNotFoundError: there are none, or one is missing."""
         return [file for path in split_paths(self.annotations or self.source) for file in csv_files(path)]
 
 
@@ -91,25 +84,17 @@ class Kinetics600(LocalBuilder):
     ignored.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
     CONFIG = Kinetics600Config
     MAX_BAD_SOURCES = None
 
-    def _info(self) -> LocalInfo:
+    HOMEPAGE = "https://arxiv.org/abs/1808.01340"
+
+    def values(self) -> dict[str, tfds.features.FeatureConnector]:
         config = self.builder_config
         files = tuple((path, os.stat(path).st_mtime_ns) for path in config.annotation_files())
         # Not tfds's Video, which is the same but loads TensorFlow.
         video = tfds.features.Sequence(config.image_feature(), length=config.num_frames)
-        return LocalInfo(
-            builder=self,
-            description=inspect.cleandoc(self.__class__.__doc__),
-            features=tfds.features.FeaturesDict(
-                {"video": video, "label": tfds.features.ClassLabel(names=class_names(files))}
-            ),
-            supervised_keys=("video", "label"),
-            homepage="https://arxiv.org/abs/1808.01340",
-        )
+        return {"video": video, "label": tfds.features.ClassLabel(names=class_names(files))}
 
     @functools.cached_property
     def _matched(self) -> "Matched":
@@ -135,11 +120,8 @@ class Kinetics600(LocalBuilder):
         return Made({"video": frames, "label": item.label}, digest)
 
     def _frames(self, path: str) -> list[bytes]:
-        """The T frames from the middle of a clip, encoded.
-
-        Raises:
-            ValueError, OSError, av.error.FFmpegError: it is broken or too short.
-        """
+        """The T frames from the middle of a clip, encoded. Raises ValueError, OSError, av.error.FFmpegError: it is
+        broken or too short."""
         num_frames, stride = self.builder_config.num_frames, self.builder_config.stride
         span, count = (num_frames - 1) * stride + 1, _count(path)
         while count >= span:
@@ -191,11 +173,7 @@ def _opened(path: str) -> "InputContainer":
 
 
 def _count(path: str) -> int:
-    """How many frames a clip has, by its packets and without decoding them.
-
-    Raises:
-        ValueError: it is truncated.
-    """
+    """How many frames a clip has, by its packets and without decoding them. Raises ValueError: it is truncated."""
     count, end = 0, 0.0
     with _opened(path) as container:
         video = container.streams.video[0].index

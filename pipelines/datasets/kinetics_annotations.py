@@ -119,11 +119,8 @@ def _table(files: list[str]) -> dict[str, list[_Row]]:
 
 
 def _read_rows(path: str) -> Iterator[_Row]:
-    """The annotations in one CSV file.
-
-    Raises:
-        ValueError: it is no CSV file, is empty, lacks a column, or has a row that makes no sense.
-    """
+    """The annotations in one CSV file. Raises ValueError: it is no CSV file, is empty, lacks a column, or has a row
+    that makes no sense."""
     empty = True
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:

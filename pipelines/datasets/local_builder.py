@@ -1,12 +1,12 @@
-"""What the builders of data sets made from local files have in common: a listing, and one example at a time.
-
-`listing` is cheap and names every example; `example` does the work for one. So the examples can be made in any order,
-by any number of processes or machines, and a run that was interrupted knows what is left (pipelines.shards). tfds's own
-`download_and_prepare` works too, in one process.
+"""What the builders of data sets have in common: a cheap listing that names every example, and `example`, which makes
+one. So they can be made in any order, by any number of processes or machines, and a run that was interrupted knows what
+is left (preparing.shards). tfds's own `download_and_prepare` works too, in one process.
 """
 
 import contextlib
 import dataclasses
+import hashlib
+import inspect
 import os
 import re
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 
 from pipelines import images
 from pipelines.datasets import opening
+from pipelines.extras import check_count
 from pipelines.images import adm_center_crop
 from pipelines.values import ValueSpec
 
@@ -24,13 +25,8 @@ ENCODINGS = (*images.ENCODINGS, "original")
 
 
 class Item(NamedTuple):
-    """One example to be made.
-
-    Attributes:
-        key: names it uniquely in its split, for messages and for the order in the shards.
-        label: its class, or None.
-        source: where it is, in values that JSON keeps: what the builder's `example` needs.
-    """
+    """One example to be made: its name, unique in its split, for messages and for the order in the shards; its class,
+    or None; and where it is, in values that JSON keeps: what the builder's `example` needs."""
 
     key: str
     label: int | None
@@ -44,6 +40,11 @@ class Made(NamedTuple):
     features: dict[str, Any]
     digest: bytes
     changes: tuple[str, ...] = ()
+
+
+def digest_of(data: bytes) -> bytes:
+    """What two sources have in common if they are the same."""
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 class BadSource(ValueError):
@@ -83,8 +84,7 @@ class SourceConfig(tfds.core.BuilderConfig):
             raise FileNotFoundError(f"source {self.source} does not exist")
         if self.encoding not in ENCODINGS:
             raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, got {self.encoding!r}")
-        if self.image_size is not None and (not isinstance(self.image_size, int) or self.image_size < 1):
-            raise ValueError(f"image_size must be None or at least 1, got {self.image_size!r}")
+        check_count("image_size", self.image_size)
         if self.encoding == "original" and self.image_size is not None:
             raise ValueError(f"encoding 'original' leaves images whole: give no image_size, got {self.image_size}")
         if not isinstance(self.quality, int) or not 1 <= self.quality <= 100:
@@ -138,10 +138,7 @@ class PictureConfig(SourceConfig):
                 raise ValueError("background 'keep' needs encoding png or original: JPEG has no transparency")
         elif self.channels == 4:
             raise ValueError("channels must be 1 or 3, got 4: background='keep' stores RGBA")
-        if self.min_size is not None and (
-            not isinstance(self.min_size, int) or isinstance(self.min_size, bool) or self.min_size < 1
-        ):
-            raise ValueError(f"min_size must be None or at least 1, got {self.min_size!r}")
+        check_count("min_size", self.min_size)
         if self.animated not in opening.ANIMATED:
             raise ValueError(f"animated must be {' or '.join(opening.ANIMATED)}, got {self.animated!r}")
         super().__post_init__()
@@ -149,9 +146,7 @@ class PictureConfig(SourceConfig):
     def stored(self, data: bytes, *, upright: bool) -> tuple[bytes, tuple[str, ...]]:
         """The bytes of an image file as they are stored, and what was changed beside crop and encoding.
 
-        Raises:
-            images.BadImage: it cannot be used.
-            opening.Skipped: it is to be left out.
+        Raises images.BadImage: it cannot be used; opening.Skipped: it is to be left out.
         """
         image, changes, profile = opening.open_source(
             data,
@@ -202,29 +197,37 @@ class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         MAX_BAD_SOURCES: how many sources may be left out if the user does not say; None: any number.
     """
 
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First version."}
     CONFIG: type[SourceConfig] | None = None
     MAX_BAD_SOURCES: int | None = 0
+    HOMEPAGE: str | None = None
+
+    def values(self) -> dict[str, tfds.features.FeatureConnector]:
+        """How each value of an example is stored, the sample first."""
+        raise NotImplementedError
 
     def listing(self) -> dict[str, list[Item]]:
-        """Names every example of every split.
-
-        Raises:
-            ValueError: the source is not laid out as it must be.
-        """
+        """Names every example of every split. Raises ValueError: the source is not laid out as it must be."""
         raise NotImplementedError
 
     def example(self, item: Item) -> Made:
-        """Makes one example.
-
-        Raises:
-            BadSource: it cannot be made.
-            opening.Skipped: the settings leave it out.
-        """
+        """Makes one example. Raises BadSource: it cannot be made; opening.Skipped: the settings leave it out."""
         raise NotImplementedError
 
     def notes(self) -> list[str]:
         """What `listing` saw and left out, in sentences for the report."""
         return []
+
+    def _info(self) -> LocalInfo:
+        values = self.values()
+        return LocalInfo(
+            builder=self,
+            description=inspect.cleandoc(self.__class__.__doc__),
+            features=tfds.features.FeaturesDict(values),
+            supervised_keys=(next(iter(values)), "label") if "label" in values else None,
+            homepage=self.HOMEPAGE,
+        )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         return {split: self._generate_examples(items) for split, items in self.listing().items()}

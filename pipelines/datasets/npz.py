@@ -2,10 +2,7 @@
 
 import contextlib
 import dataclasses
-import difflib
 import functools
-import hashlib
-import inspect
 import os
 import re
 import zipfile
@@ -17,15 +14,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from pipelines import images
-from pipelines.datasets.local_builder import (
-    BadSource,
-    Item,
-    LocalBuilder,
-    LocalInfo,
-    Made,
-    PictureConfig,
-    feature_of,
-)
+from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, Made, PictureConfig, digest_of, feature_of
+from pipelines.extras import check_count, near
 from pipelines.values import SAMPLES, ValueSpec, fault_in, in_kept_dtype
 
 KEYS = {"image": ("images", "arr_0", "image"), "video": ("videos", "video"), "label": ("labels", "arr_1", "label")}
@@ -47,8 +37,7 @@ class NpzConfig(PictureConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_classes is not None and (not isinstance(self.num_classes, int) or self.num_classes < 1):
-            raise ValueError(f"num_classes must be None or at least 1, got {self.num_classes!r}")
+        check_count("num_classes", self.num_classes)
         if self.encoding == "original":
             raise ValueError("encoding must be png or jpeg for arrays, got 'original'")
         if self.values is not None:
@@ -85,11 +74,9 @@ class Npz(LocalBuilder):
     `numpy.savez`.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
     CONFIG = NpzConfig
 
-    def _info(self) -> LocalInfo:
+    def values(self) -> dict[str, tfds.features.FeatureConnector]:
         specs, config = self._specs, self.builder_config
         features = {name: feature_of(spec) for name, spec in specs.items()}
         if specs[self._sample].encoded:
@@ -100,12 +87,7 @@ class Npz(LocalBuilder):
             features[self._sample] = tfds.features.Sequence(image, length=length) if clip else image
         if "label" in specs:
             features["label"] = tfds.features.ClassLabel(num_classes=specs["label"].num_classes)
-        return LocalInfo(
-            builder=self,
-            description=inspect.cleandoc(self.__class__.__doc__),
-            features=tfds.features.FeaturesDict(features),
-            supervised_keys=(self._sample, "label") if "label" in features else None,
-        )
+        return features
 
     @functools.cached_property
     def _specs(self) -> dict[str, ValueSpec]:
@@ -187,8 +169,7 @@ class Npz(LocalBuilder):
             features[name] = frames if value.ndim == 4 else frames[0]
         if item.label is not None:
             features["label"] = item.label
-        digest = hashlib.blake2b(np.ascontiguousarray(arrays[self._sample][index]).tobytes(), digest_size=16).digest()
-        return Made(features, digest, changes)
+        return Made(features, digest_of(arrays[self._sample][index].tobytes()), changes)
 
 
 def _beside(pixels: np.ndarray, spec: ValueSpec) -> bytes:
@@ -201,10 +182,7 @@ def _beside(pixels: np.ndarray, spec: ValueSpec) -> bytes:
 
 def _open(path: str, values: str | None) -> dict[str, np.ndarray]:
     """The arrays of an .npz file by name, the sample first, mapped and not read; kept while the file stays as it is.
-
-    Raises:
-        ValueError: it holds something else, or has no arrays of the names in `values`.
-    """
+    Raises ValueError: it holds something else, or has no arrays of the names in `values`."""
     return _opened(path, os.stat(path).st_mtime_ns, values)
 
 
@@ -253,11 +231,8 @@ def _chosen(path: str, keys: list[str], values: str | None) -> dict[str, str]:
     others = [key for key in keys if key not in NAME_OF]
     for name in others if values is None else [] if values == "none" else values.split(","):
         if name not in others:
-            near = difflib.get_close_matches(name, others, n=1)
             have = ", ".join(others) or "none beside images and labels"
-            raise ValueError(
-                f"{path} has no array {name!r}, but {have}{f'; did you mean {near[0]!r}?' if near else ''}"
-            )
+            raise ValueError(f"{path} has no array {name!r}, but {have}{near(name, others)}")
         if not re.fullmatch(r"[A-Za-z]\w*", name) or name.startswith("arr_"):
             raise ValueError(f"the array {name!r} of {path} needs a name of letters, digits and '_': savez(text=array)")
         found[name] = name

@@ -29,13 +29,8 @@ class Skipped(Exception):
 
 
 class Opened(NamedTuple):
-    """An image file that was opened.
-
-    Attributes:
-        image: its pixels, of 8 bits a channel.
-        changes: what was done to them, in phrases like "grey converted to RGB" and "16 bits a channel scaled to 8".
-        profile: what is to be told of a colour profile that was not applied, or the empty string.
-    """
+    """An image file that was opened: its pixels, of 8 bits a channel; what was done to them, in phrases like "grey
+    converted to RGB"; and what is to be told of a colour profile that was not applied, or the empty string."""
 
     image: "Image.Image"
     changes: tuple[str, ...]
@@ -51,21 +46,13 @@ def open_source(
     animated: str = "first",
     min_size: int | None = None,
 ) -> Opened:
-    """Opens an image file of any format that Pillow reads, as 8-bit grey, RGB or RGBA.
+    """Opens an image file of any format that Pillow reads, as 8-bit grey, RGB or RGBA; 16 bits become round(v / 257).
 
-    Args:
-        data: the bytes of the file.
-        channels: 1 for grey, 3 for RGB, 4 for RGBA; other colour modes are converted.
-        upright: turn it as its EXIF orientation says.
-        background: the colour on which transparency is composited; with 4 channels it is kept.
-        animated: of files with several frames or pages take the "first", or "skip" them.
-        min_size: the least height and width; None: any.
+    `channels` and `background` are as in `images.in_mode`; `upright` turns it as its EXIF orientation says; of files
+    with several frames or pages `animated` takes the "first", or "skip"s them; `min_size` is the least height and
+    width.
 
-    Numbers of 16 bits become round(v / 257).
-
-    Raises:
-        BadImage: no image, damaged, or with numbers whose range is not known.
-        Skipped: it is to be left out.
+    Raises BadImage: no image, damaged, or with numbers whose range is not known; Skipped: it is to be left out.
     """
     from PIL import UnidentifiedImageError
 

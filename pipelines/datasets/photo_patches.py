@@ -1,14 +1,12 @@
 """tfds builder for patches of the two photographs that come with scikit-learn."""
 
 import functools
-import hashlib
-import inspect
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from pipelines import images
-from pipelines.datasets.local_builder import Item, LocalBuilder, LocalInfo, Made
+from pipelines.datasets.local_builder import Item, LocalBuilder, Made, digest_of
 from pipelines.extras import require
 
 PATCH = 64
@@ -25,20 +23,10 @@ class PhotoPatches(LocalBuilder):
     of each photograph, `train` (5244 patches) from the others, so no pixel is in both.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
+    HOMEPAGE = "https://scikit-learn.org/stable/datasets/loading_other_datasets.html"
 
-    def _info(self) -> LocalInfo:
-        return LocalInfo(
-            builder=self,
-            description=inspect.cleandoc(self.__class__.__doc__),
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(PATCH, PATCH, 3), encoding_format="png"),
-                }
-            ),
-            homepage="https://scikit-learn.org/stable/datasets/loading_other_datasets.html",
-        )
+    def values(self) -> dict[str, tfds.features.FeatureConnector]:
+        return {"image": tfds.features.Image(shape=(PATCH, PATCH, 3), encoding_format="png")}
 
     def listing(self) -> dict[str, list[Item]]:
         splits = {"train": [], "test": []}
@@ -55,7 +43,7 @@ class PhotoPatches(LocalBuilder):
     def example(self, item: Item) -> Made:
         number, top, left = item.source
         image = images.from_pixels(_photos()[number][top : top + PATCH, left : left + PATCH])
-        return Made({"image": image}, hashlib.blake2b(image, digest_size=16).digest())
+        return Made({"image": image}, digest_of(image))
 
 
 @functools.cache

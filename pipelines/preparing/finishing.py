@@ -49,11 +49,12 @@ def _parts(work: "epath.Path", shards: list[Shard]) -> Iterator[tuple[Shard, dic
 
 def _of_split(work: "epath.Path", shards: list[Shard]) -> dict[str, Any]:
     """Totals of a split; writes its offsets."""
-    lengths, bad, offsets = [], [], []
+    lengths, bad, offsets, sizes = [], [], [], []
     changes, skipped, labels = collections.Counter(), collections.Counter(), collections.Counter()
     for _, part in _parts(work, shards):
         lengths.append(len(part["digests"]))
         bad += part["bad"]
+        sizes += part.get("sizes", [None, None])  # of a shard that the version before has written they are not known
         offsets.append(np.asarray(part["offsets"], np.int64))
         changes.update(part["changes"])
         skipped.update(part["skipped"])
@@ -64,6 +65,7 @@ def _of_split(work: "epath.Path", shards: list[Shard]) -> dict[str, Any]:
     return {
         "examples": sum(lengths),
         "shard_lengths": lengths,
+        "image_size": sizes[0] if len({tuple(size or ()) for size in sizes}) == 1 else None,
         "changes": dict(changes),
         "skipped": dict(skipped),
         "per_class": {label: labels[label] for label in sorted(labels, key=int)},

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import difflib
 import fcntl
 import hashlib
 import json
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
-from pipelines.datasets import ENTRIES, dataset_names, near_names
-from pipelines.extras import require, require_tfds, tfds_path
+from pipelines.datasets import ENTRIES, dataset_names
+from pipelines.extras import check_count, near, require, require_tfds, tfds_path
 from pipelines.preparing.finishing import finish, finish_cleaning
 from pipelines.preparing.shards import PARTS, REMEDY, BuilderSpec, Shard, cut, write_shard, write_whole, written
 from pipelines.reading.locating import INFO_FILE
@@ -44,21 +43,17 @@ def prepare(
     beam_options: Sequence[str] = (),
     **settings: Any,
 ) -> str:
-    """Writes the data set `name` and returns the directory that holds it, `data_dir/name/version`, or
-    `data_dir/name/config/version` for one that is made from the user's files.
+    """Writes the data set `name` and returns its directory, `data_dir/name/version`, or `data_dir/name/config/version`
+    for one that is made from the user's files. `report.json` in it says what was changed, left out or found twice.
 
-    The shards are written into a directory beside it that takes its name when all are whole: an interrupted run leaves
-    no data set that looks prepared, and the same call continues it without doing finished shards again. Whatever
-    happens between, and however many processes work, the result is the same to the byte. A data set that is
-    already there is left as it is, and the call does nothing. Nothing is fetched from the network. `report.json`
-    beside the shards says what was read, changed, left out and found twice.
-
-    Memory: one example a worker, and about 500 bytes an example for the listing in this process.
+    An interrupted run leaves no data set that looks prepared, and the same call continues it without doing finished
+    shards again; however often that happens, and however many processes work, the result is the same to the byte. A
+    data set that is already there is left as it is. Nothing is fetched from the network. Memory: one example a worker,
+    and about 500 bytes an example for the listing in this process.
 
     Args:
         name: one of `dataset_names()`.
-        data_dir: the directory for prepared data sets, made if absent; None: the one that tfds uses by
-            default.
+        data_dir: the directory for prepared data sets, made if absent; None: the one that tfds uses.
         file_format: "tfrecord", or "array_record" (for grain and random access).
         workers: number of processes; None: one for each core, or this process alone for small sets.
         examples_per_shard: about so many; the last sets of a split have no fewer than others.
@@ -69,29 +64,24 @@ def prepare(
             the shards in place of this machine's cores; its workers must see the source and `data_dir` under the same
             paths.
         beam_options: Beam's own options, as on a command line.
-        **settings: of a data set that is made from the user's files: `source` (needed), `image_size`, `encoding`,
-            `quality`, `channels`, `config` (a name for the folder); of one that is made of pictures also `background`
-            (of transparent ones: "white", a colour, or "keep" for RGBA), `min_size` (smaller ones are left out) and
-            `animated` ("first" frame, or "skip"); of image_folder also `splits` ("train=train2017,test=val2017", or
-            "none") and `classes` ("top", "parent", "none"); and others that its builder documents.
+        **settings: of a data set that is made from the user's files, as its configuration documents them: `source`
+            (needed), `config` (a name for the folder), `image_size`, `encoding`, ...
 
     Raises:
-        ValueError: unknown name or setting, a setting out of range, a `data_dir` that is a file, or has something else
-            in the data set's place, a source that is not laid out as it must be, or one that no example can be
-            made of (`BadSource`).
+        ValueError: unknown name or setting, a setting out of range, something else in the data set's place, a source
+            that is not laid out as it must be, or one that no example can be made of (`BadSource`).
         FileNotFoundError: there is no such source.
         BlockingIOError: another process is preparing the same data set.
         ImportError: a package that is needed is missing; the sentence says which extra installs it.
     """
     spec = _spec(name, data_dir, file_format, settings)
-    _check_number("workers", workers, none_allowed=True)
-    _check_number("examples_per_shard", examples_per_shard)
-    if max_bad_sources is not None and (not isinstance(max_bad_sources, int) or max_bad_sources < 0):
-        raise ValueError(f"max_bad_sources must be None or at least 0, got {max_bad_sources!r}")
+    check_count("workers", 1 if workers is None else workers, none=False)
+    check_count("examples_per_shard", examples_per_shard, none=False)
+    check_count("max_bad_sources", max_bad_sources, 0)
     builder = _built(spec)
     final = builder.data_path
     if final.exists():
-        return _already_there(final, spec)
+        return _already_there(final, spec, builder)
     allowed = builder.MAX_BAD_SOURCES if max_bad_sources is None else max_bad_sources
     listing = {split: items for split, items in builder.listing().items() if items}
     if not listing:
@@ -129,7 +119,9 @@ def _publish(work: "epath.Path", final: "epath.Path") -> None:
 
 def _spec(name: str, data_dir: Any, file_format: str, settings: dict[str, Any]) -> BuilderSpec:
     if name not in dataset_names():
-        raise ValueError(f"unknown data set {name!r}: known are {', '.join(dataset_names())}{near_names(str(name))}")
+        raise ValueError(
+            f"unknown data set {name!r}: known are {', '.join(dataset_names())}{near(str(name), dataset_names())}"
+        )
     if data_dir is not None and not isinstance(data_dir, (str, os.PathLike)):
         raise ValueError(f"data_dir must be a path or None, got {data_dir!r}")
     if file_format not in FORMATS:
@@ -159,11 +151,8 @@ def _config(name: str, settings: dict[str, Any]) -> "SourceConfig | None":
     known = setting_names(name)
     for key in settings:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
             accepted = f"it takes {', '.join(known)}" if known else "it has no settings"
-            raise ValueError(
-                f"{name} has no setting {key!r}: {accepted}{f'; did you mean {near[0]!r}?' if near else ''}"
-            )
+            raise ValueError(f"{name} has no setting {key!r}: {accepted}{near(key, known)}")
     if kind is None:
         return None
     if "source" not in settings:
@@ -182,11 +171,6 @@ def setting_names(name: str) -> tuple[str, ...]:
     return ("config", *(field.name for field in dataclasses.fields(kind) if field.name not in inherited))
 
 
-def _check_number(name: str, value: Any, *, none_allowed: bool = False) -> None:
-    if not (none_allowed and value is None) and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-
-
 def _settings(spec: BuilderSpec) -> dict[str, Any]:
     return {"file_format": spec.file_format, **({} if spec.config is None else spec.config.settings())}
 
@@ -196,7 +180,7 @@ def _of_earlier_version(spec: BuilderSpec, settings: dict[str, Any]) -> dict[str
     return {key: getattr(type(spec.config), key, value) for key, value in _settings(spec).items()} | settings
 
 
-def _already_there(final: "epath.Path", spec: BuilderSpec) -> str:
+def _already_there(final: "epath.Path", spec: BuilderSpec, builder: "LocalBuilder") -> str:
     if not (final / INFO_FILE).exists():
         raise ValueError(f"{final} exists and holds no prepared data set: remove it, or give another data_dir")
     finish_cleaning(final)
@@ -215,9 +199,16 @@ def _already_there(final: "epath.Path", spec: BuilderSpec) -> str:
             dropped,
         )
     differing = [f"{key}={value!r} (there: {before[key]!r})" for key, value in settings.items() if before[key] != value]
+    if "values" in settings and "values" not in report["settings"] and (others := set(builder.values()) - _kept(final)):
+        differing.append(f"values={','.join(sorted(others))} (there: none)")
     if differing:
         raise ValueError(f"{final} was prepared with other settings: {', '.join(differing)}; give another config name")
     return os.fspath(final)
+
+
+def _kept(final: "epath.Path") -> set[str]:
+    """The names of the values in a prepared data set."""
+    return set(json.loads((final / "features.json").read_text())["featuresDict"]["features"])
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from pipelines import tfrecord
 from pipelines.datasets import ENTRIES
 from pipelines.datasets.opening import heard_from_pillow
 from pipelines.extras import require, require_tfds
+from pipelines.images import read_header
 
 if TYPE_CHECKING:
     from etils import epath
@@ -92,20 +93,10 @@ def cut(split: str, items: "Sequence[Item]", examples_per_shard: int) -> "Iterat
 
 
 def write_shard(spec: BuilderSpec, directory: str, shard: Shard, allowed: int | None) -> tuple[Shard, int, list[str]]:
-    """Writes one shard, unless it is there.
+    """Writes one shard of a work directory, unless it is there; returns what `written` does.
 
     One from which sources were left out is written anew, as they may have been mended since; but not if any number may
-    be left out.
-
-    Args:
-        directory: the work directory.
-        allowed: how many sources may be left out, of all shards; 0: the first one raises; None: any number.
-
-    Returns:
-        the shard, how many sources were dealt with beside bad ones, and what is wrong with the bad ones.
-
-    Raises:
-        BadSource: no example can be made of a source, and none may be left out.
+    be left out. `allowed` is how many, of all shards; 0: the first one raises BadSource; None: any number.
     """
     root = require("etils.epath", extra="data").Path(directory)
     done = root / f"{shard.part}.done.json"
@@ -130,7 +121,7 @@ def _builder(spec: BuilderSpec) -> "LocalBuilder":
 
 
 def written(directory: str, shard: Shard) -> tuple[Shard, int, list[str]]:
-    """What `write_shard` returns, of a shard that is there."""
+    """A shard that is there, how many sources were dealt with beside bad ones, and what is wrong with the bad ones."""
     root = require("etils.epath", extra="data").Path(directory)
     report = json.loads((root / f"{shard.part}.done.json").read_text())
     return shard, len(report["digests"]) + sum(report["skipped"].values()), report["bad"]
@@ -144,7 +135,8 @@ def _write(builder: "LocalBuilder", root: "epath.Path", shard: Shard, stop_at_ba
     items = [Item(*fields) for fields in json.loads((root / f"{shard.part}.items.json").read_text())]
     serializer = require_tfds().core.example_serializer.ExampleSerializer(builder.info.features.get_serialized_info())
     counters = {name: collections.Counter() for name in ("changes", "skipped", "labels")}
-    report = {"bad": [], "digests": [], "keys": [], **counters}
+    report = {"bad": [], "digests": [], "keys": [], "sizes": set(), **counters}
+    sample = next(iter(builder.values()))
 
     def records() -> Iterator[bytes]:
         for item in items:
@@ -163,6 +155,8 @@ def _write(builder: "LocalBuilder", root: "epath.Path", shard: Shard, stop_at_ba
             report["labels"].update([] if item.label is None else [str(item.label)])
             report["digests"].append(made.digest.hex())
             report["keys"].append(item.key)
+            if len(report["sizes"]) < 2:  # are all alike?
+                report["sizes"].add(_size_of(made.features[sample]))
             # tfds's own serialize_example leaves the order of the features open.
             example = serializer.get_tf_example(builder.info.features.encode_example(made.features))
             yield example.SerializeToString(deterministic=True)
@@ -170,7 +164,15 @@ def _write(builder: "LocalBuilder", root: "epath.Path", shard: Shard, stop_at_ba
     path = root / shard.filename(builder)
     writer = _write_array_record if builder.info.file_format.value == "array_record" else _write_tfrecord
     report["offsets"] = writer(path, records())
-    return report
+    return report | {"sizes": sorted(report["sizes"])}
+
+
+def _size_of(sample: Any) -> tuple[int, int]:
+    """(H, W) of an encoded image, of the first frame of a clip, or of an array."""
+    if hasattr(sample, "shape"):
+        return sample.shape[-3:-1]
+    header = read_header(sample if isinstance(sample, bytes) else sample[0])
+    return header.height, header.width
 
 
 def _write_tfrecord(path: "epath.Path", records: Iterator[bytes]) -> list[int]:

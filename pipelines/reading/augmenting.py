@@ -14,17 +14,13 @@ Augment = Callable[[Any, Any], Any]
 
 
 def augmentation(layers: Sequence[Any], *, seed: int, outputs: dict[str, ValueSpec]) -> Augment:
-    """Chains layers; what they draw is a function of (seed, step) and not of the layers' own random state.
+    """Chains layers, as keras.layers.RandomRotation(0.05), that change images alone, built for pixels in 0..255; what
+    they draw is a function of (seed, step) and not of the layers' own random state. `outputs`: the values that come
+    out.
 
-    Args:
-        layers: keras.layers.RandomRotation(0.05) and others that change images alone, built for pixels in 0..255.
-        seed: of all that is drawn.
-        outputs: the values that come out, the sample first.
-
-    Raises:
-        ValueError: not such a layer, or one that draws from its own state (RandAugment, RandomColorJitter: they are
-            chains of others, which can be given one by one), or that changes the shape; no 8-bit images, or values
-            that lie over them, which the layers would leave as they are.
+    Raises ValueError: no such layer, or one that draws from its own state (RandAugment, RandomColorJitter: they are
+    chains of others, which can be given one by one), or that changes the shape; no 8-bit images, or values that lie
+    over them, which the layers would leave as they are.
     """
     tf, keras = require_tensorflow(), require("keras", extra="data")
     for layer in layers:

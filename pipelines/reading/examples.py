@@ -34,12 +34,8 @@ def size_of(value: Encoded | np.ndarray) -> tuple[int, int]:
 
 
 def parse(record: bytes, schema: Schema) -> Example:
-    """Parses and checks a record.
-
-    Raises:
-        ValueError: no tf.train.Example, a feature that is absent or of another kind, an image whose header is not
-            what the schema says, a label out of range, or numbers that are not finite.
-    """
+    """Parses and checks a record. Raises ValueError: no tf.train.Example, a feature that is absent or of another kind,
+    an image whose header is not what the schema says, a label out of range, or numbers that are not finite."""
     proto = require("tensorflow_datasets.proto", extra="data").tf_example_pb2
     try:
         stored = proto.Example.FromString(record).features.feature
@@ -133,11 +129,7 @@ class Source:
         return len(self.records)
 
     def example(self, number: int) -> Example:
-        """Reads and checks an example, up to the headers of its images.
-
-        Raises:
-            BadRecord: it cannot be used.
-        """
+        """Reads and checks an example, up to the headers of its images. Raises BadRecord: it cannot be used."""
         try:
             return parse(self.records[number], self.schema)
         except BadRecord:

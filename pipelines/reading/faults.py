@@ -8,13 +8,8 @@ LISTED = 1000  # faults that are kept with their reasons; further ones are count
 
 
 class BadRecord(ValueError):
-    """One record, or one whole shard, that cannot be used.
-
-    Attributes:
-        shard: file name of the shard.
-        record: number of the record in it, from 0; None if it is the shard itself.
-        reason: what is wrong, without a full stop.
-    """
+    """One record, or one whole shard, that cannot be used: `shard` is its file name, `record` the number in it, from 0,
+    or None, and `reason` what is wrong, without a full stop."""
 
     def __init__(self, shard: str, record: int | None, reason: str) -> None:
         super().__init__(f"{shard}{'' if record is None else f', record {record}'}: {reason}")
@@ -29,11 +24,8 @@ class BadRecords:
     """
 
     def __init__(self, limit: int = 0, *, log: bool = True) -> None:
-        """`limit`: how many bad records are skipped before reading stops; 0: the first one stops it.
-
-        Raises:
-            ValueError: `limit` is no integer of at least 0.
-        """
+        """`limit`: how many bad records are skipped before reading stops; 0: the first one stops it. Raises ValueError:
+        `limit` is no integer of at least 0."""
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
             raise ValueError(f"max_bad_records must be an integer of at least 0, got {limit!r}")
         self.limit, self._log = limit, log
@@ -58,11 +50,8 @@ class BadRecords:
         return self._stopped
 
     def add(self, fault: BadRecord) -> None:
-        """Counts and logs a fault; one that was met before is left alone.
-
-        Raises:
-            BadRecord: more than `limit` records are bad; the sentence names this one.
-        """
+        """Counts and logs a fault; one that was met before is left alone. Raises BadRecord: more than `limit` records
+        are bad; the sentence names this one."""
         stop = self.judged(fault)
         if stop:
             raise stop

@@ -30,14 +30,9 @@ def make_grain_dataset(
 
     Takes the arguments of `make_dataset` (but for `augment`, whose layers need TensorFlow here), and gives the same
     batches in the same order, seed for seed and step for step, to the byte. With `max_bad_records` and without
-    `training`, batches with bad records are smaller. `fit` takes it on every backend.
+    `training`, batches with bad records are smaller. `num_threads` decode; None: one for each core.
 
-    Args:
-        num_threads: threads that decode; None: one for each core.
-
-    Raises:
-        ValueError, FileNotFoundError: as `make_dataset`; BadRecord (a ValueError) for a bad record while reading.
-        ImportError: grain is missing: pip install "keras_sid2[grain]".
+    Raises as `make_dataset`; BadRecord (a ValueError) for a bad record while reading; ImportError: grain is missing.
     """
     if "augment" in settings:
         raise ValueError("augment needs TensorFlow, and so make_dataset")

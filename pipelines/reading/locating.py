@@ -11,16 +11,10 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipelines.datasets import dataset_names, near_names
-from pipelines.extras import require_tfds, tfds_path
+from pipelines.datasets import dataset_names
+from pipelines.extras import near, require_tfds, tfds_path
 from pipelines.reading.records import FORMATS
-from pipelines.reading.schemas import (
-    DatasetDescription,
-    described,
-    description_of,
-    schema_of_data_set,
-    schema_of_files,
-)
+from pipelines.reading.schemas import DatasetDescription, described, description_of, schema_of_data_set, schema_of_files
 from pipelines.reading.settings import ReadSettings
 from pipelines.values import RecordFeatures, Schema
 
@@ -79,15 +73,8 @@ def locate(
     values: Sequence[str] | None = None,
     missing_shards: bool = False,
 ) -> Located:
-    """Finds one split of a prepared data set, or plain files of records; the arguments are those of `make_dataset`.
-
-    With `missing_shards` shards may be missing, because the reader counts what is in them as bad.
-
-    Raises:
-        ValueError: an argument of the wrong type, an unknown split or value, several data sets to choose from, no image
-            or clip, or a format that is not read.
-        FileNotFoundError: no such directory, no prepared data set in it, or a shard is missing.
-    """
+    """Finds one split of a prepared data set, or plain files; arguments and errors are those of `make_dataset`. With
+    `missing_shards` shards may be missing, because the reader counts what is in them as bad."""
     if features is not None and not isinstance(features, RecordFeatures):
         raise ValueError(f"features must be a pipelines.RecordFeatures or None, got {features!r}")
     if isinstance(values, str) or not all(isinstance(name, str) for name in values or ()):
@@ -111,7 +98,7 @@ def locate(
     schema = schema_of_data_set(builder.info.features, features, values, directory)
     names = getattr(builder.info.features[schema.key("label")], "names", None) if "label" in schema.values else None
     return Located(
-        description=description_of(builder.name, split, splits[split].num_examples, schema, names),
+        description=description_of(builder.name, split, splits[split].num_examples, schema, names, directory),
         schema=schema,
         shards=tuple(os.fspath(shard) for shard in shards),
         lengths=tuple(splits[split].shard_lengths),
@@ -157,7 +144,7 @@ def _located_files(
         raise ValueError(f"expected a directory that holds a prepared data set, and {files[0]} is a file")
     schema = schema_of_files(features, names, given)
     return Located(
-        description=description_of(given, split, None, schema, None),
+        description=description_of(given, split, None, schema),
         schema=schema,
         shards=tuple(files),
         lengths=None,
@@ -176,17 +163,17 @@ def prepared_directory(name_or_dir: str | os.PathLike, data_dir: str | os.PathLi
         root = tfds_path(data_dir)
         where = "" if data_dir is None else f" --data_dir={root}"
         return _find(root / name_or_dir, remedy=f"write it with: sid2-data prepare {name_or_dir}{where}")
-    near = near_names(os.fspath(name_or_dir))
+    meant = near(os.fspath(name_or_dir), dataset_names())
     if data_dir is not None and (tfds_path(data_dir) / name_or_dir).is_dir():
         return _find(tfds_path(data_dir) / name_or_dir, remedy="give the directory of a prepared data set")
     if data_dir is not None:
         raise ValueError(
             f"data_dir goes with a data set name, and {name_or_dir!r} is neither one of {names} "
-            f"nor a folder in {data_dir}{near}"
+            f"nor a folder in {data_dir}{meant}"
         )
     directory = tfds_path(name_or_dir)
     if not directory.exists() and directory.name == os.fspath(name_or_dir):
-        raise FileNotFoundError(f"{name_or_dir!r} is neither a data set name ({names}) nor a directory{near}")
+        raise FileNotFoundError(f"{name_or_dir!r} is neither a data set name ({names}) nor a directory{meant}")
     return _find(directory, remedy=f"write one of {names} there with: sid2-data prepare NAME --data_dir={directory}")
 
 

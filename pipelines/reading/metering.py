@@ -1,7 +1,5 @@
-"""How long the consumer of a data set waits for it.
-
-Keras with the tensorflow backend asks for the next batch inside a compiled function, where no Python wrapper
-around the iterator sees it. So the stop-watch is part of the pipeline:
+"""How long the consumer of a data set waits for it. Keras on tensorflow asks for the next batch inside a compiled
+function, where no Python wrapper around the iterator sees it, so the stop-watch is part of the pipeline:
 
     zip(clock, dataset) -> (start, batch) -> batch, and now - start is added to the meter.
 
@@ -41,12 +39,8 @@ class WaitMeter:
 def measure_wait(dataset: "tf.data.Dataset") -> tuple["tf.data.Dataset", WaitMeter]:
     """Returns the same data set, and a meter of the time its consumer is blocked in `next`.
 
-    Element spec, order and cardinality stay as they are; an element costs about 0.2 ms more. The meter must
-    be the last thing put on the data set: what is prefetched behind it, also by tf.distribute, hides the
-    consumer's wait from it.
-
-    Raises:
-        ValueError: `dataset` is no `tf.data.Dataset`.
+    Element spec, order and cardinality stay; an element costs about 0.2 ms more. It must be the last thing put on the
+    data set: what is prefetched behind it, also by tf.distribute, hides the consumer's wait from it.
     """
     tf = require_tensorflow()
     if not isinstance(dataset, tf.data.Dataset):

@@ -113,17 +113,9 @@ def center_windows(heights: np.ndarray, widths: np.ndarray, aspect: float = 1.0)
 def random_windows(
     heights: np.ndarray, widths: np.ndarray, uniforms: np.ndarray, min_crop: float, aspect: float = 1.0
 ) -> np.ndarray:
-    """Windows of `aspect`, uniform in side between `min_crop` of the largest and the largest, and uniform in place.
-
-    Args:
-        heights, widths: int [N], of the images.
-        uniforms: float [N, 3] in [0, 1): side, row, column.
-        min_crop: in (0, 1], a fraction of the sides of the largest window.
-        aspect: height / width.
-
-    Returns:
-        int32 [N, 4] of (top, left, height, width).
-    """
+    """Windows of `aspect` = height / width, uniform in side between `min_crop` of the largest and the largest, and
+    uniform in place: int32 [N, 4] as above, of images of int [N] heights and widths, by uniforms [N, 3] (side, row,
+    column)."""
     h, w = _sides(heights, widths, aspect, min_crop + (1 - min_crop) * uniforms[:, 0])
     top, left = np.floor(uniforms[:, 1] * (heights - h + 1)), np.floor(uniforms[:, 2] * (widths - w + 1))
     return np.stack([top, left, h, w], axis=1).astype(np.int32)

@@ -50,11 +50,7 @@ class Records:
         return BadRecord(self._names[shard], record, reason)
 
     def __getitem__(self, number: int) -> bytes:
-        """Reads and checks a record.
-
-        Raises:
-            BadRecord: it is damaged or absent.
-        """
+        """Reads and checks a record. Raises BadRecord: it is damaged or absent."""
         try:
             return self._read(*self.place(number))
         except (ValueError, OSError) as error:
@@ -64,17 +60,10 @@ class Records:
 def open_records(
     shards: Sequence[str], lengths: Sequence[int] | None, file_format: str, split: str, bad: BadRecords
 ) -> Records:
-    """Opens the shards of a split and checks what can be checked without reading the data.
+    """Opens the shards of a split, given in file order, and checks what can be checked without reading the data.
 
-    Args:
-        shards: their paths, in file order.
-        lengths: number of records in each; None: as many as are found.
-        file_format: one of FORMATS.
-        split: name of the split, under which offsets may lie beside the shards.
-        bad: where faults are counted.
-
-    Raises:
-        BadRecord: more faults than `bad` allows.
+    `lengths` is the number of records in each; None: as many as are found. Offsets may lie beside the shards under the
+    name of the split. Faults are counted in `bad`. Raises BadRecord: more of them than it allows.
     """
     names = [os.path.basename(shard) for shard in shards]
     if len(set(names)) < len(names):

@@ -1,14 +1,14 @@
 """What a data set says of its values: the description that tfds keeps, or what the user says of plain files."""
 
 import dataclasses
-import difflib
+import json
 from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.extras import require_tfds
+from pipelines.extras import near, require_tfds
 from pipelines.values import SAMPLES, RecordFeatures, Schema, ValueSpec
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class DatasetDescription:
             classes.
         class_names: a name for each class, None if `num_classes` is, or if they are not known.
         num_frames: F if the examples are clips and not images.
+        common_size: (H, W) of all images where `image_shape` leaves it open and they are alike; None: it is not known.
         sample_dtype: of the images or clips, "uint8" in 0..255, "float32" or "float16" in [-1, 1].
         values: {name: ValueSpec} of what comes out beside them and the label.
     """
@@ -42,6 +43,7 @@ class DatasetDescription:
     num_classes: int | None
     class_names: tuple[str, ...] | None
     num_frames: int | None = None
+    common_size: tuple[int, int] | None = None
     sample_dtype: str = "uint8"
     values: dict[str, ValueSpec] = dataclasses.field(default_factory=dict)
 
@@ -52,8 +54,9 @@ class DatasetDescription:
 
     @property
     def sample_shape(self) -> tuple[int | None, ...]:
-        """(H, W, C), or (F, H, W, C) of clips."""
-        return (*((self.num_frames,) if self.num_frames else ()), *self.image_shape)
+        """(H, W, C), or (F, H, W, C) of clips; H and W None where they differ, and image_size must be given."""
+        size = self.common_size or self.image_shape[:2]
+        return (*((self.num_frames,) if self.num_frames else ()), *size, self.image_shape[2])
 
 
 def described(values: dict[str, ValueSpec], known: DatasetDescription) -> DatasetDescription:
@@ -62,6 +65,7 @@ def described(values: dict[str, ValueSpec], known: DatasetDescription) -> Datase
     return dataclasses.replace(
         known,
         image_shape=sample.shape[-3:],
+        common_size=known.common_size if None in sample.shape else None,
         num_frames=sample.shape[0] if name == "video" else None,
         sample_dtype=sample.dtype,
         num_classes=values["label"].num_classes if "label" in values else None,
@@ -70,10 +74,15 @@ def described(values: dict[str, ValueSpec], known: DatasetDescription) -> Datase
 
 
 def description_of(
-    name: str, split: str, num_examples: int | None, schema: Schema, class_names: Sequence[str] | None
+    name: str, split: str, num_examples: int | None, schema: Schema, class_names=None, directory=None
 ) -> DatasetDescription:
+    """The description of a split; `directory`: where it was prepared."""
     names = tuple(class_names) if class_names else None
     blank = {"image_shape": (None, None, 1), "num_classes": None, "class_names": names}
+    report = directory / REPORT_FILE if directory else None
+    if None in schema.sample.shape and report and report.exists():
+        size = json.loads(report.read_text())["splits"].get(split, {}).get("image_size")
+        blank["common_size"] = tuple(size) if size else None
     known = DatasetDescription(name=name, split=split, num_examples=num_examples, **blank)
     return described(schema.values, known)
 
@@ -141,9 +150,6 @@ def _chosen(values: dict[str, ValueSpec], names: Sequence[str] | None, where: ob
     """The values of these names; all of them for None."""
     for name in names or ():
         if name not in values:
-            near = difflib.get_close_matches(name, values, n=1)
-            raise ValueError(
-                f"there is no value {name!r} in {where}, but {', '.join(values) or 'none beside the image'}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-            )
+            have = ", ".join(values) or "none beside the image"
+            raise ValueError(f"there is no value {name!r} in {where}, but {have}{near(name, values)}")
     return values if names is None else {name: values[name] for name in names}

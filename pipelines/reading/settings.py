@@ -13,7 +13,23 @@ _LEAST = {"batch_size": 1, "seed": 0, "start_step": 0, "process_index": 0, "proc
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReadSettings:
-    """The arguments of `make_dataset` that do not say which data set; see there."""
+    """How a data set is read: the arguments of `make_dataset` that do not say which.
+
+    Attributes:
+        batch_size: B, at least 1; of this process.
+        image_size: H = W, or (H, W), of the images that come out; None: as stored, if all are alike.
+        training: an endless shuffled stream, or one pass.
+        seed: of order, windows and flips, in 0..2**63-1.
+        start_step: number of batches to leave out at the start; only with `training`.
+        flip: mirror half of the images, left to right; only with `training`.
+        crop: "center" cuts the largest window of the wanted shape from the middle, "random" (only with `training`) one
+            between `min_crop` of it and the whole, anywhere; both are then resized to image_size (without aliasing).
+            Not ADM's crop, which FID is measured with: that is made in preparing. None: "center" where the stored
+            images differ in size, and else they must have the wanted size.
+        min_crop: in (0, 1], for crop="random".
+        drop_remainder: without `training`, leave out a last batch that is not full (default: no).
+        process_index, process_count: which of how many processes this is.
+    """
 
     batch_size: int
     image_size: int | tuple[int, int] | None = None
@@ -54,11 +70,8 @@ class ReadSettings:
             object.__setattr__(self, "image_size", _size(self.image_size))
 
     def outputs(self, schema: Schema, name: str) -> dict[str, ValueSpec]:
-        """The values as they come out, of a data set of that name.
-
-        Raises:
-            ValueError: the sample cannot be given in the size, or a value cannot follow crop or flip.
-        """
+        """The values as they come out, of a data set of that name. Raises ValueError: the sample cannot be given in the
+        size, or a value cannot follow crop or flip."""
         stored = schema.sample.shape[-3:-1]
         size = self._output_size(stored, schema.sample.shape[-1], name)
         came_out = {}

@@ -34,22 +34,12 @@ def make_dataset(
     name_or_dir: str | os.PathLike,
     *,
     split: str = "train",
-    batch_size: int,
-    image_size: int | tuple[int, int] | None = None,
-    training: bool = True,
-    seed: int = 0,
-    start_step: int = 0,
     data_dir: str | os.PathLike | None = None,
-    flip: bool = False,
-    crop: str | None = None,
-    min_crop: float = 0.8,
-    drop_remainder: bool | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
-    max_bad_records: int | BadRecords = 0,
-    features: RecordFeatures | None = None,
     values: Sequence[str] | None = None,
+    features: RecordFeatures | None = None,
+    max_bad_records: int | BadRecords = 0,
     augment: Sequence[Any] = (),
+    **settings: Any,
 ) -> "tf.data.Dataset":
     """Returns batches {"image": uint8 [B,H,W,C] in 0..255, "label": int32 [B], other names: [B, ...]}.
 
@@ -60,15 +50,12 @@ def make_dataset(
     With `training` the stream has no end: every epoch is a new permutation of all examples, and batches run on from
     one epoch into the next, so all are full. Order, windows and flips are functions of `seed` and the position alone,
     the same on every machine and for every file format. `start_step=k` gives exactly the batches that follow the first
-    k; it costs one permutation (0.1 s for a million examples) and reads nothing. Each `iter` of the data set begins
-    at `start_step` again. Records are read one by one where they lie, so shards should be on a disk that is good at
-    that (SSD, or a bucket with many readers), not on a spinning one.
+    k; it costs one permutation (0.1 s for a million examples) and reads nothing. Each `iter` begins at `start_step`
+    again. Records are read one by one where they lie: best on an SSD, or a bucket with many readers.
 
-    With several processes each gets its rows of one global batch of process_count * batch_size examples: together
-    they see what one process with that batch size would see, and each reads only its own records.
-
-    Without `training`: each example once, in file order; each process has one run of them, or with `drop_remainder` its
-    rows of each full global batch, as many batches as the others.
+    With several processes each gets its rows of one global batch of process_count * batch_size examples, and reads
+    only its own records. Without `training`: each example once, in file order; each process has one run of them, or
+    with `drop_remainder` its rows of each full global batch, as many batches as the others.
 
     A bad record (damaged, missing, or not what the data set says) stops the reading with an error that names shard,
     record and reason. With `max_bad_records=N`, up to N distinct ones are logged, counted and skipped: in training
@@ -81,27 +68,15 @@ def make_dataset(
             holds no other; or a file or glob of TFRecord or ArrayRecord shards ("photos-*.tfrecord"), whose records
             are counted at the start by walking over them. "./digits" is always a directory.
         split: name of the split.
-        batch_size: B, at least 1; of this process.
-        image_size: H = W, or (H, W), of the images that come out; None: as stored, if all are alike.
-        training: an endless shuffled stream, or one pass.
-        seed: of order, windows and flips, in 0..2**63-1.
-        start_step: number of batches to leave out at the start; only with `training`.
         data_dir: where a name is looked up; None: the directory that tfds uses.
-        flip: mirror half of the images, left to right; only with `training`.
-        crop: "center" cuts the largest window of the wanted shape from the middle, "random" (only with `training`)
-            one between `min_crop` of it and the whole, anywhere; both are then resized to image_size
-            (without aliasing). Not the crop of ADM that FID is measured with: that is made
-            when the data set is prepared. None: "center" where the stored images differ in size, and else they
-            must have the wanted size.
-        min_crop: in (0, 1], for crop="random".
-        drop_remainder: without `training`, leave out a last batch that is not full (default: no).
-        process_index, process_count: which of how many processes this is.
-        max_bad_records: how many bad records may be skipped, or a `BadRecords`, whose count can be read.
-        features: which features of the records are meant; None: "image" (or "video") and "label".
         values: names of what is read beside the sample, as ["label", "text"]; None: all that `prepare` has written, and
             of data sets of others the label.
+        features: which features of the records are meant; None: "image" (or "video") and "label".
+        max_bad_records: how many bad records may be skipped, or a `BadRecords`, whose count can be read.
         augment: Keras's image preprocessing layers for pixels in 0..255, such as keras.layers.RandomRotation(0.05),
             applied in order to each batch, with draws that are a function of (seed, step); only with `training`.
+        **settings: batch_size (needed), image_size, training, seed, start_step, flip, crop, min_crop, drop_remainder,
+            process_index and process_count: see `pipelines.ReadSettings`.
 
     Raises:
         ValueError: an argument of the wrong type or range, an unknown split, images of another size, a
@@ -110,20 +85,8 @@ def make_dataset(
         ImportError: tensorflow or tensorflow_datasets is missing.
         tf.errors.InvalidArgumentError: while reading: a bad record.
     """
-    settings = ReadSettings(
-        batch_size=batch_size,
-        image_size=image_size,
-        training=training,
-        seed=seed,
-        start_step=start_step,
-        flip=flip,
-        crop=crop,
-        min_crop=min_crop,
-        drop_remainder=drop_remainder,
-        process_index=process_index,
-        process_count=process_count,
-    )
-    if augment and not training:
+    settings = ReadSettings(**settings)
+    if augment and not settings.training:
         raise ValueError("augment is for training=True")
     which = {"split": split, "data_dir": data_dir, "values": values, "features": features}
     return _Reader(open_source(name_or_dir, **which, max_bad_records=max_bad_records), settings, augment).dataset()

@@ -285,9 +285,9 @@ def corrupted(content, rng):
 @pytest.mark.parametrize("offsets", [True, False])
 @pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
 def test_fuzz(file_format, offsets, data_dir, array_record_dir, tmp_path):
-    """500 corruptions for each way of reading, 2000 in all."""
+    """250 corruptions for each way of reading, 1000 in all."""
     if file_format == "array_record" and not offsets:
-        pytest.skip("ArrayRecord has its own index; its 1000 corruptions are in the other case")
+        pytest.skip("ArrayRecord has its own index; its 500 corruptions are in the other case")
     root = {"tfrecord": data_dir, "array_record": array_record_dir}[file_format] / "digits" / "1.0.0"
     shutil.copytree(root, tmp_path / "digits")
     if not offsets:
@@ -296,7 +296,7 @@ def test_fuzz(file_format, offsets, data_dir, array_record_dir, tmp_path):
     shard = sorted((tmp_path / "digits").glob(f"digits-test.{file_format}-*"))[1]
     content, rng = shard.read_bytes(), np.random.default_rng(7)
     found = {"whole": 0, "skipped": 0}
-    for trial in range(1000 if file_format == "array_record" else 500):
+    for trial in range(500 if file_format == "array_record" else 250):
         shard.write_bytes(corrupted(content, rng))
         counted = pipelines.BadRecords(180)
         rows = _by_grain(tmp_path / "digits", counted)
@@ -306,7 +306,7 @@ def test_fuzz(file_format, offsets, data_dir, array_record_dir, tmp_path):
             with pytest.raises(ValueError, match=rf"{shard.name}, record \d+: .*max_bad_records=N would"):
                 _by_grain(tmp_path / "digits", 0)
         found["skipped" if counted.count else "whole"] += 1
-    assert found["skipped"] > 200, found
+    assert found["skipped"] > 100, found
 
 
 def _by_grain(directory, bad):

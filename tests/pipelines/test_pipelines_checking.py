@@ -11,7 +11,7 @@ import shard_helpers as make
 from PIL import Image
 
 import pipelines
-from pipelines.images import grid
+from pipelines.checking.verifying import grid
 
 pytestmark = pytest.mark.backend_free
 

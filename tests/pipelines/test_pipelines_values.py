@@ -1,11 +1,12 @@
 """Values by name: what is put in under a name comes out under it, through both formats and both readers."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 import shard_helpers as make
-from source_helpers import adm, noise, prepared, report_of
+from source_helpers import adm, encoded, noise, prepared, put, report_of
 
 import pipelines
 from pipelines import ValueSpec
@@ -342,3 +343,24 @@ def test_a_data_set_of_tfds_gives_what_is_asked_for(tmp_path):
     np.testing.assert_array_equal(batch["pose"][:, 0, 0], numbers)
     with pytest.raises(ValueError, match="there is no value 'id' in .*, but mask, pose"):
         pipelines.make_dataset(tmp_path, **settings, values=["id"])
+
+
+def test_a_data_set_that_the_version_before_made_without_them_is_not_taken_for_one_with(tmp_path):
+    source = write(tmp_path / "a.npz", **{name: None for name in arrays() if name not in ("images", "text")})
+    directory = prepared("npz", source, values="none", config="c")
+    report = report_of(directory)
+    del report["settings"]["values"]
+    (directory / "report.json").write_text(json.dumps(report))
+    with pytest.raises(ValueError, match=r"values=text \(there: none\); give another config name"):
+        prepared("npz", source, config="c")
+
+
+@pytest.mark.parametrize("encoding", ["png", "original"])
+def test_pictures_of_one_size_are_described_by_it(encoding, tmp_path):
+    files = {f"{name}/{number}.png": encoded(noise(6, 8, 3, seed=number)) for name in "ab" for number in range(3)}
+    source = put(tmp_path / "source", files)
+    data = pipelines.describe(prepared("image_folder", source, encoding=encoding, examples_per_shard=2))
+    assert (data.sample_shape, data.num_classes, data.image_shape) == ((6, 8, 3), 2, (None, None, 3))
+    put(source, {"a/other.png": encoded(noise(6, 9, 3))})
+    data = pipelines.describe(prepared("image_folder", source, encoding=encoding, config="other"))
+    assert data.sample_shape == (None, None, 3)
