@@ -78,14 +78,13 @@ def _compiled(case: str, shapes: compiling.Shapes):
 
     program, remat, skip_per_block = CASES[case]
     preset = _preset()
-    with compiling.abstract_variables(shapes.rows):
-        network = _network(skip_per_block, remat)
-        if program == "forward":
-            return compiling.compiled_forward(network, shapes, FLAGS.batch_size), network.count_params()
-        parts = {name: getattr(preset, name) for name in ("schedule", "weighting", "label_dropout", "recipe")}
-        model = keras_sid2.SiD2Model(network, **parts)
-        model.compile()
-        return compiling.compiled_train_step(model, shapes, FLAGS.batch_size), network.count_params()
+    network = _network(skip_per_block, remat)
+    if program == "forward":
+        return compiling.compiled_forward(network, shapes, FLAGS.batch_size), network.count_params()
+    parts = {name: getattr(preset, name) for name in ("schedule", "weighting", "label_dropout", "recipe")}
+    model = keras_sid2.SiD2Model(network, **parts)
+    model.compile()
+    return compiling.compiled_train_step(model, shapes, FLAGS.batch_size), network.count_params()
 
 
 def _row(case: str, shapes: compiling.Shapes) -> dict:
@@ -147,15 +146,14 @@ def _show(result: dict):
 
 def main(argv):
     del argv
-    compiling.prepare(FLAGS.platform)
-    import jax
+    from keras_sid2.parallel.mesh import Mesh
 
-    where = jax.sharding.SingleDeviceSharding(compiling.devices(FLAGS.platform, FLAGS.topology)[0])
-    shapes = compiling.Shapes(FLAGS.platform, where)
+    devices = compiling.devices(FLAGS.platform, FLAGS.topology, 1)
     result = _begun()
     for case in [case for case in FLAGS.case if case not in {row["case"] for row in result["rows"]}]:
         print(f"compiling: {case}", flush=True)
-        result["rows"].append(_row(case, shapes))
+        with compiling.shapes_on(Mesh(), devices, FLAGS.platform) as shapes:
+            result["rows"].append(_row(case, shapes))
         report.write(result, FLAGS.json)
     result["ratios"] = _ratios({row["case"]: row for row in result["rows"]})
     report.write(result, FLAGS.json)

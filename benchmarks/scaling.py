@@ -70,18 +70,13 @@ def _define_flags():
 
 def _compiled(mesh, devices: list):
     """The compiled train step of the preset on `mesh`."""
-    import jax
-
     import keras_sid2
     from keras_sid2.training import find_preset
 
-    whole = jax.sharding.SingleDeviceSharding(devices[0])
-    with compiling.on_mesh(mesh, devices) as distribution, compiling.abstract_variables(whole):
+    with compiling.shapes_on(mesh, devices, FLAGS.platform) as shapes:
         model = find_preset(FLAGS.preset).build(keras_sid2.SiD2Model, dtype=FLAGS.precision)
         model.compile()
-        rows = distribution.get_data_layout(None).backend_layout if distribution else whole
         options = compiling.UNOPTIMIZED if FLAGS.platform == "cpu" else None
-        shapes = compiling.Shapes(FLAGS.platform, rows)
         compiled = compiling.compiled_train_step(model, shapes, FLAGS.batch_per_device * mesh.size, options)
         return compiled, model.network.count_params()
 
@@ -177,9 +172,8 @@ def main(argv):
     del argv
     systems = [rules.System.parse(text) for text in FLAGS.system]
     counts = [int(count) for count in FLAGS.devices]
-    compiling.prepare(FLAGS.platform, max(counts))
     result = _begun()
-    devices = compiling.devices(FLAGS.platform, FLAGS.topology)
+    devices = compiling.devices(FLAGS.platform, FLAGS.topology, max(counts))
     done = {(row["strategy"], row["devices"]) for row in result["rows"]}
     for case in [(s, n) for n in counts for s in FLAGS.strategy if (s, n) not in done]:
         print("compiling: {}, {} devices".format(*case), flush=True)

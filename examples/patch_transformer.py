@@ -48,6 +48,9 @@ class PatchTransformer(keras.Model):
     sharding_rules = (
         Rule(r"block\d+/(?:qkv|mlp1|modulation)/kernel", ("fsdp", "model")),
         Rule(r"block\d+/(?:out|mlp2)/kernel", ("model", "fsdp")),
+        Rule(r"(?:noise\d|unpatchify)/kernel", ("fsdp", None)),
+        Rule(r"(?:position|label)/embeddings", (None, "fsdp")),
+        Rule(r"patchify/kernel", (None, None, None, "fsdp")),
     )
 
     def __init__(self, sample_shape, num_classes, patch_size, width, depth, heads, **kwargs):
@@ -65,8 +68,8 @@ class PatchTransformer(keras.Model):
         self.noise2 = layers.Dense(width, dtype="float32", name="noise2")
         self.label = layers.Embedding(num_classes + 1, width, dtype="float32", name="label")  # the last is no class
         self.blocks = [Block(width, heads, dtype=self.dtype_policy, name=f"block{i}") for i in range(depth)]
-        self.norm = layers.LayerNormalization(dtype="float32", name="norm")
-        self.unpatchify = layers.Dense(patch_size**2 * channels, dtype="float32", name="unpatchify")
+        self.norm, zeros = layers.LayerNormalization(dtype="float32", name="norm"), {"kernel_initializer": "zeros"}
+        self.unpatchify = layers.Dense(patch_size**2 * channels, dtype="float32", name="unpatchify", **zeros)
 
     def call(self, inputs, training=None):
         waves = ops.expand_dims(inputs["logsnr"], -1) * (2.0 ** ops.arange(-6, 3, dtype="float32"))

@@ -20,13 +20,15 @@ import keras
 
 from keras_sid2.backend import steps_done
 
-# Dense bfloat16 operations a second, from the makers' data sheets; a device's kind contains the name.
+# Dense bfloat16 operations a second of one device (V100: float16); a device's kind contains the name. Sources: Google
+# Cloud's pages on TPU v4, v5e, v5p and v6e; NVIDIA's data sheets of the SXM kinds, L4 and L40S, whose figures with
+# sparsity are twice as high.
 PEAKS = {
     "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
+    "TPU v5 lite": 197e12,  # v5e
     "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
+    "TPU v5": 459e12,  # as jax calls the v5p
+    "TPU v6 lite": 918e12,  # v6e
     "V100": 125e12,
     "A100": 312e12,
     "L40S": 362e12,

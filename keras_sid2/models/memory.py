@@ -1,168 +1,123 @@
-"""Bytes that a training step of a ResidualUViT takes on each device, counted from its configuration without making it.
+"""Bytes that a training step takes on each device: weights exactly, activations by an estimate.
 
-    (1) arguments: parameters P, Adam's two moments 2 P, the average P, float32, each as its sharding rule splits it;
-        and the batch of images and labels
-    (2) temporary: activations and gradients at the worst moment of the backward pass, models/activations.py
+    (1) parameters P, gradients P, Adam's two moments 2 P, the average P, float32, each as its sharding rule splits it,
+        twice the gradients where they are summed over parts; and the batch of samples
+    (2) activations = share * tensors + matrix * matrices + half of P where weights are rounded
 
-Gradients come while activations go, so (2) is less than all of both. A step of XLA's takes (1) + (2): its
-`memory_analysis` says argument_size + output_size - alias_size and temp_size.
-
-The prediction of (2), over XLA's figure for the whole train step, compiled, not run (CPU: jax 0.10; TPU v5p: libtpu
-0.0.42):
-
-    CPU, 16 networks that nothing was counted in: 0.97 to 1.14 before two rules were mended for levels of one block,
-        0.97 to 1.06 since; among them sid2_imagenet256_uvit2 at batch 8, 18.5 GiB: 1.00
-    CPU, 19 networks whose buffers were looked at: 0.92 to 1.04, and 16 of them 0.97 to 1.02
-    CPU, 10 meshes of 8 virtual devices, 3 of them not looked at: 0.96 to 1.02
-    TPU, 7 networks, looked at: 0.85 to 1.36; one that was not, sid2_imagenet256_uvit2 with 8 blocks of 34: 1.19.
-        Layouts there differ from shape to shape, so it is an estimate
-
-Accumulation and bfloat16 are among those for CPU; for TPU accumulation and meshes were not compared.
+`tensors` are the bytes of all that goes into or comes out of a layer, of blocks that are recomputed only their input
+and the inside of the largest one; `matrices` the numbers of attention's weights, where it is not fused. KEPT has the
+constants, and what they were read from.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
 
-from keras_sid2.models.activations import Activations, peak
-from keras_sid2.models.platforms import COMPUTE_BYTES, FLOAT32, PLATFORMS
-from keras_sid2.models.weights import network_weights
-from keras_sid2.parallel.rules import TRAINED_COPIES, Mesh, Placement, check_heads, place
+from keras_sid2.models.tracing import Trace
+from keras_sid2.parallel.rules import TRAINED_COPIES, Mesh, table
 
 ONE_DEVICE = Mesh()
 
 
 @dataclasses.dataclass(frozen=True)
-class MemoryPlan:
-    """Bytes on each device.
+class Kept:
+    """Eq. (2): `share` in float32 and in half precision, `matrix` in bytes, whether weights are kept rounded to half
+    precision, and whether what is to be recomputed is."""
 
-    `gradients` are all of them and `activations` all that the forward pass leaves; `temporary` is the most of both
-    that there is at one moment, and what XLA calls so.
-    """
+    share: tuple[float, float]
+    matrix: float = 0.0
+    rounded: bool = False
+    recomputes: bool = True
+
+
+# GPU: one H200 in mixed_bfloat16 at the peak of a step, sid2_imagenet512_uvit2 at batch 8 and 256_uvit2 at 32. jax 22.9
+# and 23.0 GiB (estimates: 23.1, 23.0): its share is read from these, and taken for float32 unmeasured. torch 32.4, 32.3
+# (31.2, 31.2): its shares are not from these, but what autograd saved, by its hooks, in 6 small networks, 0.97 to 1.04
+# of the tensors in float32 and 1.16 to 1.24 in bfloat16, where norms keep their input in float32.
+# TPU: XLA for v5p (libtpu 0.0.52) on the same two, 45.2 and 27.8 GiB (46.2, 28.1), the second at batch 8 in float32,
+# which it rounds before products, 12.2 (12.6), and at 32 with remat 9.3 (11.2). It does not fuse attention.
+# CPU: XLA on 5 small networks, 0.9 to 1.15 of them. It widens bfloat16 and computes nothing again.
+# tensorflow is taken to be XLA without fused attention, and was not measured.
+_AUTOGRAD = Kept((1.0, 1.25), rounded=True)
+_XLA_ON_CPU = Kept((1.45, 2.5), matrix=18.0, recomputes=False)
+KEPT = {
+    ("gpu", "jax"): Kept((0.85, 0.85)),
+    ("gpu", "tensorflow"): Kept((0.85, 0.85), matrix=6.0),
+    ("gpu", "torch"): _AUTOGRAD,
+    ("tpu", "jax"): Kept((0.4, 0.8), matrix=6.0),
+    ("cpu", "jax"): _XLA_ON_CPU,
+    ("cpu", "tensorflow"): _XLA_ON_CPU,
+    ("cpu", "torch"): _AUTOGRAD,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes on each device."""
 
     parameters: int
+    gradients: int
     optimizer: int
     averages: int
     batch: int
-    gradients: int
     activations: int
-    temporary: int
 
     @property
     def total(self) -> int:
-        return self.parameters + self.optimizer + self.averages + self.batch + self.temporary
+        return sum(dataclasses.astuple(self))
 
 
 def memory_plan(
-    network: Mapping,
+    traced: Trace,
     *,
     batch_size: int,
-    precision: str = "float32",
     mesh: Mesh = ONE_DEVICE,
     accumulation_steps: int = 1,
-    platform: str = "cpu",
+    platform: str = "gpu",
+    backend: str = "jax",
 ) -> MemoryPlan:
-    """What a train step of `ResidualUViT(**network)` takes on each device of `mesh`, compiled by XLA for `platform`.
+    """What a train step of a traced network takes on each device of `mesh`.
 
-    The mesh's data and fsdp axes divide the batch; the parts of accumulation follow one another. Raises ValueError
-    where the network's constructor would, for a precision, size or platform that is none, where the batch cannot be
-    divided, and where the mesh cannot divide the attention heads.
+    The mesh's data and fsdp axes divide the batch; the parts of accumulation follow one another. Raises ValueError for
+    a size, platform or backend that is none, where the batch cannot be divided, and where the mesh cannot hold the
+    network.
     """
-    _check(batch_size, precision, mesh, accumulation_steps, platform)
-    weights = network_weights(**network)
-    check_heads(weights, mesh)
-    rows = [place(weight, mesh) for weight in weights.trainable_variables]
-    images = batch_size // mesh.batch_shards
-    step = Activations(
-        network=network,
-        images=images // accumulation_steps,
-        precision=precision,
-        model=mesh.model,
-        platform=PLATFORMS[platform],
-    )
-    parameters = sum(row.bytes_per_device for row in rows) // TRAINED_COPIES
-    activations, temporary = _temporary(step, rows, mesh, accumulation_steps)
-    height, width, channels = network["image_shape"]
-    return MemoryPlan(
-        parameters=parameters,
-        optimizer=2 * parameters,
-        averages=parameters,
-        batch=images * (height * width * channels + FLOAT32),
-        gradients=parameters,
-        activations=int(activations),
-        temporary=int(temporary),
-    )
-
-
-def largest_batch(network: Mapping, memory: int, **options) -> int:
-    """The largest batch whose plan, with the `options` of memory_plan, takes at most `memory` bytes; 0 if none does."""
-    step = options.get("mesh", ONE_DEVICE).batch_shards * options.get("accumulation_steps", 1)
-
-    def fits(parts: int) -> bool:
-        return memory_plan(network, batch_size=parts * step, **options).total <= memory
-
-    low, high = 0, 1
-    while fits(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low * step
-
-
-def _check(batch_size: int, precision: str, mesh: Mesh, accumulation_steps: int, platform: str):
+    if (platform, backend) not in KEPT:
+        known = ", ".join(f"{name} on {device}" for device, name in KEPT)
+        raise ValueError(f"There are estimates for {known}; got the backend {backend!r} on the platform {platform!r}.")
     for name, value in {"batch_size": batch_size, "accumulation_steps": accumulation_steps}.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
-    for name, value, known in (("precision", precision, COMPUTE_BYTES), ("platform", platform, PLATFORMS)):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
     parts = mesh.batch_shards * accumulation_steps
     if batch_size % parts:
         raise ValueError(
             f"batch_size must be a multiple of data * fsdp * accumulation_steps = {parts}, got {batch_size}."
         )
+    kept, rows = KEPT[platform, backend], table(traced.network, mesh).rows
+    weights = sum(row.bytes_per_device for row in rows if row.trainable) // TRAINED_COPIES
+    rounded = weights // 2 if kept.rounded and traced.half else 0
+    return MemoryPlan(
+        parameters=weights,
+        gradients=weights * (2 if accumulation_steps > 1 else 1),
+        optimizer=2 * weights,
+        averages=weights,
+        batch=batch_size // mesh.batch_shards * traced.example_bytes,
+        activations=batch_size // parts * _activations(traced, kept, mesh.model) + rounded,
+    )
 
 
-def _temporary(step: Activations, rows: list[Placement], mesh: Mesh, parts: int) -> tuple[float, float]:
-    """(activations, the peak with gradients): accumulated ones are all there from the start."""
-    copies = _sums(rows, lambda row: _copy(step, row, mesh))
-    stages = [dataclasses.replace(s, kept=s.kept + copies.get(s.name, 0.0)) for s in step.stages()]
-    always = 3 * parts * step.image + step.shared()
-    activations = step.shared() + sum(stage.kept for stage in stages)
-    if parts == 1:
-        return activations, peak(stages, _sums(rows, lambda row: _gradient(step, row)), always)
-    shapes = {row.shape: _bytes(row) for row in rows}
-    always += sum(map(_bytes, rows)) + sum(shapes.values()) + step.counters()
-    return activations, peak(stages, {}, always)
+def largest_batch(traced: Trace, memory: int, **options) -> int:
+    """The largest batch whose plan, with the `options` of memory_plan, takes at most `memory` bytes; 0 if none does."""
+    step = options.get("mesh", ONE_DEVICE).batch_shards * options.get("accumulation_steps", 1)
+    one, two = (memory_plan(traced, batch_size=n * step, **options).total for n in (1, 2))
+    return 0 if memory < one else ((memory - one) // (two - one) + 1) * step
 
 
-def _bytes(row: Placement) -> float:
-    return row.bytes_per_device / TRAINED_COPIES
-
-
-def _sums(rows: list[Placement], bytes_of: Callable[[Placement], float]) -> dict[str, float]:
-    """By the part of the network that a weight is in: the second name of its path."""
-    sums: dict[str, float] = {}
-    for row in rows:
-        part = row.path.split("/")[1]
-        sums[part] = sums.get(part, 0.0) + bytes_of(row)
-    return sums
-
-
-def _gradient(step: Activations, row: Placement) -> float:
-    """Of one image it is an outer product, for the modulation: computed where it is used, and never kept."""
-    return 0.0 if step.images == 1 and row.path.endswith("modulation/kernel") else _bytes(row)
-
-
-def _copy(step: Activations, row: Placement, mesh: Mesh) -> float:
-    """Bytes of a kernel that is there in another form until its block has run backwards.
-
-    XLA for CPU transposes those of convolutions, and holds those of dense layers rounded where they are bfloat16.
-    Under fsdp those of dense layers are kept as they were gathered, but for the modulation's.
-    """
-    transposed = len(row.shape) == 4 and step.platform.transposes_kernels
-    dense = len(row.shape) == 2 and "_block" in row.path
-    gathered = dense and mesh.fsdp > 1 and "modulation" not in row.path
-    rounded = dense and step.rounds_kernels and "attention" not in row.path
-    copied = transposed or gathered or rounded
-    return row.bytes_whole / TRAINED_COPIES / (mesh.model if "model" in row.axes else 1) if copied else 0.0
+def _activations(traced: Trace, kept: Kept, model: int) -> int:
+    """Eq. (2) for one example, without weights: what is in a block is split over the model axis, its input is not."""
+    total, largest, share = 0.0, 0.0, kept.share[traced.half]
+    for part in traced.parts:
+        split = model if part.is_block else 1
+        whole = share * (part.input + (part.tensors - part.input) / split) + kept.matrix * part.matrices / split
+        recomputed = part.recomputed and kept.recomputes
+        largest = max(largest, whole if recomputed else 0.0)
+        total += part.input if recomputed else whole
+    return int(total + largest)

@@ -11,6 +11,7 @@ identity of its input features; its output layer starts at zero, so it predicts 
 import dataclasses
 import functools
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -30,6 +31,8 @@ from keras_sid2.layers import (
     Upsample,
 )
 from keras_sid2.models.level import Level, as_levels, check_image_shape, check_widths
+from keras_sid2.models.tracing import NetworkCost, abstract_variables, trace
+from keras_sid2.parallel.rules import Rule
 from keras_sid2.policies import check_floatx, network_policy
 
 
@@ -219,6 +222,52 @@ class ResidualUViT(keras.Model):
         others = (config.get("conditions") or {}).items()
         return cls(**{**config, "conditions": {k: keras.saving.deserialize_keras_object(c) for k, c in others}})
 
+    # -- what sid2-plan and meshes ask of a network -------------------------------------------------------------------
+
+    _BLOCK = r"level\d+_(?:down|middle|up)_block\d+"
+
+    sharding_rules = (
+        Rule(r"embedding/dense1/kernel", ("fsdp", "model")),
+        Rule(r"embedding/dense1/bias", ("model",)),
+        Rule(r"embedding/dense2/kernel", ("model", "fsdp")),
+        Rule(r"embedding/(?!dense)\w+/(?:embeddings|kernel)", (None, "fsdp")),  # K + 1 rows are seldom divisible
+        Rule(r"level\d+_position/embedding", (None, None, "fsdp")),
+        Rule(r"level\d+_position/frames", (None, None, None, "fsdp")),
+        Rule(r"(?:un)?patchify/kernel", (None, None, None, "fsdp")),  # the last is the network's width in both
+        Rule(r"level\d+_(?:down|up)sample/conv/kernel", (None, None, None, "fsdp")),
+        Rule(rf"{_BLOCK}/modulation/kernel", ("fsdp", "model")),
+        Rule(rf"{_BLOCK}/(?:conv1|mlp1|modulation)/bias", ("model",)),  # beside the channels that they are added to
+        Rule(rf"{_BLOCK}/norm2/(?:gamma|beta)", ("model",)),
+        Rule(rf"{_BLOCK}/conv1/kernel", (None, None, "fsdp", "model")),
+        Rule(rf"{_BLOCK}/conv2/kernel", (None, None, "model", "fsdp")),
+        Rule(rf"{_BLOCK}/mlp1/kernel", ("fsdp", "model")),
+        Rule(rf"{_BLOCK}/mlp2/kernel", ("model", "fsdp")),
+        Rule(rf"{_BLOCK}/attention/(?:query|key|value)/kernel", ("fsdp", "model")),  # outputs are heads * head_dim
+        Rule(rf"{_BLOCK}/attention/out/kernel", ("model", "fsdp")),
+    )
+
+    # Layers whose outputs run from block to block. Kept whole but for their rows, they need one all-reduce a pair of
+    # layers on the model axis; left alone, XLA splits their channels here and there, and every block begins with an
+    # all-gather.
+    streams = rf"(?:un)?patchify|level\d+_(?:position|(?:down|up)sample)|{_BLOCK}"
+
+    @property
+    def blocks(self) -> list[keras.layers.Layer]:
+        """All blocks, from high to low resolution."""
+        roles = [(i, f"{role}_blocks") for i in range(len(self._levels)) for role in ("down", "middle", "up")]
+        return [block for i, role in roles for block in self._get(i, role) or ()]
+
+    @property
+    def recomputed(self) -> list[keras.layers.Layer]:
+        """The blocks that training computes again in the backward pass."""
+        return [b for b in self.blocks if self._levels[int(re.match(r"level(\d+)", b.name)[1])].remat]
+
+    @property
+    def attention_heads(self) -> dict[str, int]:
+        """By the place where there are so many of them."""
+        attending = ((i, level) for i, level in enumerate(self._levels) if level.kind == "transformer")
+        return {f"level {i}": level.channels // level.attention_head_dim for i, level in attending}
+
 
 def _without_usual_attention(config: dict) -> dict:
     """Networks of images say what they said before there were clips, so their records stay the same."""
@@ -237,6 +286,13 @@ def _check_conditions(conditions: Mapping, sample_shape: tuple[int, ...]):
                 f"A ResidualUViT is conditioned on ClassLabel, Vector and Image, and {name} is a "
                 f"{type(condition).__name__}: that needs a network of yours, see keras_sid2.conditions."
             )
+
+
+def network_cost(*args, **config) -> NetworkCost:
+    """The cost of a `ResidualUViT` of these arguments, without its weights. Raises ValueError where that does."""
+    with abstract_variables():
+        network = ResidualUViT(*args, **config)
+    return trace(network).cost
 
 
 class _BlockRunner:

@@ -3,7 +3,7 @@
     distribute(Mesh.parse("data:4,fsdp:2"))      # then make the model, compile, fit, generate as on one device
 
 Rows of a batch are split over the axes data and fsdp together; variables, with all that the optimizer keeps of them,
-by the rules of sharding_rules.py. All noise is a function of (seed, step, example), so a mesh changes results by
+by the network's rules (rules.py). All noise is a function of (seed, step, example), so a mesh changes results by
 rounding only (and dropout masks, on tensorflow and torch).
 
 jax can do every mesh: XLA adds the communication. tensorflow and torch can do meshes along data: each device has a copy
@@ -21,13 +21,7 @@ import keras
 
 from keras_sid2 import backend
 from keras_sid2.parallel import processes, replicas
-from keras_sid2.parallel.rules import AXES, RULES, Mesh, Rule, Table, place, table
-
-# What runs from block to block. Kept whole but for its rows, it needs one all-reduce a pair of layers on the model
-# axis; left alone, XLA splits its channels here and there, and every block begins with an all-gather.
-_STREAM = re.compile(
-    r"(?:.*/)?(?:(?:un)?patchify|level\d+_(?:position|(?:down|up)sample|(?:down|middle|up)_block\d+))/output"
-)
+from keras_sid2.parallel.rules import AXES, Mesh, Rule, Table, place, table
 
 
 class _RowsLayout(keras.distribution.TensorLayout):
@@ -46,11 +40,12 @@ class _RowsLayout(keras.distribution.TensorLayout):
 class MeshDistribution(keras.distribution.ModelParallel):
     """keras's distribution for a `Mesh` over all devices; variables made while it is set are laid out by `rules`.
 
-    With several processes each feeds the rows of its own devices: the first ones of a global batch are process 0's.
+    None are the rules of the network that is being built, the outermost layer with `sharding_rules`. With several
+    processes each feeds the rows of its own devices: the first ones of a global batch are process 0's.
     """
 
-    def __init__(self, mesh: Mesh, rules: Sequence[Rule] = RULES):
-        self.mesh, self.rules = mesh, tuple(rules)
+    def __init__(self, mesh: Mesh, rules: Sequence[Rule] | None = None):
+        self.mesh, self.rules = mesh, rules
         device_mesh = keras.distribution.DeviceMesh(mesh.shape, AXES, _devices())
         super().__init__(
             layout_map=keras.distribution.LayoutMap(device_mesh), batch_dim_name="data", auto_shard_dataset=False
@@ -67,10 +62,19 @@ class MeshDistribution(keras.distribution.ModelParallel):
     def get_variable_layout(self, variable):
         if getattr(variable, "_layout", None) is not None:  # what the optimizer keeps of a weight lies as the weight
             return variable._layout
-        return keras.distribution.TensorLayout(place(variable, self.mesh, self.rules).axes, self.device_mesh)
+        rules = _of_network("sharding_rules") if self.rules is None else self.rules
+        return keras.distribution.TensorLayout(place(variable, self.mesh, rules).axes, self.device_mesh)
 
     def get_tensor_layout(self, path):
-        return _RowsLayout(self.device_mesh) if _STREAM.fullmatch(path) else None
+        streams = _of_network("streams")
+        on_rows = streams and re.fullmatch(f"(?:.*/)?(?:{streams})/output", path)
+        return _RowsLayout(self.device_mesh) if on_rows else None
+
+
+def _of_network(attribute: str):
+    """That of the outermost layer that is being built or called and has it; None without one."""
+    scopes = keras.src.backend.common.global_state.get_global_attribute("name_scope_stack") or ()
+    return next((getattr(s.caller, attribute) for s in scopes if hasattr(s.caller, attribute)), None)
 
 
 def _devices() -> list:
@@ -87,7 +91,7 @@ class Copies:
     mesh: Mesh
     num_processes: int
     strategy: object = None  # tensorflow's
-    rules = RULES
+    rules: Sequence[Rule] | None = None
 
 
 _copies: Copies | None = None
@@ -131,7 +135,7 @@ def _local_devices() -> list:
     return tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
 
 
-def distribute(mesh: Mesh, rules: Sequence[Rule] = RULES) -> MeshDistribution | Copies | None:
+def distribute(mesh: Mesh, rules: Sequence[Rule] | None = None) -> MeshDistribution | Copies | None:
     """Makes `mesh` the one that all models made from now on are on. A mesh of one device changes nothing.
 
     Raises ValueError for a mesh that the backend cannot do, and if it is for another number of devices than there are.
@@ -172,7 +176,7 @@ def _set(distribution: MeshDistribution | Copies | None):
 
 
 @contextlib.contextmanager
-def distributed(mesh: Mesh, rules: Sequence[Rule] = RULES) -> Iterator[MeshDistribution | Copies | None]:
+def distributed(mesh: Mesh, rules: Sequence[Rule] | None = None) -> Iterator[MeshDistribution | Copies | None]:
     """`distribute` within a block; behind it the distribution is what it was before."""
     before, distribution = current(), _make(mesh, rules)
     scope = getattr(distribution, "strategy", None)
@@ -194,8 +198,8 @@ def current() -> MeshDistribution | Copies | None:
 def check_model(model) -> Table | None:
     """The table of a compiled `model` on the current mesh, None without one.
 
-    ValueError if the mesh cannot hold the model (see `sharding_rules.table`), or does not: one that was made before
-    `distribute` is on one device.
+    ValueError if the mesh cannot hold the model (see `rules.table`), or does not: one that was made before `distribute`
+    is on one device, and a weight that was made outside of its network's build() does not lie as the rules say.
     """
     distribution = current()
     if distribution is None:
@@ -208,7 +212,16 @@ def check_model(model) -> Table | None:
             )
     if isinstance(distribution, Copies):
         replicas.broadcast(model.variables)
-    return table(model, distribution.mesh, distribution.rules)
+    found = table(model, distribution.mesh, distribution.rules)
+    if isinstance(distribution, MeshDistribution):
+        intended = {row.path: row.axes for row in found.rows}
+        wrong = [v.path for v in model.network.trainable_variables if tuple(v._layout.axes) != intended[v.path]]
+        if wrong:
+            raise ValueError(
+                f"{wrong[0]} does not lie on the mesh as the sharding rules of its network say, because it was made "
+                "outside of the network's build() and call(): make it there, or give distribute(mesh, rules=...)."
+            )
+    return found
 
 
 def _is_on(variable, distribution: MeshDistribution | Copies) -> bool:

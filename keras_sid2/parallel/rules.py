@@ -1,4 +1,4 @@
-"""Where each variable goes on a mesh of devices: a short list of rules on variable paths, and the table they make.
+"""Where each variable goes on a mesh of devices: rules on variable paths, and the table they make.
 
 A mesh has three axes. `data` splits the batch; `fsdp` splits the batch too, and the variables (each device keeps its
 part and gets the others when a layer needs them); `model` splits the work of one layer (attention heads, the 4C hidden
@@ -7,13 +7,16 @@ splits it. In every pair of layers (query, key, value and out; mlp1 and mlp2; co
 outputs and the second by its inputs over `model`, so that what is between them never leaves its device, and one
 all-reduce ends the pair.
 
+The rules are a network's own: the attribute `sharding_rules` of its class, a tuple of `Rule`. Of a network without it
+`fsdp` splits every large variable along the largest dimension that it divides, and `model` must be 1.
+
 All of this is arithmetic on paths and shapes: it needs no devices, and a table can be made anywhere for any mesh.
 """
 
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 AXES = ("data", "fsdp", "model")
 LARGE = 2**14  # elements; every variable of at least so many must have its rule
@@ -88,28 +91,6 @@ class Rule:
         return re.fullmatch(f"(?:.*/)?(?:{self.pattern})", path) is not None
 
 
-_BLOCK = r"level\d+_(?:down|middle|up)_block\d+"
-
-RULES = (
-    Rule(r"embedding/dense1/kernel", ("fsdp", "model")),
-    Rule(r"embedding/dense1/bias", ("model",)),
-    Rule(r"embedding/dense2/kernel", ("model", "fsdp")),
-    Rule(r"embedding/classes/embeddings", (None, "fsdp")),  # K + 1 rows are seldom divisible
-    Rule(r"level\d+_position/embedding", (None, None, "fsdp")),
-    Rule(r"(?:un)?patchify/kernel", (None, None, None, "fsdp")),  # the last is the network's width in both
-    Rule(r"level\d+_(?:down|up)sample/conv/kernel", (None, None, None, "fsdp")),
-    Rule(rf"{_BLOCK}/modulation/kernel", ("fsdp", "model")),
-    Rule(rf"{_BLOCK}/(?:conv1|mlp1|modulation)/bias", ("model",)),  # beside the channels that they are added to
-    Rule(rf"{_BLOCK}/norm2/(?:gamma|beta)", ("model",)),
-    Rule(rf"{_BLOCK}/conv1/kernel", (None, None, "fsdp", "model")),
-    Rule(rf"{_BLOCK}/conv2/kernel", (None, None, "model", "fsdp")),
-    Rule(rf"{_BLOCK}/mlp1/kernel", ("fsdp", "model")),
-    Rule(rf"{_BLOCK}/mlp2/kernel", ("model", "fsdp")),
-    Rule(rf"{_BLOCK}/attention/(?:query|key|value)/kernel", ("fsdp", "model")),  # outputs are heads * head_dim
-    Rule(rf"{_BLOCK}/attention/out/kernel", ("model", "fsdp")),
-)
-
-
 @dataclasses.dataclass(frozen=True)
 class Placement:
     """One variable on a mesh.
@@ -121,6 +102,7 @@ class Placement:
 
     path: str
     shape: tuple[int, ...]
+    trainable: bool
     rule: str | None
     axes: Layout
     dropped: tuple[str, ...]
@@ -131,39 +113,23 @@ class Placement:
     def large(self) -> bool:
         return math.prod(self.shape) >= LARGE
 
-    def line(self, name: str, bytes_per_device: int) -> str:
-        """A line of a table for variables that lie as this one does."""
-        axes = ", ".join(axis or "-" for axis in self.axes) if any(self.axes) else "replicated"
-        note = f"  ({' and '.join(self.dropped)} cannot divide it)" if self.dropped else ""
-        shape = "x".join(map(str, self.shape)) or "scalar"
-        return f"{name:<60} {shape:<18} {axes:<24} {bytes_per_device:>14,}{note}"
 
-    def __str__(self):
-        return self.line(self.path, self.bytes_per_device)
-
-
-def place(variable, mesh: Mesh, rules: Sequence[Rule] = RULES) -> Placement:
-    """Where a variable (anything with path, shape, dtype and trainable) goes.
+def place(variable, mesh: Mesh, rules: Sequence[Rule] | None) -> Placement:
+    """Where a variable (anything with path, shape, dtype and trainable) goes; by `fsdp` alone without rules.
 
     ValueError if several rules match its path, or one that was written for another number of dimensions.
     """
     path, shape = variable.path, tuple(variable.shape)
-    matching = [rule for rule in rules if rule.matches(path)]
-    if len(matching) > 1:
-        patterns = " and ".join(repr(rule.pattern) for rule in matching)
-        raise ValueError(f"The variable {path} must be matched by exactly one sharding rule, got {patterns}.")
-    rule = matching[0] if matching else Rule("", (None,) * len(shape))
-    if len(rule.axes) != len(shape):
-        raise ValueError(
-            f"The sharding rule {rule.pattern!r} is for {len(rule.axes)} dimensions, and {path} has {len(shape)}."
-        )
-    named = [(axis, size, getattr(mesh, axis) if axis else 1) for axis, size in zip(rule.axes, shape, strict=True)]
+    rule = _along_the_largest(shape, mesh) if rules is None else _matching(path, shape, rules)
+    axes = rule.axes if rule else (None,) * len(shape)
+    named = [(axis, size, getattr(mesh, axis) if axis else 1) for axis, size in zip(axes, shape, strict=True)]
     axes = tuple(axis if parts > 1 and size % parts == 0 else None for axis, size, parts in named)
-    whole = math.prod(shape) * _itemsize(variable.dtype) * (TRAINED_COPIES if variable.trainable else 1)
+    whole = math.prod(shape) * itemsize(variable.dtype) * (TRAINED_COPIES if variable.trainable else 1)
     return Placement(
         path=path,
         shape=shape,
-        rule=rule.pattern if matching else None,
+        trainable=variable.trainable,
+        rule=rule.pattern if rule else None,
         axes=axes,
         dropped=tuple(axis for axis, size, parts in named if size % parts),
         bytes_whole=whole,
@@ -171,7 +137,27 @@ def place(variable, mesh: Mesh, rules: Sequence[Rule] = RULES) -> Placement:
     )
 
 
-def _itemsize(dtype: str) -> int:
+def _matching(path: str, shape: tuple[int, ...], rules: Sequence[Rule]) -> Rule | None:
+    matching = [rule for rule in rules if rule.matches(path)]
+    if len(matching) > 1:
+        patterns = " and ".join(repr(rule.pattern) for rule in matching)
+        raise ValueError(f"The variable {path} must be matched by exactly one sharding rule, got {patterns}.")
+    for rule in matching:
+        if len(rule.axes) != len(shape):
+            raise ValueError(
+                f"The sharding rule {rule.pattern!r} is for {len(rule.axes)} dimensions, and {path} has {len(shape)}."
+            )
+    return matching[0] if matching else None
+
+
+def _along_the_largest(shape: tuple[int, ...], mesh: Mesh) -> Rule:
+    """For a network without rules."""
+    sizes = [size if size % mesh.fsdp == 0 and math.prod(shape) >= LARGE else 0 for size in shape]
+    split = sizes.index(max(sizes)) if any(sizes) else None
+    return Rule("", tuple("fsdp" if i == split else None for i in range(len(shape))))
+
+
+def itemsize(dtype: str) -> int:
     """Bytes of one number: "float32", "bfloat16", "int8", "bool"."""
     bits = re.search(r"\d+", dtype)
     return int(bits[0]) // 8 if bits else 1
@@ -192,61 +178,53 @@ class Table:
     def bytes_per_device(self) -> int:
         return sum(row.bytes_per_device for row in self.rows)
 
-    def grouped(self) -> str:
-        """The same with one line for all variables of a level's blocks, or of another layer, that lie alike."""
+    def __str__(self):
+        """A line for all variables that lie alike and whose paths differ in numbers alone; no small ones that are
+        whole."""
         groups: dict[tuple, list[Placement]] = {}
         for row in self.rows:
-            groups.setdefault((_folded(row.path)[0], row.shape, row.axes, row.dropped), []).append(row)
-        lines = [_group_line(layer, rows) for (layer, *_), rows in groups.items()]
-        whole = [row for row in self.rows if not any(row.axes)]
-        replicated = sum(row.bytes_per_device for row in whole)
-        return self._text(
-            [*lines, f"{len(whole)} of {len(self.rows)} variables are replicated: {replicated:,} bytes a device."]
+            if row.large or any(row.axes) or row.dropped:
+                name = re.sub(r"\d+", "*", row.path.partition("/")[2])
+                groups.setdefault((name, row.shape, row.axes, row.dropped), []).append(row)
+        whole = [row.bytes_per_device for row in self.rows if not any(row.axes)]
+        return "\n".join(
+            [
+                f"{'variables':<60} {'shape':<18} {'split over':<24} {'bytes a device':>14}",
+                *(_line(*lying, [row.bytes_per_device for row in rows]) for lying, rows in groups.items()),
+                f"{len(whole)} of {len(self.rows)} variables are replicated: {sum(whole):,} bytes a device.",
+                f"On {self.mesh} each device holds {self.bytes_per_device:,} of {self.bytes_whole:,} bytes of weights, "
+                "optimizer state and averages.",
+            ]
         )
 
-    def _text(self, lines: Iterable[str]) -> str:
-        head = f"{'variable':<60} {'shape':<18} {'split over':<24} {'bytes a device':>14}"
-        total = (
-            f"On {self.mesh} each device holds {self.bytes_per_device:,} of {self.bytes_whole:,} bytes of weights, "
-            "optimizer state and averages."
-        )
-        return "\n".join([head, *lines, total])
 
-    def __str__(self):
-        return self._text(map(str, self.rows))
+def _line(name: str, shape: tuple[int, ...], axes: Layout, dropped: tuple[str, ...], sizes: list[int]) -> str:
+    split = ", ".join(axis or "-" for axis in axes) if any(axes) else "replicated"
+    note = f"  ({' and '.join(dropped)} cannot divide it)" if dropped else ""
+    return f"{len(sizes):>3} x {name:<54} {'x'.join(map(str, shape)):<18} {split:<24} {sum(sizes):>14,}{note}"
 
 
-def _folded(path: str) -> tuple[str, str]:
-    """A variable's layer and its name there; ("level2 blocks", "mlp1/kernel") for those of all blocks of that level."""
-    block = re.search(r"(level\d+)_(?:down|middle|up)_block\d+/(.*)", path)
-    if block:
-        return f"{block[1]} blocks", block[2]
-    layer, _, name = path.rpartition("/")
-    return layer, name
-
-
-def _group_line(layer: str, rows: Sequence[Placement]) -> str:
-    names = list(dict.fromkeys(_folded(row.path)[1] for row in rows))
-    name = f"{layer}/{names[0]}" + (f" and {len(names) - 1} more" if names[1:] else "")
-    count = f"{len(rows)} x " if rows[1:] else ""
-    return rows[0].line(count + name, sum(row.bytes_per_device for row in rows))
-
-
-def table(model, mesh: Mesh, rules: Sequence[Rule] = RULES) -> Table:
+def table(model, mesh: Mesh, rules: Sequence[Rule] | None = None) -> Table:
     """The table of a model's (or a network's) weights with their averages and what `EmaAdam` keeps of them.
 
-    ValueError if the mesh cannot hold it: see `check_rows` and `check_heads`.
+    `rules` take the place of the network's own. ValueError if the mesh cannot hold it: where no rule matches a large
+    variable, or the model axis does not divide the attention heads, or there are no rules for it.
     """
     network = getattr(model, "network", model)
+    rules = getattr(network, "sharding_rules", None) if rules is None else rules
+    if rules is None and mesh.model > 1:
+        raise ValueError(
+            f"A mesh's model axis needs sharding rules, got model:{mesh.model} and {type(network).__name__} without: "
+            "give its class `sharding_rules`, or use fsdp."
+        )
+    for where, heads in getattr(network, "attention_heads", {}).items():
+        if heads % mesh.model:
+            raise ValueError(
+                f"A mesh's model axis must divide the attention heads of every level, got model:{mesh.model} and "
+                f"{heads} heads at {where}."
+            )
     variables = (*network.trainable_variables, *network.non_trainable_variables)
     rows = tuple(place(variable, mesh, rules) for variable in variables)
-    check_rows(rows, mesh)
-    check_heads(network, mesh)
-    return Table(mesh, rows)
-
-
-def check_rows(rows: Iterable[Placement], mesh: Mesh):
-    """ValueError, naming it, for a large variable that no rule matches, where the mesh splits variables at all."""
     missed = [row for row in rows if row.large and row.rule is None]
     if missed and mesh.size > mesh.data:
         first = missed[0]
@@ -254,14 +232,4 @@ def check_rows(rows: Iterable[Placement], mesh: Mesh):
             f"No sharding rule matches the variable {first.path} {list(first.shape)}, so each device of {mesh} would "
             f"hold all of it; every variable of {LARGE} elements and more needs a rule, and {len(missed)} have none."
         )
-
-
-def check_heads(network, mesh: Mesh):
-    """ValueError unless the model axis divides the attention heads of every level of `network`, if it has levels."""
-    for i, level in enumerate(getattr(network, "levels", ())):
-        heads = level.channels // level.attention_head_dim
-        if level.kind == "transformer" and heads % mesh.model:
-            raise ValueError(
-                f"A mesh's model axis must divide the attention heads of every level, got model:{mesh.model} and "
-                f"{heads} heads at level {i}."
-            )
+    return Table(mesh, rows)

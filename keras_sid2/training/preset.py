@@ -1,17 +1,16 @@
 """Presets: everything that defines a model and its training. The table of those that have a name is presets.py."""
 
-import contextlib
 import dataclasses
 import difflib
 import functools
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import keras
 
 from keras_sid2.conditions import conditions_of, sample_shape_of
 from keras_sid2.diffusion import DiffusionObjective, Guidance
-from keras_sid2.models import NetworkCost, ResidualUViT, network_cost
+from keras_sid2.models import NetworkCost, ResidualUViT, abstract_variables, trace
 from keras_sid2.sampling import get_sampler
 from keras_sid2.shapes import rate, whole_number
 from keras_sid2.training.optimizer import AdamRecipe
@@ -98,15 +97,12 @@ class Preset:
 
     @property
     def cost(self) -> NetworkCost:
-        """Of a ResidualUViT for images; of others it is not known."""
-        if self.network_class is ResidualUViT and len(self.sample_shape) == 3 and not self.network.get("conditions"):
-            return network_cost(**self.network)
-        return NetworkCost(0, 0, 0)
+        return trace(self._abstract).cost
 
     @functools.cached_property
     def _abstract(self):
         """The network without values: it takes no memory."""
-        with _no_values():
+        with abstract_variables():
             return self.make_network()
 
     @property
@@ -177,18 +173,6 @@ def _plain(value):
 def _require(condition: bool, message: str):
     if not condition:
         raise ValueError(f"A preset {message}.")
-
-
-@contextlib.contextmanager
-def _no_values() -> Iterator[None]:
-    """Variables that are made within it have shapes alone."""
-    state = keras.src.backend.common.global_state
-    before = state.get_global_attribute("uninitialized_variables")
-    try:
-        with keras.StatelessScope(initialize_variables=False):
-            yield
-    finally:  # keras would give them values at the end of the next scope
-        state.set_global_attribute("uninitialized_variables", before or [])
 
 
 _REGISTRY: dict[str, Preset] = {}

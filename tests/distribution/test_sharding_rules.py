@@ -3,13 +3,14 @@
 import dataclasses
 import math
 
-import keras
 import pytest
 from helpers import tiny_network
 
 import keras_sid2
 from keras_sid2 import ResidualUViT
-from keras_sid2.parallel.rules import LARGE, RULES, Mesh, Rule, place, table
+from keras_sid2.conditions import Vector
+from keras_sid2.models import abstract_variables
+from keras_sid2.parallel.rules import LARGE, Mesh, Rule, place, table
 from keras_sid2.training.preset import find_preset
 
 pytestmark = pytest.mark.backend_free
@@ -25,12 +26,22 @@ class Variable:
     trainable: bool = True
 
 
+RULES = ResidualUViT.sharding_rules
 BLOCK = "sid2/residual_uvit/level1_middle_block0"
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A network as far as a table needs it."""
+    """A network as far as a table needs it, with the rules of ours."""
+
+    trainable_variables: tuple[Variable, ...]
+    non_trainable_variables: tuple[Variable, ...] = ()
+    sharding_rules = RULES
+
+
+@dataclasses.dataclass(frozen=True)
+class Foreign:
+    """One without rules."""
 
     trainable_variables: tuple[Variable, ...]
     non_trainable_variables: tuple[Variable, ...] = ()
@@ -38,10 +49,8 @@ class Network:
 
 def shapes_of(**network) -> ResidualUViT:
     """A network without values: the 400 M numbers of a preset's are not made."""
-    with keras.StatelessScope(initialize_variables=False):
-        network = tiny_network(**network)
-    keras.src.backend.common.global_state.set_global_attribute("uninitialized_variables", [])
-    return network
+    with abstract_variables():
+        return tiny_network(**network)
 
 
 @pytest.mark.parametrize("preset", keras_sid2.list_presets())
@@ -67,7 +76,8 @@ def test_a_large_preset_is_split_almost_wholly():
 
 
 def test_every_rule_is_used():
-    paths = [row.path for row in table(shapes_of(), Mesh()).rows]
+    clips = {"image_shape": (2, 4, 4, 1), "conditions": {"pose": Vector(3)}}
+    paths = [row.path for network in (shapes_of(), shapes_of(**clips)) for row in table(network, Mesh()).rows]
     assert [rule for rule in RULES if not any(rule.matches(path) for path in paths)] == []
 
 
@@ -85,22 +95,23 @@ def test_every_rule_is_used():
     ],
 )
 def test_pairs_of_layers_are_split_by_outputs_then_inputs(path, shape, axes):
-    placement = place(Variable(f"{BLOCK}/{path}", shape), Mesh(data=3, fsdp=2, model=4))
+    placement = place(Variable(f"{BLOCK}/{path}", shape), Mesh(data=3, fsdp=2, model=4), RULES)
     assert placement.axes == axes
     parts = math.prod({"fsdp": 2, "model": 4, None: 1}[axis] for axis in axes)
     assert placement.bytes_whole == 16 * math.prod(shape) == parts * placement.bytes_per_device
 
 
 def test_an_axis_that_cannot_divide_is_dropped_and_shown():
-    placement = place(Variable(f"{BLOCK}/mlp1/kernel", (64, 250)), Mesh(fsdp=8, model=4))
+    placement = place(Variable(f"{BLOCK}/mlp1/kernel", (64, 250)), Mesh(fsdp=8, model=4), RULES)
     assert (placement.axes, placement.dropped) == (("fsdp", None), ("model",))
-    assert str(placement).endswith("(model cannot divide it)")
+    odd = Network((Variable(f"{BLOCK}/mlp1/kernel", (64, 250)),))
+    assert "(model cannot divide it)" in str(table(odd, Mesh(fsdp=8, model=4)))
 
 
 def test_other_copies_and_types_are_counted():
-    assert place(Variable("counter", (), "int32", trainable=False), Mesh(fsdp=8)).bytes_per_device == 4
-    assert place(Variable("mask", (3,), "bool", trainable=False), Mesh(fsdp=8)).bytes_per_device == 3
-    assert place(Variable("bias", (3,), "bfloat16"), Mesh(fsdp=8)).bytes_per_device == 24
+    assert place(Variable("counter", (), "int32", trainable=False), Mesh(fsdp=8), RULES).bytes_per_device == 4
+    assert place(Variable("mask", (3,), "bool", trainable=False), Mesh(fsdp=8), RULES).bytes_per_device == 3
+    assert place(Variable("bias", (3,), "bfloat16"), Mesh(fsdp=8), RULES).bytes_per_device == 24
 
 
 RENAMED = Network((Variable(f"{BLOCK}/dense1/kernel", (128, 128)), Variable(f"{BLOCK}/mlp1/kernel", (128, 512))))
@@ -120,7 +131,7 @@ def test_two_rules_for_one_variable_and_a_rule_of_another_rank_are_refused():
     with pytest.raises(ValueError, match="must be matched by exactly one sharding rule, got .*mlp1/kernel' and '"):
         place(variable, Mesh(), (*RULES, Rule(".*kernel", (None, "fsdp"))))
     with pytest.raises(ValueError, match="is for 2 dimensions, and .*mlp1/kernel has 4"):
-        place(dataclasses.replace(variable, shape=(1, 1, 64, 256)), Mesh())
+        place(dataclasses.replace(variable, shape=(1, 1, 64, 256)), Mesh(), RULES)
 
 
 def test_heads_must_be_divisible():
@@ -128,12 +139,22 @@ def test_heads_must_be_divisible():
         table(shapes_of(), Mesh(model=4))
 
 
-def test_the_text_has_a_line_a_variable_and_the_sum():
-    network = shapes_of()
+def test_without_rules_fsdp_splits_the_largest_dimension_that_it_divides():
+    shapes = {"a": (3, 3, 64, 130), "b": (128, 512), "c": (512,), "d": (130, 129)}
+    network = Foreign(tuple(Variable(f"net/{name}/kernel", shape) for name, shape in shapes.items()))
+    split = [row.axes for row in table(network, Mesh(data=2, fsdp=4)).rows]
+    whole = (None,)
+    assert split == [(*whole * 2, "fsdp", None), (None, "fsdp"), whole, whole * 2]  # small, and not divisible
+    with pytest.raises(ValueError, match="model axis needs sharding rules, got model:2 and Foreign without: give its"):
+        table(network, Mesh(model=2))
+
+
+def test_the_text_has_a_line_for_all_that_lie_alike_and_the_sum():
+    network = shapes_of(levels=[{"kind": "res", "channels": 64, "blocks": 3}])
     found = table(network, Mesh(data=2, fsdp=2))
-    _, *lines, total = str(found).splitlines()
-    variables = [*network.trainable_variables, *network.non_trainable_variables]
-    assert [line.split()[0] for line in lines] == [v.path for v in variables]
+    _, *lines, replicated, total = str(found).splitlines()
+    assert [line.split()[0] for line in lines if "/conv*/kernel" in line] == ["3", "3"]
+    assert sum(int(line.split()[-1].replace(",", "")) for line in [*lines, replicated[:-16]]) == found.bytes_per_device
     assert total == (
         f"On data:2,fsdp:2,model:1 each device holds {found.bytes_per_device:,} of {found.bytes_whole:,} bytes of "
         "weights, optimizer state and averages."

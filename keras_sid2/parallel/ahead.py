@@ -1,0 +1,115 @@
+"""Compiles the train step of a model ahead of time and allocates nothing: variables are shapes, and devices may be of a
+machine that is not here. On jax alone.
+
+XLA's compiler for TPU is a file of libtpu and runs anywhere (`pip install libtpu`), that for GPU where there is a GPU.
+Call `devices` before jax is used for anything else.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from unittest import mock
+
+from keras_sid2 import backend
+from keras_sid2.parallel import mesh as meshes
+
+_NO_TPU_HERE = {  # libtpu must not look for one, ask what it is, or lock it
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_ACCELERATOR_TYPE": "v5p-8",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+
+
+def devices(platform: str, topology: str, count: int) -> list:
+    """The devices to compile for: this process's "cpu" (as many virtual ones) or "gpu", or those of a TPU topology such
+    as "v5p:2x2x1".
+
+    Raises ValueError on another backend than jax and where there are fewer than `count`, ImportError without libtpu.
+    """
+    if backend.name() != "jax":
+        raise ValueError(f"Compiling ahead of time needs the jax backend, got {backend.name()}: set KERAS_BACKEND=jax.")
+    import jax
+
+    if platform != "gpu":
+        jax.config.update("jax_platforms", "cpu")
+    found = []
+    if platform == "tpu":
+        if importlib.util.find_spec("libtpu") is None:
+            raise ImportError("Compiling for TPU needs XLA's compiler for it: pip install libtpu.")
+        from jax.experimental import topologies
+
+        os.environ.update({name: os.environ.get(name, value) for name, value in _NO_TPU_HERE.items()})
+        found = list(topologies.get_topology_desc(topology_name=topology, platform="tpu").devices)
+    else:
+        jax.config.update("jax_num_cpu_devices", count)
+        with contextlib.suppress(RuntimeError):
+            found = jax.devices(platform)
+    if len(found) < count:
+        raise ValueError(f"Compiling for {platform} needs {count} of them, and there are {len(found)}.")
+    return found
+
+
+@contextlib.contextmanager
+def shapes_alone(sharding) -> Iterator[None]:
+    """Variables of keras that are made within it hold a shape, a dtype and a sharding in place of numbers.
+
+    `sharding` is that of a variable without a layout. It replaces two methods of keras's variable (3.15) on jax.
+    """
+    import jax
+    from keras.src.backend.jax.core import JaxVariable
+
+    def hold(variable, shape, dtype):
+        variable._shape = tuple(shape)
+        variable._initialize_layout()
+        layout = variable._layout
+        where = sharding if layout is None else layout.backend_layout
+        variable._value = jax.ShapeDtypeStruct(variable._shape, dtype, sharding=where)
+
+    methods = {
+        "_initialize_with_initializer": lambda self, initializer: hold(self, self._shape, self._dtype),
+        "_initialize": lambda self, value: hold(self, value.shape, self._dtype),
+    }
+    with mock.patch.multiple(JaxVariable, **methods):
+        yield
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """Where a program's batch lies, and for which platform it is compiled."""
+
+    platform: str
+    rows: object  # a sharding
+
+    def array(self, shape: tuple[int, ...], dtype: str):
+        import jax
+
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=self.rows)
+
+    def batch(self, model, size: int) -> tuple:
+        """(uint8 images [size, H, W, C], int32 labels [size]), the latter only for a model with classes."""
+        images = self.array((size, *model.image_shape), "uint8")
+        return (images,) if model.num_classes is None else (images, self.array((size,), "int32"))
+
+
+@contextlib.contextmanager
+def shapes_on(mesh: meshes.Mesh, devices: Sequence, platform: str) -> Iterator[Shapes]:
+    """Models that are made within it are shapes on `mesh`, over the first of `devices`."""
+    import jax
+
+    whole = jax.sharding.SingleDeviceSharding(devices[0])
+    there = mock.patch.object(meshes, "_devices", lambda: list(devices[: mesh.size]))
+    with there, meshes.distributed(mesh) as distribution, shapes_alone(whole):
+        yield Shapes(platform, whole if distribution is None else distribution.get_data_layout(None).backend_layout)
+
+
+def compiled_train_step(model, shapes: Shapes, batch_size: int, options: dict | None = None):
+    """The step that `fit` would compile for a compiled model whose variables are shapes."""
+    model._make_function = lambda step, **_: step  # keras wraps the jitted step into a loop over batches here
+    model.make_train_function()
+    state = model._get_jax_state(True, True, True, True)
+    traced = model.train_function.trace(state, shapes.batch(model, batch_size))
+    lowered = traced.lower(lowering_platforms=({"gpu": "cuda"}.get(shapes.platform, shapes.platform),))
+    return lowered.compile(options)
