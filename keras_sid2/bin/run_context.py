@@ -144,6 +144,7 @@ class RunContext:
             process_index=processes.index(),
             process_count=processes.count(),
             image_size=self.preset.sample_shape[-3:-1],
+            values=[*self.preset.conditions],  # of others nothing is read
             max_bad_records=bad_records,
             **options,
         )

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 
 from keras_sid2.io.atomic import write_json, written_whole
+from keras_sid2.models.level import as_levels
 from keras_sid2.training import Preset
 from keras_sid2.training.proposal import SIZES, config_text
 
@@ -16,11 +17,11 @@ def remarks(workdir: pathlib.Path, preset: Preset, asked) -> list[str]:
     if not asked.proposes:
         return []
     network, objective = preset.network, preset.objective
-    levels = ", ".join(f"{level.blocks} {level.kind} {level.channels} wide" for level in network["levels"])
+    levels = ", ".join(f"{level.blocks} {level.kind} {level.channels} wide" for level in as_levels(network["levels"]))
     return [
-        f"--size={preset.name.partition('_')[0]} of {', '.join(SIZES)} is {preset.description}: patches of "
-        f"{network['patch_size']}, blocks {levels}, {type(objective.schedule).__name__}, bias "
-        f"{objective.weighting.bias:g}. To change it, --set, or edit a copy of {workdir / CONFIG} for --config."
+        f"{preset.description.capitalize()} (--size: {', '.join(SIZES)}), patches of {network['patch_size']}, "
+        f"blocks {levels}, {type(objective.schedule).__name__}, bias "
+        f"{objective.weighting.bias:g}. To change it give --set, or {workdir / CONFIG}, edited, as --config."
     ]
 
 

@@ -173,9 +173,7 @@ class TrainSettings:
         if not self.proposes:
             given = [flag for flag in ("size", "image_size") if getattr(self, flag) is not None]
             if given:
-                raise ValueError(
-                    f"--{given[0]} is of a network that is proposed: leave it out, or --preset and --config."
-                )
+                raise ValueError(f"--{given[0]} is of a proposed network: leave it out, or --preset and --config.")
             return chosen_preset(self.preset, self.config, self.set)
         missing = self.max_bad_records > 0
         data = pipelines.describe(self.data, split=self.split, data_dir=self.data_dir, missing_shards=missing)
@@ -188,9 +186,7 @@ class TrainSettings:
         if self.image_size is not None:
             sides = self.image_size.split("x")
             if len(sides) not in (1, 2) or not all(side.isdecimal() and int(side) for side in sides):
-                raise ValueError(
-                    f"--image_size must be a side, as 64, or height x width, as 48x64, got {self.image_size!r}."
-                )
+                raise ValueError(f"--image_size must be a side or two, as 64 or 48x64, got {self.image_size!r}.")
             height, width = int(sides[0]), int(sides[-1])
         if None in (height, width):
             found = pipelines.sizes(self.data, split=self.split, data_dir=self.data_dir).most_common(3)

@@ -82,7 +82,7 @@ def proposed_preset(sample_shape, num_classes: int | None, *, size: str | None =
     batch_size = chosen.batch_size if not examples else min(chosen.batch_size, 2 ** int(math.log2(examples)))
     return Preset(
         name="_".join([size, "x".join(map(str, shape)), *([str(num_classes)] if num_classes else [])]),
-        description=f"proposed for {'clips' if frames else 'images'} {shape} of {num_classes or 'no'} classes",
+        description=f"proposed for {'clips' if frames else 'images'} {shape} of {num_classes or 'no'} classes: {size}",
         network={
             "image_shape": shape,
             "patch_size": patch_size,
