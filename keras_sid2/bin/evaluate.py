@@ -64,8 +64,8 @@ def _check(values):
     if values.samples and (values.workdir or values.weights or values.num_images or values.sweep):
         raise ValueError("--samples are measured as they are: leave out --workdir, --weights, --num_images, --sweep.")
     _refuse_what_does_nothing(values)
-    if values.out is None and (values.samples or values.weights):
-        given = "samples" if values.samples else "weights"
+    if values.out is None and not values.workdir and (values.samples or values.weights or values.preset):
+        given = "samples" if values.samples else "weights" if values.weights else "preset"
         raise ValueError(f"--out must be given with --{given}: where to write the figures.")
     if values.out is not None:
         _check_out(values.out)

@@ -13,6 +13,7 @@ import re
 
 from absl import flags
 
+from keras_sid2.bin import preset_flags
 from keras_sid2.bin.common import run_program
 from keras_sid2.parallel.rules import Mesh, table
 
@@ -20,7 +21,8 @@ _GIB = 2**30
 _SAMPLES = 50_000  # as many as papers evaluate
 _PRECISIONS = ("float32", "mixed_bfloat16")
 
-_PRESET = flags.DEFINE_string("preset", None, "name of the model, see keras_sid2.list_presets()")
+preset_flags.define()
+flags.adopt_module_key_flags(preset_flags)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "images a step, of all devices; the preset's if not given")
 _MESH = flags.DEFINE_string(
     "mesh", None, "devices along data, fsdp and model, as data:4,fsdp:2,model:1: prints what lies where, too"
@@ -42,11 +44,7 @@ _GUIDED = flags.DEFINE_list("guidance_interval", None, "low,high in logsnr, wher
 
 
 def _main(_):
-    from keras_sid2.training import find_preset
-
-    if _PRESET.value is None:
-        raise ValueError("--preset must be given.")
-    print_plan(find_preset(_PRESET.value))
+    print_plan(preset_flags.preset_from_flags())
 
 
 def print_plan(preset):

@@ -89,7 +89,7 @@ class RunCallbacks:
         others = {  # saving first: what comes behind it may take long, or fail
             "saving": self._save(),
             "evaluating": Evaluate(self._run, log) if self._settings.eval_split else None,
-            "sampling": self._sample_grids(log) if self._settings.sample_every else None,
+            "sampling": self._sample_grids(log) if self._run.draws_pictures else None,
             "measuring": self._measure,
         }
         if self._measure is not None:
@@ -110,7 +110,7 @@ class RunCallbacks:
         )
 
     def _sample_grids(self, log: RunLog) -> SampleGrids:
-        classes = self._run.preset.network["num_classes"]
+        classes = self._run.num_classes
         return SampleGrids(
             self._run.output / "samples",
             every=self._settings.sample_every,
@@ -123,7 +123,7 @@ class RunCallbacks:
 
     def _measuring_samples(self) -> MeasureSamples:
         settings, run = self._settings, self._run
-        classes = run.preset.network["num_classes"]
+        classes = run.num_classes
         return MeasureSamples(
             self._measuring(),
             every=settings.measure_every,
@@ -143,7 +143,7 @@ class RunCallbacks:
             settings.data,
             split=settings.split,
             data_dir=settings.data_dir,
-            image_size=tuple(run.preset.network["image_shape"][:2]),
+            image_size=run.preset.sample_shape[-3:-1],
             crop="center" if settings.crop else None,
             max_bad_records=settings.max_bad_records,
         )
@@ -154,7 +154,8 @@ class RunCallbacks:
     def _sampling(self) -> dict:
         """How samples are drawn while training goes on."""
         preset = self._run.preset
-        return {"num_steps": self._settings.sample_steps or preset.num_steps, "guidance": preset.guidance}
+        steps = self._settings.sample_steps or preset.num_steps
+        return {"num_steps": steps, "guidance": preset.guidance, "sampler": preset.sampler}
 
 
 class _StopAsked(keras.callbacks.Callback):

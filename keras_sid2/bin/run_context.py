@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 import pipelines
+from keras_sid2.bin import run_preset
 from keras_sid2.bin.common import check_folder
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.checkpoints import checkpoints
@@ -23,10 +24,11 @@ class RunContext:
 
     def __init__(self, settings: TrainSettings, console: Console | None = None):
         self.console = console or Console(stderr=True, quiet=processes.index() > 0)
-        self.settings, self.preset = settings.resolved()
-        self.remarks = self.settings.remarks(settings)
+        self.asked, self.experiment = settings, settings.experiment()
+        self.settings, self.preset = settings.resolved(self.experiment)
         check_folder("workdir", settings.workdir)
         self.workdir = self.output = pathlib.Path(settings.workdir)  # where this process writes
+        self.remarks = run_preset.remarks(self.workdir, self.experiment, settings) + self.settings.remarks(settings)
         self.mesh = Mesh() if settings.mesh is None else Mesh.parse(settings.mesh)
         self._check_data(settings.split)
         self.eval_batches = self._full_batches(self._check_data(settings.eval_split)) if settings.eval_split else None
@@ -40,6 +42,16 @@ class RunContext:
     @property
     def checkpoint_dir(self) -> pathlib.Path:
         return self.workdir / "checkpoints"
+
+    @property
+    def num_classes(self) -> int | None:
+        """That samples are drawn of."""
+        return getattr(self.preset.conditions.get("label"), "num_classes", None)
+
+    @property
+    def draws_pictures(self) -> bool:
+        """Whether grids of samples are drawn on the way: of three or one channel there are pictures."""
+        return bool(self.settings.sample_every) and self.preset.sample_shape[-1] in (1, 3)
 
     def _check_same_run(self) -> str | None:
         """The digest of the data; ValueError if the work directory is of a run that other settings or data define."""
@@ -56,6 +68,7 @@ class RunContext:
         changed = [f"--{k}={now[k]} (there: {before[k]})" for k in now if k != "data" and before[k] != now[k]]
         if other := other_data(self.settings, digest, before):
             changed.append(other)
+        changed += run_preset.changes(self.workdir, self.experiment, self.asked.config)
         if changed:
             raise ValueError(
                 f"{self.workdir} holds a run with other settings: {', '.join(changed)}. "
@@ -79,17 +92,30 @@ class RunContext:
         data = pipelines.describe(
             self.settings.data, split=split, data_dir=self.settings.data_dir, missing_shards=missing
         )
-        shape, classes = tuple(self.preset.network["image_shape"]), self.preset.network["num_classes"]
-        cropped = self.settings.crop is not None or None in data.image_shape
-        fits = tuple(data.image_shape) == shape or (cropped and data.image_shape[2] == shape[2])
-        if not fits or data.num_frames or (classes and data.num_classes != classes):
-            kind = f"clips of {data.num_frames} frames" if data.num_frames else "images"
-            what = f"{kind} {tuple(data.image_shape)} of {data.num_classes or 'no'} classes"
+        shape, conditions = self.preset.sample_shape, self.preset.conditions
+        there, cropped = data.sample_shape, self.settings.crop is not None or None in data.sample_shape
+        fits = there == shape or (cropped and (*there[:-3], there[-1]) == (*shape[:-3], shape[-1]))
+        classes = self.num_classes
+        if not fits or (classes and data.num_classes != classes):
             raise ValueError(
-                f"--preset={self.preset.name} is for images {shape} of {classes or 'no'} classes, and "
-                f"--data={self.settings.data} has {what}."
+                f"{self._preset_in_words()} is for {_in_words(shape, classes)}, and --data={self.settings.data} has "
+                f"{_in_words(there, data.num_classes)}."
             )
+        for name, condition in conditions.items():
+            spec = data.values.get(name)
+            if name != "label" and (spec is None or spec.shape != condition.shape):
+                has = "none" if spec is None else f"it of shape {spec.shape}"
+                raise ValueError(
+                    f"{self._preset_in_words()} is conditioned on {name} of shape {condition.shape}, and "
+                    f"--data={self.settings.data} has {has}."
+                )
         return data
+
+    def _preset_in_words(self) -> str:
+        config = self.asked.config
+        if self.asked.proposes:
+            return "The proposed network"
+        return f"--preset={self.preset.name}" if config is None else f"--config={config}"
 
     def _check_processes(self):
         """ValueError for what several processes cannot do, or one would do alone."""
@@ -117,10 +143,16 @@ class RunContext:
             batch_size=self.settings.batch_size // processes.count(),
             process_index=processes.index(),
             process_count=processes.count(),
-            image_size=tuple(self.preset.network["image_shape"][:2]),
+            image_size=self.preset.sample_shape[-3:-1],
+            values=[*self.preset.conditions],  # of others nothing is read
             max_bad_records=bad_records,
             **options,
         )
+
+
+def _in_words(shape: tuple, classes: int | None) -> str:
+    kind = "images" if len(shape) == 3 else "clips"
+    return f"{kind} {tuple(shape)} of {classes or 'no'} classes"
 
 
 def data_digest(settings: TrainSettings, data: str | None = None) -> str | None:

@@ -30,7 +30,6 @@ from keras_sid2.generation.provenance import write_provenance
 from keras_sid2.generation.request import array_digest
 from keras_sid2.io.image_files import image_grid, write_animation, write_png, write_pngs
 from keras_sid2.io.image_reading import read_images
-from keras_sid2.training.data_checks import check_labels
 
 _SHOWN = 400  # images in the grid, at most
 _ANIMATED = 16
@@ -90,8 +89,8 @@ class _Request:
 
     def describe(self) -> dict:
         """As Drawing's, of all images; raises what that raises."""
-        if self.labels is not None:
-            check_labels(self.labels, self.model.num_classes)
+        if self.labels is not None and self.model.num_classes:
+            self.model.conditions["label"].check("label", self.labels)
         labels = np.full(self.count, self.model.num_classes or 0) if self.labels is None else self.labels
         whole = {"images": self.count, "labels": array_digest(labels.astype("int32"))}  # as one Drawing would
         whole |= {name: array_digest(images) for name, images in self.given.items()}

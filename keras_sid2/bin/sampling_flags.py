@@ -5,6 +5,8 @@ import sys
 
 from absl import flags
 
+from keras_sid2.bin import preset_flags
+
 Values = flags.FlagValues
 
 
@@ -12,9 +14,15 @@ def define(values: Values = flags.FLAGS):
     """Defines them; a program does so when it starts, so that two can be imported into one process."""
     add = {"flag_values": values}
     flags.DEFINE_string("workdir", None, "work directory of sid2-train; its newest checkpoint is used", **add)
-    text = "a .keras file; or, with --preset, a .weights.h5 file, without averaged weights"
+    text = "a .keras file, a checkpoint's folder, or a preset's; or a .weights.h5 file, with --preset or --config"
     flags.DEFINE_string("weights", None, text, **add)
-    flags.DEFINE_string("preset", None, "model that a .weights.h5 file is for", **add)
+    preset_flags.define(
+        values,
+        preset="a folder of save_preset, or hf://user/name; or the name of the model that --weights=X.weights.h5 is of",
+        config="the --config file of sid2-train that defines the network's class, or what --weights=X.weights.h5 is of",
+        set="path=value: changes the preset that --weights=X.weights.h5 is of",
+    )
+    flags.adopt_module_key_flags(preset_flags, values)
     flags.DEFINE_bool("ema", True, "use the averaged weights", **add)
     flags.DEFINE_integer("num_steps", 512, "sampler steps", **add)
     flags.DEFINE_string("sampler", "ddpm", "ddpm, ddim, heun, dpmpp_2m or edm_heun", **add)
@@ -25,7 +33,7 @@ def define(values: Values = flags.FLAGS):
     flags.DEFINE_string("guidance_scale", "1", text, **add)
     flags.DEFINE_list("guidance_interval", None, "low,high in logsnr; everywhere if not given", **add)
     flags.DEFINE_bool("guidance_one_batch", True, "both estimates at once: faster, in twice the memory", **add)
-    text = "guide away from this weaker model: a .keras file or a work directory"
+    text = "guide away from this weaker model: a .keras file, a work directory, or a folder as of --weights"
     flags.DEFINE_string("autoguide", None, text, **add)
     text = "quantile in (0, 1] that estimates are scaled by; clipped if not given"
     flags.DEFINE_float("dynamic_threshold", None, text, **add)
@@ -37,22 +45,51 @@ def load_model_from_flags(values: Values = flags.FLAGS):
     """The SiD2Model that the flags name; ValueError or FileNotFoundError, in one sentence, if they do not."""
     from keras_sid2 import SiD2Model
     from keras_sid2.checkpoints import load_model
+    from keras_sid2.training.preset_folder import is_folder
 
-    if bool(values.workdir) == bool(values.weights):
-        raise ValueError("Give either --workdir, or --weights (with --preset for a .weights.h5 file).")
-    if values.preset and (values.workdir or not values.weights.endswith(".weights.h5")):
-        raise ValueError("--preset goes with --weights=NAME.weights.h5 only: other files hold their configuration.")
+    folder = values.preset if values.preset and is_folder(values.preset) else None
+    if [values.workdir, values.weights, folder].count(None) != 2:
+        raise ValueError("Give either --workdir, or --weights, or --preset with a folder or hf://user/name.")
+    of_weights = (values.weights or "").endswith(".weights.h5")
+    for flag in ("set",) if folder else ("preset", "set"):
+        if values[flag].value and not of_weights:
+            raise ValueError(f"--{flag} goes with --weights=NAME.weights.h5 only: others hold their configuration.")
+    if values.config and not of_weights:
+        preset_flags.read_config(values.config)  # defines classes
+    if folder:
+        return SiD2Model.from_preset(folder)
     if values.workdir:
         return load_model(_newest_checkpoint("workdir", values.workdir))
+    if not of_weights:
+        return _load_file("weights", values.weights)
     if not pathlib.Path(values.weights).is_file():
         raise FileNotFoundError(f"--weights={values.weights} is no file.")
-    if values.weights.endswith(".keras"):
-        return load_model(values.weights)
-    if not (values.preset and values.weights.endswith(".weights.h5")):
-        raise ValueError(f"--weights={values.weights} must be a .keras file, or a .weights.h5 file with --preset.")
-    model = SiD2Model.from_preset(values.preset)
+    if not (values.preset or values.config):
+        raise ValueError(f"--weights={values.weights} needs --preset or --config, of which they are the weights.")
+    model = preset_flags.preset_from_flags(values).build(SiD2Model)
     model.load_weights(values.weights)
     return model
+
+
+def _load_file(flag: str, name: str):
+    """The model in a .keras file, a checkpoint's folder or a preset's."""
+    from keras_sid2 import SiD2Model
+    from keras_sid2.checkpoints import MANIFEST, load_model
+    from keras_sid2.training.preset_folder import is_preset_folder
+
+    path = pathlib.Path(name)
+    if is_preset_folder(path):
+        return SiD2Model.from_preset(path)
+    if (path / MANIFEST).is_file() or (path.suffix == ".keras" and path.is_file()):
+        return load_model(path)
+    if (path / "checkpoints").is_dir():
+        return load_model(_newest_checkpoint(flag, name))
+    if path.suffix == ".keras" or not path.exists():
+        raise FileNotFoundError(f"--{flag}={name} is no file.")
+    raise ValueError(
+        f"--{flag}={name} must be a .keras file, the folder of a checkpoint or a preset, or a .weights.h5 file with "
+        "--preset or --config."
+    )
 
 
 def _newest_checkpoint(flag: str, folder: str) -> pathlib.Path:
@@ -155,13 +192,4 @@ def _scale(text: str):
 
 
 def _weaker(values: Values):
-    from keras_sid2.checkpoints import load_model
-
-    if values.autoguide is None:
-        return None
-    path = pathlib.Path(values.autoguide)
-    if path.is_dir():
-        return load_model(_newest_checkpoint("autoguide", values.autoguide))
-    if path.suffix != ".keras" or not path.is_file():
-        raise FileNotFoundError(f"--autoguide={path} is neither a .keras file nor a work directory.")
-    return load_model(path)
+    return None if values.autoguide is None else _load_file("autoguide", values.autoguide)

@@ -1,7 +1,11 @@
 """sid2-train: trains a preset on a prepared data set, in a work directory that it can continue from.
 
     KERAS_BACKEND=jax sid2-train --preset=sid2_digits --data=digits --workdir=runs/digits --steps=2000
+    KERAS_BACKEND=jax sid2-train --data=mine --workdir=runs/mine --set=network.embedding_dim=128
+    KERAS_BACKEND=jax sid2-train --config=experiment.py --data=mine --workdir=runs/mine
 
+Without --preset and --config a network of --size is proposed for the shape and the classes of the data, and written to
+config.py in the work directory, to be edited and given to --config.
 The backend is keras's: KERAS_BACKEND, or ~/.keras/keras.json. `sid2-data prepare digits` writes the data.
 """
 
@@ -11,12 +15,15 @@ import typing
 
 from absl import flags
 
-from keras_sid2.bin import signals
+from keras_sid2.bin import preset_flags, signals
 from keras_sid2.bin.common import run_program, tell
 from keras_sid2.bin.train_settings import MEASURING, TrainSettings
+from keras_sid2.training.proposal import SIZES
 
 _HELP = {
-    "preset": "name of the model, see keras_sid2.list_presets()",
+    **preset_flags.TEXTS,
+    "size": f"of the network that is proposed where neither --preset nor --config is given: {', '.join(SIZES)}",
+    "image_size": "of the images that it is proposed for, as 64 or 48x64, where the data's differ, or with --crop",
     "workdir": "folder of the run; a run that is in it is continued",
     "data": "name or folder of a prepared data set (sid2-data prepare)",
     "data_dir": "where data sets lie that are given by name; tensorflow-datasets' own folder if not given",
@@ -58,13 +65,16 @@ _HELP = {
     "measure_share": "deprecated, without effect: --measure_every and --measure_images say how much is measured",
     "measure_cache": "folder that keeps the statistics of real images, as sid2-evaluate's --cache",
 }
-_REQUIRED = ("preset", "workdir", "data")
+_REQUIRED = ("workdir", "data")
 _DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
 
 
 def _define_flags(settings: type):
     """One flag for each field of the settings, with its type and default."""
     for field in dataclasses.fields(settings):
+        if field.name == "set":
+            flags.DEFINE_multi_string("set", [], _HELP["set"])
+            continue
         kind = next(t for t in typing.get_args(field.type) or (field.type,) if t is not type(None))
         default = None if field.default is dataclasses.MISSING else field.default
         _DEFINE[kind](field.name, default, _HELP[field.name])

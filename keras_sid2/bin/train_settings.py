@@ -2,10 +2,15 @@
 
 import dataclasses
 
+import pipelines
 from keras_sid2.bin.measuring import CACHE, check_features
+from keras_sid2.bin.preset_flags import chosen_preset
 from keras_sid2.checkpoints.sharded import check_available
 from keras_sid2.parallel.rules import Mesh
-from keras_sid2.training import Preset, find_preset
+from keras_sid2.training import Preset
+from keras_sid2.training.overrides import overridden
+from keras_sid2.training.preset import DATA_OPTIONS
+from keras_sid2.training.proposal import proposed_preset
 
 # What says nothing without measure_every.
 MEASURING = ("measure_images", "measure_features", "inception_weights", "measure_share", "measure_cache")
@@ -22,9 +27,13 @@ def _multiple(number: int, of: int) -> int:
 class TrainSettings:
     """What `sid2-train` was asked for; None is the preset's. Fields in DEFINING make the run, others may change."""
 
-    preset: str
     workdir: str
     data: str
+    preset: str | None = None
+    config: str | None = None
+    set: tuple[str, ...] = ()
+    size: str | None = None
+    image_size: str | None = None
     data_dir: str | None = None
     split: str = "train"
     eval_split: str | None = None
@@ -35,7 +44,7 @@ class TrainSettings:
     lr_decay: str | None = None
     ema_decay: float | None = None
     ema_warmup: bool | None = None
-    flip: bool = False
+    flip: bool | None = None
     crop: str | None = None
     max_bad_records: int = 0
     seed: int = 0
@@ -106,6 +115,8 @@ class TrainSettings:
             raise ValueError(f"--on_nan must be stop or skip, got {self.on_nan!r}.")
         if self.explosion_factor and not self.explosion_factor > 1.0:
             raise ValueError(f"--explosion_factor must be above 1, or 0 for never, got {self.explosion_factor}.")
+        if self.crop not in (None, "center", "random"):
+            raise ValueError(f"--crop must be center or random, got {self.crop!r}.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
         if self.checkpoints not in CHECKPOINTS:
@@ -121,19 +132,22 @@ class TrainSettings:
             raise ValueError(f"--peak_tflops must be positive, got {self.peak_tflops}.")
         check_features(self.measure_features)
 
-    def resolved(self) -> tuple["TrainSettings", Preset]:
+    def resolved(self, experiment: Preset | None = None) -> tuple["TrainSettings", Preset]:
         """These settings with the preset's numbers filled in, and the preset with these settings' numbers.
 
         Numbers of steps that go by the log's are rounded up to multiples of it (`remarks` says which).
         ImportError, or ValueError, for sharded checkpoints where they cannot be.
         """
-        preset = find_preset(self.preset)
-        recipe = preset.recipe
+        preset = experiment or self.experiment()
+        recipe, data = preset.recipe, DATA_OPTIONS | preset.data
         if self.checkpoints == "sharded":
             check_available()
         chosen = {
             field: getattr(recipe, name) if getattr(self, field) is None else getattr(self, field)
             for field, name in self.OF_RECIPE.items()
+        }
+        chosen |= {
+            name: data[name] if getattr(self, name) is None else getattr(self, name) for name in ("flip", "crop")
         }
         batch_size = self.batch_size or preset.batch_size
         self._check_parts(batch_size)
@@ -144,9 +158,43 @@ class TrainSettings:
             decay_steps=(recipe.decay_steps or self.steps) if ends else None,
             accumulation_steps=self.accumulation_steps,
         )
-        network = {**preset.network, "remat": self.remat}
+        network = {**preset.network, "remat": True} if self.remat else preset.network
         preset = dataclasses.replace(preset, recipe=recipe, network=network, batch_size=batch_size)
-        return dataclasses.replace(self, **chosen, batch_size=batch_size, **self._rounded()), preset
+        found = dataclasses.replace(self, preset=preset.name, **chosen, batch_size=batch_size, **self._rounded())
+        return found, preset
+
+    @property
+    def proposes(self) -> bool:
+        """Whether the preset is one that is proposed for the data."""
+        return self.preset is None and self.config is None
+
+    def experiment(self) -> Preset:
+        """The preset as it was asked for, or as it is proposed, before other flags; raises what is wrong with it."""
+        if not self.proposes:
+            given = [flag for flag in ("size", "image_size") if getattr(self, flag) is not None]
+            if given:
+                raise ValueError(f"--{given[0]} is of a proposed network: leave it out, or --preset and --config.")
+            return chosen_preset(self.preset, self.config, self.set)
+        missing = self.max_bad_records > 0
+        data = pipelines.describe(self.data, split=self.split, data_dir=self.data_dir, missing_shards=missing)
+        shape = self._sample_shape(data)
+        proposed = proposed_preset(shape, data.num_classes, size=self.size, examples=data.num_examples)
+        return overridden(proposed, self.set)
+
+    def _sample_shape(self, data: pipelines.DatasetDescription) -> tuple[int, ...]:
+        *frames, height, width, channels = data.sample_shape
+        if self.image_size is not None:
+            sides = self.image_size.split("x")
+            if len(sides) not in (1, 2) or not all(side.isdecimal() and int(side) for side in sides):
+                raise ValueError(f"--image_size must be a side or two, as 64 or 48x64, got {self.image_size!r}.")
+            height, width = int(sides[0]), int(sides[-1])
+        if None in (height, width):
+            found = pipelines.sizes(self.data, split=self.split, data_dir=self.data_dir).most_common(3)
+            if len(found) != 1:
+                told = ", ".join(f"{rows}x{columns}" for (rows, columns), _ in found)
+                raise ValueError(f"--data={self.data} has images of sizes such as {told}: cut them by --image_size=...")
+            height, width = found[0][0]
+        return (*frames, height, width, channels)
 
     def _rounded(self) -> dict[str, int]:
         """What comes at the end of a line of the log, and what is kept of the checkpoints, as it can be: rounded up."""

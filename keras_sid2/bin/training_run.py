@@ -1,6 +1,8 @@
 """A training run in a work directory: what it is, how it starts or continues, and what it writes.
 
 workdir/run.json               what defines the run, and a digest of its data; a start with others is refused
+workdir/preset.json            the preset of the run, in words, with what --set made of it
+workdir/config.py              a copy of the --config file, or what was proposed where there was none
 workdir/checkpoints/           step_NNN/ (keras_sid2.checkpoints)
 workdir/lock                   held by the process that trains there
 workdir/samples/               step_NNN.png
@@ -25,6 +27,7 @@ from rich.console import Console
 
 import pipelines
 from keras_sid2.backend import steps_done
+from keras_sid2.bin import run_preset
 from keras_sid2.bin.common import make_folder
 from keras_sid2.bin.run_callbacks import RunCallbacks, RunLog
 from keras_sid2.bin.run_context import RunContext
@@ -43,6 +46,7 @@ from keras_sid2.io.atomic import locked, write_json
 from keras_sid2.parallel import processes
 from keras_sid2.parallel.mesh import distributed
 from keras_sid2.training import NonFiniteLoss, SiD2Model
+from keras_sid2.training.preset import DATA_OPTIONS
 
 _MOST_SKIPPED = 10  # more than that is no matter of single batches
 
@@ -120,6 +124,7 @@ class TrainingRun(RunContext):
                 return self.load_or_make_model(newest)
             if processes.index() == 0:
                 write_json(self.workdir / "run.json", {**self.settings.defining(), "data_digest": self.data_digest})
+                run_preset.write(self.workdir, self.experiment, self.asked)
             model = self._train_from(newest)
             processes.wait_for_all()
             if steps_done(model) == self.settings.steps:
@@ -213,6 +218,7 @@ class TrainingRun(RunContext):
         """`count` windows of `length` steps, on the batches from number `batch`."""
         settings = self.settings
         order = {"flip": settings.flip, "crop": settings.crop, "seed": settings.seed, "start_step": batch}
+        order["min_crop"] = self.preset.data.get("min_crop", DATA_OPTIONS["min_crop"])
         dataset, meter = pipelines.measure_wait(self.dataset(settings.split, self.bad_records, **order))
         callbacks = make_callbacks(meter.take)
         try:

@@ -33,7 +33,8 @@ def _train(settings: TrainSettings, workdir: pathlib.Path, steps: int):
     measuring = {f.name: f.default for f in dataclasses.fields(settings) if f.name in MEASURING}
     small = {"workdir": str(workdir), "steps": steps, "eval_split": None, **every, **never, **measuring}
     asked = dataclasses.asdict(dataclasses.replace(settings, **small))
-    texts = [f"--{name}={value}" for name, value in asked.items() if value != TrainSettings.default(name)]
+    texts = [f"--set={change}" for change in asked.pop("set")]
+    texts += [f"--{name}={value}" for name, value in asked.items() if value != TrainSettings.default(name)]
     result = subprocess.run([sys.executable, "-m", "keras_sid2.bin.train", *texts], capture_output=True, text=True)
     if result.returncode:
         raise ValueError(f"sid2-train ended with {result.returncode}: {result.stderr.strip().splitlines()[-1]}")

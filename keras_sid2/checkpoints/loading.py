@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import random
+import re
 import zipfile
 from collections.abc import Iterator
 
@@ -22,6 +23,15 @@ def first_reason(error: Exception) -> str:
     return reason if reason.endswith(".") else f"{reason}."
 
 
+def class_missing(error: Exception, path: pathlib.Path) -> str | None:
+    """A sentence about a file of a class of the user's that keras does not know yet; None for another error."""
+    found = re.search(r"Could not locate class '(\w+)'", str(error))
+    return found and (
+        f"{path} holds a {found[1]}, a class that is not imported: import what defines and registers it first, "
+        "in a program by --config=FILE."
+    )
+
+
 def load_model(path: str | os.PathLike):
     """The SiD2Model in a checkpoint or a `.keras` file; ValueError, in one sentence, if there is none to be read.
 
@@ -37,6 +47,8 @@ def load_model(path: str | os.PathLike):
         with _alike():
             model = keras.saving.load_model(file)
     except Exception as error:  # keras raises many kinds, from zip's, h5py's and its own
+        if told := class_missing(error, file):
+            raise ValueError(told) from error
         reason = first_reason(error)
         if file.is_file() and not zipfile.is_zipfile(file):  # of which keras says that it is not there
             reason = "it is no zip archive, or not all of one."

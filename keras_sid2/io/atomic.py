@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import socket
 import tempfile
 import time
@@ -106,3 +107,26 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return math.inf
+
+
+@contextlib.contextmanager
+def written_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A temporary folder beside `path`, which becomes it when the block ends well; what was there is gone then."""
+    path = pathlib.Path(os.path.abspath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+    before = temporary.with_name(f"{temporary.name}-old")
+    try:
+        yield temporary
+        os.chmod(temporary, 0o777 & ~umask())
+        if path.exists():
+            os.rename(path, before)
+        try:
+            os.rename(temporary, path)
+        except OSError:
+            if before.exists():
+                os.rename(before, path)
+            raise
+    finally:
+        for folder in (temporary, before):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -20,13 +20,14 @@ _HOLD = 2.0  # seconds that an animation's last frame stays
 
 
 def image_grid(images: np.ndarray, captions: Sequence[str] | None = None, columns: int | None = None) -> np.ndarray:
-    """uint8 [N, H, W, 1 or 3] images side by side as one uint8 [H', W', 3] picture, with `captions` below them.
+    """uint8 [N, (F,) H, W, 1 or 3] side by side as one uint8 [H', W', 3] picture, with `captions` below them.
 
     Small ones are enlarged by whole pixels to about 64; `columns` None is about the square root of N.
     """
     from PIL import Image, ImageDraw
 
-    images = np.broadcast_to(_checked(images), (*images.shape[:-1], 3))
+    images = _checked(_strips(images))
+    images = np.broadcast_to(images, (*images.shape[:-1], 3))
     count, height, width, _ = images.shape
     columns = columns or int(np.ceil(np.sqrt(count)))
     scale = max(1, 64 // max(height, width))
@@ -44,11 +45,16 @@ def image_grid(images: np.ndarray, captions: Sequence[str] | None = None, column
 
 
 def _are_images(images: np.ndarray) -> bool:
-    return images.dtype == np.uint8 and images.ndim == 4 and images.size > 0
+    return images.dtype == np.uint8 and images.ndim in (4, 5) and images.size > 0
+
+
+def _strips(images: np.ndarray) -> np.ndarray:
+    """Clips [N, F, H, W, C] as images [N, H, F W, C], frame beside frame."""
+    return np.concatenate(list(np.moveaxis(images, 1, 0)), axis=2) if images.ndim == 5 else images
 
 
 def _checked(images: np.ndarray) -> np.ndarray:
-    if not _are_images(images) or images.shape[-1] not in (1, 3):
+    if images.ndim != 4 or not _are_images(images) or images.shape[-1] not in (1, 3):
         raise ValueError(f"Images must be uint8 [N, H, W, 1 or 3], got {images.dtype} {list(images.shape)}.")
     return images
 
@@ -63,8 +69,8 @@ def write_png(path: str | os.PathLike, picture: np.ndarray):
 
 
 def write_pngs(folder: str | os.PathLike, images: np.ndarray, start: int = 0):
-    """uint8 [N, H, W, 1 or 3] images as PNG files in `folder`, named 000000.png and so on from number `start`."""
-    for number, image in enumerate(_checked(images), start):
+    """uint8 [N, (F,) H, W, 1 or 3] as PNG files in `folder`, named 000000.png and so on from number `start`."""
+    for number, image in enumerate(_checked(_strips(images)), start):
         write_png(pathlib.Path(folder) / f"{number:06d}.png", image)
 
 

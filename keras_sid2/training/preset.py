@@ -1,54 +1,178 @@
-"""Presets: everything that defines a model and its training, by name. The table itself is keras_sid2/presets.py."""
+"""Presets: everything that defines a model and its training. The table of those that have a name is presets.py."""
 
 import dataclasses
 import difflib
+import functools
+import types
 from collections.abc import Mapping
 
-from keras_sid2.diffusion import Guidance
-from keras_sid2.models import NetworkCost, ResidualUViT, network_cost
+import keras
+
+from keras_sid2.conditions import conditions_of, sample_shape_of
+from keras_sid2.diffusion import DiffusionObjective, Guidance
+from keras_sid2.models import NetworkCost, ResidualUViT, abstract_variables, trace
+from keras_sid2.sampling import get_sampler
+from keras_sid2.shapes import rate, whole_number
 from keras_sid2.training.optimizer import AdamRecipe
 
+DATA_OPTIONS = {"crop": None, "flip": False, "min_crop": 0.8}  # of pipelines.make_dataset, and their defaults
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+
+@dataclasses.dataclass(frozen=True, kw_only=True, init=False)
 class Preset:
-    """A named model.
+    """An experiment: a network, what it is trained on and how.
 
     Args:
         name, description: what `list_presets` and error messages show.
-        network: arguments of `ResidualUViT`.
-        schedule, weighting, label_dropout, recipe: arguments of `SiD2Model`.
+        network: arguments of `network_class`.
+        objective: what training minimises; or `schedule`, `weighting` and `prediction`, of which a `DiffusionObjective`
+            is made, or which replace those of `objective`.
+        label_dropout, recipe: arguments of `SiD2Model`.
         batch_size: examples a training step.
-        num_steps, guidance: of sampling.
+        num_steps, guidance, sampler: of sampling.
+        data: options of `pipelines.make_dataset`: crop, flip, min_crop.
+        network_class: of Keras, registered (`keras.saving.register_keras_serializable`), so that files can be read.
+
+    Raises ValueError, naming the field, for others.
     """
 
     name: str
-    description: str
+    description: str = ""
     network: Mapping
-    schedule: object
-    weighting: object
-    label_dropout: float
-    recipe: AdamRecipe
-    batch_size: int
-    num_steps: int
+    objective: DiffusionObjective
+    label_dropout: float | Mapping = 0.1
+    recipe: AdamRecipe = AdamRecipe()
+    batch_size: int = 64
+    num_steps: int = 256
     guidance: Guidance | None = None
+    sampler: object = "ddpm"
+    data: Mapping = dataclasses.field(default_factory=dict)
+    network_class: type = dataclasses.field(default=ResidualUViT, repr=False)
+
+    def __init__(self, *, objective=None, schedule=None, weighting=None, prediction=None, **values):
+        fields = {field.name: field for field in dataclasses.fields(self)}
+        for name in values:
+            if name not in fields:
+                raise ValueError(f"A preset has no {name!r}{near(name, fields)}")
+        given = {"schedule": schedule, "weighting": weighting, "prediction": prediction}
+        given = {name: value for name, value in given.items() if value is not None}
+        if objective is None:
+            _require({"schedule", "weighting"} <= {*given}, "needs an objective, or schedule and weighting")
+            objective = DiffusionObjective(**given)
+        values["objective"] = dataclasses.replace(objective, **given) if given else objective
+        for name, field in fields.items():
+            default = {} if name == "data" else field.default
+            _require(name in values or default is not dataclasses.MISSING, f"needs {name}")
+            object.__setattr__(self, name, values.get(name, default))
+        self._check()
+
+    def _check(self):
+        _require(isinstance(self.name, str) and self.name, f"needs a name, got {self.name!r}")
+        _require(isinstance(self.network, Mapping), f"needs the network's arguments as a dict, got {self.network!r}")
+        _require(isinstance(self.recipe, AdamRecipe), f"needs an AdamRecipe as recipe, got {self.recipe!r}")
+        for part in ("corrupt", "losses", "schedule"):
+            _require(hasattr(self.objective, part), f"needs an objective with {part}, got {self.objective!r}")
+        for what in ("batch_size", "num_steps"):
+            whole_number(f"A preset's {what}", getattr(self, what))
+        if not isinstance(self.label_dropout, Mapping):
+            rate("A preset's label_dropout", self.label_dropout)
+        guided = isinstance(self.guidance, Guidance | None)
+        _require(guided, f"needs a Guidance, or None, as guidance, got {self.guidance!r}")
+        get_sampler(self.sampler)
+        _require(isinstance(self.data, Mapping), f"needs the data's options as a dict, got {self.data!r}")
+        for name in self.data:
+            _require(name in DATA_OPTIONS, f"has the data's options {', '.join(DATA_OPTIONS)}; got {name!r}")
+        crop = self.data.get("crop")
+        _require(crop in (None, "center", "random"), f"needs center, random or None as the data's crop, got {crop!r}")
+        made = isinstance(self.network_class, type)
+        _require(made, f"needs a class of networks as network_class, got {self.network_class!r}")
+        for part in (self.network_class, self.objective, self.schedule, self.weighting):
+            kind = part if isinstance(part, type | types.FunctionType) else type(part)
+            known = keras.saving.get_registered_object(keras.saving.get_registered_name(kind)) is kind
+            advice = "decorate it with @keras.saving.register_keras_serializable()"
+            _require(known, f"needs {kind.__name__} registered at Keras, or its files cannot be read: {advice}")
+
+    schedule = property(lambda self: self.objective.schedule)
+    weighting = property(lambda self: self.objective.weighting)
 
     @property
     def cost(self) -> NetworkCost:
-        return network_cost(**self.network)
+        return trace(self._abstract).cost
+
+    @functools.cached_property
+    def _abstract(self):
+        """The network without values: it takes no memory."""
+        with abstract_variables():
+            return self.make_network()
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The network's; raises what its constructor raises."""
+        return sample_shape_of(self._abstract)
+
+    @property
+    def conditions(self) -> dict:
+        """The network's; raises what its constructor raises."""
+        return conditions_of(self._abstract)
+
+    def described(self) -> dict:
+        """What defines a run, as plain values; a flag of sid2-train of its own says the rest."""
+        try:
+            network = self._abstract.get_config()
+        except NotImplementedError as error:
+            raise ValueError(
+                f"{self.network_class.__name__} needs a get_config, or its files cannot be read."
+            ) from error
+        rest = ("beta_1", "beta_2", "epsilon", "clip_norm", "decay_steps")
+        return {
+            "network_class": keras.saving.get_registered_name(self.network_class),
+            "network": _plain({k: v for k, v in network.items() if k not in ("name", "trainable", "dtype")}),
+            "objective": _plain(self.objective),
+            "label_dropout": _plain(self.label_dropout),
+            "recipe": {name: getattr(self.recipe, name) for name in rest},
+            "data": {"min_crop": self.data.get("min_crop", DATA_OPTIONS["min_crop"])},
+        }
 
     def make_network(self, *, dtype=None, remat: bool = False):
-        return ResidualUViT(**{**self.network, "remat": remat or self.network.get("remat", False)}, dtype=dtype)
+        """A new one; ValueError for arguments that its class does not take."""
+        options = {**self.network, **({"remat": True} if remat else {}), **({} if dtype is None else {"dtype": dtype})}
+        return make(self.network_class, options)
 
     def build(self, model_class: type, *, seed: int = 0, dtype=None, remat: bool = False):
         """`model_class` with a new network."""
         return model_class(
             self.make_network(dtype=dtype, remat=remat),
-            schedule=self.schedule,
-            weighting=self.weighting,
+            objective=self.objective,
             label_dropout=self.label_dropout,
             seed=seed,
             recipe=self.recipe,
         )
+
+
+def make(network_class: type, options: Mapping):
+    """`network_class(**options)`; ValueError, in one sentence, where it does not take them."""
+    try:
+        return network_class(**options)
+    except TypeError as error:
+        raise ValueError(f"{network_class.__name__} cannot be made with {', '.join(options)}: {error}.") from error
+
+
+def _plain(value):
+    """`value` as JSON has it: dataclasses and dicts by names; of others what Keras writes."""
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"class": type(value).__name__, **fields}
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    is_plain = isinstance(value, str | bool | int | float | None)
+    return value if is_plain else keras.saving.serialize_keras_object(value)
+
+
+def _require(condition: bool, message: str):
+    if not condition:
+        raise ValueError(f"A preset {message}.")
 
 
 _REGISTRY: dict[str, Preset] = {}
@@ -68,6 +192,12 @@ def find_preset(name: str) -> Preset:
     """The preset of that name; ValueError, with the names that are near, if there is none."""
     if name in _REGISTRY:
         return _REGISTRY[name]
-    near = difflib.get_close_matches(str(name), _REGISTRY, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(_REGISTRY)}."
-    raise ValueError(f"There is no preset {name!r}: {hint}")
+    if "/" in str(name):
+        raise FileNotFoundError(f"There is no folder {name} to take a model from.")
+    raise ValueError(f"There is no preset {str(name)!r}{near(name, _REGISTRY)}")
+
+
+def near(name, names) -> str:
+    """The end of a sentence about an unknown name: which of the `names` are like it, or which there are."""
+    found = difflib.get_close_matches(str(name), names, n=3, cutoff=0.4)
+    return f": did you mean {' or '.join(found)}?" if found else f": there are {', '.join(names)}."

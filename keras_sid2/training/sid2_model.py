@@ -30,6 +30,7 @@ from keras_sid2.training.data_checks import DataFaults, check_sample_spec, unpac
 from keras_sid2.training.frozen import freeze, frozen
 from keras_sid2.training.optimizer import AdamRecipe, accumulated_losses, gradient_norm_of
 from keras_sid2.training.preset import find_preset
+from keras_sid2.training.preset_folder import is_folder, load_preset, save_preset
 
 _UNSAID = object()
 _TRAIN, _EVALUATE = range(2)  # streams of a seed: training steps and evaluation never share noise
@@ -157,14 +158,20 @@ class SiD2Model(CheckedModel):
         return dropped or tuple(self.conditions)
 
     @classmethod
-    def from_preset(cls, preset: str, *, seed: int = 0, dtype=None, remat: bool = False) -> "SiD2Model":
-        """A model with new weights by a preset's name (`keras_sid2.list_presets()`), not yet compiled.
+    def from_preset(cls, preset, *, load_weights: bool = True, seed=None, dtype=None, remat=False) -> "SiD2Model":
+        """A model, not yet compiled, of a preset's name (`list_presets()`), a folder of `save_preset`, or hf://user/name.
 
-        No trained weights are published: train it, or `load_weights` your own. `dtype` is a dtype policy for the
-        network, such as "mixed_bfloat16"; `remat` computes blocks again in the backward pass, for less memory. Raises
-        ValueError for an unknown name, with the names that are near.
+        A name has no trained weights yet, a folder has, unless load_weights=False. `seed` is the model's, 0 or the
+        folder's; `dtype` a dtype policy for the network, such as "mixed_bfloat16"; `remat` computes blocks again in the
+        backward pass, for less memory. Raises ValueError for an unknown name, with the names that are near, and what
+        `load_preset` raises.
         """
-        return find_preset(preset).build(cls, seed=seed, dtype=dtype, remat=remat)
+        options = {"dtype": dtype, "remat": remat}
+        if is_folder(preset):
+            return load_preset(cls, preset, load_weights=load_weights, seed=seed, **options)
+        return find_preset(preset).build(cls, seed=seed or 0, **options)
+
+    save_preset = save_preset
 
     # -- the training step -------------------------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ def test_the_compiler_says_what_the_plan_counts_on_a_mesh():
 
 
 WRONG = [
-    ([], "--preset must be given"),
+    ([], "Give --preset, the name of one, or --config, a file that defines one"),
     (["--preset=sid2_digit"], "There is no preset 'sid2_digit': did you mean sid2_digits"),
     (["--preset=sid2_digits", "--mesh=data:4,rows:2"], "as in data:4,fsdp:2,model:1; got 'data:4,rows:2'"),
     (["--preset=sid2_digits", "--mesh=model:2"], "got model:2 and 3 heads at level 1"),

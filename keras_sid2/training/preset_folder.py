@@ -1,0 +1,142 @@
+"""Models as folders that others can load, in KerasHub's layout.
+
+    config.json          the model, as keras serialises it
+    metadata.json        versions, number of parameters, date, step, and the SHA-256 of the weights
+    model.weights.h5     weights and averages; no optimizer
+
+`hf://user/name` is such a folder at Hugging Face, which huggingface_hub downloads.
+"""
+
+import contextlib
+import copy
+import datetime
+import json
+import os
+import pathlib
+
+import keras
+from keras.src.saving import saving_lib
+
+from keras_sid2.backend import steps_done
+from keras_sid2.checkpoints import first_reason
+from keras_sid2.checkpoints.loading import class_missing
+from keras_sid2.io.atomic import file_sha256, write_json, written_folder
+from keras_sid2.training.preset import list_presets
+from keras_sid2.version import __version__
+
+CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+REMOTE = "hf://"
+
+
+def is_folder(preset: str | os.PathLike) -> bool:
+    """Whether it says a folder, or hf://user/name, and no preset's name."""
+    return str(preset).startswith(REMOTE) or (str(preset) not in list_presets() and os.path.isdir(str(preset)))
+
+
+def is_preset_folder(path: str | os.PathLike) -> bool:
+    return all((pathlib.Path(path) / name).is_file() for name in (CONFIG, METADATA))
+
+
+def save_preset(model, folder: str | os.PathLike):
+    """Writes `model` as a folder, all of it or nothing; an earlier preset there is replaced.
+
+    Raises ValueError for a folder that holds something else, OSError if the disk fails.
+    """
+    folder = pathlib.Path(folder)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not is_preset_folder(folder)):
+        raise ValueError(f"{folder} is there and is no preset, so nothing is written over it: give another folder.")
+    config = keras.saving.serialize_keras_object(model)
+    for name in ("build_config", "compile_config"):
+        config.pop(name, None)
+    with written_folder(folder) as temporary:
+        _write_weights(model, temporary / WEIGHTS)
+        metadata = {
+            "keras_version": keras.__version__,
+            "keras_sid2_version": __version__,
+            "backend": keras.backend.backend(),
+            "parameter_count": model.network.count_params(),
+            "training_step": steps_done(model),
+            "date_saved": datetime.datetime.now().strftime("%Y-%m-%d@%H:%M:%S"),
+            "weights_sha256": file_sha256(temporary / WEIGHTS),
+        }
+        for name, content in ((CONFIG, config), (METADATA, metadata)):
+            write_json(temporary / name, content)
+
+
+def load_preset(
+    kind: type, where: str | os.PathLike, *, load_weights: bool = True, seed=None, dtype=None, remat: bool = False
+):
+    """The model of class `kind` in a folder, or at hf://user/name; with new weights unless `load_weights`.
+
+    seed, dtype and remat are `SiD2Model.from_preset`'s. Raises ValueError, FileNotFoundError or ImportError, in one
+    sentence, for what is no such folder, is damaged, is of a class that is not imported, or cannot be downloaded.
+    """
+    folder = pathlib.Path(_downloaded(where, load_weights) if str(where).startswith(REMOTE) else where)
+    missing = [
+        name for name in (CONFIG, METADATA, *([WEIGHTS] if load_weights else [])) if not (folder / name).is_file()
+    ]
+    if missing:
+        raise FileNotFoundError(f"{where} is no folder of a preset: it has no {' and no '.join(missing)}.")
+    config, metadata = (_read_json(folder / name) for name in (CONFIG, METADATA))
+    if load_weights and metadata.get("weights_sha256") != file_sha256(folder / WEIGHTS):
+        raise ValueError(f"{folder / WEIGHTS} is damaged: its SHA-256 is not what {METADATA} says.")
+    model = _made(_changed(config, seed=seed, dtype=dtype, remat=remat), folder / CONFIG)
+    if not isinstance(model, kind):
+        raise ValueError(f"{folder / CONFIG} holds a {type(model).__name__}, not a {kind.__name__}.")
+    if load_weights:
+        model.load_weights(folder / WEIGHTS)
+    return model
+
+
+def _write_weights(model, path: pathlib.Path):
+    """As keras's save_weights, without the optimizer's."""
+    with contextlib.closing(saving_lib.H5IOStore(str(path), mode="w")) as store:
+        without = {id(getattr(model, "optimizer", None))}
+        saving_lib._save_state(model, store, None, inner_path="", visited_saveables=without)
+
+
+def _changed(config: dict, *, seed, dtype, remat: bool) -> dict:
+    config = copy.deepcopy(config)
+    with contextlib.suppress(KeyError, TypeError):  # what is no model is told later
+        network = config["config"]["network"]["config"]
+        network |= {**({"dtype": dtype} if dtype is not None else {}), **({"remat": True} if remat else {})}
+        config["config"] |= {"seed": seed} if seed is not None else {}
+    return config
+
+
+def _made(config: dict, path: pathlib.Path):
+    try:
+        return keras.saving.deserialize_keras_object(config)
+    except Exception as error:  # keras raises many kinds
+        if told := class_missing(error, path):
+            raise ValueError(told) from error
+        raise ValueError(f"{path} is no model that can be made: {first_reason(error)}") from error
+
+
+def _needed(weights: bool) -> list[str]:
+    return [CONFIG, METADATA, *([WEIGHTS] if weights else [])]
+
+
+def _read_json(path: pathlib.Path) -> dict:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:  # UnicodeDecodeError is one, too
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: it is no JSON object.")
+    return found
+
+
+def _downloaded(where: str, weights: bool) -> str:
+    """The folder that huggingface_hub keeps of hf://user/name."""
+    name = str(where).removeprefix(REMOTE)
+    if name.count("/") != 1 or not all(name.split("/")):
+        raise ValueError(f"A preset at Hugging Face is {REMOTE}user/name, got {str(where)!r}.")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ImportError(f"{where} needs huggingface_hub: pip install huggingface_hub.") from error
+    try:
+        return snapshot_download(repo_id=name, allow_patterns=_needed(weights))
+    except Exception as error:  # of the network, of names, of rights
+        raise ValueError(f"{where} could not be downloaded: {first_reason(error)}") from error

@@ -1,0 +1,154 @@
+"""A preset for data that no preset is for: a network of a named size, and what the paper's numbers become at its shape.
+
+All of it is our choice (grade O), made so that at 256 and 512 pixels size "large" is the paper's network:
+
+    patches      1 up to 32 pixels, then as many as leave 128 positions a side: 2 at 256, 4 at 512
+    levels       halved until 16 x 16 positions or fewer are left in the middle; two at least from 8 x 8 on
+    transformer  the middle, and of four levels or more the one above it
+    widths       halved from the middle up
+    schedule     from 32 pixels on the paper's interpolated cosine, else the plain cosine
+    bias         between the paper's (128 to 1024 pixels) straight in the logarithm of the side; 2 at 64 and below
+
+The side of what is not square is the geometric mean of height and width.
+"""
+
+import dataclasses
+import itertools
+import math
+import pprint
+
+import numpy as np
+
+from keras_sid2.diffusion import CosineInterpolatedSchedule, CosineSchedule, DiffusionObjective, SigmoidWeighting
+from keras_sid2.diffusion.weighting import PAPER_BIAS
+from keras_sid2.models import Level
+from keras_sid2.shapes import as_image_shape
+from keras_sid2.training.optimizer import AdamRecipe
+from keras_sid2.training.preset import Preset
+
+_MIDDLE, _MOST = 16 * 16, 32 * 32  # positions in the middle: wanted at most, and at most
+_WHOLE_CLIP = 1024  # positions of all frames up to which attention is over all of them
+_BIAS = {64: 2.0, **PAPER_BIAS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Width, blocks and head_dim of the middle, blocks elsewhere, dropout, and how it is trained."""
+
+    width: int
+    middle: int
+    blocks: int
+    head_dim: int
+    dropout: float
+    recipe: AdamRecipe
+    batch_size: int
+
+
+def _recipe(rate: float, warmup_steps: int, ema_decay: float) -> AdamRecipe:
+    return AdamRecipe(learning_rate=rate, warmup_steps=warmup_steps, ema_decay=ema_decay, ema_warmup=True)
+
+
+SIZES = {
+    "tiny": Size(128, 4, 1, 32, 0.0, _recipe(5e-4, 500, 0.999), 64),
+    "small": Size(256, 6, 2, 64, 0.1, _recipe(3e-4, 1000, 0.999), 64),
+    "base": Size(512, 12, 2, 64, 0.1, _recipe(2e-4, 5000, 0.9999), 128),
+    "large": Size(1024, 16, 3, 128, 0.1, _recipe(1e-4, 10_000, 0.9999), 256),
+}
+_UP_TO = {64: "tiny", 128: "small", 256: "base"}  # pixels along a side; large above
+
+
+def proposed_preset(sample_shape, num_classes: int | None, *, size: str | None = None, examples=None) -> Preset:
+    """A preset for samples (H, W, C) or (F, H, W, C) of `num_classes`, or of none.
+
+    `size` is one of SIZES, or by the samples' side where it is None. Of few `examples` the batch is no larger than they
+    are. Raises ValueError for another size or shape, and for one that patches and halving do not divide, with a crop
+    that they do.
+    """
+    *frames, height, width, channels = shape = as_image_shape(sample_shape)
+    side = math.sqrt(height * width)
+    if size is None:
+        size = next((name for most, name in _UP_TO.items() if side <= most), "large")
+    if size not in SIZES:
+        raise ValueError(f"--size must be one of {', '.join(SIZES)}, got {size!r}.")
+    chosen, patch = SIZES[size], _patch_and_depth(height, width)
+    if patch is None:
+        rows, columns = _nearest_crop(height, width)
+        raise ValueError(
+            f"No network is proposed for {height} x {width}, which patches and halving do not divide: give "
+            f"--crop=center --image_size={rows}x{columns}, or prepare images of such a size."
+        )
+    patch_size, depth = patch
+    levels = _levels(chosen, depth, frames, (height // patch_size) * (width // patch_size))
+    batch_size = chosen.batch_size if not examples else min(chosen.batch_size, 2 ** int(math.log2(examples)))
+    return Preset(
+        name="_".join([size, "x".join(map(str, shape)), *([str(num_classes)] if num_classes else [])]),
+        description=f"proposed for {'clips' if frames else 'images'} {shape} of {num_classes or 'no'} classes: {size}",
+        network={
+            "image_shape": shape,
+            "patch_size": patch_size,
+            "num_classes": num_classes,
+            "embedding_dim": chosen.width,
+            "levels": levels,
+        },
+        objective=DiffusionObjective(proposed_schedule(side), SigmoidWeighting(proposed_bias(side))),
+        label_dropout=0.1 if num_classes else 0.0,
+        recipe=chosen.recipe,
+        batch_size=batch_size,
+        num_steps=256,
+    )
+
+
+def proposed_schedule(side: float):
+    return CosineSchedule() if side < 32 else CosineInterpolatedSchedule(round(side, 2), low=32.0)
+
+
+def proposed_bias(side: float) -> float:
+    known, wanted = np.log2(list(_BIAS)), math.log2(side)
+    return round(float(np.interp(wanted, known, list(_BIAS.values()))), 2)
+
+
+def _patch_and_depth(height: int, width: int) -> tuple[int, int] | None:
+    """(patch_size, number of levels), or None where nothing divides."""
+    side = math.sqrt(height * width)
+    wanted = 1 if side <= 32 else max(2, 2 ** math.ceil(math.log2(side / 128)))
+    for patch in sorted(range(1, 2 * wanted + 1), key=lambda patch: abs(math.log(patch / wanted))):
+        if height % patch or width % patch:
+            continue
+        rows, columns, depth = height // patch, width // patch, 1
+        while rows * columns > (_MIDDLE if depth > 1 else 63) and not rows % 2 and not columns % 2:
+            rows, columns, depth = rows // 2, columns // 2, depth + 1
+        if rows * columns <= _MOST:
+            return patch, depth
+    return None
+
+
+def _nearest_crop(height: int, width: int) -> tuple[int, int]:
+    """The largest smaller size that something divides."""
+    sizes = itertools.product(range(height, max(0, height - 32), -1), range(width, max(0, width - 32), -1))
+    return next(size for size in sorted(sizes, key=math.prod, reverse=True) if _patch_and_depth(*size))
+
+
+def _levels(size: Size, depth: int, frames: list[int], positions: int) -> tuple[Level, ...]:
+    found = []
+    for i in range(depth):
+        width = max(32, size.width // 2 ** (depth - 1 - i))
+        blocks = size.middle if i == depth - 1 else size.blocks
+        if i == depth - 1 or (depth >= 4 and i == depth - 2):
+            whole = math.prod(frames) * positions // 4**i <= _WHOLE_CLIP
+            over = {"attention": "alternate"} if frames and not whole else {}
+            head_dim = min(size.head_dim, width)
+            found.append(Level("transformer", width, blocks, dropout=size.dropout, head_dim=head_dim, **over))
+        else:
+            found.append(Level("res", width, blocks))
+    return tuple(found)
+
+
+def config_text(preset: Preset) -> str:
+    """A file for --config that defines a preset of a ResidualUViT, to be edited."""
+    return (
+        f'"""{preset.description.capitalize()}, by sid2-train. Edit it, and give it to --config."""\n\n'
+        f"from keras_sid2.diffusion import {type(preset.schedule).__name__}, DiffusionObjective, SigmoidWeighting\n"
+        "from keras_sid2.models import Level\n"
+        "from keras_sid2.training import AdamRecipe, Preset\n\n"
+        f"preset = {pprint.pformat(preset, width=110, sort_dicts=False)}\n"
+    )
