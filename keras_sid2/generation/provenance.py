@@ -42,7 +42,7 @@ def config_digest(network) -> str:
     return _digest(json.dumps(config, sort_keys=True, default=named).encode())
 
 
-def named(setting, _=None) -> str:
+def named(setting) -> str:
     """A name as it is, a frozen configuration with its values, anything else as "custom" and its qualified name."""
     if dataclasses.is_dataclass(setting) and not isinstance(setting, type) and setting.__dataclass_params__.frozen:
         values = {field.name: getattr(setting, field.name) for field in dataclasses.fields(setting)}
@@ -57,16 +57,13 @@ def named(setting, _=None) -> str:
     return CUSTOM + _place(setting)
 
 
-def named_guidance(guidance: Guidance, _=None) -> str:
+def named_guidance(guidance: Guidance) -> str:
     """What of it decides images: whether both estimates are one batch does not."""
     if not guidance.acts:
         return "none"
     where = "all" if guidance.interval is None else "{!r} to {!r}".format(*map(float, guidance.interval))
     scale = named(guidance.scale) if callable(guidance.scale) else repr(float(guidance.scale))
     return f"{scale} in {where}"
-
-
-named_sampler = named
 
 
 def custom_in(drawn: dict) -> list[str]:

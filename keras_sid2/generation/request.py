@@ -13,7 +13,7 @@ from keras_sid2.diffusion import Guidance
 from keras_sid2.generation.compiled_sampler import program
 from keras_sid2.generation.finite import check_finite
 from keras_sid2.generation.inputs import given_to, integer, mask_of, negatives_of, optional_float, scaled_images
-from keras_sid2.generation.provenance import array_digest, config_digest, named, named_guidance, named_sampler
+from keras_sid2.generation.provenance import array_digest, config_digest, named, named_guidance
 from keras_sid2.sampling import evaluations, get_sampler, logsnr_of
 
 _NUMBERS = 2**31  # of images: they are folded into keys as int32
@@ -239,11 +239,11 @@ class Drawing:
             "labels": array_digest(self.labels),
             "network": config_digest(self.model.network),
             "prediction": self.model.prediction,
-            "schedule": named(self.model.schedule, self.logsnr),
-            "sampler": named_sampler(self.sampler),
-            "grid": named(self.grid, self.logsnr),
+            "schedule": named(self.model.schedule),
+            "sampler": named(getattr(self.sampler, "function", self.sampler)),
+            "grid": named(self.grid),
             "num_steps": self.num_steps,
-            "guidance": named_guidance(self.guidance, self.logsnr),
+            "guidance": named_guidance(self.guidance),
             "dynamic_threshold": self.dynamic_threshold,
             "t_start": self.t_start,
             "resamplings": self.resamplings,
