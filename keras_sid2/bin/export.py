@@ -14,6 +14,7 @@ import sys
 from absl import flags
 
 from keras_sid2.bin.common import check_writable, run_program
+from keras_sid2.bin.preset_flags import read_config
 from keras_sid2.checkpoints import (
     MODEL,
     PORTABLE,
@@ -34,6 +35,7 @@ def define(values: flags.FlagValues = flags.FLAGS):
     flags.DEFINE_string("workdir", None, "work directory of sid2-train", **add)
     flags.DEFINE_integer("step", None, "of the checkpoint; that of the newest sound one if not given", **add)
     flags.DEFINE_string("out", None, "path of the .keras file", **add)
+    flags.DEFINE_string("config", None, "the --config file of sid2-train that defines the network's class", **add)
     flags.DEFINE_bool("overwrite", False, "write over a file that is there", **add)
 
 
@@ -48,6 +50,8 @@ def export(values: flags.FlagValues) -> str:
         raise ValueError(f"--out must be a file in a folder, got {values.out!r}, where there is a folder or no folder.")
     if out.exists() and not values.overwrite:
         raise ValueError(f"--out={out} is there already: give another, or --overwrite.")
+    if values.config:
+        read_config(values.config)
     path = _checkpoint(pathlib.Path(values.workdir) / "checkpoints", values.step)
     check_writable(values.out)
     _write(path, out)

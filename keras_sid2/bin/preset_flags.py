@@ -38,7 +38,9 @@ def chosen_preset(name: str | None, config: str | None, changes: Iterable[str] =
     if (name is None) == (config is None):
         raise ValueError("Give --preset, the name of one, or --config, a file that defines one.")
     if name is not None and is_folder(name):
-        raise ValueError(f"--preset={name} has a model and says nothing of its training: sid2-sample takes it.")
+        raise ValueError(
+            f"--preset={name} is no name: a folder of save_preset says nothing of training, sid2-sample takes it."
+        )
     return overridden(find_preset(name) if config is None else read_config(config), changes)
 
 

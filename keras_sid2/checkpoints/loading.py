@@ -39,16 +39,16 @@ def load_model(path: str | os.PathLike):
     On jax each process reads the parts of a sharded checkpoint that lie on its devices; the other backends cannot.
     """
     path = pathlib.Path(path)
-    if path.is_dir() and checkpoint_format(path) == SHARDED:
-        with _alike():
-            return _checked(load_sharded(path), path)
-    file = path / MODEL if path.is_dir() else path
+    sharded = path.is_dir() and checkpoint_format(path) == SHARDED
+    file = path / MODEL if path.is_dir() and not sharded else path
     try:
         with _alike():
-            model = keras.saving.load_model(file)
+            model = load_sharded(path) if sharded else keras.saving.load_model(file)
     except Exception as error:  # keras raises many kinds, from zip's, h5py's and its own
         if told := class_missing(error, file):
             raise ValueError(told) from error
+        if sharded:
+            raise
         reason = first_reason(error)
         if file.is_file() and not zipfile.is_zipfile(file):  # of which keras says that it is not there
             reason = "it is no zip archive, or not all of one."
