@@ -150,7 +150,7 @@ def _of_model(values, console) -> int:
 
 def _measuring(values, model, console) -> "Measuring":
     """Reads the real images, or what is kept of them."""
-    features, reference = _open_reference(values, model.image_shape, console, tuple(model.image_shape[:2]))
+    features, reference = _open_reference(values, model.sample_shape, console, model.sample_shape[-3:-1])
     count = values.num_images or min(sweep.IMAGES if values.sweep else _MOST, reference.features.count)
     request = {"labels": [i % model.num_classes for i in range(count)] if model.num_classes else None}
     return Measuring(model, request | {"num_images": count}, features, reference, console)

@@ -172,7 +172,7 @@ def draw(values: flags.FlagValues, console: Console) -> int:
     request = _Request(model=None, **_read_flags(values))
     check_out(values.out, formats)
     request.model = model = sampling_flags.load_model_from_flags(values)
-    check_channels(model.image_shape[-1], formats)
+    check_channels(model.sample_shape[-1], formats)
     if values.labels is None and model.num_classes is not None:
         request.labels = (request.first_image + np.arange(request.count)) % model.num_classes
     settings = request.describe()
