@@ -253,14 +253,14 @@ class ResidualUViT(keras.Model):
 
     # Methods, for keras names the variables in files by the first attribute that leads to them.
 
-    def blocks(self) -> list[keras.layers.Layer]:
+    def traced_blocks(self) -> list[keras.layers.Layer]:
         """All blocks, from high to low resolution."""
         roles = [(i, f"{role}_blocks") for i in range(len(self._levels)) for role in ("down", "middle", "up")]
         return [block for i, role in roles for block in self._get(i, role) or ()]
 
-    def recomputed(self) -> list[keras.layers.Layer]:
+    def recomputed_blocks(self) -> list[keras.layers.Layer]:
         """The blocks that training computes again in the backward pass."""
-        return [b for b in self.blocks() if self._levels[int(re.match(r"level(\d+)", b.name)[1])].remat]
+        return [b for b in self.traced_blocks() if self._levels[int(re.match(r"level(\d+)", b.name)[1])].remat]
 
     @property
     def attention_heads(self) -> dict[str, int]:

@@ -5,8 +5,8 @@
     tensors          each one that goes into or comes out of a layer: what training keeps is made of these
 
 Products that a network makes by hand, as ops.matmul, are not seen: a class that has them says its own count by a method
-`multiply_adds()`, of one example. Two methods, which a network may have, say more of it: `blocks()`, the layers that it
-consists of, and `recomputed()`, those of them that training computes again in the backward pass.
+`multiply_adds()`, of one example. Two methods, which a network may have, say more of it: `traced_blocks()`, the layers
+that it consists of, and `recomputed_blocks()`, those of them that training computes again in the backward pass.
 """
 
 import contextlib
@@ -136,8 +136,8 @@ class _Recorder:
     """Is told of every layer's call, and of attention's."""
 
     def __init__(self, network):
-        recomputed = {id(block) for block in getattr(network, "recomputed", list)()}
-        self._blocks = {id(block): id(block) in recomputed for block in getattr(network, "blocks", list)()}
+        recomputed = {id(block) for block in getattr(network, "recomputed_blocks", list)()}
+        self._blocks = {id(block): id(block) in recomputed for block in getattr(network, "traced_blocks", list)()}
 
     def begin(self):
         """Forgets what there was: keras may try twice."""

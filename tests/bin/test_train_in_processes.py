@@ -95,7 +95,7 @@ def test_two_processes_train_as_one_which_goes_on_alone(data, tmp_path):
         assert run.codes() == [0, 0], run.said(0) + run.said(1)
         assert "step 4: eval loss" in run.said(0) and "train " not in run.said(1)
     written = {path.name for path in (tmp_path / "moved").iterdir()}
-    assert written == {"run.json", "checkpoints", "lock", "samples", "tensorboard", "goodput.jsonl"}
+    assert written == {"run.json", "preset.json", "checkpoints", "lock", "samples", "tensorboard", "goodput.jsonl"}
     with Processes(data, tmp_path / "moved", "--steps=10", count=1) as run:
         assert run.codes() == [0] and "steps 6 to 10" in run.said(0), run.said(0)
     one, moved = lines(tmp_path / "one"), lines(tmp_path / "moved")
