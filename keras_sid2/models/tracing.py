@@ -132,12 +132,18 @@ def _multiply_adds(layer, given, made) -> int:
     return math.isqrt(_size(given) * _size(made) * _size(kernel))  # each axis of a product is in two of the three
 
 
+def _told(network, name: str):
+    """What a method of the network says, or an attribute of one that has a list there."""
+    found = getattr(network, name, ())
+    return found() if callable(found) else found
+
+
 class _Recorder:
     """Is told of every layer's call, and of attention's."""
 
     def __init__(self, network):
-        recomputed = {id(block) for block in getattr(network, "recomputed", list)()}
-        self._blocks = {id(block): id(block) in recomputed for block in getattr(network, "blocks", list)()}
+        recomputed = {id(block) for block in _told(network, "recomputed")}
+        self._blocks = {id(block): id(block) in recomputed for block in _told(network, "blocks")}
 
     def begin(self):
         """Forgets what there was: keras may try twice."""
