@@ -138,12 +138,23 @@ def test_a_negative_condition_takes_the_place_of_the_null_value(model):
         (dict(labels=[0, 1], conditions={"wind": np.zeros((3, 2))}), "one an image"),
         (dict(labels=[0], negative_conditions={"label": 1}), "negative_conditions are for guidance"),
         (dict(labels=[0], conditions=[1]), "conditions must be a dict"),
+        (
+            dict(labels=[0, 1], negative_conditions={"label": [1, 2, 0]}, guidance=Guidance(2.0)),
+            "label must be one a sample, 2, or one for all of them, got 3",
+        ),
         (dict(), "num_images must be an integer"),
     ],
 )
 def test_requests_that_do_not_fit_are_refused(model, given, sentence):
     with pytest.raises(ValueError, match=sentence):
         model.generate(**given)
+
+
+def test_one_value_serves_all_samples(model):
+    past, options = batch(1)["past"][0], {"num_steps": 3, "dtype": "float32"}
+    one = model.generate([0, 1], conditions={"wind": [0.5, -0.5], "past": past}, **options)
+    many = {"wind": np.float32([[0.5, -0.5]] * 2), "past": np.stack([past] * 2)}
+    np.testing.assert_array_equal(one, model.generate([0, 1], conditions=many, **options))
 
 
 def test_dropout_of_an_unknown_condition_is_refused():

@@ -41,6 +41,8 @@ def as_array(name: str, values) -> np.ndarray:
 def given_to(model, labels, conditions, num_images: int | None) -> tuple[int, dict[str, np.ndarray]]:
     """(N, arrays [N, *shape] of all conditions by name), null values where none are given.
 
+    A value without an axis of samples serves all of them.
+
     ValueError for values that do not fit, and where nothing says how many samples are wanted.
     """
     given = _named(model, "conditions", conditions)
@@ -48,12 +50,13 @@ def given_to(model, labels, conditions, num_images: int | None) -> tuple[int, di
         if "label" not in model.conditions:
             raise ValueError("This model has no classes: pass num_images and no labels.")
         given["label"] = np.atleast_1d(as_array("labels", labels))
-    if not given and not is_integer(num_images, 1):
+    sizes = {name: len(v) for name, v in given.items() if v.ndim > len(model.conditions[name].shape)}
+    if not sizes and not is_integer(num_images, 1):
         raise ValueError(f"Without labels, num_images must be an integer >= 1, got {num_images!r}.")
-    counts = {len(values) for values in given.values()} or {num_images}
+    counts = set(sizes.values()) or {num_images}
     count = counts.pop()
     if counts or num_images not in (None, count) or not count:
-        sizes = ", ".join(f"{len(values)} {name}" for name, values in given.items())
+        sizes = ", ".join(f"{size} {name}" for name, size in sizes.items())
         raise ValueError(f"labels must be one an image, at least one; got {sizes} and num_images={num_images}.")
     return int(count), {name: _values(name, c, given.get(name), count) for name, c in model.conditions.items()}
 
@@ -71,15 +74,18 @@ def _named(model, what: str, values) -> dict[str, np.ndarray]:
     if unknown:
         known = ", ".join(model.conditions) or "none"
         raise ValueError(f"{what} names {', '.join(unknown)}, and this model's conditions are {known}.")
-    return {name: np.atleast_1d(as_array(name, found)) for name, found in (values or {}).items()}
+    return {name: as_array(name, found) for name, found in (values or {}).items()}
 
 
 def _values(name: str, condition, values, count: int) -> np.ndarray:
     if values is None:
         return np.broadcast_to(condition.null, (count, *condition.shape)).copy()
-    if values.shape[: values.ndim - len(condition.shape)] in ((), (1,)):
+    if values.shape == condition.shape:
         values = np.broadcast_to(values, (count, *condition.shape))
-    return condition.check(name, values)
+    found = condition.check(name, values)
+    if len(found) != count:
+        raise ValueError(f"{name} must be one a sample, {count}, or one for all of them, got {len(found)}.")
+    return found
 
 
 def scaled_images(name: str, images, shape: tuple[int, ...]) -> np.ndarray:

@@ -32,9 +32,9 @@ class Drawing:
         labels: int [N], one class an image: the condition "label". None for a model without classes, or for images of
             no class.
         num_images: N, needed where there are neither labels nor conditions.
-        conditions: values [N, ...] by the names of the model's conditions; those not named are null.
-        negative_conditions: the same, or one value for all samples, of what guidance leads away from; None: the null
-            values of what training drops.
+        conditions: values [N, ...], or one for all samples, by the names of the model's conditions; those not named are
+            null.
+        negative_conditions: the same of what guidance leads away from; None: the null values of what training drops.
         num_steps: steps of the sampler; the paper takes 512.
         guidance: a `Guidance`; it needs labels, or `weaker`. None: none.
         weaker: a SiD2Model of the same images and classes to be guided away from (autoguidance): a smaller network, or
