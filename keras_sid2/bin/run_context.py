@@ -12,6 +12,7 @@ from keras_sid2.bin import run_preset
 from keras_sid2.bin.common import check_folder
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.checkpoints import checkpoints
+from keras_sid2.io.atomic import read_json
 from keras_sid2.parallel import processes
 from keras_sid2.parallel.rules import Mesh
 
@@ -172,11 +173,7 @@ def data_digest(settings: TrainSettings, data: str | None = None) -> str | None:
 
 def read_run(path: pathlib.Path) -> dict:
     """run.json of a work directory; ValueError, in one sentence, for what is none."""
-    try:
-        found = json.loads(path.read_text())
-    except ValueError:  # UnicodeDecodeError is one, too
-        found = None
-    if not isinstance(found, dict):
+    if (found := read_json(path)) is None:
         raise ValueError(f"{path} is damaged, so it is not known which run this is: give another --workdir.")
     return found
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from keras_sid2.config import PACKAGE
 from keras_sid2.diffusion import Guidance
-from keras_sid2.io.atomic import write_json
+from keras_sid2.io.atomic import read_json, write_json
 
 CUSTOM = "custom "  # how the text of a setting begins, or a value in it, of which no more than the name is known
 
@@ -124,10 +124,7 @@ def read_provenance(images: str | os.PathLike) -> dict | None:
     path = provenance_path(images)
     if not path.is_file():
         return None
-    try:
-        found = json.loads(path.read_text())
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or not isinstance(found.get("images_digest"), str):
+    found = read_json(path)
+    if found is None or not isinstance(found.get("images_digest"), str):
         raise ValueError(f"{path} does not say how the images beside it were drawn: remove or rename it.")
     return found

@@ -34,6 +34,15 @@ def write_json(path: str | os.PathLike, values):
         temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
+def read_json(path: str | os.PathLike) -> dict | None:
+    """The JSON object that a file holds; None where it holds none. OSError if it is not there."""
+    try:
+        found = json.loads(pathlib.Path(path).read_text())
+    except ValueError:  # UnicodeDecodeError is one, too
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def file_sha256(path: str | os.PathLike) -> str:
     """In hexadecimal."""
     with open(path, "rb") as file:

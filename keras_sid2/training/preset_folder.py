@@ -10,7 +10,6 @@
 import contextlib
 import copy
 import datetime
-import json
 import os
 import pathlib
 
@@ -20,7 +19,7 @@ from keras.src.saving import saving_lib
 from keras_sid2.backend import steps_done
 from keras_sid2.checkpoints import first_reason
 from keras_sid2.checkpoints.loading import class_missing
-from keras_sid2.io.atomic import file_sha256, write_json, written_folder
+from keras_sid2.io.atomic import file_sha256, read_json, write_json, written_folder
 from keras_sid2.training.preset import list_presets
 from keras_sid2.version import __version__
 
@@ -72,9 +71,7 @@ def load_preset(
     sentence, for what is no such folder, is damaged, is of a class that is not imported, or cannot be downloaded.
     """
     folder = pathlib.Path(_downloaded(where, load_weights) if str(where).startswith(REMOTE) else where)
-    missing = [
-        name for name in (CONFIG, METADATA, *([WEIGHTS] if load_weights else [])) if not (folder / name).is_file()
-    ]
+    missing = [name for name in _needed(load_weights) if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{where} is no folder of a preset: it has no {' and no '.join(missing)}.")
     config, metadata = (_read_json(folder / name) for name in (CONFIG, METADATA))
@@ -118,11 +115,7 @@ def _needed(weights: bool) -> list[str]:
 
 
 def _read_json(path: pathlib.Path) -> dict:
-    try:
-        found = json.loads(path.read_text())
-    except ValueError:  # UnicodeDecodeError is one, too
-        found = None
-    if not isinstance(found, dict):
+    if (found := read_json(path)) is None:
         raise ValueError(f"{path} is damaged: it is no JSON object.")
     return found
 
