@@ -1,5 +1,6 @@
 """The flags of every program that draws images: which model, and how."""
 
+import dataclasses
 import pathlib
 import sys
 
@@ -25,9 +26,10 @@ def define(values: Values = flags.FLAGS):
     flags.adopt_module_key_flags(preset_flags, values)
     flags.DEFINE_bool("ema", True, "use the averaged weights", **add)
     flags.DEFINE_integer("num_steps", 512, "sampler steps", **add)
-    flags.DEFINE_string("sampler", "ddpm", "ddpm, ddim, heun, dpmpp_2m or edm_heun", **add)
+    flags.DEFINE_string("sampler", "ddpm", "a name in keras_sid2.sampling.SAMPLERS: ddpm, ddim, dpmpp_2m, ...", **add)
     flags.DEFINE_float("eta", None, "of ddim, in [0, 1]; 0, without noise, if not given", **add)
     flags.DEFINE_float("variance", None, "of ddpm, in [0, 1]; 0.2 if not given", **add)
+    flags.DEFINE_float("churn", None, "of edm_heun, >= 0: by what share noise is raised; 0 if not given", **add)
     flags.DEFINE_string("grid", "uniform_t", "uniform_t, uniform_logsnr or edm_rho", **add)
     text = "1 is none; or logsnr:scale pairs, as -3:1,0:2.5,5:1, with straight lines between"
     flags.DEFINE_string("guidance_scale", "1", text, **add)
@@ -154,15 +156,17 @@ def numbers(values: Values, name: str, kind: type) -> list | None:
     return found
 
 
-def _sampler(values: Values):
-    from keras_sid2.sampling import DDIMSampler, DDPMSampler, get_sampler
+_FIELDS = {"eta": "ddim", "variance": "ddpm", "churn": "edm_heun"}  # flags that are a sampler's fields
 
-    for flag, name in (("eta", "ddim"), ("variance", "ddpm")):
-        if values[flag].value is not None and values.sampler != name:
+
+def _sampler(values: Values):
+    from keras_sid2.sampling import get_sampler
+
+    given = {flag: name for flag, name in _FIELDS.items() if values[flag].value is not None}
+    for flag, name in given.items():
+        if values.sampler != name:
             raise ValueError(f"--{flag} goes with --sampler={name}, got --sampler={values.sampler}.")
-    if values.eta is not None:
-        return DDIMSampler(values.eta)
-    return get_sampler(values.sampler) if values.variance is None else DDPMSampler(values.variance)
+    return dataclasses.replace(get_sampler(values.sampler), **{flag: values[flag].value for flag in given})
 
 
 def _guidance(values: Values):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sample_helpers import WHITE, command, draw, last_line, parsed
 
-from keras_sid2 import DDIMSampler, DDPMSampler, Guidance, HeunSampler, ScaleCurve
+from keras_sid2 import DDIMSampler, DDPMSampler, EDMHeunSampler, Guidance, HeunSampler, ScaleCurve
 from keras_sid2.bin import sampling_flags
 from keras_sid2.checkpoints import MODEL, checkpoints
 from keras_sid2.io.image_files import write_npz, write_png
@@ -27,6 +27,7 @@ def no_model(monkeypatch):
         ((), "sampler", DDPMSampler(0.2)),
         (("--variance=0.1",), "sampler", DDPMSampler(0.1)),
         (("--sampler=ddim", "--eta=0.5"), "sampler", DDIMSampler(0.5)),
+        (("--sampler=edm_heun", "--churn=0.3"), "sampler", EDMHeunSampler(churn=0.3)),
         (("--sampler=heun",), "sampler", HeunSampler()),
         (("--grid=edm_rho",), "grid", "edm_rho"),
         ((), "guidance", Guidance()),
@@ -73,6 +74,8 @@ PAIRS = "--guidance_scale must be a number, or logsnr:scale pairs"
         (("--labels=",), "--labels must be numbers with commas between, got ''"),
         (("--labels=0,1", "--num_images=3"), "--labels are 2 and --num_images=3: give one of them"),
         (("--sampler=euler",), "sampler must be one of ddpm, ddim, heun, dpmpp_2m"),
+        (("--sampler=heun", "--churn=0.1"), "--churn goes with --sampler=edm_heun, got --sampler=heun"),
+        (("--sampler=edm_heun", "--churn=-1"), "churn must be a number >= 0, got -1.0"),
         (("--sampler=heun", "--eta=1"), "--eta goes with --sampler=ddim, got --sampler=heun"),
         (("--sampler=ddim", "--variance=1"), "--variance goes with --sampler=ddpm, got --sampler=ddim"),
         (("--sampler=ddim", "--eta=2"), "eta must be in [0, 1], got 2.0"),
