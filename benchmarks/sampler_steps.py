@@ -1,9 +1,9 @@
 """Question: how does the Frechet distance of drawn digits fall with the number of steps, for each sampler?
 
-    python benchmarks/sampler_steps.py --checkpoint=runs/digits/checkpoints/step_0000002500 --grid=uniform_t \
+    python benchmarks/sampler_steps.py --checkpoint=runs/digits/checkpoints/step_0000002500 --noise_levels=uniform_t \
         --json=result.json --plot=result.png
 
-Expected: with the uniform_t grid, heun and dpmpp_2m score in 16 steps what real halves do, ddim in 32, and more steps
+Expected: with uniform_t, heun and dpmpp_2m score in 16 steps what real halves do, ddim in 32, and more steps
 change little; ddpm in 256. Another --seed moved scores by up to 8 percent: the deterministic samplers start from the
 same noise and compare more finely than that, ddpm does not.
 
@@ -36,7 +36,7 @@ def _define_flags():
     flags.DEFINE_string("checkpoint", None, "A checkpoint of a trained sid2_digits.", required=True)
     flags.DEFINE_list("samplers", list(MARKERS), "Samplers.")
     flags.DEFINE_list("steps", ["8", "16", "32", "64", "128", "256"], "Numbers of steps.")
-    flags.DEFINE_enum("grid", "uniform_t", ["uniform_t", "uniform_logsnr", "edm_rho"], "Where the steps lie.")
+    flags.DEFINE_enum("noise_levels", "uniform_t", ["uniform_t", "uniform_logsnr", "edm_rho"], "Where the steps lie.")
     flags.DEFINE_integer("images", None, "Only so many digits, drawn and real; default: all.", lower_bound=100)
     flags.DEFINE_integer("batch_size", 600, "Digits drawn at once.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of the noise.", lower_bound=0)
@@ -86,11 +86,11 @@ class Judge:
         return float(np.mean([frechet_distance(features[i], self._real[j]) for i, j in pairs]))
 
 
-def _drawing(model, labels: np.ndarray, sampler: str, num_steps: int):
+def _request(model, labels: np.ndarray, sampler: str, num_steps: int):
     import keras_sid2
 
-    settings = {"sampler": sampler, "num_steps": num_steps, "grid": FLAGS.grid}
-    return keras_sid2.Drawing(model, labels, seed=FLAGS.seed, batch_size=FLAGS.batch_size, **settings)
+    settings = {"sampler": sampler, "num_steps": num_steps, "noise_levels": FLAGS.noise_levels}
+    return keras_sid2.SampleRequest(model, labels, seed=FLAGS.seed, batch_size=FLAGS.batch_size, **settings)
 
 
 def _row(model, judge: Judge, sampler: str, num_steps: int) -> dict:
@@ -99,12 +99,12 @@ def _row(model, judge: Judge, sampler: str, num_steps: int) -> dict:
     from keras_sid2.sampling import evaluations
 
     start = time.perf_counter()
-    drawing = _drawing(model, judge.labels, sampler, num_steps)
-    images = drawing.images()
+    request = _request(model, judge.labels, sampler, num_steps)
+    images = request.images()
     return {
         "sampler": sampler,
         "steps": num_steps,
-        "evaluations": num_steps * evaluations(drawing.sampler),
+        "evaluations": num_steps * evaluations(request.sampler),
         **judge(images),
         "seconds_with_compiling": time.perf_counter() - start,
         "backend": keras.backend.backend(),
@@ -148,15 +148,15 @@ def _version(package: str) -> str | None:
 
 def _settings(model, labels: np.ndarray) -> dict:
     """What the rows must have in common."""
-    described = _drawing(model, labels, "ddpm", 1).describe()
-    return {name: described[name] for name in ("training_step", "weights", "images", "labels", "grid", "seed")}
+    described = _request(model, labels, "ddpm", 1).describe()
+    return {name: described[name] for name in ("training_step", "weights", "images", "labels", "noise_levels", "seed")}
 
 
 def _save(result: dict):
-    from keras_sid2.io.atomic import written_whole
+    from keras_sid2.io.atomic import atomic_write
 
     if FLAGS.json:
-        with written_whole(FLAGS.json) as temporary:
+        with atomic_write(FLAGS.json) as temporary:
             temporary.write_text(json.dumps(result, indent=1) + "\n")
 
 
@@ -175,7 +175,7 @@ def _show(result: dict):
     console = console if console.is_terminal else rich.console.Console(width=120)
     halves = result["frechet_halves"]
     columns = ("steps", "evaluations", "Frechet distance", "by that of real halves", "class accuracy", "seconds")
-    table = rich.table.Table(title=f"sampler_steps, grid {result['settings']['grid']}")
+    table = rich.table.Table(title=f"sampler_steps, noise levels {result['settings']['noise_levels']}")
     table.add_column("sampler")
     for column in columns:
         table.add_column(column, justify="right")
@@ -196,7 +196,7 @@ def _plot(result: dict):
     matplotlib.use("Agg")
     from matplotlib import pyplot, ticker
 
-    from keras_sid2.io.atomic import written_whole
+    from keras_sid2.io.atomic import atomic_write
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     for sampler, line in _lines(result).items():
@@ -208,10 +208,10 @@ def _plot(result: dict):
     for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         which(ticker.FormatStrFormatter("%g"))
     axes.set(xlabel="network evaluations an image", ylabel="Frechet distance")
-    axes.set_title(f"digits, grid {result['settings']['grid']}")
+    axes.set_title(f"digits, noise levels {result['settings']['noise_levels']}")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    with written_whole(FLAGS.plot) as temporary:
+    with atomic_write(FLAGS.plot) as temporary:
         figure.savefig(temporary, dpi=150)
 
 
@@ -226,7 +226,7 @@ def main(argv):
     result["frechet_halves"] = judge.frechet_halves()
     done = {(row["sampler"], row["steps"]) for row in result["rows"]}
     for case in [(s, n) for n in map(int, FLAGS.steps) for s in FLAGS.samplers if (s, n) not in done]:
-        print("drawing: sampler {}, {} steps".format(*case), flush=True)
+        print("request: sampler {}, {} steps".format(*case), flush=True)
         result["rows"].append(_row(model, judge, *case))
         _save(result)
     _show(result)

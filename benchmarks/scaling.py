@@ -139,7 +139,7 @@ def _plot(result: dict):
     matplotlib.use("Agg")
     from matplotlib import pyplot, ticker
 
-    from keras_sid2.io.atomic import written_whole
+    from keras_sid2.io.atomic import atomic_write
 
     systems = list(dict.fromkeys(time["system"] for time in result["times"]))
     compiled = {(row["strategy"], row["devices"]) for row in result["rows"]}
@@ -164,7 +164,7 @@ def _plot(result: dict):
     panels[0][0].legend(fontsize=8)
     preset, batch = result["settings"]["preset"], result["settings"]["batch_per_device"]
     figure.suptitle(f"{preset}, {batch} images a device, {result['utilisation']:.0%} of the peak")
-    with written_whole(FLAGS.plot) as temporary:
+    with atomic_write(FLAGS.plot) as temporary:
         figure.savefig(temporary, dpi=150)
 
 

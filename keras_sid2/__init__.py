@@ -10,7 +10,7 @@ from keras_sid2.diffusion import DiffusionObjective, Guidance, ScaleCurve, Sigmo
 from keras_sid2.models import Level, NetworkCost, ResidualUViT, network_cost
 from keras_sid2.parallel import processes
 from keras_sid2.sampling import DDIMSampler, DDPMSampler, DPMSolver2MSampler, EDMHeunSampler, HeunSampler
-from keras_sid2.training import AdamRecipe, Drawing, EmaAdam, SiD2Model, list_presets
+from keras_sid2.training import AdamRecipe, EmaAdam, SampleRequest, SiD2Model, list_presets
 from keras_sid2.version import __version__
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "DDPMSampler",
     "DPMSolver2MSampler",
     "DiffusionObjective",
-    "Drawing",
+    "SampleRequest",
     "EDMHeunSampler",
     "EmaAdam",
     "Guidance",

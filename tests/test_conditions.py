@@ -9,7 +9,7 @@ from keras import ops
 from keras_sid2 import Guidance, Level, ResidualUViT, SiD2Model, SigmoidWeighting
 from keras_sid2.conditions import ClassLabel, Image, TextEmbedding, Vector, as_conditions, call_network, check_all
 from keras_sid2.diffusion import CosineSchedule
-from keras_sid2.training import UnsoundBatch
+from keras_sid2.training import CorruptBatch
 
 CONDITIONS = {"wind": Vector(2), "past": Image((4, 4, 2))}
 RNG = np.random.default_rng(0)
@@ -85,7 +85,7 @@ def test_a_batch_that_lacks_one_is_refused(model):
 def test_a_value_in_a_later_batch_that_is_not_finite_is_named_and_not_learnt():
     model, data = model_of(network()), batch(32)
     data["wind"][20, 1] = np.nan
-    with pytest.raises(UnsoundBatch, match="wind must be finite"):
+    with pytest.raises(CorruptBatch, match="wind must be finite"):
         batches = (({k: v[i : i + 8] for k, v in data.items()},) for i in range(0, 32, 8))
         model.fit(batches, steps_per_epoch=4, verbose=0)
     assert all(np.isfinite(w).all() for w in model.get_weights())

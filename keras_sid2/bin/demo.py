@@ -14,7 +14,7 @@ from absl import flags
 from rich.console import Console
 
 import pipelines
-from keras_sid2 import Drawing
+from keras_sid2 import SampleRequest
 from keras_sid2.backend import steps_done
 from keras_sid2.bin.common import SamplingProgress, check_folder, make_folder, run_program
 from keras_sid2.bin.sample_files import is_finished
@@ -63,7 +63,7 @@ def _real_digits(data: str):
 def _drawn(path: pathlib.Path, model, labels, console):
     """uint8 [N, 8, 8, 1], a digit for each label: what is in the .npz if it is that, else drawn and written there."""
     options = {"num_steps": FLAGS.num_steps, "seed": FLAGS.seed, "batch_size": min(len(labels), 600)}
-    settings = Drawing(model, labels, **options).describe()
+    settings = SampleRequest(model, labels, **options).describe()
     if is_finished(path, settings):
         console.print(f"{path} holds these {len(labels)} digits already, nothing to draw.", soft_wrap=True)
         return np.concatenate(list(iterate_npz(path, len(labels))))

@@ -6,8 +6,8 @@
         --sweep_scales=1,1.5,2 --sweep_intervals=all,-3:5 --sweep_steps=32,128 --sweep_ema=true,false --out=sweep
     sid2-evaluate --compare=a.json,b.json
 
-prints the figures and the signature and writes them as JSON. A sweep writes out.jsonl, a line a setting, out.png and
-out.json: the best one, measured anew with the next seed, because the lowest of many figures is low by luck too. The
+prints the metrics and the signature and writes them as JSON. A sweep writes out.jsonl, a line a setting, out.png and
+out.json: the best one, measured anew with the next seed, because the lowest of many metrics is low by luck too. The
 same command goes on where it was interrupted. --compare takes .jsonl files of sweeps and of sid2-train too, whole, or
 line 3 as a.jsonl:3.
 """
@@ -20,7 +20,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from keras_sid2 import Drawing
+from keras_sid2 import SampleRequest
 from keras_sid2.bin import measuring, sampling_flags, signals, sweep
 from keras_sid2.bin.common import SamplingProgress, check_writable, run_program
 from keras_sid2.bin.measurement_lines import read_measurements, sweep_lines
@@ -66,7 +66,7 @@ def _check(values):
     _refuse_what_does_nothing(values)
     if values.out is None and not values.workdir and (values.samples or values.weights or values.preset):
         given = "samples" if values.samples else "weights" if values.weights else "preset"
-        raise ValueError(f"--out must be given with --{given}: where to write the figures.")
+        raise ValueError(f"--out must be given with --{given}: where to write the metrics.")
     if values.out is not None:
         _check_out(values.out)
     measuring.check_features(values.features)
@@ -163,16 +163,16 @@ class Measuring:
         self.model, self.request, self.features, self.reference = model, request, features, reference
         self._console = console
 
-    def drawing(self, options: dict, progress=None):
-        return Drawing(self.model, progress=progress, **self.request, **options)
+    def sample_request(self, options: dict, progress=None):
+        return SampleRequest(self.model, progress=progress, **self.request, **options)
 
     def __call__(self, options: dict):
         """The Measurement."""
         count = self.request["num_images"]
         with SamplingProgress(self._console, count) as line:
-            drawing = self.drawing(options, line.part(0, count))
+            request = self.sample_request(options, line.part(0, count))
             kept = {"features": self.features, "reference": self.reference}
-            return evaluate(drawing.batches(), **kept, drawn=drawing.describe(), progress=_look)
+            return evaluate(request.batches(), **kept, drawn=request.describe(), progress=_look)
 
 
 def _default_out(values, name: str) -> str:
@@ -181,7 +181,7 @@ def _default_out(values, name: str) -> str:
 
 def _report(console, measurement, out: str) -> int:
     path = pathlib.Path(f"{out}.json")
-    for name, value in measurement.figures.items():
+    for name, value in measurement.metrics.items():
         print(f"{name:24} {value:.6g}")
     print(f"signature  {measurement.signature()}")
     measurement.write(path)
@@ -197,8 +197,8 @@ def _compare(values, console) -> int:
     found = list(named.values())
     check_comparable(found, list(named))
     table = Table("", *(pathlib.Path(name).name.replace(".jsonl:", ":").removesuffix(".json") for name in named))
-    for name in {key: None for m in found for key in m.figures}:
-        table.add_row(name, *(f"{m.figures[name]:.6g}" if name in m.figures else "" for m in found))
+    for name in {key: None for m in found for key in m.metrics}:
+        table.add_row(name, *(f"{m.metrics[name]:.6g}" if name in m.metrics else "" for m in found))
     for name in {key: None for m in found for key in m.drawn}:
         told = [str(m.drawn.get(name)) for m in found]
         if len(set(told)) > 1:

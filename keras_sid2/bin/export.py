@@ -26,7 +26,7 @@ from keras_sid2.checkpoints import (
     load_model,
     newest_sound,
 )
-from keras_sid2.io.atomic import written_whole
+from keras_sid2.io.atomic import atomic_write
 
 
 def define(values: flags.FlagValues = flags.FLAGS):
@@ -76,7 +76,7 @@ def _checkpoint(folder: pathlib.Path, step: int | None) -> pathlib.Path:
 
 
 def _write(path: pathlib.Path, out: pathlib.Path):
-    with written_whole(out) as temporary:
+    with atomic_write(out) as temporary:
         if checkpoint_format(path) == PORTABLE:
             shutil.copyfile(path / MODEL, temporary)
         else:

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from keras_sid2.evaluation import Measurement
 from keras_sid2.generation.provenance import custom_in
 
-_PARTS = ("figures", "measured", "drawn")
-_BEGINNING = b'{"figures": {'  # of each line that a sweep writes
+_BEGINNINGS = (b'{"metrics": {', b'{"figures": {')  # of each line that a sweep writes, and that version 0.3 wrote
 _OF_TRAINING = ("step", "seconds")
 
 
@@ -18,12 +17,9 @@ def measurement_in(line: str | bytes, beside: tuple[str, ...] = ()):
     """The Measurement in a line, which may hold the values `beside` too; None if it is none."""
     try:
         values = json.loads(line)
-    except ValueError:
+        return Measurement.from_json({key: value for key, value in values.items() if key not in beside})
+    except (ValueError, AttributeError):  # the second: JSON of something else
         return None
-    if not isinstance(values, dict) or set(values) - set(_PARTS) - set(beside):
-        return None
-    parts = {name: values.get(name) for name in _PARTS}
-    return Measurement(**parts) if all(isinstance(part, dict) for part in parts.values()) else None
 
 
 def read_measurements(text: str) -> dict:
@@ -78,7 +74,7 @@ class SweepLines:
                 f"Line {line} of {path} is no measurement of a sweep: give another --out, or mend the file if it "
                 "is a sweep's."
             )
-        if not last.startswith(_BEGINNING[: len(last)]):
+        if not any(last.startswith(beginning[: len(last)]) for beginning in _BEGINNINGS):
             raise ValueError(f"{path} is no file of a sweep: give another --out.")
         if measurement_in(last) is not None:
             self.found.append(measurement_in(last))

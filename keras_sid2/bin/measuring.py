@@ -65,7 +65,7 @@ def check_alike(shape: tuple, real: Images, features: str) -> str | None:
     unlike = f"the images are {_sized(shape)} and those of {real.name} are {_sized(real.shape)}"
     if features != "inception":
         raise ValueError(f"Images are measured beside real ones of their shape, and {unlike}: resize one of them.")
-    return f"{unlike[0].upper()}{unlike[1:]}: Inception resizes both, which figures of others do not compare with."
+    return f"{unlike[0].upper()}{unlike[1:]}: Inception resizes both, which metrics of others do not compare with."
 
 
 def _sized(shape: tuple) -> str:

@@ -54,9 +54,9 @@ class RunLog:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def measured(self, step: int, figures: dict[str, float]):
-        self.scalars(step, {f"samples/{name}": value for name, value in figures.items()})
-        told = "{frechet:.4g} ({frechet_low:.4g} to {frechet_high:.4g})".format(**figures)
+    def measured(self, step: int, metrics: dict[str, float]):
+        self.scalars(step, {f"samples/{name}": value for name, value in metrics.items()})
+        told = "{frechet:.4g} ({frechet_low:.4g} to {frechet_high:.4g})".format(**metrics)
         self.note(f"step {step}: Frechet distance of samples {told}")
 
     def image(self, name: str, picture, step: int):

@@ -4,7 +4,7 @@ import json
 import pathlib
 import shutil
 
-from keras_sid2.io.atomic import write_json, written_whole
+from keras_sid2.io.atomic import atomic_write, write_json
 from keras_sid2.models.level import as_levels
 from keras_sid2.training import Preset
 from keras_sid2.training.proposal import SIZES, config_text
@@ -30,7 +30,7 @@ def write(workdir: pathlib.Path, preset: Preset, asked):
     write_json(workdir / PRESET, preset.described())
     if (workdir / CONFIG).exists() or not (asked.config or asked.proposes):
         return
-    with written_whole(workdir / CONFIG) as temporary:
+    with atomic_write(workdir / CONFIG) as temporary:
         if asked.config:
             shutil.copyfile(asked.config, temporary)
         else:

@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from keras_sid2 import Drawing
+from keras_sid2 import SampleRequest
 from keras_sid2.bin import sampling_flags, signals
 from keras_sid2.bin.common import SamplingProgress, run_program
 from keras_sid2.bin.sample_files import FORMATS, check_channels, check_folder, check_out, open_npz, paths
@@ -34,7 +34,7 @@ from keras_sid2.io.image_reading import read_images
 _SHOWN = 400  # images in the grid, at most
 _ANIMATED = 16
 _SECONDS = 4.0  # that an animation takes
-_SPAN = 1024  # images, about, that one Drawing is made of: it holds what is given for them in float32
+_SPAN = 1024  # images, about, that one SampleRequest is made of: it holds what is given for them in float32
 
 
 def define(values: flags.FlagValues = flags.FLAGS):
@@ -61,11 +61,11 @@ def define(values: flags.FlagValues = flags.FLAGS):
 
 @dataclasses.dataclass
 class _Request:
-    """What to draw; a Drawing of all of it would hold what is given for each image, so it is drawn in spans.
+    """What to draw; a SampleRequest of all of it would hold what is given for each image, so it is drawn in spans.
 
     Args:
         model: a SiD2Model.
-        options: arguments of `Drawing` that are the same for all images.
+        options: arguments of `SampleRequest` that are the same for all images.
         labels: int [count], or None for a model without classes.
         given: "init" and "known", where they are, as uint8 [1 or count, H, W, C].
     """
@@ -77,24 +77,24 @@ class _Request:
     options: dict
     given: dict[str, np.ndarray]
 
-    def drawing(self, first: int, last: int, progress=None):
-        """The Drawing of images first <= i < last."""
+    def sample_request(self, first: int, last: int, progress=None):
+        """The SampleRequest of images first <= i < last."""
         given = {
             name: np.broadcast_to(images, (self.count, *images.shape[1:]))[first:last]
             for name, images in self.given.items()
         }
         labels = None if self.labels is None else self.labels[first:last]
         numbers = {"num_images": last - first, "first_image": self.first_image + first}
-        return Drawing(self.model, labels, progress=progress, **numbers, **given, **self.options)
+        return SampleRequest(self.model, labels, progress=progress, **numbers, **given, **self.options)
 
     def describe(self) -> dict:
-        """As Drawing's, of all images; raises what that raises."""
+        """As SampleRequest's, of all images; raises what that raises."""
         if self.labels is not None and self.model.num_classes:
             self.model.conditions["label"].check("label", self.labels)
         labels = np.full(self.count, self.model.num_classes or 0) if self.labels is None else self.labels
-        whole = {"images": self.count, "labels": array_digest(labels.astype("int32"))}  # as one Drawing would
+        whole = {"images": self.count, "labels": array_digest(labels.astype("int32"))}  # as one SampleRequest would
         whole |= {name: array_digest(images) for name, images in self.given.items()}
-        return self.drawing(0, min(self.count, self.options["batch_size"])).describe() | whole
+        return self.sample_request(0, min(self.count, self.options["batch_size"])).describe() | whole
 
     def captions(self, count: int) -> list[str] | None:
         """The classes of the first images, for people."""
@@ -105,7 +105,7 @@ class _Request:
         size = self.options["batch_size"] * max(1, _SPAN // self.options["batch_size"])
         while start < stop:
             last = stop if stop - start < 2 * size else start + size  # so that no batch is of a size of its own
-            yield from self.drawing(start, last, line.part(start, last - start)).batches()
+            yield from self.sample_request(start, last, line.part(start, last - start)).batches()
             start = last
 
 
@@ -252,8 +252,8 @@ def _write_animations(paths: list[str], frames: int, request: _Request, console:
         return
     count = min(request.count, _ANIMATED)
     with SamplingProgress(console, count, title="animation") as line:
-        drawing = request.drawing(0, count, line.part(0, count))
-        z_t, x_hat = drawing.trajectory(min(frames, drawing.num_steps))
+        asked = request.sample_request(0, count, line.part(0, count))
+        z_t, x_hat = asked.trajectory(min(frames, asked.num_steps))
     captions = request.captions(count)
     pictures = [
         np.concatenate([image_grid(x, captions), image_grid(z, captions)], axis=1)

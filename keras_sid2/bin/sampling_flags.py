@@ -30,12 +30,13 @@ def define(values: Values = flags.FLAGS):
     flags.DEFINE_float("eta", None, "of ddim, in [0, 1]; 0, without noise, if not given", **add)
     flags.DEFINE_float("variance", None, "of ddpm, in [0, 1]; 0.2 if not given", **add)
     flags.DEFINE_float("churn", None, "of edm_heun, >= 0: by what share noise is raised; 0 if not given", **add)
-    flags.DEFINE_string("grid", "uniform_t", "uniform_t, uniform_logsnr or edm_rho", **add)
+    flags.DEFINE_string("noise_levels", "uniform_t", "uniform_t, uniform_logsnr or edm_rho", **add)
+    flags.DEFINE_alias("grid", "noise_levels", **add)  # its name in version 0.3
     text = "1 is none; or logsnr:scale pairs, as -3:1,0:2.5,5:1, with straight lines between"
     flags.DEFINE_string("guidance_scale", "1", text, **add)
     flags.DEFINE_list("guidance_interval", None, "low,high in logsnr; everywhere if not given", **add)
     flags.DEFINE_bool("guidance_one_batch", True, "both estimates at once: faster, in twice the memory", **add)
-    text = "guide away from this weaker model: a .keras file, a work directory, or a folder as of --weights"
+    text = "guide away from this model: a .keras file, a work directory, or a folder as of --weights"
     flags.DEFINE_string("autoguide", None, text, **add)
     text = "quantile in (0, 1] that estimates are scaled by; clipped if not given"
     flags.DEFINE_float("dynamic_threshold", None, text, **add)
@@ -109,25 +110,25 @@ def _newest_checkpoint(flag: str, folder: str) -> pathlib.Path:
 
 
 def sampling_options(values: Values = flags.FLAGS) -> dict:
-    """Arguments of `Drawing`: how to draw, without what. The weaker model is loaded if all else is right.
+    """Arguments of `SampleRequest`: how to draw, without what. The guidance network is loaded if all else is right.
 
     Raises ValueError or FileNotFoundError, in one sentence, for flags that are wrong or do nothing.
     """
-    from keras_sid2.sampling import get_grid
+    from keras_sid2.sampling import get_noise_levels
 
     check_at_least(values, num_steps=1, batch_size=1, seed=0)
     check_in_unit_interval(values, "dynamic_threshold")
-    get_grid(values.grid)
+    get_noise_levels(values.noise_levels)
     return {
         "num_steps": values.num_steps,
         "sampler": _sampler(values),
-        "grid": values.grid,
+        "noise_levels": values.noise_levels,
         "guidance": _guidance(values),
         "dynamic_threshold": values.dynamic_threshold,
         "use_ema": values.ema,
         "seed": values.seed,
         "batch_size": values.batch_size,
-        "weaker": _weaker(values),
+        "guidance_network": _guidance_network(values),
     }
 
 
@@ -195,5 +196,5 @@ def _scale(text: str):
     return points[0][0] if len(points) == len(points[0]) == 1 else ScaleCurve(tuple(points))
 
 
-def _weaker(values: Values):
+def _guidance_network(values: Values):
     return None if values.autoguide is None else _load_file("autoguide", values.autoguide)

@@ -1,6 +1,6 @@
 """The sweep of sid2-evaluate: scale x interval x steps x weights x variance, on a few thousand images each.
 
-The lowest of many figures is low by luck too: among 24 settings that are equally good, its 95 % interval held its own
+The lowest of many metrics is low by luck too: among 24 settings that are equally good, its 95 % interval held its own
 expectation in 57 of 100 trials, and in 96 of 100 with other images. So the best one is drawn once more with the next
 seed, and that figure is the result.
 """
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from keras_sid2 import Guidance
 from keras_sid2.evaluation import how_measured
-from keras_sid2.io.atomic import written_whole
+from keras_sid2.io.atomic import atomic_write
 from keras_sid2.sampling import DDPMSampler
 
 IMAGES = 2000  # for each setting, at most, unless the user says how many
@@ -35,7 +35,7 @@ def define(values: flags.FlagValues = flags.FLAGS):
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One combination; `options` are those of Drawing."""
+    """One combination; `options` are those of SampleRequest."""
 
     scale: float
     interval: tuple[float, float] | None
@@ -74,7 +74,7 @@ def settings(values, options: dict) -> list[Setting]:
         guidance = Guidance(scale, interval, options["guidance"].one_batch)
         changed = {"guidance": guidance, "num_steps": num_steps, "use_ema": use_ema, **sampler}
         if scale == 1.0:
-            changed["weaker"] = None
+            changed["guidance_network"] = None
         setting = Setting(scale, interval, num_steps, use_ema, {**options, **changed}, variance)
         found[setting] = setting
     return list(found)
@@ -143,7 +143,7 @@ def run(settings: list[Setting], measuring, lines, out: pathlib.Path, console) -
     for number, setting in enumerate(settings, 1):
         title = f"{number} of {len(settings)}: {setting.name()}"
         rows.append((setting, _measured(measuring, lines, setting.options, title, console)))
-    rows.sort(key=lambda row: row[1].figures["frechet"])
+    rows.sort(key=lambda row: row[1].metrics["frechet"])
     show(rows, console)
     best, chosen = rows[0]
     seed = (best.options["seed"] + 1) % 2**32
@@ -152,16 +152,16 @@ def run(settings: list[Setting], measuring, lines, out: pathlib.Path, console) -
     plot(rows, anew, pathlib.Path(f"{out}.png"))
     anew.write(f"{out}.json")
     print(f"best       {best.name()}")
-    told = "frechet    {frechet:.5g}, 95 % interval {frechet_low:.5g} to {frechet_high:.5g}".format(**anew.figures)
+    told = "frechet    {frechet:.5g}, 95 % interval {frechet_low:.5g} to {frechet_high:.5g}".format(**anew.metrics)
     print(f"{told}, measured anew with seed {seed}")
-    print(f"chosen by  {chosen.figures['frechet']:.5g}, the lowest of {len(rows)}: low by luck too")
+    print(f"chosen by  {chosen.metrics['frechet']:.5g}, the lowest of {len(rows)}: low by luck too")
     print(f"signature  {anew.signature()}")
     return 0
 
 
 def _measured(measuring, lines, options: dict, title: str, console):
     """The Measurement of images drawn with `options`, from the lines if it is there."""
-    drawn = measuring.drawing(options).describe()
+    drawn = measuring.sample_request(options).describe()
     measured = how_measured(measuring.features, measuring.reference, images=drawn["images"])
     measurement = lines.find(drawn, measured)
     if measurement is None:
@@ -195,18 +195,18 @@ def pyplot():
 def show(rows: list, console):
     """The table of (Setting, Measurement), best first; a star where the interval overlaps the best one's."""
     table = Table("scale", "interval", "steps", "weights", "frechet", "95 % interval", "precision", "recall", "")
-    limit = rows[0][1].figures["frechet_high"]
+    limit = rows[0][1].metrics["frechet_high"]
     for setting, measurement in rows:
-        figures = measurement.figures
-        near = "*" if figures["frechet_low"] <= limit else ""
+        metrics = measurement.metrics
+        near = "*" if metrics["frechet_low"] <= limit else ""
         table.add_row(
             f"{setting.scale:g}",
             "all" if setting.interval is None else "{:g}:{:g}".format(*setting.interval),
             f"{setting.num_steps}{setting.noised()}",
             "averaged" if setting.use_ema else "raw",
-            f"{figures['frechet']:.5g}",
-            "{frechet_low:.5g} to {frechet_high:.5g}".format(**figures),
-            *(f"{figures[key]:.3f}" if key in figures else "" for key in ("precision", "recall")),
+            f"{metrics['frechet']:.5g}",
+            "{frechet_low:.5g} to {frechet_high:.5g}".format(**metrics),
+            *(f"{metrics[key]:.3f}" if key in metrics else "" for key in ("precision", "recall")),
             near,
         )
     console.print(table)
@@ -227,15 +227,15 @@ def plot(rows: list, anew, path: pathlib.Path):
     lines = {}
     for setting, measurement in rows:
         for label in [None] if over is None else _labels(setting, settings, over):
-            lines.setdefault(label, []).append((place(setting), measurement.figures))
+            lines.setdefault(label, []).append((place(setting), measurement.metrics))
     for label, points in sorted(lines.items(), key=lambda line: str(line[0])):
         _draw(axes, sorted(points, key=lambda point: point[0]), "o" if over is None else "o-", label)
-    _draw(axes, [(place(settings[0]), anew.figures)], "k*", "the best one, measured anew")
+    _draw(axes, [(place(settings[0]), anew.metrics)], "k*", "the best one, measured anew")
     _prepare_x(axes, over, kinds, sorted({s.num_steps for s in settings}))
     axes.set_title(_fixed(settings))
     axes.set_ylabel("Frechet distance, 95 % interval")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
     plt.close(figure)
 
@@ -256,9 +256,9 @@ def _prepare_x(axes, over: str | None, kinds: list[str], steps: list[int]):
 
 
 def _draw(axes, points: list, style: str, label: str | None):
-    values = [figures["frechet"] for _, figures in points]
-    below = [figures["frechet"] - figures["frechet_low"] for _, figures in points]
-    above = [figures["frechet_high"] - figures["frechet"] for _, figures in points]
+    values = [metrics["frechet"] for _, metrics in points]
+    below = [metrics["frechet"] - metrics["frechet_low"] for _, metrics in points]
+    above = [metrics["frechet_high"] - metrics["frechet"] for _, metrics in points]
     axes.errorbar([x for x, _ in points], values, yerr=[below, above], fmt=style, capsize=3, label=label)
 
 

@@ -44,7 +44,7 @@ _HELP = {
     "remat": "recompute each block in the backward pass: less memory, a quarter more work (XLA for CPU undoes it)",
     "accumulation_steps": "parts that a batch is cut into, one after another in the memory of one",
     "mesh": "devices to train on, as data:4,fsdp:2,model:1 (tensorflow and torch: data alone); one if not given",
-    "coordinator": "host:port of process 0; where not given, the surroundings tell (see BUILD.md)",
+    "coordinator": "host:port of process 0; where not given, the environment tell (see BUILD.md)",
     "process_count": "processes that train together",
     "process_id": "of this one, from 0",
     "log_every": "steps between lines of the log",

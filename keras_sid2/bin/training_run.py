@@ -37,10 +37,10 @@ from keras_sid2.checkpoints import (
     checkpoint_path,
     checkpoint_step,
     checkpoints,
+    corrupt_checkpoints,
     load_model,
     newest_sound,
     remove_unfinished,
-    unsound,
 )
 from keras_sid2.io.atomic import locked, write_json
 from keras_sid2.parallel import processes
@@ -150,7 +150,7 @@ class TrainingRun(RunContext):
         found = None
         if processes.index() == 0:
             found = newest_sound(self.checkpoint_dir, self.note, set_aside=True)
-            if found is None and unsound(self.checkpoint_dir):
+            if found is None and corrupt_checkpoints(self.checkpoint_dir):
                 raise ValueError(
                     f"No checkpoint in {self.checkpoint_dir} is sound. To begin anew remove what was set aside there, "
                     "or give another --workdir."

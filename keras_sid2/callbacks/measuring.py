@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_sid2.backend import steps_done
-from keras_sid2.generation.request import Drawing
+from keras_sid2.generation.request import SampleRequest
 from keras_sid2.io.atomic import drop_lines_after
 from keras_sid2.io.image_files import image_grid, write_png
 
@@ -32,15 +32,15 @@ class MeasureSamples(keras.callbacks.Callback):
     training is asked to stop (`model.stop_training`). An error in it is told, and training goes on.
 
     Args:
-        measure: called with (batches of uint8 images, drawn=Drawing.describe(), progress=a function of (distances
+        measure: called with (batches of uint8 images, drawn=SampleRequest.describe(), progress=a function of (distances
             done, distances in all)), gives a `keras_sid2.evaluation.Measurement`; `functools.partial(evaluate,
             features=..., reference=...)`.
         every: steps.
-        labels, num_images: of the images, as `Drawing`.
-        generate_options: of `Drawing`.
-        path: of a file that gets a line of JSON each time: step, seconds, figures, measured, drawn.
+        labels, num_images: of the images, as `SampleRequest`.
+        generate_options: of `SampleRequest`.
+        path: of a file that gets a line of JSON each time: step, seconds, metrics, measured, drawn.
         grids: folder that gets a grid of the first images each time, step_NNN.png; None: none.
-        log: called with (step, figures); for TensorBoard.
+        log: called with (step, metrics); for TensorBoard.
         note: called with a sentence that says what measuring cost, that it was broken off, or that it failed.
         max_share, getting_ready, clock: deprecated, without effect.
     """
@@ -99,12 +99,12 @@ class MeasureSamples(keras.callbacks.Callback):
 
     def _measured(self):
         """(the Measurement, the first images)."""
-        drawing = Drawing(
+        request = SampleRequest(
             self.model, self.labels, num_images=self.num_images, progress=self._look, **self.generate_options
         )
         shown = []
         measurement = self.measure(
-            self._passed_on(drawing.batches(), shown), drawn=drawing.describe(), progress=self._look
+            self._passed_on(request.batches(), shown), drawn=request.describe(), progress=self._look
         )
         return measurement, np.concatenate(shown)[:_SHOWN]
 
@@ -130,4 +130,4 @@ class MeasureSamples(keras.callbacks.Callback):
             captions = None if self.labels is None else [str(label) for label in self.labels[:_SHOWN]]
             write_png(self.grids / f"step_{step:010d}.png", image_grid(shown, captions))
         if self.log is not None:
-            self.log(step, measurement.figures)
+            self.log(step, measurement.metrics)

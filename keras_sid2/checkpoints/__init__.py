@@ -1,5 +1,6 @@
 """Checkpoints of a run, portable and sharded."""
 
+from keras_sid2 import renamed
 from keras_sid2.checkpoints.loading import first_reason, load_model
 from keras_sid2.checkpoints.manifest import (
     ARRAYS,
@@ -12,13 +13,15 @@ from keras_sid2.checkpoints.manifest import (
     checkpoint_path,
     checkpoint_step,
     checkpoints,
+    corrupt_checkpoints,
     fault,
     newest_sound,
     remove_unfinished,
-    unsound,
 )
 from keras_sid2.checkpoints.portable import PortableSaver, save_checkpoint
 from keras_sid2.checkpoints.sharded import ShardedSaver, check_available
+
+__getattr__ = renamed.names(__name__, unsound="corrupt_checkpoints")
 
 __all__ = [
     "ARRAYS",
@@ -40,5 +43,5 @@ __all__ = [
     "newest_sound",
     "remove_unfinished",
     "save_checkpoint",
-    "unsound",
+    "corrupt_checkpoints",
 ]

@@ -178,7 +178,7 @@ def _newer(path: pathlib.Path, version: int) -> str:
 def newest_sound(directory: str | os.PathLike, note: Callable[[str], None], *, set_aside: bool) -> pathlib.Path | None:
     """The newest checkpoint in which nothing is wrong, or None; `note` is called with a sentence for each before it.
 
-    With `set_aside` the unsound ones are renamed, to unsound_step_NNN, so that nothing takes them for checkpoints.
+    With `set_aside` corrupt ones are renamed, to corrupt_step_NNN, so that nothing takes them for checkpoints.
     """
     for path in reversed(checkpoints(directory)):
         found = fault(path)
@@ -190,17 +190,18 @@ def newest_sound(directory: str | os.PathLike, note: Callable[[str], None], *, s
     return None
 
 
-def unsound(directory: str | os.PathLike) -> list[pathlib.Path]:
+def corrupt_checkpoints(directory: str | os.PathLike) -> list[pathlib.Path]:
     """Those that were set aside in a folder."""
-    return sorted(pathlib.Path(directory).glob("unsound_step_*"))
+    found = pathlib.Path(directory).glob
+    return sorted([*found("corrupt_step_*"), *found("unsound_step_*")])  # the second: of version 0.3 and before
 
 
 def _set_aside(path: pathlib.Path):
-    aside = path.with_name(f"unsound_{path.name}")
+    aside = path.with_name(f"corrupt_{path.name}")
     number = 1
     while aside.exists():
         number += 1
-        aside = path.with_name(f"unsound_{path.name}_{number}")
+        aside = path.with_name(f"corrupt_{path.name}_{number}")
     path.rename(aside)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from keras_sid2.evaluation.inception_score import InceptionScore, StreamedScore
 from keras_sid2.evaluation.statistics import FeatureStatistics, finite_rows
-from keras_sid2.io.atomic import written_whole
+from keras_sid2.io.atomic import atomic_write
 
 # Images are added to the statistics this many at a time, because each addition costs D x D operations a group, and at
 # multiples of it, because rounding then does not depend on the batches either.
@@ -169,7 +169,7 @@ class FeatureSet:
             "sample": self.sample,
             **({} if self._score is None else self._score.arrays()),
         }
-        with written_whole(path) as temporary, open(temporary, "wb") as file:
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
 
     @classmethod

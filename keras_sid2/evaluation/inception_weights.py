@@ -64,7 +64,7 @@ def write_weights(path: str | os.PathLike, weights: Mapping[str, np.ndarray]):
         raise ValueError(f"Inception weights are written as .npz, got {str(path)!r}.")
     arrays = _checked(weights, "what is to be written")
     origin = {_ORIGIN: np.array(_origin(arrays))} if getattr(weights, "published", False) else {}
-    with atomic.written_whole(path) as temporary:
+    with atomic.atomic_write(path) as temporary:
         np.savez(temporary, **arrays, **origin)
 
 
@@ -77,7 +77,7 @@ def download_weights(folder: str | os.PathLike) -> pathlib.Path:
     if path.exists():
         _check_hash(path)
         return path
-    with atomic.written_whole(path) as temporary:
+    with atomic.atomic_write(path) as temporary:
         _fetch(temporary)
         _check_hash(temporary)
     return path
@@ -99,7 +99,7 @@ def _origin(weights: Mapping[str, np.ndarray]) -> str:
 
 def _fetch(path: pathlib.Path):
     try:
-        # Keras takes a file that is there for the wanted one, and written_whole has made an empty one.
+        # Keras takes a file that is there for the wanted one, and atomic_write has made an empty one.
         keras.utils.get_file(path.name, URL, cache_dir=str(path.parent), cache_subdir="", force_download=True)
     except Exception as error:  # Keras raises plain Exception here, and sockets errors of their own
         raise ConnectionError(

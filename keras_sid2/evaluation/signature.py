@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from keras_sid2 import renamed
 from keras_sid2.evaluation.feature_set import FeatureSet
 from keras_sid2.evaluation.features import Features, ImagesDigest
 from keras_sid2.evaluation.measure import measure
@@ -34,9 +35,9 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """Figures, `measured`: how, and `drawn`: of what; plain values, as in its JSON file."""
+    """`metrics`; `measured`: how, and `drawn`: of what; plain values, as in its JSON file."""
 
-    figures: dict[str, float]
+    metrics: dict[str, float]
     measured: dict
     drawn: dict
 
@@ -61,12 +62,23 @@ class Measurement:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is no file.")
         try:
-            parts = json.loads(path.read_text())
-            if set(parts) != {"figures", "measured", "drawn"} or not all(isinstance(p, dict) for p in parts.values()):
-                raise ValueError("Other parts.")
-        except (ValueError, TypeError) as error:
+            return cls.from_json(json.loads(path.read_text()))
+        except ValueError as error:
             raise ValueError(f"{path} is no measurement of sid2-evaluate.") from error
-        return cls(**parts)
+
+    @classmethod
+    def from_json(cls, values) -> "Measurement":
+        """The measurement that JSON says; ValueError if it says none."""
+        values = renamed.recorded(values) if isinstance(values, dict) else {}
+        fields = [field.name for field in dataclasses.fields(cls)]
+        if set(values) != set(fields) or not all(isinstance(value, dict) for value in values.values()):
+            raise ValueError(f"A measurement has {', '.join(fields)}, got {', '.join(map(str, values))}.")
+        return cls(**values | {"drawn": renamed.recorded(values["drawn"])})
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Version 0.3's name of `metrics`."""
+        return self.metrics
 
 
 def check_comparable(measurements: Sequence[Measurement], names: Sequence[str] | None = None):
@@ -78,7 +90,7 @@ def check_comparable(measurements: Sequence[Measurement], names: Sequence[str] |
             here, there = first.get(key), other.measured.get(key)
             if here != there:
                 raise ValueError(
-                    f"The figures of {names[0]} and {name} do not compare: {key} is {here!r} in the one and {there!r} "
+                    f"The metrics of {names[0]} and {name} do not compare: {key} is {here!r} in the one and {there!r} "
                     "in the other."
                 )
 
@@ -154,10 +166,10 @@ def evaluate(
     """The quality of images beside real ones, with a signature.
 
     Args:
-        batches: of uint8 images [B, H, W, C] (or clips, if `features` takes clips), as of `Drawing.batches`.
+        batches: of uint8 images [B, H, W, C] (or clips, if `features` takes clips), as of `SampleRequest.batches`.
         features: those of the reference too.
         reference: of `reference_of`, or made by hand of `collect`.
-        drawn: what is known of the images, as `Drawing.describe` says it.
+        drawn: what is known of the images, as `SampleRequest.describe` says it.
         groups, capacity: of the FeatureSet of the images.
         progress: of `measure`.
 
@@ -167,8 +179,8 @@ def evaluate(
     _check_made_by(features, reference)
     samples, digest = collect(features, batches, width=real.width, **kept)
     measured = how_measured(features, reference, images=samples.count, **kept)
-    figures = measure(samples, real, progress=progress)
-    return Measurement(figures=figures, measured=measured, drawn={"images_digest": digest, **(drawn or {})})
+    metrics = measure(samples, real, progress=progress)
+    return Measurement(metrics=metrics, measured=measured, drawn={"images_digest": digest, **(drawn or {})})
 
 
 def _check_made_by(features: Features, reference: Reference):

@@ -31,14 +31,14 @@ _SAMPLE = 2  # stream of a seed, beside those of sid2_model
 _MOST = 12  # programs that a model keeps; the one that was not used for longest goes
 
 
-def program(drawing) -> "Program":
-    """The program of a Drawing with its settings, kept on the model: made at the first request of its kind."""
-    kind = _Kind.of(drawing)
-    model, programs = drawing.model, drawing.model.sampling_programs
+def program(request) -> "Program":
+    """The program of a SampleRequest with its settings, kept on the model: made at the first request of its kind."""
+    kind = _Kind.of(request)
+    model, programs = request.model, request.model.sampling_programs
     jit_compile = bool(model.compiled and model.jit_compile)
-    of_ends = ("ends", drawing.dtype, *kind.shape)  # the same for all kinds with these shapes
-    ends = _kept(programs, of_ends, lambda: _Ends(model.sample_shape, drawing.dtype, jit_compile))
-    return Program(ends, _kept(programs, kind, lambda: _Compiled(kind, drawing.sampler, jit_compile)), drawing)
+    of_ends = ("ends", request.dtype, *kind.shape)  # the same for all kinds with these shapes
+    ends = _kept(programs, of_ends, lambda: _Ends(model.sample_shape, request.dtype, jit_compile))
+    return Program(ends, _kept(programs, kind, lambda: _Compiled(kind, request.sampler, jit_compile)), request)
 
 
 def _kept(programs: dict, key, make: Callable):
@@ -76,8 +76,8 @@ def _given(batch: dict, shared: dict) -> dict:
 class _Source:
     """What programs read of a model, one for as long as it stays the same; it keeps no model alive.
 
-    So programs of a weaker model do not hold its weights, and of a network or a variable that was exchanged (LoRA adds
-    some) there is no program left that would draw from what it was.
+    So programs of a guidance network do not hold its weights, and of a network or a variable that was exchanged (LoRA
+    adds some) there is no program left that would draw from what it was.
     """
 
     def __init__(self, model):
@@ -118,7 +118,7 @@ class _Kind:
     """What a program is compiled for."""
 
     source: _Source
-    weaker: _Source | None
+    guidance_network: _Source | None
     sampler: object
     acts: bool
     one_batch: bool
@@ -128,18 +128,18 @@ class _Kind:
     shape: tuple
 
     @classmethod
-    def of(cls, drawing) -> "_Kind":
-        guidance, weaker = drawing.guidance, drawing.weaker
+    def of(cls, request) -> "_Kind":
+        guidance, guidance_network = request.guidance, request.guidance_network
         return cls(
-            source=_Source.of(drawing.model),
-            weaker=None if weaker is None else _Source.of(weaker),
-            sampler=_told_apart(drawing.sampler),
+            source=_Source.of(request.model),
+            guidance_network=None if guidance_network is None else _Source.of(guidance_network),
+            sampler=_told_apart(request.sampler),
             acts=guidance.acts,
             one_batch=guidance.one_batch,
             curve=callable(guidance.scale),
-            threshold=drawing.dynamic_threshold,
-            resamplings=drawing.resamplings,
-            shape=(drawing.images_at_once, drawing.num_steps, drawing.init is not None, drawing.known is not None),
+            threshold=request.dynamic_threshold,
+            resamplings=request.resamplings,
+            shape=(request.images_at_once, request.num_steps, request.init is not None, request.known is not None),
         )
 
 
@@ -159,7 +159,7 @@ class _Compiled:
 
     def __init__(self, kind: _Kind, sampler: Callable, jit_compile: bool):
         self.kind, self.sampler = kind, sampler
-        self._sources = [kind.source] if kind.weaker is None else [kind.source, kind.weaker]
+        self._sources = [kind.source] if kind.guidance_network is None else [kind.source, kind.guidance_network]
         threshold = kind.threshold
         self._limited = clipped if threshold is None else lambda denoise: thresholded(denoise, threshold)
         self._limited(lambda z_t, logsnr_t: z_t)  # refuses a quantile that is none
@@ -191,9 +191,9 @@ class _Compiled:
         )
 
     def _guided(self, given: dict, negative: dict, scale):
-        model, weaker = self.kind.source.model, self.kind.weaker
-        if weaker is not None:
-            return guided(_estimate(model, given), _estimate(weaker.model, given), scale)
+        model, guidance_network = self.kind.source.model, self.kind.guidance_network
+        if guidance_network is not None:
+            return guided(_estimate(model, given), _estimate(guidance_network.model, given), scale)
         base = {**given, **{name: _null(model, name, given[name]) for name in model.guided_conditions}, **negative}
         if self.kind.one_batch:
             both = {name: ops.concatenate([values, base[name]]) for name, values in given.items()}
@@ -230,15 +230,15 @@ def _network(model) -> Callable:
 
 
 class Program:
-    """Compiled functions with the settings of one Drawing."""
+    """Compiled functions with the settings of one SampleRequest."""
 
-    def __init__(self, ends: _Ends, compiled: _Compiled, drawing):
+    def __init__(self, ends: _Ends, compiled: _Compiled, request):
         self._ends, self._compiled = ends, compiled
         settings = {
-            "key": threefry.key(drawing.seed, _SAMPLE),
-            "logsnr": drawing.logsnr,
-            "guided_steps": np.asarray(drawing.guidance.steps(drawing.logsnr[:-1]), "int32"),
-            "scale": drawing.scale,
+            "key": threefry.key(request.seed, _SAMPLE),
+            "logsnr": request.logsnr,
+            "guided_steps": np.asarray(request.guidance.steps(request.logsnr[:-1]), "int32"),
+            "scale": request.scale,
         }
         self._shared = {name: ops.convert_to_tensor(value) for name, value in settings.items()}
 
@@ -263,7 +263,7 @@ class Run:
         self.state = self._compiled.advance(self._values, self.state, self._batch, self._shared, *edges)
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """(images of the drawing's dtype [B, H, W, C]: x_hat with what is known in its place; bool [B]: finite)."""
+        """(images of the request's dtype [B, H, W, C]: x_hat with what is known in its place; bool [B]: finite)."""
         x_hat = self.state[1]
         if "known" in self._batch:
             x_hat = ops.where(self._batch["mask"], self._batch["known"], x_hat)

@@ -8,7 +8,7 @@ _NAMED = 3  # images and weights in the sentence; the attributes have all of the
 
 
 class NonFiniteImages(FloatingPointError):
-    """Drawing gave NaN or infinite values; nothing of the batch was handed out.
+    """SampleRequest gave NaN or infinite values; nothing of the batch was handed out.
 
     Attributes:
         step: of the sampler, counted from 1, from which on they are not finite, of `num_steps`.
@@ -24,30 +24,30 @@ class NonFiniteImages(FloatingPointError):
         self.__dict__.update(attributes)
 
 
-def check_finite(drawing, run: Run, numbers: np.ndarray, sound: np.ndarray):
-    """NonFiniteImages unless all are `sound`, bool [N], of the images `numbers` that `run` drew for a Drawing.
+def check_finite(request, run: Run, numbers: np.ndarray, sound: np.ndarray):
+    """NonFiniteImages unless all are `sound`, bool [N], of the images `numbers` that `run` drew for a SampleRequest.
 
     Only then is the batch drawn once more, to name the step.
     """
     if not sound.all():
-        raise _error(drawing, run, numbers[: len(sound)][~sound])
+        raise _error(request, run, numbers[: len(sound)][~sound])
 
 
-def _error(drawing, run: Run, numbers: np.ndarray) -> NonFiniteImages:
-    step, weights = run.first_bad_step(drawing.num_steps), run.bad_weights()
-    images, labels = numbers.tolist(), drawing.labels[numbers - drawing.first_image].tolist()
-    found = {"step": step + 1, "num_steps": drawing.num_steps, "logsnr": float(drawing.logsnr[step])}
-    found |= {"seed": drawing.seed, "images": images, "labels": labels, "weights": weights}
-    dtype = getattr(getattr(drawing.model.network, "dtype_policy", None), "name", "unknown")
+def _error(request, run: Run, numbers: np.ndarray) -> NonFiniteImages:
+    step, weights = run.first_bad_step(request.num_steps), run.bad_weights()
+    images, labels = numbers.tolist(), request.labels[numbers - request.first_image].tolist()
+    found = {"step": step + 1, "num_steps": request.num_steps, "logsnr": float(request.logsnr[step])}
+    found |= {"seed": request.seed, "images": images, "labels": labels, "weights": weights}
+    dtype = getattr(getattr(request.model.network, "dtype_policy", None), "name", "unknown")
     which = f"image{'s' * (len(images) > 1)} {_few(images)}"
-    which += f" (label{'s' * (len(images) > 1)} {_few(labels)})" if drawing.model.num_classes else ""
+    which += f" (label{'s' * (len(images) > 1)} {_few(labels)})" if request.model.num_classes else ""
     if weights:
         cause = f"The weights are not finite: {_few(weights)}."
     else:
         cause = "Usual causes: float16 or guidance that overflows; a sampler or a network of one's own."
     return NonFiniteImages(
-        f"{which} of seed {drawing.seed} became NaN or infinite in step {step + 1} of {drawing.num_steps}, at logsnr "
-        f"{found['logsnr']:.4g} (sampler {drawing.sampler}, network in {dtype}). {cause}",
+        f"{which} of seed {request.seed} became NaN or infinite in step {step + 1} of {request.num_steps}, at logsnr "
+        f"{found['logsnr']:.4g} (sampler {request.sampler}, network in {dtype}). {cause}",
         **found,
     )
 

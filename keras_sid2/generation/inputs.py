@@ -1,4 +1,4 @@
-"""What a Drawing is given, as plain numbers and numpy arrays, or one sentence that says what is wrong with it."""
+"""What a SampleRequest is given, as plain numbers and numpy arrays, or one sentence that says what is wrong with it."""
 
 import numbers
 from collections.abc import Mapping

@@ -4,7 +4,7 @@ A frozen configuration (a frozen dataclass, or an object that Keras has register
 anything else, such as a closure, nobody can tell from outside what it does: it is "custom" and its qualified name.
 
 NAME.npz has its provenance in NAME.npz.json beside it, a folder of PNG files in images.json in it: what
-`Drawing.describe` says, and the digest of the images, by which it is known whether they are still the same.
+`SampleRequest.describe` says, and the digest of the images, by which it is known whether they are still the same.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ import pathlib
 import keras
 import numpy as np
 
+from keras_sid2 import renamed
 from keras_sid2.config import PACKAGE
 from keras_sid2.diffusion import Guidance
 from keras_sid2.io.atomic import read_json, write_json
@@ -67,7 +68,7 @@ def named_guidance(guidance: Guidance) -> str:
 
 
 def custom_in(drawn: dict) -> list[str]:
-    """Names of the settings of a `Drawing.describe` that are custom: two that read alike need not be equal."""
+    """Names of the settings of a `SampleRequest.describe` that are custom: two that read alike need not be equal."""
     return [name for name, value in drawn.items() if isinstance(value, str) and CUSTOM in value]
 
 
@@ -127,4 +128,4 @@ def read_provenance(images: str | os.PathLike) -> dict | None:
     found = read_json(path)
     if found is None or not isinstance(found.get("images_digest"), str):
         raise ValueError(f"{path} does not say how the images beside it were drawn: remove or rename it.")
-    return found
+    return renamed.recorded(found)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import keras
 import numpy as np
 
-from keras_sid2 import backend, threefry
+from keras_sid2 import backend, renamed, threefry
 from keras_sid2.backend import steps_done
 from keras_sid2.diffusion import Guidance
 from keras_sid2.generation.compiled_sampler import program
@@ -21,7 +21,7 @@ _REPORTS = 20  # pieces that a batch's steps are cut into where somebody watches
 
 
 @dataclasses.dataclass
-class Drawing:
+class SampleRequest:
     """Images to be drawn from `model`, and how.
 
     Image i depends on (seed, first_image + i, its label, the settings) and, up to rounding, on nothing else: not on
@@ -36,11 +36,11 @@ class Drawing:
             null.
         negative_conditions: the same of what guidance leads away from; None: the null values of what training drops.
         num_steps: steps of the sampler; the paper takes 512.
-        guidance: a `Guidance`; it needs labels, or `weaker`. None: none.
-        weaker: a SiD2Model of the same images and classes to be guided away from (autoguidance): a smaller network, or
-            an earlier checkpoint. None: guidance goes away from the estimate without a class.
+        guidance: a `Guidance`; it needs labels, or `guidance_network`. None: none.
+        guidance_network: a SiD2Model of the same images and classes to be guided away from (autoguidance): a smaller
+            network, or an earlier checkpoint. None: guidance goes away from the estimate without a class.
         sampler: "ddpm", "ddim", "heun", "dpmpp_2m", "edm_heun" or a sampler of `keras_sid2.sampling`.
-        grid: "uniform_t", "uniform_logsnr", "edm_rho" or a function as those of `sampling.grids`.
+        noise_levels: "uniform_t", "uniform_logsnr", "edm_rho" or a function as those of `sampling.noise_levels`.
         dynamic_threshold: quantile in (0, 1] of `sampling.thresholded`; None clips x_hat to [-1, 1].
         init: images [N, H, W, C] to start from, uint8 or float in [-1, 1] (image to image); needs t_start.
         t_start: in (0, 1], how much of the noise is put on them: 1 leaves nothing of them.
@@ -59,7 +59,7 @@ class Drawing:
     Labels, images and masks may be lists, arrays, or tensors of any backend.
 
     Raises ValueError for labels outside the classes, labels for a model without classes, guidance without labels or a
-    weaker model, images or masks of another shape, and settings outside their range.
+    guidance network, images or masks of another shape, and settings outside their range.
     """
 
     model: object
@@ -70,9 +70,9 @@ class Drawing:
     negative_conditions: Mapping | None = None
     num_steps: int = 512
     guidance: Guidance | None = None
-    weaker: object = None
+    guidance_network: object = None
     sampler: str | Callable = "ddpm"
-    grid: str | Callable = "uniform_t"
+    noise_levels: str | Callable = "uniform_t"
     dynamic_threshold: float | None = None
     init: object = None
     t_start: float | None = None
@@ -98,28 +98,28 @@ class Drawing:
         self._check_numbers()
         self._check_images()
         t_start = 1.0 if self.t_start is None else self.t_start
-        self.logsnr = logsnr_of(self.grid, self.model.schedule, self.num_steps, t_start)
+        self.logsnr = logsnr_of(self.noise_levels, self.model.schedule, self.num_steps, t_start)
         self.num_steps = int(self.num_steps)
         self.scale = self._scale()
         self._program = program(self)
 
     def _check_guidance(self):
-        model, weaker = self.model, self.weaker
-        if weaker is not None:
-            if not (hasattr(weaker, "sample_shape") and hasattr(weaker, "network")):
-                raise ValueError(f"weaker must be a SiD2Model, got {weaker!r}: load it with keras.saving.load_model.")
+        model, other = self.model, self.guidance_network
+        if other is not None:
+            if not (hasattr(other, "sample_shape") and hasattr(other, "network")):
+                raise ValueError(f"guidance_network must be a SiD2Model, got {other!r}: load it with load_model.")
             if not self.guidance.acts:
-                raise ValueError("weaker= does nothing without guidance: pass guidance=Guidance(scale) too.")
-            here, there = ((m.sample_shape, m.conditions) for m in (model, weaker))
+                raise ValueError("guidance_network= does nothing without guidance: pass guidance=Guidance(scale) too.")
+            here, there = ((m.sample_shape, m.conditions) for m in (model, other))
             if here != there:
-                raise ValueError(f"The weaker model must have the images and classes {here} of this one, got {there}.")
+                raise ValueError(f"The guidance network must have the images and classes {here}, got {there}.")
         elif self.guidance.acts and not self._is_guided():
             raise ValueError(
-                f"Guidance needs labels to be guided by, or a weaker model; got guidance scale {self.guidance.scale} "
-                "and no labels."
+                "Guidance needs labels to be guided by, or a guidance network; got guidance scale "
+                f"{self.guidance.scale} and no labels."
             )
-        if self.negative_conditions and (weaker is not None or not self.guidance.acts):
-            raise ValueError("negative_conditions are for guidance=Guidance(scale) without a weaker model.")
+        if self.negative_conditions and (other is not None or not self.guidance.acts):
+            raise ValueError("negative_conditions are for guidance=Guidance(scale) without a guidance network.")
 
     def _is_guided(self) -> bool:
         """Whether any sample is conditioned on anything that guidance can lead to."""
@@ -241,7 +241,7 @@ class Drawing:
             "prediction": self.model.prediction,
             "schedule": named(self.model.schedule),
             "sampler": named(getattr(self.sampler, "function", self.sampler)),
-            "grid": named(self.grid),
+            "noise_levels": named(self.noise_levels),
             "num_steps": self.num_steps,
             "guidance": named_guidance(self.guidance),
             "dynamic_threshold": self.dynamic_threshold,
@@ -251,9 +251,9 @@ class Drawing:
             "training_step": self.step,
             "weights": self.model.weights_digest(use_ema=self.use_ema),
         }
-        if self.weaker is not None:
-            weights = self.weaker.weights_digest(use_ema=self.use_ema)
-            parts["weaker"] = f"{weights} {config_digest(self.weaker.network)} {self.weaker.prediction}"
+        if (other := self.guidance_network) is not None:
+            weights = other.weights_digest(use_ema=self.use_ema)
+            parts["guidance_network"] = f"{weights} {config_digest(other.network)} {other.prediction}"
         given = {name: getattr(self, name) for name in ("init", "known", "mask")}
         given |= {name: values for name, values in self.conditions.items() if name != "label"}
         given |= {f"negative {name}": values for name, values in self.negative_conditions.items()}
@@ -261,18 +261,19 @@ class Drawing:
 
 
 def generate(model, labels=None, **options) -> np.ndarray:
-    """Draws images, uint8 [N, H, W, C]; the arguments are those of `Drawing`, which see for what they mean."""
-    return Drawing(model, labels, **options).images()
+    """Draws images, uint8 [N, H, W, C]; the arguments are those of `SampleRequest`, which see for what they mean."""
+    return SampleRequest(model, labels, **options).images()
 
 
-generate.__signature__ = inspect.signature(Drawing).replace(
+SampleRequest.__init__ = renamed.arguments(grid="noise_levels", weaker="guidance_network")(SampleRequest.__init__)
+generate.__signature__ = inspect.signature(SampleRequest).replace(
     return_annotation=np.ndarray
 )  # so that help() and editors show the arguments
 
 
 def trajectory(model, labels=None, *, frames: int = 32, **options) -> tuple[np.ndarray, np.ndarray]:
     """How images come about: (z_t, x_hat), each uint8 [frames, N, H, W, C]; other arguments as `generate`."""
-    return Drawing(model, labels, **options).trajectory(frames)
+    return SampleRequest(model, labels, **options).trajectory(frames)
 
 
 def _padded(values: np.ndarray, size: int) -> np.ndarray:
@@ -282,9 +283,9 @@ def _padded(values: np.ndarray, size: int) -> np.ndarray:
 class _Ticks:
     """Counts steps for `progress`."""
 
-    def __init__(self, drawing: Drawing):
-        self.done, self.total = 0, drawing.num_steps * -(-drawing.num_images // drawing.images_at_once)
-        self._report = _bar(drawing.num_images) if drawing.progress is True else drawing.progress
+    def __init__(self, request: SampleRequest):
+        self.done, self.total = 0, request.num_steps * -(-request.num_images // request.images_at_once)
+        self._report = _bar(request.num_images) if request.progress is True else request.progress
 
     @property
     def watched(self) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def written_whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """A temporary path, of the same suffix, in the folder of `path`; it becomes `path` when the block ends well."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def written_whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 def write_json(path: str | os.PathLike, values):
     """Plain values as an atomic file."""
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
@@ -107,7 +107,7 @@ def drop_lines_after(path: str | os.PathLike, step: int):
     lines = path.read_text().splitlines()
     kept = [line for line in lines if _step_of(line) <= step]
     if len(kept) < len(lines):
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept))
 
 

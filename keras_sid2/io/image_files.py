@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from keras_sid2.io.atomic import locked, write_json, written_whole
+from keras_sid2.io.atomic import atomic_write, locked, write_json
 
 _HOLD = 2.0  # seconds that an animation's last frame stays
 
@@ -64,7 +64,7 @@ def write_png(path: str | os.PathLike, picture: np.ndarray):
     from PIL import Image
 
     picture = _checked(picture[None])[0]
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(temporary, format="PNG")
 
 
@@ -91,14 +91,14 @@ def write_animation(path: str | os.PathLike, frames: Sequence[np.ndarray], secon
     durations = [max(20, round(1000 * seconds / len(frames)))] * len(frames)  # faster, browsers show it slower
     durations[-1] += round(1000 * _HOLD)
     first, *others = [Image.fromarray(frame) for frame in frames]
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         first.save(temporary, save_all=True, append_images=others, duration=durations, loop=0, **options)
 
 
 def write_npz(path: str | os.PathLike, images: np.ndarray, labels: np.ndarray | None = None):
     """The ADM layout: arr_0 uint8 [N, H, W, C], arr_1 int [N] where there are labels."""
     arrays = (images,) if labels is None else (images, np.asarray(labels))
-    with written_whole(path) as temporary, open(temporary, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, *arrays)
 
 
@@ -208,7 +208,7 @@ class NpzPieces:
         if not self.done:
             raise ValueError(f"{self.path} cannot be written: there are no images in {self.folder}.")
         self._check_settings()  # a network file system may know nothing of locks
-        with written_whole(self.path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        with atomic_write(self.path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             self._stream(archive, "arr_0", "|u1", self._kind[:-1])
             if self._kind[-1]:
                 self._stream(archive, "arr_1", "<i8", ())

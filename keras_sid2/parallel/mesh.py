@@ -85,7 +85,7 @@ def _devices() -> list:
 
 
 @dataclasses.dataclass(frozen=True)
-class Copies:
+class Replicas:
     """A model on each device of `mesh`, which is along data alone; on tensorflow and torch."""
 
     mesh: Mesh
@@ -94,7 +94,7 @@ class Copies:
     rules: Sequence[Rule] | None = None
 
 
-_copies: Copies | None = None
+_copies: Replicas | None = None
 
 
 def _check_mesh(mesh: Mesh):
@@ -135,7 +135,7 @@ def _local_devices() -> list:
     return tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
 
 
-def distribute(mesh: Mesh, rules: Sequence[Rule] | None = None) -> MeshDistribution | Copies | None:
+def distribute(mesh: Mesh, rules: Sequence[Rule] | None = None) -> MeshDistribution | Replicas | None:
     """Makes `mesh` the one that all models made from now on are on. A mesh of one device changes nothing.
 
     Raises ValueError for a mesh that the backend cannot do, and if it is for another number of devices than there are.
@@ -150,13 +150,13 @@ def distribute(mesh: Mesh, rules: Sequence[Rule] | None = None) -> MeshDistribut
     return distribution
 
 
-def _make(mesh: Mesh, rules: Sequence[Rule]) -> MeshDistribution | Copies | None:
+def _make(mesh: Mesh, rules: Sequence[Rule]) -> MeshDistribution | Replicas | None:
     _check_mesh(mesh)
     if mesh.size == 1:
         return None
     if backend.name() == "jax":
         return MeshDistribution(mesh, rules)
-    return Copies(mesh, processes.count(), _strategy() if backend.name() == "tensorflow" else None)
+    return Replicas(mesh, processes.count(), _strategy() if backend.name() == "tensorflow" else None)
 
 
 def _strategy():
@@ -167,16 +167,16 @@ def _strategy():
     return tf.distribute.MirroredStrategy([device.name for device in _local_devices()])
 
 
-def _set(distribution: MeshDistribution | Copies | None):
+def _set(distribution: MeshDistribution | Replicas | None):
     global _copies
-    _copies = distribution if isinstance(distribution, Copies) else None
+    _copies = distribution if isinstance(distribution, Replicas) else None
     replicas.of_processes(1 if _copies is None else _copies.num_processes)
     if backend.name() == "jax":
         keras.distribution.set_distribution(distribution)
 
 
 @contextlib.contextmanager
-def distributed(mesh: Mesh, rules: Sequence[Rule] | None = None) -> Iterator[MeshDistribution | Copies | None]:
+def distributed(mesh: Mesh, rules: Sequence[Rule] | None = None) -> Iterator[MeshDistribution | Replicas | None]:
     """`distribute` within a block; behind it the distribution is what it was before."""
     before, distribution = current(), _make(mesh, rules)
     scope = getattr(distribution, "strategy", None)
@@ -189,7 +189,7 @@ def distributed(mesh: Mesh, rules: Sequence[Rule] | None = None) -> Iterator[Mes
         _set(before)
 
 
-def current() -> MeshDistribution | Copies | None:
+def current() -> MeshDistribution | Replicas | None:
     """What `distribute` has set, if it has."""
     distribution = keras.distribution.distribution()
     return distribution if isinstance(distribution, MeshDistribution) else _copies
@@ -210,7 +210,7 @@ def check_model(model) -> Table | None:
                 f"The model was made before distribute(), so {variable.path} is not on the mesh {distribution.mesh}: "
                 "make or load the model after it."
             )
-    if isinstance(distribution, Copies):
+    if isinstance(distribution, Replicas):
         replicas.broadcast(model.variables)
     found = table(model, distribution.mesh, distribution.rules)
     if isinstance(distribution, MeshDistribution):
@@ -224,7 +224,7 @@ def check_model(model) -> Table | None:
     return found
 
 
-def _is_on(variable, distribution: MeshDistribution | Copies) -> bool:
+def _is_on(variable, distribution: MeshDistribution | Replicas) -> bool:
     if backend.name() == "jax":
         return len(variable.value.sharding.device_set) == distribution.mesh.size
     if backend.name() == "tensorflow":
@@ -241,7 +241,7 @@ def spread(data, rows: int):
     kept from them, as `data` is no tf.data.Dataset.
     """
     distribution = current()
-    if not isinstance(distribution, Copies) or distribution.num_processes == 1 or distribution.strategy is None:
+    if not isinstance(distribution, Replicas) or distribution.num_processes == 1 or distribution.strategy is None:
         return data
     import tensorflow as tf
 

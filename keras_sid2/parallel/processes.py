@@ -29,10 +29,10 @@ _strategy = None  # tensorflow's for several processes, which must be made befor
 
 
 def start(*, coordinator: str | None = None, count: int | None = None, index: int | None = None):
-    """Makes this process one of `count`, or of as many as the surroundings name; waits until all are there.
+    """Makes this process one of `count`, or of as many as the environment name; waits until all are there.
 
     Args:
-        coordinator: "host:port" of process 0, reachable by all; None where the surroundings tell.
+        coordinator: "host:port" of process 0, reachable by all; None where the environment tell.
         count: processes.
         index: of this one, 0 <= index < count.
 

@@ -52,7 +52,7 @@ def rows(batch):
     return order, ops.cast(batch, "int32") * count()
 
 
-def key_of_copy(key):
+def key_of_replica(key):
     """`key` of a stream for what is drawn for a copy's part as a whole, such as dropout masks: another in each."""
     return threefry.fold_in(key, index()) if count() > 1 else key
 

@@ -1,8 +1,16 @@
-"""Samplers, the grids they step on, denoise functions, and the loop that runs them."""
+"""Samplers, the noise levels they step through, denoise functions, and the loop that runs them."""
 
+from keras_sid2 import renamed
 from keras_sid2.sampling.denoisers import clipped, denoiser, guided, guided_in_one_batch, scale_between, thresholded
 from keras_sid2.sampling.loop import SamplingLoop, sample
-from keras_sid2.sampling.noise_levels import GRIDS, edm_rho, get_grid, logsnr_of, uniform_logsnr, uniform_t
+from keras_sid2.sampling.noise_levels import (
+    NOISE_LEVELS,
+    edm_rho,
+    get_noise_levels,
+    logsnr_of,
+    uniform_logsnr,
+    uniform_t,
+)
 from keras_sid2.sampling.samplers import (
     SAMPLERS,
     DDIMSampler,
@@ -15,8 +23,10 @@ from keras_sid2.sampling.samplers import (
     get_sampler,
 )
 
+__getattr__ = renamed.names(__name__, GRIDS="NOISE_LEVELS", get_grid="get_noise_levels")
+
 __all__ = [
-    "GRIDS",
+    "NOISE_LEVELS",
     "SAMPLERS",
     "DDIMSampler",
     "DDPMSampler",
@@ -29,7 +39,7 @@ __all__ = [
     "denoiser",
     "edm_rho",
     "evaluations",
-    "get_grid",
+    "get_noise_levels",
     "get_sampler",
     "guided",
     "guided_in_one_batch",

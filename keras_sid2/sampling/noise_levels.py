@@ -8,7 +8,7 @@
 The network is evaluated at logsnr[0] to logsnr[n - 1], by samplers of two evaluations also at the end of each step,
 and the last x_hat is the result: no step is taken to z_0, which would add the noise of logsnr(0) back. (1) and (2)
 leave the last step to the samplers; (3), as in its paper, evaluates at logsnr(0) itself, so its last two points are
-one. A grid is any function (schedule, num_steps, t_start) of this kind.
+one. Noise levels are any function (schedule, num_steps, t_start) of this kind.
 """
 
 import numbers
@@ -41,25 +41,27 @@ def edm_rho(schedule, num_steps: int, t_start: float = 1.0, rho: float = 7.0) ->
     return np.append(logsnr, logsnr[-1]).astype("float32")
 
 
-GRIDS = {"uniform_t": uniform_t, "uniform_logsnr": uniform_logsnr, "edm_rho": edm_rho}
+NOISE_LEVELS = {"uniform_t": uniform_t, "uniform_logsnr": uniform_logsnr, "edm_rho": edm_rho}
 
 
-def get_grid(grid):
-    """A grid by name, or `grid` itself if it is a function already."""
-    if callable(grid):
-        return grid
-    if not isinstance(grid, str) or grid not in GRIDS:
-        raise ValueError(f"grid must be one of {', '.join(GRIDS)} or a function of this kind, got {grid!r}.")
-    return GRIDS[grid]
+def get_noise_levels(noise_levels):
+    """Noise levels by name, or `noise_levels` itself if it is a function already."""
+    if callable(noise_levels):
+        return noise_levels
+    if not isinstance(noise_levels, str) or noise_levels not in NOISE_LEVELS:
+        raise ValueError(
+            f"noise_levels must be one of {', '.join(NOISE_LEVELS)} or a function of this kind, got {noise_levels!r}."
+        )
+    return NOISE_LEVELS[noise_levels]
 
 
-def logsnr_of(grid, schedule, num_steps: int, t_start: float = 1.0) -> np.ndarray:
-    """What `grid`, a name or a function, gives: float32 [num_steps + 1]; ValueError if it is no grid."""
+def logsnr_of(noise_levels, schedule, num_steps: int, t_start: float = 1.0) -> np.ndarray:
+    """What `noise_levels`, a name or a function, gives: float32 [num_steps + 1]; ValueError if it is another."""
     _check(num_steps, t_start)
-    logsnr = np.asarray(get_grid(grid)(schedule, num_steps, t_start), "float32")
+    logsnr = np.asarray(get_noise_levels(noise_levels)(schedule, num_steps, t_start), "float32")
     if logsnr.shape != (num_steps + 1,) or not np.isfinite(logsnr).all() or (np.diff(logsnr) < 0).any():
         raise ValueError(
-            f"The grid must give {num_steps + 1} finite values of logsnr for {num_steps} steps, none below the one "
+            f"noise_levels must give {num_steps + 1} finite values of logsnr for {num_steps} steps, none below the one "
             f"before it; got shape {list(logsnr.shape)}, {logsnr}."
         )
     return logsnr

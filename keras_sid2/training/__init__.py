@@ -1,15 +1,18 @@
 """SiD2Model, its optimizer and what training needs around it."""
 
+from keras_sid2 import renamed
 from keras_sid2.generation.finite import NonFiniteImages
-from keras_sid2.generation.request import Drawing
-from keras_sid2.training.guards import ExplodedLoss, NonFiniteLoss, StopOnExplosion, StopOnNonFinite, UnsoundBatch
+from keras_sid2.generation.request import SampleRequest
+from keras_sid2.training.guards import CorruptBatch, ExplodedLoss, NonFiniteLoss, StopOnExplosion, StopOnNonFinite
 from keras_sid2.training.optimizer import AdamRecipe, EmaAdam
 from keras_sid2.training.preset import Preset, find_preset, list_presets, register_preset
 from keras_sid2.training.sid2_model import SiD2Model
 
+__getattr__ = renamed.names(__name__, Drawing="SampleRequest", UnsoundBatch="CorruptBatch")
+
 __all__ = [
     "AdamRecipe",
-    "Drawing",
+    "SampleRequest",
     "EmaAdam",
     "ExplodedLoss",
     "NonFiniteImages",
@@ -18,7 +21,7 @@ __all__ = [
     "SiD2Model",
     "StopOnExplosion",
     "StopOnNonFinite",
-    "UnsoundBatch",
+    "CorruptBatch",
     "find_preset",
     "list_presets",
     "register_preset",

@@ -65,7 +65,7 @@ class CheckedModel(AveragedModel):
 
         Raises ValueError for data that does not fit the model, before training starts; for callbacks that cannot do
         here what they do elsewhere; and where layers were frozen or freed since compile(). FloatingPointError, with the
-        step, when the loss or the gradient is NaN or infinite; that step changed no weight to NaN. UnsoundBatch, which
+        step, when the loss or the gradient is NaN or infinite; that step changed no weight to NaN. CorruptBatch, which
         is both, for a label outside the classes or a float image outside [-1, 1] in a later batch; it was not learnt.
         """
         refused = [k for k in ("sample_weight", "class_weight") if kwargs.get(k) is not None]

@@ -23,7 +23,7 @@ class ExplodedLoss(NonFiniteLoss):
     """The loss of training step `step` was finite, but far above what it was: as lost as one that is not finite."""
 
 
-class UnsoundBatch(NonFiniteLoss, ValueError):
+class CorruptBatch(NonFiniteLoss, ValueError):
     """The batch of training step `step` had a label outside the classes, or a float image outside [-1, 1]."""
 
 
@@ -86,7 +86,7 @@ class StopOnNonFinite(_EachStep):
                 wrong = self.model.data_faults.sentence(self.model.conditions)
                 if wrong:
                     what = f"loss is nan at training step {step}, as its batch is not sound: {wrong}"
-                    return UnsoundBatch(f"{what} Training stopped, and has not learnt it.", step)
+                    return CorruptBatch(f"{what} Training stopped, and has not learnt it.", step)
                 bins = [key for key in logs if key.startswith(_BINS) and not math.isfinite(float(logs[key]))]
                 return NonFiniteLoss(
                     f"{name} is {value} at training step {step}{' in ' + ', '.join(bins) if bins else ''}: training "

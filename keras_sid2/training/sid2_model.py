@@ -205,7 +205,7 @@ class SiD2Model(CheckedModel):
             fractions = threefry.evenly(order)
         t = ops.mod(threefry.uniform(keys[0]) + fractions, 1.0)
         inputs = self.objective.corrupt(x, t, threefry.normal(keys[2], self.sample_shape, index=order))
-        inputs |= {"faults": faults, "seed": replicas.key_of_copy(keys[3]), "weight": share * inputs["weight"]}
+        inputs |= {"faults": faults, "seed": replicas.key_of_replica(keys[3]), "weight": share * inputs["weight"]}
         if given:
             draw = threefry.uniform(keys[1], index=order)
             null = null_like(self.conditions, ops.shape(x)[0])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.extras import require_tfds
-from pipelines.preparing.shards import PARTS, TEMPORARY, Shard, write_whole
+from pipelines.preparing.shards import PARTS, TEMPORARY, Shard, write_atomically
 from pipelines.reading.records import INDEX_FILE
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def finish(builder: "LocalBuilder", settings: dict[str, Any], work: "epath.Path"
         "notes": json.loads((work / "plan.json").read_text())["notes"],
         **_duplicates(work, shards),
     }
-    write_whole(work / "report.json", json.dumps(report, indent=1, sort_keys=True).encode())
+    write_atomically(work / "report.json", json.dumps(report, indent=1, sort_keys=True).encode())
     _write_description(builder, work, shards, report)
 
 

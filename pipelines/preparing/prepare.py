@@ -15,7 +15,7 @@ from absl import logging
 from pipelines.datasets import ENTRIES, dataset_names
 from pipelines.extras import check_count, near, require, require_tfds, tfds_path
 from pipelines.preparing.finishing import finish, finish_cleaning
-from pipelines.preparing.shards import PARTS, REMEDY, BuilderSpec, Shard, cut, write_shard, write_whole, written
+from pipelines.preparing.shards import PARTS, REMEDY, BuilderSpec, Shard, cut, write_atomically, write_shard, written
 from pipelines.reading.locating import INFO_FILE
 from pipelines.reading.records import FORMATS
 
@@ -253,8 +253,8 @@ def _planned(
     else:
         (work / PARTS).mkdir(exist_ok=True)
         for shard, items in (pair for pairs in cuts.values() for pair in pairs):
-            write_whole(work / f"{shard.part}.items.json", json.dumps(items).encode())
-        write_whole(work / "plan.json", json.dumps(plan, indent=1).encode())
+            write_atomically(work / f"{shard.part}.items.json", json.dumps(items).encode())
+        write_atomically(work / "plan.json", json.dumps(plan, indent=1).encode())
     return [shard for pairs in cuts.values() for shard, _ in pairs]
 
 

@@ -103,7 +103,7 @@ def write_shard(spec: BuilderSpec, directory: str, shard: Shard, allowed: int | 
     if not done.exists() or (allowed is not None and json.loads(done.read_text())["bad"]):
         done.unlink(missing_ok=True)  # or, after a kill in between, an old report would stand beside a new shard
         report = _write(_builder(spec), root, shard, stop_at_bad=allowed == 0)
-        write_whole(done, json.dumps(report, sort_keys=True).encode())
+        write_atomically(done, json.dumps(report, sort_keys=True).encode())
     return written(directory, shard)
 
 
@@ -202,7 +202,7 @@ def _write_array_record(path: "epath.Path", records: Iterator[bytes]) -> list[in
     return []
 
 
-def write_whole(path: "epath.Path", data: bytes) -> None:
+def write_atomically(path: "epath.Path", data: bytes) -> None:
     """Writes a file that is there whole or not at all."""
     temporary = _temporary(path)
     try:

@@ -70,8 +70,8 @@ def test_images_and_features_that_are_not_finite_end_it_and_nothing_is_written(f
 
 
 def test_lines_are_compared_and_what_some_lack_is_left_empty(folder, tmp_path, capsys):
-    def line(step, **figures):
-        return json.dumps({"step": step, "seconds": 1.0, "figures": figures, "measured": {}, "drawn": {"seed": step}})
+    def line(step, **metrics):
+        return json.dumps({"step": step, "seconds": 1.0, "metrics": metrics, "measured": {}, "drawn": {"seed": step}})
 
     log = tmp_path / "measurements.jsonl"
     log.write_text(line(100, frechet=3.25, kid=0.125) + "\n" + line(200, frechet=1.5) + "\n" + line(300, frechet=7.0))
@@ -97,7 +97,7 @@ def test_images_in_a_file_are_measured(folder):
     assert evaluate(folder, *texts, "--features=own_features:rows") == 0
     written = json.loads((folder / "file.json").read_text())
     assert written["measured"]["images"] == 150 and written["drawn"]["samples"] == "drawn.npz"
-    assert abs(written["figures"]["frechet"]) < 0.01 and written["figures"]["precision"] > 0.8
+    assert abs(written["metrics"]["frechet"]) < 0.01 and written["metrics"]["precision"] > 0.8
 
 
 def draw(folder, *texts):
@@ -160,7 +160,7 @@ def test_a_prepared_data_set_is_a_reference_and_fits_a_classifier(folder):
     assert evaluate(folder, *texts, f"--out={folder / 'digits'}") == 0
     written = json.loads((folder / "digits.json").read_text())
     assert written["measured"]["features"] == "classifier-64" and written["measured"]["reference_images"] == 1797
-    assert written["figures"]["inception_score"] > 8 and written["figures"]["precision"] > 0.9
+    assert written["metrics"]["inception_score"] > 8 and written["metrics"]["precision"] > 0.9
 
 
 @pytest.mark.parametrize(

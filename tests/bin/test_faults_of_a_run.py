@@ -16,7 +16,7 @@ from training_helpers import same_weights
 
 from keras_sid2.bin.goodput import KINDS, Goodput, peak_of
 from keras_sid2.bin.training_run import Skipped, TrainingRun
-from keras_sid2.checkpoints import MODEL, checkpoint_step, checkpoints, unsound
+from keras_sid2.checkpoints import MODEL, checkpoint_step, checkpoints, corrupt_checkpoints
 from keras_sid2.io.atomic import locked
 from keras_sid2.training import find_preset
 
@@ -57,7 +57,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_run_ends_as_ever(data, tmp
     assert same_weights(again.train(), whole)
     log = again.console.export_text()
     assert "step_0000000008 is not sound: model.keras has" in log and "set aside" in log and "steps 4 to 12" in log
-    assert [path.name for path in unsound(again.checkpoint_dir)] == ["unsound_step_0000000008"]
+    assert [path.name for path in corrupt_checkpoints(again.checkpoint_dir)] == ["corrupt_step_0000000008"]
 
 
 def test_a_run_without_any_sound_checkpoint_does_not_begin_anew_by_itself(data, tmp_path):

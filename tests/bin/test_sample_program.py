@@ -115,11 +115,11 @@ def test_images_given_lead_to_the_result(workdir, tmp_path):
     assert images_of(tmp_path / "c.npz") != images_of(tmp_path / "d.npz")
 
 
-def test_a_weaker_model_guides(workdir, tmp_path):
+def test_a_guidance_network_guides(workdir, tmp_path):
     tiny_model(weights_seed=1).save(tmp_path / "other.keras")
     how, drawn = (f"--workdir={workdir}", "--num_steps=2", "--format=npz", "--labels=0,1"), []
-    for weaker in (None, tmp_path / "other.keras", workdir):
-        flags_of_it = () if weaker is None else ("--guidance_scale=3", f"--autoguide={weaker}")
+    for guidance_network in (None, tmp_path / "other.keras", workdir):
+        flags_of_it = () if guidance_network is None else ("--guidance_scale=3", f"--autoguide={guidance_network}")
         draw(*how, f"--out={tmp_path / 'a'}", *flags_of_it)
         drawn.append(read_images(tmp_path / "a.npz").astype(int))
     without, by_another, by_itself = drawn
@@ -208,7 +208,7 @@ def test_no_batch_is_of_a_size_of_its_own_and_a_grid_needs_no_more_than_it_shows
     monkeypatch.setattr(sample, "_SPAN", 8)
     drawn = _loaded(request(workdir, "unused"))
     spans = []
-    monkeypatch.setattr(drawn, "drawing", lambda first, last, _: spans.append((first, last)) or NoImages())
+    monkeypatch.setattr(drawn, "sample_request", lambda first, last, _: spans.append((first, last)) or NoImages())
     list(drawn.batches(4, 29, SamplingProgress(Console(file=io.StringIO()), 29)))
     assert spans == [(4, 12), (12, 20), (20, 29)]
     assert sample._needed(["grid"], 5000) == 400 and sample._needed(["gif"], 5000) == 0

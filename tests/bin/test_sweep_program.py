@@ -8,7 +8,7 @@ import pytest
 from evaluate_helpers import evaluate, filled
 from PIL import Image
 
-from keras_sid2 import Drawing
+from keras_sid2 import SampleRequest
 from keras_sid2.bin import measurement_lines, signals, sweep
 from keras_sid2.evaluation import Measurement
 from keras_sid2.training import NonFiniteImages
@@ -40,7 +40,7 @@ def test_a_sweep_finds_a_setting_and_is_not_done_twice(folder, capsys):
     first = capsys.readouterr()
     *swept, anew = lines_of(folder / "sweep.jsonl")
     assert len(swept) == 2 * 3  # steps x (none, everywhere, in the interval)
-    best = min(swept, key=lambda line: line["figures"]["frechet"])
+    best = min(swept, key=lambda line: line["metrics"]["frechet"])
     assert "best " in first.out and "95 % interval" in first.out and "of 6: " in first.err
     assert Image.open(folder / "sweep.png").size[0] > 500
     of_images = ("images_digest", "seed")
@@ -49,7 +49,7 @@ def test_a_sweep_finds_a_setting_and_is_not_done_twice(folder, capsys):
     }
     assert (best["drawn"]["seed"], anew["drawn"]["seed"]) == (0, 1) and "measured anew with seed 1" in first.out
     assert json.loads((folder / "sweep.json").read_text()) == anew
-    assert f"frechet    {anew['figures']['frechet']:.5g}, 95 %" in first.out
+    assert f"frechet    {anew['metrics']['frechet']:.5g}, 95 %" in first.out
     whole = (folder / "sweep.jsonl").read_text()
     for kept, drawn in ((whole[: whole.rindex("{") + 40], 1), (whole[:-1], 0)):  # killed in a line, or at its end
         (folder / "sweep.jsonl").write_text(kept)
@@ -97,27 +97,27 @@ def test_a_sweep_over_the_variance_of_ddpm(folder, capsys):
 
 def test_a_setting_that_draws_nan_ends_a_sweep_and_is_not_written(folder, tmp_path, monkeypatch):
     """The second of two: the line of the first one stays."""
-    drawn = Drawing.batches
+    drawn = SampleRequest.batches
 
-    def ill(drawing):
-        if drawing.sampler.variance == 1.0:
+    def ill(request):
+        if request.sampler.variance == 1.0:
             raise NonFiniteImages("image 3 of seed 0 became NaN.")
-        return drawn(drawing)
+        return drawn(request)
 
-    monkeypatch.setattr(Drawing, "batches", ill)
+    monkeypatch.setattr(SampleRequest, "batches", ill)
     with pytest.raises(FloatingPointError, match="image 3"):
         evaluate(folder, *given(folder, tmp_path / "out", "--sweep_scales=1", "--sweep_variance=0,1"))
     assert len(lines_of(tmp_path / "out.jsonl")) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["out.jsonl"]
 
 
-MEASURED = '{"figures": {"frechet": 1.0}, "measured": {}, "drawn": {}}\n'
+MEASURED = '{"metrics": {"frechet": 1.0}, "measured": {}, "drawn": {}}\n'
 
 
 @pytest.mark.parametrize(
     "content, sentence",
     [
-        (2 * '{"step": 1, "seconds": 1, "figures": {}, "measured": {}, "drawn": {}}\n', "Line 1 of .*out.jsonl is no"),
+        (2 * '{"step": 1, "seconds": 1, "metrics": {}, "measured": {}, "drawn": {}}\n', "Line 1 of .*out.jsonl is no"),
         (MEASURED + "damaged\n" + MEASURED, "Line 2 of .*out.jsonl is no measurement of a sweep"),
         (MEASURED + "\n", "Line 2 of"),
         (MEASURED + '{"step": 1', "out.jsonl is no file of a sweep: give another --out"),
@@ -145,15 +145,15 @@ def test_two_sweeps_do_not_write_to_one_file(folder, tmp_path):
             evaluate(folder, *given(folder, tmp_path / "out"))
         lines.add(measurement(2.0))
     with measurement_lines.sweep_lines(tmp_path / "out.jsonl") as lines:
-        assert [found.figures["frechet"] for found in lines.found] == [1.0, 2.0]
+        assert [found.metrics["frechet"] for found in lines.found] == [1.0, 2.0]
 
 
 # -- the plot --------------------------------------------------------------------------------------------------------
 
 
 def measurement(frechet):
-    figures = {"frechet": frechet, "frechet_low": frechet - 0.25, "frechet_high": frechet + 0.5}
-    return Measurement(figures=figures, measured={}, drawn={})
+    metrics = {"frechet": frechet, "frechet_low": frechet - 0.25, "frechet_high": frechet + 0.5}
+    return Measurement(metrics=metrics, measured={}, drawn={})
 
 
 def plotted(settings, tmp_path, monkeypatch):

@@ -95,7 +95,7 @@ def test_samples_are_measured_on_the_way(data, tmp_path):
     assert list((tmp_path / "cache").glob("*.npz"))
     lines = [json.loads(line) for line in (tmp_path / "run" / "measurements.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [4, 8, 12]
-    assert all(line["measured"]["images"] == 40 and line["figures"]["frechet"] > 0 for line in lines)
+    assert all(line["measured"]["images"] == 40 and line["metrics"]["frechet"] > 0 for line in lines)
     assert "step 12: Frechet distance of samples" in log and "--measure_share does nothing" in log
     assert "Measuring samples at step 12 took" in log and "% of the time since the last one." in log
     told = scalars(tmp_path / "run" / "tensorboard")

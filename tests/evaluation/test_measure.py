@@ -98,9 +98,9 @@ def test_the_inception_score_needs_images_and_no_real_ones(count, scored):
 
 def test_the_inception_score_is_of_all_images_though_few_were_kept():
     features, logits = draw(900), 3 * draw(900, seed=1, width=20)
-    figures = measure(set_of(features, logits, capacity=200), set_of(draw(200, seed=2)))
+    metrics = measure(set_of(features, logits, capacity=200), set_of(draw(200, seed=2)))
     score = inception_score(logits)
-    found = figures["inception_score"], figures["inception_score_std"]
+    found = metrics["inception_score"], metrics["inception_score_std"]
     assert found == pytest.approx((score.mean, score.std), rel=1e-12)
 
 

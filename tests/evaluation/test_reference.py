@@ -119,5 +119,5 @@ def test_without_a_cache_nothing_is_kept(tmp_path):
 def test_a_reference_keeps_no_logits(tmp_path):
     scored = dataclasses.replace(PLAIN, extract=lambda images: (means(images), means(images)))
     assert kept(Counted(), tmp_path, features=scored).features.inception_score is None
-    figures = evaluate(batches(), features=scored, reference=kept(Counted(), tmp_path, features=scored)).figures
-    assert figures["inception_score"] > 1.0
+    metrics = evaluate(batches(), features=scored, reference=kept(Counted(), tmp_path, features=scored)).metrics
+    assert metrics["inception_score"] > 1.0

@@ -33,7 +33,7 @@ def test_figures_are_those_of_measure_and_the_signature_says_how():
     found = measured(IMAGES[:200], sampler="ddim", seed=3)
     ours, digest = collect(PLAIN, batches(IMAGES[:200], 7))
     real, _ = collect(PLAIN, batches(IMAGES[::-1]), groups=1)
-    assert found.figures == pytest.approx(measure(ours, real), rel=1e-9)
+    assert found.metrics == pytest.approx(measure(ours, real), rel=1e-9)
     assert found.measured["images"] == 200 and found.measured["reference_images"] == 300
     assert found.drawn == {"images_digest": digest, "sampler": "ddim", "seed": 3}
     for part in (
@@ -72,11 +72,11 @@ def test_equal_signatures_have_equal_figures():
     options = {"capacity": 120}
     first, again, other = (measured(images, options=options) for images in (IMAGES, IMAGES, IMAGES[::-1]))
     assert first == again and first.signature() == again.signature() != other.signature()
-    assert first.figures["frechet"] == pytest.approx(other.figures["frechet"], abs=1e-12)
-    assert first.figures["kid"] != other.figures["kid"]
+    assert first.metrics["frechet"] == pytest.approx(other.metrics["frechet"], abs=1e-12)
+    assert first.metrics["kid"] != other.metrics["kid"]
     parts = [reference(images, capacity=120) for images in (IMAGES, IMAGES[::-1])]
     pair = [evaluate(batches(), features=PLAIN, reference=each) for each in parts]
-    assert pair[0].figures["kid"] != pair[1].figures["kid"]
+    assert pair[0].metrics["kid"] != pair[1].metrics["kid"]
     with pytest.raises(ValueError, match="do not compare: reference is"):
         check_comparable(pair)
 
@@ -116,7 +116,7 @@ def test_a_file_of_it_comes_back(tmp_path):
     assert Measurement.read(tmp_path / "new" / "m.json") == found
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"figures": 1, "measured": 2, "drawn": 3}', "figures"])
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"metrics": 1, "measured": 2, "drawn": 3}', "metrics"])
 def test_a_file_that_is_none_is_refused(tmp_path, text):
     (tmp_path / "m.json").write_text(text)
     with pytest.raises(ValueError, match="is no measurement of sid2-evaluate"):
@@ -195,4 +195,4 @@ def test_clips_take_the_same_path():
     found = evaluate(
         batches(clips, 16), features=over_time, reference=Reference(name="r", digest=digest, features=real)
     )
-    assert abs(found.figures["frechet"]) < 1e-9 and found.measured["images"] == 60
+    assert abs(found.metrics["frechet"]) < 1e-9 and found.measured["images"] == 60

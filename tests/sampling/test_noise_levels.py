@@ -7,18 +7,18 @@ import pytest
 from helpers import to_numpy
 
 from keras_sid2.diffusion import CosineInterpolatedSchedule, CosineSchedule
-from keras_sid2.sampling import GRIDS, edm_rho, get_grid, uniform_logsnr, uniform_t
+from keras_sid2.sampling import NOISE_LEVELS, edm_rho, get_noise_levels, uniform_logsnr, uniform_t
 
 SCHEDULES = [CosineSchedule(), CosineSchedule(-5.0, 7.0), CosineInterpolatedSchedule(128)]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize("noise_levels", NOISE_LEVELS.values(), ids=NOISE_LEVELS)
 @pytest.mark.parametrize("t_start", [1.0, 0.3])
-def test_every_grid_rises_from_t_start_to_clean(grid, schedule, t_start):
-    logsnr = grid(schedule, 5, t_start)
+def test_every_grid_rises_from_t_start_to_clean(noise_levels, schedule, t_start):
+    logsnr = noise_levels(schedule, 5, t_start)
     assert logsnr.dtype == "float32" and logsnr.shape == (6,)
-    assert (np.diff(logsnr)[:-1] > 0).all() and (logsnr[-1] > logsnr[-2]) == (grid is not edm_rho)
+    assert (np.diff(logsnr)[:-1] > 0).all() and (logsnr[-1] > logsnr[-2]) == (noise_levels is not edm_rho)
     ends = to_numpy(schedule.logsnr(np.float32([t_start, 0.0])))
     np.testing.assert_allclose(logsnr[[0, -1]], ends, atol=2e-5)
 
@@ -51,10 +51,10 @@ def test_edm_s_grid_is_its_equation_5():
 
 
 @pytest.mark.parametrize("num_steps", [0, -4, 2.5, None, True])
-@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
-def test_number_of_steps_is_a_positive_integer(grid, num_steps):
+@pytest.mark.parametrize("noise_levels", NOISE_LEVELS.values(), ids=NOISE_LEVELS)
+def test_number_of_steps_is_a_positive_integer(noise_levels, num_steps):
     with pytest.raises(ValueError, match="num_steps must be an integer >= 1, got"):
-        grid(CosineSchedule(), num_steps)
+        noise_levels(CosineSchedule(), num_steps)
 
 
 @pytest.mark.parametrize("t_start", [0.0, 1.2, -0.5])
@@ -66,6 +66,8 @@ def test_t_start_is_a_time(t_start):
 def test_rho_is_positive_and_grids_go_by_name():
     with pytest.raises(ValueError, match="rho must be positive, got 0"):
         edm_rho(CosineSchedule(), 4, rho=0)
-    with pytest.raises(ValueError, match="grid must be one of uniform_t, uniform_logsnr, edm_rho or a function"):
-        get_grid("karras")
-    assert get_grid("edm_rho") is edm_rho and get_grid(uniform_t) is uniform_t
+    with pytest.raises(
+        ValueError, match="noise_levels must be one of uniform_t, uniform_logsnr, edm_rho or a function"
+    ):
+        get_noise_levels("karras")
+    assert get_noise_levels("edm_rho") is edm_rho and get_noise_levels(uniform_t) is uniform_t

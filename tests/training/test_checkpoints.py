@@ -16,12 +16,12 @@ from keras_sid2.checkpoints import (
     SHARDED,
     checkpoint_step,
     checkpoints,
+    corrupt_checkpoints,
     fault,
     load_model,
     newest_sound,
     remove_unfinished,
     save_checkpoint,
-    unsound,
 )
 from keras_sid2.checkpoints import manifest as module
 
@@ -82,8 +82,8 @@ def test_a_hundred_faults_are_found_and_the_one_before_is_used(copy, saved):
         else:
             assert checkpoint_step(found) == 1, what
             assert len(notes) == 1 and str(newest) in notes[0] and "set aside" in notes[0], (what, notes)
-            assert [path.name for path in unsound(copy)] == ["unsound_step_0000000002"]
-            shutil.rmtree(unsound(copy)[0])
+            assert [path.name for path in corrupt_checkpoints(copy)] == ["corrupt_step_0000000002"]
+            shutil.rmtree(corrupt_checkpoints(copy)[0])
         shutil.rmtree(copy / newest.name, ignore_errors=True)
         shutil.copytree(saved / newest.name, copy / newest.name)
     assert harmless < 15
@@ -97,7 +97,7 @@ def test_none_that_is_sound_is_none_and_several_are_set_aside(copy):
     assert newest_sound(copy, notes.append, set_aside=False) is None
     assert len(checkpoints(copy)) == 2 and "manifest.json is missing" in notes[0]
     assert newest_sound(copy, notes.append, set_aside=True) is None
-    assert not checkpoints(copy) and len(unsound(copy)) == 2
+    assert not checkpoints(copy) and len(corrupt_checkpoints(copy)) == 2
 
 
 @pytest.mark.backend_free
@@ -112,7 +112,7 @@ def test_the_same_step_may_be_set_aside_twice_and_saved_again(copy):
         (copy / "step_0000000002" / MODEL).write_bytes(b"no")
         assert checkpoint_step(newest_sound(copy, lambda _: None, set_aside=True)) == 1
         save_checkpoint(model, copy, keep=2)
-    assert len(unsound(copy)) == 2 and fault(checkpoints(copy)[-1]) is None
+    assert len(corrupt_checkpoints(copy)) == 2 and fault(checkpoints(copy)[-1]) is None
     assert same_weights(load_model(checkpoints(copy)[-1]), model)
 
 

@@ -10,7 +10,7 @@ import pytest
 from helpers import tiny_network, to_numpy
 from training_helpers import fit_steps, stripes, tiny_model
 
-from keras_sid2 import AdamRecipe, DDIMSampler, Drawing, Guidance, ScaleCurve, SiD2Model, SigmoidWeighting
+from keras_sid2 import AdamRecipe, DDIMSampler, Guidance, SampleRequest, ScaleCurve, SiD2Model, SigmoidWeighting
 from keras_sid2.diffusion import CosineSchedule, from_x, to_x
 from keras_sid2.sampling import SAMPLERS
 
@@ -144,16 +144,22 @@ def test_guidance_in_two_batches_or_by_a_level_curve_is_the_same(model):
         assert np.abs(draw(model, guidance=Guidance(scale, (-3.0, 5.0), one_batch)) - expected).max() <= 1
 
 
-def test_a_weaker_model_guides(model):
+def test_a_guidance_network_guides(model):
     """Away from itself is no guidance; away from an earlier one is some, with the weights of both in one program."""
     plain = draw(model)
-    assert np.abs(draw(model, weaker=model, guidance=Guidance(3.0)) - plain).max() <= 1
-    weaker = tiny_model()
-    fit_steps(weaker, epochs=3)
-    assert np.abs(draw(model, weaker=weaker, guidance=Guidance(2.0)) - plain).max() > 5
-    assert np.abs(draw(model, weaker=weaker, guidance=Guidance(0.0)) - draw(weaker)).max() <= 1
+    assert np.abs(draw(model, guidance_network=model, guidance=Guidance(3.0)) - plain).max() <= 1
+    guidance_network = tiny_model()
+    fit_steps(guidance_network, epochs=3)
+    assert np.abs(draw(model, guidance_network=guidance_network, guidance=Guidance(2.0)) - plain).max() > 5
+    assert (
+        np.abs(draw(model, guidance_network=guidance_network, guidance=Guidance(0.0)) - draw(guidance_network)).max()
+        <= 1
+    )
     unlabelled = tiny_model(network=tiny_network(num_classes=None), compiled=False)
-    assert unlabelled.generate(num_images=2, num_steps=2, weaker=unlabelled, guidance=Guidance(2.0)).shape[0] == 2
+    assert (
+        unlabelled.generate(num_images=2, num_steps=2, guidance_network=unlabelled, guidance=Guidance(2.0)).shape[0]
+        == 2
+    )
 
 
 def test_a_dynamic_threshold_saturates_less(model):
@@ -205,7 +211,7 @@ def test_a_network_that_predicts_x_or_eps_trains_and_draws_alike(kind):
 
 
 def test_a_record_of_a_drawing_names_what_decides_the_images(model):
-    record = Drawing(model, LABELS, num_steps=8, guidance=Guidance(2.0), seed=3).describe()
+    record = SampleRequest(model, LABELS, num_steps=8, guidance=Guidance(2.0), seed=3).describe()
     assert record["seed"] == 3 and record["guidance"] == "2.0 in all" and record["averaged_weights"] is True
     assert record["training_step"] == 320 and record["weights"] == model.weights_digest()
     assert model.weights_digest() != model.weights_digest(use_ema=False)
@@ -218,7 +224,7 @@ def test_records_tell_models_apart_that_have_the_same_weights(model):
         for name, value in changes.items():
             setattr(other, name, value)
         other.set_weights(model.get_weights())
-        records.append(Drawing(other, LABELS, num_steps=8, use_ema=False).describe())
+        records.append(SampleRequest(other, LABELS, num_steps=8, use_ema=False).describe())
     assert len({json.dumps(record) for record in records}) == 3 and len({record["weights"] for record in records}) == 1
 
 
@@ -261,7 +267,9 @@ def test_a_network_without_a_configuration_is_told_by_its_class():
     with pytest.raises(NotImplementedError):
         network.get_config()
     model = SiD2Model(network, schedule=CosineSchedule(), weighting=SigmoidWeighting(0.0))
-    assert Drawing(model, num_images=2, num_steps=2).describe()["network"] == f"custom {__name__}.UnwrittenNetwork"
+    assert (
+        SampleRequest(model, num_images=2, num_steps=2).describe()["network"] == f"custom {__name__}.UnwrittenNetwork"
+    )
 
 
 IMAGES, MASK = np.zeros((7, 4, 4, 1), "uint8"), np.ones((4, 4, 1), bool)
@@ -270,21 +278,30 @@ IMAGES, MASK = np.zeros((7, 4, 4, 1), "uint8"), np.ones((4, 4, 1), bool)
 @pytest.mark.parametrize(
     "options, sentence",
     [
-        (dict(guidance=Guidance(2.0), labels=None, num_images=2), "Guidance needs labels to be guided by, or a weaker"),
+        (
+            dict(guidance=Guidance(2.0), labels=None, num_images=2),
+            "Guidance needs labels to be guided by, or a guidance network",
+        ),
         (dict(batch_size=0), "batch_size must be an integer >= 1, got 0"),
         (dict(first_image=-1), "first_image must be an integer >= 0, and with 7 images below 2147483648, got -1"),
         (dict(first_image=2**31 - 7), "first_image must be an integer >= 0, and with 7 images below 2147483648, got"),
         (dict(guidance=2.0), r"guidance must be a Guidance, as Guidance\(1.5, \(-3, 5\)\), or None; got 2.0"),
-        (dict(grid=lambda schedule, n, t: np.arange(n)), "The grid must give 9 finite values of logsnr for 8 steps"),
-        (dict(grid=lambda schedule, n, t: -np.arange(n + 1)), "none below the one before it; got shape"),
-        (dict(grid=lambda schedule, n, t: np.full(n + 1, np.nan)), "The grid must give 9 finite values of logsnr"),
+        (
+            dict(noise_levels=lambda schedule, n, t: np.arange(n)),
+            "noise_levels must give 9 finite values of logsnr for 8 steps",
+        ),
+        (dict(noise_levels=lambda schedule, n, t: -np.arange(n + 1)), "none below the one before it; got shape"),
+        (
+            dict(noise_levels=lambda schedule, n, t: np.full(n + 1, np.nan)),
+            "noise_levels must give 9 finite values of logsnr",
+        ),
         (dict(sampler=["ddim"]), "sampler must be one of ddpm, ddim, heun, dpmpp_2m"),
         (dict(labels=None, num_images=True), "num_images must be an integer >= 1, got True"),
         (dict(resamplings=0), "resamplings must be an integer >= 1, got 0"),
         (dict(dtype="float64"), "dtype must be 'uint8' or 'float32', got 'float64'"),
         (dict(num_steps=0), "num_steps must be an integer >= 1, got 0"),
         (dict(sampler="euler"), "sampler must be one of ddpm, ddim, heun, dpmpp_2m"),
-        (dict(grid="karras"), "grid must be one of uniform_t, uniform_logsnr, edm_rho"),
+        (dict(noise_levels="karras"), "noise_levels must be one of uniform_t, uniform_logsnr, edm_rho"),
         (dict(dynamic_threshold=2.0), r"dynamic_threshold must be a quantile in \(0, 1\], got 2.0"),
         (dict(labels=[0, 3]), r"Labels must be in \[0, 2\], got 3"),
         (dict(init=IMAGES), "init and t_start go together"),
@@ -316,13 +333,16 @@ IMAGES, MASK = np.zeros((7, 4, 4, 1), "uint8"), np.ones((4, 4, 1), bool)
         (dict(dynamic_threshold="a"), r"dynamic_threshold must be a quantile in \(0, 1\], got 'a'"),
         (dict(use_ema="false"), "use_ema must be True or False, got 'false'"),
         (dict(progress="bar"), r"progress must be True or a function \(steps done, steps in all\), got 'bar'"),
-        (dict(weaker="mine.keras", guidance=Guidance(2.0)), "weaker must be a SiD2Model, got 'mine.keras'"),
-        (dict(weaker=tiny_model(compiled=False)), "weaker= does nothing without guidance"),
+        (
+            dict(guidance_network="mine.keras", guidance=Guidance(2.0)),
+            "guidance_network must be a SiD2Model, got 'mine.keras'",
+        ),
+        (dict(guidance_network=tiny_model(compiled=False)), "guidance_network= does nothing without guidance"),
     ],
 )
 def test_wrong_requests_are_refused_in_one_sentence(model, options, sentence):
     with pytest.raises(ValueError, match=sentence):
-        Drawing(model, **{"labels": LABELS, "num_steps": 8, **options})
+        SampleRequest(model, **{"labels": LABELS, "num_steps": 8, **options})
 
 
 def tensors_of_backends():
@@ -340,26 +360,37 @@ def test_labels_images_and_masks_of_any_kind_are_the_same_request(model, given):
     images = images / np.float32(127.5) - np.float32(1.0)
     mask = np.zeros((4, 4, 1), bool)
     mask[:2] = True
-    expected = Drawing(model, labels, num_steps=np.int64(8), known=images, mask=mask, seed=np.uint32(3))
+    expected = SampleRequest(model, labels, num_steps=np.int64(8), known=images, mask=mask, seed=np.uint32(3))
     for scale in (np.uint8(1), np.uint8(255), np.float32(1), np.int64(1)):
-        drawing = Drawing(model, given(labels), num_steps=8, known=given(images), mask=given(mask * scale), seed=3)
-        assert drawing.mask.dtype == bool
-        assert json.dumps(drawing.describe()) == json.dumps(expected.describe())
+        request = SampleRequest(
+            model, given(labels), num_steps=8, known=given(images), mask=given(mask * scale), seed=3
+        )
+        assert request.mask.dtype == bool
+        assert json.dumps(request.describe()) == json.dumps(expected.describe())
 
 
 def test_a_label_alone_is_one_image_and_records_are_plain(model):
-    drawing = Drawing(model, np.int32(2), num_steps=np.int32(8), first_image=np.int64(5), resamplings=np.int8(1))
-    assert drawing.num_images == 1
+    request = SampleRequest(model, np.int32(2), num_steps=np.int32(8), first_image=np.int64(5), resamplings=np.int8(1))
+    assert request.num_images == 1
     half = dict(init=np.zeros((1, 4, 4, 1), "float16"), t_start=np.float32(0.5), dynamic_threshold=np.float32(0.75))
-    assert json.loads(json.dumps(Drawing(model, 2, num_steps=8, **half).describe()))["dynamic_threshold"] == 0.75
+    assert json.loads(json.dumps(SampleRequest(model, 2, num_steps=8, **half).describe()))["dynamic_threshold"] == 0.75
 
 
-def test_a_weaker_model_of_other_images_is_refused(model):
+def test_a_guidance_network_of_other_images_is_refused(model):
     other = tiny_model(network=tiny_network(image_shape=(8, 8, 1)), compiled=False)
-    with pytest.raises(ValueError, match="The weaker model must have the images and classes"):
-        draw(model, weaker=other, guidance=Guidance(2.0))
+    with pytest.raises(ValueError, match="The guidance network must have the images and classes"):
+        draw(model, guidance_network=other, guidance=Guidance(2.0))
 
 
 def test_a_trajectory_has_no_more_frames_than_steps(model):
     with pytest.raises(ValueError, match=r"frames must be an integer from 1 to num_steps \(8\), got 9"):
         model.trajectory(LABELS, num_steps=8, frames=9)
+
+
+def test_old_keyword_arguments_work_with_a_warning(model):
+    expected = draw(model, noise_levels="uniform_logsnr", guidance_network=model, guidance=Guidance(2.0))
+    with pytest.warns(DeprecationWarning, match="is called (noise_levels|guidance_network)= now") as caught:
+        assert (draw(model, grid="uniform_logsnr", weaker=model, guidance=Guidance(2.0)) == expected).all()
+    assert {str(w.message).split("=")[0] for w in caught if w.category is DeprecationWarning} >= {"grid", "weaker"}
+    with pytest.raises(TypeError, match="grid= is the old name of noise_levels="):
+        draw(model, grid="uniform_t", noise_levels="uniform_t")

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 from small_networks import SmallNetwork, small_model
 
-from keras_sid2 import DDIMSampler, Drawing, Guidance
+from keras_sid2 import DDIMSampler, Guidance, SampleRequest
 from keras_sid2.diffusion import CosineSchedule
 from keras_sid2.sampling.samplers import flow
 from keras_sid2.training import NonFiniteImages
@@ -27,30 +27,30 @@ def sound_before_and_after(model):
     model.network.excess.assign([0.0, 0.0])
 
 
-def first_step_above(level, drawing) -> int:
+def first_step_above(level, request) -> int:
     """Counted from 1."""
-    return int(np.flatnonzero(drawing.logsnr > level)[0]) + 1
+    return int(np.flatnonzero(request.logsnr > level)[0]) + 1
 
 
 @pytest.mark.parametrize("excess", BAD.values(), ids=BAD)
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_what_a_network_makes_of_it_is_told_with_step_images_and_seed(model, excess, dtype):
-    drawing = Drawing(model, LABELS, num_steps=STEPS, seed=7, first_image=100, batch_size=5, dtype=dtype)
-    assert np.isfinite(drawing.images()).all()
+    request = SampleRequest(model, LABELS, num_steps=STEPS, seed=7, first_image=100, batch_size=5, dtype=dtype)
+    assert np.isfinite(request.images()).all()
     model.network.excess.assign(excess)
     with pytest.raises(NonFiniteImages, match=r"images 102, 104 \(labels 1, 1\) of seed 7 became NaN") as error:
-        drawing.images()
-    found, step = error.value, first_step_above(0.0, drawing)
+        request.images()
+    found, step = error.value, first_step_above(0.0, request)
     assert isinstance(found, FloatingPointError) and found.weights == []
     assert (found.step, found.num_steps, found.seed, found.images, found.labels) == (step, 12, 7, [102, 104], [1, 1])
-    assert found.logsnr == pytest.approx(drawing.logsnr[step - 1])
+    assert found.logsnr == pytest.approx(request.logsnr[step - 1])
     assert f"in step {step} of 12, at logsnr" in str(found) and "DDPMSampler" in str(found) and "float32" in str(found)
     assert "\n" not in str(found)
 
 
 def test_batches_before_it_are_handed_out_and_it_is_not(model):
     model.network.excess.assign(BAD["nan"])
-    batches = Drawing(model, LABELS, num_steps=STEPS, batch_size=2).batches()
+    batches = SampleRequest(model, LABELS, num_steps=STEPS, batch_size=2).batches()
     assert next(batches).shape == (2, 2, 2, 1)
     with pytest.raises(NonFiniteImages, match=r"image 2 \(label 1\) of seed 0"):
         next(batches)
@@ -61,7 +61,7 @@ def test_a_trajectory_tells_it_too(model, frames):
     model.network.excess.assign(BAD["inf"])
     with pytest.raises(NonFiniteImages) as error:
         model.trajectory(LABELS, num_steps=STEPS, frames=frames)
-    assert error.value.step == first_step_above(0.0, Drawing(model, LABELS, num_steps=STEPS))
+    assert error.value.step == first_step_above(0.0, SampleRequest(model, LABELS, num_steps=STEPS))
 
 
 @pytest.mark.parametrize("options", [dict(dynamic_threshold=0.5), dict(sampler="heun"), dict(guidance=Guidance(2.0))])
@@ -98,11 +98,11 @@ def test_a_sampler_of_the_user_s_that_gives_nan_is_told(model):
         bad = ops.where(logsnr_s > 0.0, np.nan, 0.0)
         return flow(z_t=z_t, x=x_hat, logsnr_t=logsnr_t, logsnr_s=logsnr_s) + bad
 
-    drawing = Drawing(model, LABELS, num_steps=STEPS, sampler=sampler)
+    request = SampleRequest(model, LABELS, num_steps=STEPS, sampler=sampler)
     with pytest.raises(NonFiniteImages) as error:
-        drawing.images()
+        request.images()
     assert error.value.images == [0, 1, 2, 3, 4]
-    assert error.value.step == first_step_above(0.0, drawing) - 1  # that which ends there
+    assert error.value.step == first_step_above(0.0, request) - 1  # that which ends there
 
 
 class HalfNetwork(SmallNetwork):
@@ -136,13 +136,15 @@ def test_overflow_in_float16_is_told():
 )
 def test_what_is_known_before_is_refused_before(model, options, sentence):
     with pytest.raises(ValueError, match=sentence):
-        Drawing(model, LABELS, num_steps=STEPS, **options)
+        SampleRequest(model, LABELS, num_steps=STEPS, **options)
 
 
 def test_a_curve_is_asked_at_the_levels_of_guided_steps_only(model):
     """This one is NaN below 0; and a constant given as a plain number is one, too."""
     curve, interval = Guidance(lambda logsnr: ops.sqrt(logsnr), (0.5, 30.0)), Guidance(lambda logsnr: 1.5, (0.5, 30.0))
-    images = [Drawing(model, LABELS, num_steps=STEPS, guidance=g, dtype="float32").images() for g in (curve, interval)]
+    images = [
+        SampleRequest(model, LABELS, num_steps=STEPS, guidance=g, dtype="float32").images() for g in (curve, interval)
+    ]
     assert np.isfinite(images).all()
     expected = model.generate(LABELS, num_steps=STEPS, guidance=Guidance(1.5, (0.5, 30.0)), dtype="float32")
     np.testing.assert_allclose(images[1], expected, atol=1e-5)
@@ -158,4 +160,4 @@ class BrokenSchedule(CosineSchedule):
 
 def test_a_schedule_with_nan_is_refused():
     with pytest.raises(ValueError, match="12 steps, none below .*nan"):
-        Drawing(small_model(schedule=BrokenSchedule()), LABELS, num_steps=STEPS)
+        SampleRequest(small_model(schedule=BrokenSchedule()), LABELS, num_steps=STEPS)

@@ -12,7 +12,7 @@ from training_helpers import fit_steps, tiny_model
 PROGRAM = """
 import sys
 import keras, numpy as np
-from keras_sid2 import Drawing, Guidance
+from keras_sid2 import SampleRequest, Guidance
 
 file, out, devices = sys.argv[1], sys.argv[2], int(sys.argv[3])
 if devices > 1:
@@ -21,12 +21,12 @@ model = keras.saving.load_model(file)
 drawn = {}
 for count in (1, 7, 64):
     for sampler in ("ddpm", "dpmpp_2m"):
-        drawing = Drawing(model, np.arange(count) % 3, num_steps=6, sampler=sampler, guidance=Guidance(1.5, (-3, 5)),
-                          dtype="float32")
-        (_, batch), = drawing._parts()
-        used = len(drawing._program.run(batch, True).state[0].sharding.device_set)
+        request = SampleRequest(model, np.arange(count) % 3, num_steps=6, sampler=sampler, 
+                          guidance=Guidance(1.5, (-3, 5)), dtype="float32")
+        (_, batch), = request._parts()
+        used = len(request._program.run(batch, True).state[0].sharding.device_set)
         assert used == devices, used
-        drawn[f"{sampler}_{count}"] = drawing.images()
+        drawn[f"{sampler}_{count}"] = request.images()
 np.savez(out, **drawn)
 """
 

@@ -101,16 +101,16 @@ def test_recorded_graphs_are_bounded(monkeypatch):
     assert model.network.calls == calls
 
 
-def test_programs_keep_no_weaker_model_alive():
-    model, weaker = small_model(), small_model()
-    expected = draw(model, guidance=Guidance(2.0), weaker=weaker)
-    refers = weakref.ref(weaker)
-    del weaker
+def test_programs_keep_no_guidance_network_alive():
+    model, guidance_network = small_model(), small_model()
+    expected = draw(model, guidance=Guidance(2.0), guidance_network=guidance_network)
+    refers = weakref.ref(guidance_network)
+    del guidance_network
     gc.collect()
     assert refers() is None
     others = [small_model() for _ in range(2)]
     others[1].network.first.kernel.assign([[3.0]])
-    first, second = (draw(model, guidance=Guidance(2.0), weaker=other) for other in others)
+    first, second = (draw(model, guidance=Guidance(2.0), guidance_network=other) for other in others)
     np.testing.assert_allclose(first, expected, atol=1e-6)
     assert np.abs(second - expected).max() > 0.01
 

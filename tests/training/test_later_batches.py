@@ -7,7 +7,7 @@ from plain_model import SmallNetwork, assert_equal, data, small_model, values
 
 from keras_sid2 import AdamRecipe
 from keras_sid2.backend import steps_done
-from keras_sid2.training import UnsoundBatch
+from keras_sid2.training import CorruptBatch
 
 STEPS = 6
 
@@ -57,7 +57,7 @@ WRONG = {
 def test_fit_stops_a_step_later_and_has_not_learnt_it(case, optimizer):
     wrong, floats, sentence = WRONG[case]
     model = compiled(optimizer)
-    with pytest.raises(UnsoundBatch, match=f"training step 3, .*{sentence}") as error:
+    with pytest.raises(CorruptBatch, match=f"training step 3, .*{sentence}") as error:
         model.fit(batches(wrong, floats=floats), steps_per_epoch=STEPS, verbose=0)
     assert isinstance(error.value, ValueError) and error.value.step == 3 and steps_done(model) <= 4
     assert all(np.isfinite(w).all() for w in values(model.variables))
@@ -68,7 +68,7 @@ def test_a_wrong_example_has_no_part_in_the_loss():
     after = []
     for label, pixel in ((7, 0), (-5, 255)):
         model = compiled()
-        with pytest.raises(UnsoundBatch):
+        with pytest.raises(CorruptBatch):
 
             def wrong(images, labels, label=label, pixel=pixel):
                 labels[3], images[3] = label, pixel
@@ -97,7 +97,7 @@ def test_no_label_is_an_image_of_no_class_and_other_labels_outside_are_still_wro
     unlabeled.fit(batches(all_of, number=0), steps_per_epoch=1, verbose=0)
     null_class.fit(batches(), steps_per_epoch=1, verbose=0)
     assert_equal(values(unlabeled.network.weights), values(null_class.network.weights))
-    with pytest.raises(UnsoundBatch, match=r"got 3\."):
+    with pytest.raises(CorruptBatch, match=r"got 3\."):
         unlabeled.fit(batches(put_label(3)), steps_per_epoch=STEPS, verbose=0)
 
 

@@ -63,17 +63,17 @@ def test_figures_grids_and_a_line_each_time(model, callback, tmp_path):
         every=2,
         generate_options={"num_steps": 4, "batch_size": 16},
         grids=tmp_path / "grids",
-        log=lambda step, figures: logged.append((step, figures["frechet"])),
+        log=lambda step, metrics: logged.append((step, metrics["frechet"])),
     )
     for _ in range(4):  # a fit each, as TrainingRun has several
         train(model, made, windows=1)
     steps = [step for step in range(start + 1, start + 5) if step % 2 == 0]
     assert [line["step"] for line in lines(made)] == steps == [step for step, _ in logged]
-    assert [line["figures"]["frechet"] for line in lines(made)] == [value for _, value in logged]
+    assert [line["metrics"]["frechet"] for line in lines(made)] == [value for _, value in logged]
     first, last = (line["drawn"] for line in lines(made))
     assert last["training_step"] == steps[-1] and last["averaged_weights"] is True
     assert last["weights"] != first["weights"]
-    expected = measure([model.generate(LABELS, num_steps=4, batch_size=16)]).figures
+    expected = measure([model.generate(LABELS, num_steps=4, batch_size=16)]).metrics
     assert logged[-1][1] == pytest.approx(expected["frechet"], rel=1e-6)
     assert sorted(p.name for p in (tmp_path / "grids").iterdir()) == [f"step_{step:010d}.png" for step in steps]
     assert Image.open(tmp_path / "grids" / f"step_{steps[-1]:010d}.png").size[0] > 4 * 64
@@ -81,7 +81,7 @@ def test_figures_grids_and_a_line_each_time(model, callback, tmp_path):
 
 def test_a_run_that_goes_on_drops_lines_of_steps_that_come_again(model, callback):
     made, step = callback(measure_with(features()), every=10**6), steps_done(model)
-    kept = json.dumps({"step": step, "figures": {}})
+    kept = json.dumps({"step": step, "metrics": {}})
     made.path.parent.mkdir()
     made.path.write_text(f'{kept}\n{json.dumps({"step": step + 4})}\n{{"step": 1, "fig')
     train(model, made, windows=1)
@@ -113,8 +113,8 @@ def test_it_is_broken_off_behind_the_piece_in_which_training_is_asked_to_stop(
     def measure(batches, *, drawn, progress):
         return evaluated(batches, drawn=drawn, progress=lambda *told: (works("distance"), progress(*told)))
 
-    draw, evaluated = measuring.Drawing, measure_with(features(extract), reference_of=features())
-    monkeypatch.setattr(measuring, "Drawing", drawing)
+    draw, evaluated = measuring.SampleRequest, measure_with(features(extract), reference_of=features())
+    monkeypatch.setattr(measuring, "SampleRequest", drawing)
     made = callback(measure, generate_options={"num_steps": 4, "batch_size": 12})
     train(model, made, windows=1)
     assert tuple(done.values()) == pieces and not lines(made)

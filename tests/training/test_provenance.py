@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from training_helpers import tiny_model
 
-from keras_sid2 import DDPMSampler, Drawing, Guidance, ScaleCurve
+from keras_sid2 import DDPMSampler, Guidance, SampleRequest, ScaleCurve
 from keras_sid2.generation.provenance import custom_in, named
 
 pytestmark = pytest.mark.backend_free
@@ -33,7 +33,7 @@ class OwnSampler:
         return z_t + self.share * (x_hat - z_t) + 0.0 * noise
 
 
-def linear_grid(schedule, num_steps, t_start, end=8.0):
+def linear_levels(schedule, num_steps, t_start, end=8.0):
     return np.linspace(-8.0, end, num_steps + 1)
 
 
@@ -51,7 +51,7 @@ def shares(last):
 
 
 CUSTOM = {
-    "grid": [dict(grid=functools.partial(linear_grid, end=end)) for end in (7.0, 8.0)],
+    "noise_levels": [dict(noise_levels=functools.partial(linear_levels, end=end)) for end in (7.0, 8.0)],
     "guidance": [dict(guidance=Guidance(closed_over(scale))) for scale in (1.5, 3.0)],
     "sampler": [dict(sampler=OwnSampler(share)) for share in (0.1, 0.2)],
 }
@@ -60,8 +60,12 @@ CUSTOM = {
 @pytest.mark.parametrize("name, pair", CUSTOM.items(), ids=CUSTOM)
 def test_what_is_no_frozen_configuration_is_custom_in_a_record(model, name, pair):
     """It is not run to find out what it does, and says that two of a name need not be equal."""
-    records = [Drawing(model, LABELS, num_steps=8, **options).describe() for options in pair]
-    where = {"grid": "linear_grid", "guidance": "closed_over.<locals>.<lambda> in all", "sampler": "OwnSampler"}
+    records = [SampleRequest(model, LABELS, num_steps=8, **options).describe() for options in pair]
+    where = {
+        "noise_levels": "linear_levels",
+        "guidance": "closed_over.<locals>.<lambda> in all",
+        "sampler": "OwnSampler",
+    }
     assert [record[name] for record in records] == 2 * [f"custom {__name__}.{where[name]}"]
     assert all(custom_in(record) == [name] for record in records)
 
@@ -82,5 +86,5 @@ UNLIKE = {
 
 @pytest.mark.parametrize("pair", UNLIKE.values(), ids=UNLIKE)
 def test_unlike_settings_have_unlike_records_and_like_ones_the_same(model, pair):
-    first, again, second = (Drawing(model, LABELS, num_steps=8, **pair[i]).describe() for i in (0, 0, 1))
+    first, again, second = (SampleRequest(model, LABELS, num_steps=8, **pair[i]).describe() for i in (0, 0, 1))
     assert first == again != second

@@ -24,11 +24,11 @@ from keras_sid2.checkpoints import (
     MANIFEST,
     checkpoint_step,
     checkpoints,
+    corrupt_checkpoints,
     fault,
     load_model,
     newest_sound,
     remove_unfinished,
-    unsound,
 )
 from keras_sid2.checkpoints import sharded as module
 from keras_sid2.checkpoints.sharded import ShardedSaver, check_available
@@ -179,7 +179,7 @@ def test_a_hundred_faults_are_found_and_the_one_before_is_used(copy, saved):
             name = what.split()[1]
             assert found == before, what
             assert len(notes) == 1 and (name in notes[0] or name == MANIFEST and "its manifest" in notes[0]), notes
-            shutil.rmtree(unsound(copy)[0])
+            shutil.rmtree(corrupt_checkpoints(copy)[0])
         shutil.rmtree(newest, ignore_errors=True)
         shutil.copytree(saved[0] / newest.name, newest)
     assert harmless < 5
