@@ -1,4 +1,4 @@
-"""The optional dependencies, each imported only by the function that needs it, and what all modules say alike."""
+"""The optional dependencies, each imported only by the function that needs it, and checks that all modules share."""
 
 import difflib
 import importlib
@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
 
 def require(module: str, *, extra: str) -> ModuleType:
-    """Imports and returns `module`. Raises ImportError: if the module cannot be imported; the sentence names the extra
-    that installs it."""
+    """Imports and returns `module`. Raises ImportError: it cannot be imported; the sentence names the extra with it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -23,6 +22,30 @@ def require(module: str, *, extra: str) -> ModuleType:
             f'{package} is needed for this and cannot be imported ({error}): pip install "keras_sid2[{extra}]"',
             name=package,
         ) from error
+
+
+def require_tfds() -> ModuleType:
+    return require("tensorflow_datasets", extra="data")
+
+
+def require_tensorflow() -> ModuleType:
+    """Imports and returns tensorflow. Where Keras computes with another backend, GPUs and TPUs are hidden from it: it
+    would reserve most of their memory at its first operation."""
+    tf = require("tensorflow", extra="data")
+    keras = sys.modules.get("keras")
+    if keras is not None and keras.backend.backend() != "tensorflow":
+        for kind in ("GPU", "TPU"):
+            try:
+                tf.config.set_visible_devices([], kind)
+            except (ValueError, RuntimeError, tf.errors.NotFoundError):
+                pass  # no such device, or TensorFlow has already taken it: too late to change
+    return tf
+
+
+def tfds_path(path: str | os.PathLike | None) -> "epath.Path":
+    """Returns `path` as tfds reads paths, with ~ expanded; None: the default directory of tfds."""
+    core = require_tfds().core
+    return core.Path(core.constants.DATA_DIR if path is None else path).expanduser()
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -38,35 +61,7 @@ def check_count(name: str, value: Any, least: int = 1, *, none: bool = True) -> 
         raise ValueError(f"{name} must be {'None or' if none else 'an integer of'} at least {least}, got {value!r}")
 
 
-def require_tensorflow() -> ModuleType:
-    """Imports and returns tensorflow, made safe to stand beside another Keras backend."""
-    tf = require("tensorflow", extra="data")
-    _leave_accelerators_to_keras(tf)
-    return tf
-
-
-def require_tfds() -> ModuleType:
-    """Imports and returns tensorflow_datasets."""
-    return require("tensorflow_datasets", extra="data")
-
-
-def tfds_path(path: str | os.PathLike | None) -> "epath.Path":
-    """Returns `path` as tfds reads paths, with ~ expanded; None: the default directory of tfds."""
-    core = require_tfds().core
-    return core.Path(core.constants.DATA_DIR if path is None else path).expanduser()
-
-
-def _leave_accelerators_to_keras(tf: ModuleType) -> None:
-    """Hides GPUs and TPUs from TensorFlow if Keras computes with another backend.
-
-    TensorFlow would otherwise reserve most of the accelerator's memory at its first operation, beside jax or
-    torch, which need it. Without Keras in the process TensorFlow is left alone.
-    """
-    keras = sys.modules.get("keras")
-    if keras is None or keras.backend.backend() == "tensorflow":
-        return
-    for kind in ("GPU", "TPU"):
-        try:
-            tf.config.set_visible_devices([], kind)
-        except (ValueError, RuntimeError, tf.errors.NotFoundError):
-            pass  # no such device, or TensorFlow has already taken it: too late to change
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+    """ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")

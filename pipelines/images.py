@@ -5,39 +5,33 @@ a data set is prepared (pipelines.opening), or refused. Records of others may ho
 among RGB ones: they are converted when they are read, by the same rule as in preparing (`in_mode`).
 """
 
-import dataclasses
 import io
 import math
 import struct
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL import Image
+import numpy as np
+from PIL import Image, ImageColor
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 KEEP = "keep"  # the background of those who want transparency itself, as a fourth channel
-_MODE_NAMES = {"L": "grey", "1": "black and white", "P": "palette", "LA": "grey with alpha", "PA": "palette with alpha"}
-_WHOLE = 2**26  # pixels of a resized image
 ENCODINGS = ("png", "jpeg")
+_MODE_NAMES = {"L": "grey", "1": "black and white", "P": "palette", "LA": "grey with alpha", "PA": "palette with alpha"}
+_LARGEST_RESIZED = 2**26  # pixels
 _SIGNATURES = {b"GIF8": "a GIF", b"BM": "a BMP", b"RIFF": "a WebP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF"}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type; a palette is decoded to RGB
-# Start-of-frame markers of JPEG: C4, C8 and CC are others.
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start-of-frame markers; these three are others
+_JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a segment
 
 
 class BadImage(ValueError):
     """Bytes that are no usable image; the message says why and begins with a verb, as in "is animated"."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Header:
-    """What the first bytes of a JPEG or PNG say, without decoding it.
-
-    `format` is "jpeg" or "png"; `channels` 1 (grey), 2 (grey and transparency), 3 (RGB) or 4 (RGBA, or CMYK in a JPEG).
-    """
+class Header(NamedTuple):
+    """What the first bytes of an image say: `format` "jpeg" or "png"; `channels` 1 (grey), 2 (grey and transparency),
+    3 (RGB) or 4 (RGBA, or CMYK in a JPEG)."""
 
     format: str
     height: int
@@ -46,8 +40,8 @@ class Header:
 
 
 def read_header(data: bytes) -> Header:
-    """Reads the header of an encoded image. Raises BadImage: empty, no image, neither JPEG nor PNG, more than 8 bits a
-    channel, animated, or without a size."""
+    """Reads the header of an encoded image, in a tenth of the time that Pillow takes. Raises BadImage: empty, neither
+    JPEG nor PNG, more than 8 bits a channel, animated, or without a size."""
     if not data:
         raise BadImage("is empty")
     try:
@@ -82,7 +76,7 @@ def _jpeg_header(data: bytes) -> Header:
         (length,) = struct.unpack_from(">H", data, at)
         if marker in _JPEG_FRAMES:
             bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 2)
-            return _checked("jpeg", bits, height, width, channels)
+            return _checked(Header("jpeg", height, width, channels), bits)
         at += length
 
 
@@ -97,15 +91,15 @@ def _png_header(data: bytes) -> Header:
         if kind == b"tRNS" and colour in (0, 2, 3):
             colour = 4 if colour == 0 else 6  # transparent colours are decoded to a channel more
         at += 12 + struct.unpack_from(">I", data, at)[0]
-    return _checked("png", bits, height, width, _PNG_CHANNELS[colour])
+    return _checked(Header("png", height, width, _PNG_CHANNELS[colour]), bits)
 
 
-def _checked(format: str, bits: int, height: int, width: int, channels: int) -> Header:
+def _checked(header: Header, bits: int) -> Header:
     if bits > 8:
         raise BadImage(f"has {bits} bits a channel: only 8 are read")
-    if not height or not width:
-        raise BadImage(f"has no pixels ({height}x{width})")
-    return Header(format, height, width, channels)
+    if not header.height or not header.width:
+        raise BadImage(f"has no pixels ({header.height}x{header.width})")
+    return header
 
 
 def name_of_channels(channels: int, format: str = "png") -> str:
@@ -121,19 +115,17 @@ def converts(found: int, wanted: int) -> bool:
 
 def decode(
     data: bytes,
-    window: "np.ndarray | None" = None,
+    window: np.ndarray | None = None,
     size: tuple[int, int] | None = None,
     *,
     channels: int | None = None,
     background: str = "white",
-) -> "np.ndarray":
-    """Decodes a JPEG or PNG that `read_header` accepts: uint8 [H, W, C].
+) -> np.ndarray:
+    """Decodes a JPEG or PNG that `read_header` accepts: uint8 [H, W, C]. Raises BadImage: it cannot be decoded.
 
     `window` (top, left, height, width) is cut out and resized to `size` (height, width); None: all of it, as it is. A
     JPEG that is to be made much smaller is decoded at a half, a quarter or an eighth, which takes less time. `channels`
     None: that of `read_header`, with 3 for CMYK, and for transparency, which is composited on `background`.
-
-    Raises BadImage: it cannot be decoded.
     """
     try:
         with open_image(data, ("JPEG", "PNG")) as image:
@@ -147,13 +139,16 @@ def decode(
             image, _ = in_mode(image, channels, background)
             return _resized(image, window, size, (image.height / height, image.width / width))
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, zlib.error...
-        raise BadImage(f"cannot be decoded ({one_line(error)})") from None
+        raise undecodable(error) from None
 
 
-def open_image(data: bytes, formats: tuple[str, ...]) -> "Image.Image":
+def undecodable(error: Exception) -> BadImage:
+    """What Pillow could not decode, in one line."""
+    return BadImage(f"cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})")
+
+
+def open_image(data: bytes, formats: tuple[str, ...]) -> Image.Image:
     """Pillow's Image.open, with the transparent colour of a grey PNG of 1, 2 or 4 bits in the range of its pixels."""
-    from PIL import Image
-
     image = Image.open(io.BytesIO(data), formats=formats)
     if image.format == "PNG" and data[25] == 0 and data[24] < 8 and "transparency" in image.info:
         (stored,) = struct.unpack_from(">H", data, data.index(b"tRNS", 33) + 4)
@@ -164,8 +159,6 @@ def open_image(data: bytes, formats: tuple[str, ...]) -> "Image.Image":
 def parse_background(value: object) -> str:
     """A background in the form that is recorded: "white", "black", "#rrggbb" or "keep". Raises ValueError: Pillow knows
     no such colour, or it is transparent itself."""
-    from PIL import ImageColor
-
     if value == KEEP:
         return KEEP
     try:
@@ -178,7 +171,7 @@ def parse_background(value: object) -> str:
     return named.get(colour) or "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def in_mode(image: "Image.Image", channels: int, background: str) -> "tuple[Image.Image, str]":
+def in_mode(image: Image.Image, channels: int, background: str) -> tuple[Image.Image, str]:
     """An image of 8 bits a channel, of any colour mode that Pillow converts, as grey (1), RGB (3) or RGBA (4), and what
     was changed ("CMYK converted to RGB", "RGBA composited on white"), or the empty string. Transparency is composited
     on `background`, and kept with 4 channels."""
@@ -203,28 +196,22 @@ def in_mode(image: "Image.Image", channels: int, background: str) -> "tuple[Imag
     return image, change
 
 
-def _flattened(image: "Image.Image", background: str) -> "tuple[Image.Image, str]":
+def _flattened(image: Image.Image, background: str) -> tuple[Image.Image, str]:
     """An image on a background, RGB, and what is to be said of it; nothing if the image is opaque."""
-    from PIL import Image
-
     image = image.convert("RGBA")
     alpha = image.getchannel("A")
     if alpha.getextrema()[0] == 255:
         return image.convert("RGB"), ""
     canvas = Image.new("RGB", image.size, background)
-    lost = canvas.getextrema()
+    empty = canvas.getextrema()
     canvas.paste(image, mask=alpha)
-    lost = canvas.getextrema() == lost
-    return canvas, f"composited on {background}" + ", where nothing of it is seen" * lost
+    return canvas, f"composited on {background}" + ", where nothing of it is seen" * (canvas.getextrema() == empty)
 
 
 def _resized(
-    image: "Image.Image", window: tuple[int, ...], size: tuple[int, int], scale: tuple[float, float]
-) -> "np.ndarray":
+    image: Image.Image, window: tuple[int, ...], size: tuple[int, int], scale: tuple[float, float]
+) -> np.ndarray:
     """A window of an image, in pixels of which it has `scale`, in `size`; without aliasing."""
-    import numpy as np
-    from PIL import Image
-
     top, left, height, width = window
     right, bottom = min((left + width) * scale[1], image.width), min((top + height) * scale[0], image.height)
     box = (left * scale[1], top * scale[0], right, bottom)
@@ -239,15 +226,12 @@ def _resized(
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def resized(pixels: "np.ndarray", window: tuple[float, ...], size: tuple[int, int]) -> "np.ndarray":
+def resized(pixels: np.ndarray, window: tuple[float, ...], size: tuple[int, int]) -> np.ndarray:
     """A window (top, left, height, width) of numbers [H, W, C] in another size.
 
     Floats are resized as pictures are, and stay in their range; of whole numbers and booleans, as in maps of classes,
     the nearest are taken.
     """
-    import numpy as np
-    from PIL import Image
-
     if (tuple(window), size) == ((0, 0, *pixels.shape[:2]), pixels.shape[:2]):
         return pixels
     top, left, height, width = map(float, window)
@@ -258,49 +242,42 @@ def resized(pixels: "np.ndarray", window: tuple[float, ...], size: tuple[int, in
         )
         return pixels[rows[:, None], columns]
     single = pixels.astype(np.float32)
-    planes = [
-        _resized(Image.fromarray(plane), (top, left, height, width), size, (1.0, 1.0))
-        for plane in np.moveaxis(single, -1, 0)
-    ]
-    return np.clip(np.concatenate(planes, -1), single.min(), single.max()).astype(pixels.dtype)
+    planes = (Image.fromarray(plane) for plane in np.moveaxis(single, -1, 0))
+    whole = np.concatenate([_resized(plane, (top, left, height, width), size, (1.0, 1.0)) for plane in planes], -1)
+    return np.clip(whole, single.min(), single.max()).astype(pixels.dtype)
 
 
-def adm_center_crop(image: "Image.Image", size: int) -> "Image.Image":
+def adm_center_crop(image: Image.Image, size: int) -> Image.Image:
     """The centre crop of ADM (Dhariwal & Nichol, arXiv 2105.05233), which ImageNet's FIDs are measured with: halve with
     a box filter as long as the short side is at least twice `size`, resize bicubically so that the short side is
     `size`, cut the middle out. Small images are enlarged; colours of RGBA are weighted by alpha."""
-    from PIL import Image
-
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
     width, height = round(image.width * scale), round(image.height * scale)
     left, top = (width - size) // 2, (height - size) // 2
-    if width * height <= _WHOLE:
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-        return image.crop((left, top, left + size, top + size))
+    box = (left, top, left + size, top + size)
+    if width * height <= _LARGEST_RESIZED:
+        return image.resize((width, height), Image.Resampling.BICUBIC).crop(box)
     # A line of one pixel would need gigabytes; the same up to rounding, without what is cut off.
     across, down = image.width / width, image.height / height
-    box = (left * across, top * down, (left + size) * across, (top + size) * down)
+    box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
     return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
 
 
-def encode(image: "Image.Image", encoding: str, quality: int) -> bytes:
+def encode(image: Image.Image, encoding: str, quality: int = 95) -> bytes:
     """Encodes an image as "png", or as "jpeg" of the given quality without chroma subsampling at 90 and above."""
     file = io.BytesIO()
-    if encoding == "png":
-        image.save(file, format="PNG")
-    else:
-        image.save(file, format="JPEG", quality=quality, subsampling=0 if quality >= 90 else 2)
+    options = {} if encoding == "png" else {"quality": quality, "subsampling": 0 if quality >= 90 else 2}
+    image.save(file, format=encoding, **options)
     return file.getvalue()
 
 
-def from_pixels(pixels: "np.ndarray") -> bytes:
+def from_array(pixels: np.ndarray) -> Image.Image:
+    """uint8 [H, W, 1, 3 or 4] as Pillow's image."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def from_pixels(pixels: np.ndarray) -> bytes:
     """Encodes uint8 [H, W, 1, 3 or 4] as PNG."""
-    from PIL import Image
-
-    return encode(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), "png", 100)
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return encode(from_array(pixels), "png")

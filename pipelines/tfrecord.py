@@ -11,11 +11,14 @@ import os
 import struct
 import threading
 from collections.abc import Iterable
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from pipelines.extras import require
+
+if TYPE_CHECKING:
+    from etils import epath
 
 HEADER, FOOTER = 12, 4
 OPEN_FILES = 128  # shards that are kept open
@@ -51,24 +54,23 @@ def write_records(file: BinaryIO, records: Iterable[bytes]) -> np.ndarray:
 def find_records(path: str) -> tuple[np.ndarray, str]:
     """Walks over the lengths in a TFRecord file, without reading the data: the offsets of the records and the end of
     the last one, int64 [n + 1], and why the walk ended before the end of the file, or the empty string."""
-    offsets, at, size = [0], 0, size_of(path)
-    with _open(path) as file:
-        while at < size:
-            file.seek(at)
+    offsets, reason, size = [0], "", size_of(path)
+    with _path(path).open("rb") as file:
+        while offsets[-1] < size and not reason:
+            file.seek(offsets[-1])
             try:
-                length = _length(file.read(HEADER))
+                end = offsets[-1] + HEADER + _length(file.read(HEADER)) + FOOTER
+                if end > size:
+                    raise BadFraming(f"the file ends inside the record, after {size} bytes")
+                offsets.append(end)
             except BadFraming as error:
-                return np.asarray(offsets, np.int64), str(error)
-            at += HEADER + length + FOOTER
-            if at > size:
-                return np.asarray(offsets, np.int64), f"the file ends inside the record, after {size} bytes"
-            offsets.append(at)
-    return np.asarray(offsets, np.int64), ""
+                reason = str(error)
+    return np.asarray(offsets, np.int64), reason
 
 
 def open_file(path: str) -> BinaryIO:
     """Opens a file for `read_record`, without a buffer where it is local."""
-    return _open(path) if "://" in path else open(path, "rb", buffering=0)
+    return _path(path).open("rb") if "://" in path else open(path, "rb", buffering=0)
 
 
 def read_record(file: BinaryIO, start: int, end: int) -> bytes:
@@ -96,15 +98,16 @@ def read_record(file: BinaryIO, start: int, end: int) -> bytes:
 def _length(header: bytes) -> int:
     if len(header) < HEADER:
         raise BadFraming("the file ends inside the record's header")
-    if masked_crc(header[:8]) != struct.unpack("<I", header[8:])[0]:
+    length, crc = struct.unpack("<QI", header)
+    if masked_crc(header[:8]) != crc:
         raise BadFraming("the CRC of its length is wrong: damaged, compressed or no TFRecord file")
-    return struct.unpack("<Q", header[:8])[0]
-
-
-def _open(path: str) -> BinaryIO:
-    return require("etils.epath", extra="data").Path(path).open("rb")
+    return length
 
 
 def size_of(path: str) -> int:
     """Returns the size of a file in bytes."""
-    return require("etils.epath", extra="data").Path(path).stat().length
+    return _path(path).stat().length
+
+
+def _path(path: str) -> "epath.Path":
+    return require("etils.epath", extra="data").Path(path)

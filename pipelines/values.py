@@ -6,11 +6,10 @@ that does the same to it. Others, a number or [L,D], pass as they are.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from pipelines.extras import check_count
+from pipelines.extras import check_choice, check_count
 from pipelines.images import KEEP, MODES, parse_background
 
 SAMPLES = ("image", "video")
@@ -39,9 +38,8 @@ class ValueSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
         object.__setattr__(self, "dtype", np.dtype(self.dtype).name)
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype}")
-        if self.encoded and (self.dtype != "uint8" or len(self.shape) not in (3, 4) or self.shape[-1] not in MODES):
+        check_choice("dtype", self.dtype, DTYPES)
+        if self.encoded and (self.dtype != "uint8" or not self.lies_over or self.shape[-1] not in MODES):
             raise ValueError(f"an encoded value is uint8 [H,W,C] or [F,H,W,C] of 1, 3 or 4 channels, got {self}")
 
     def __str__(self) -> str:
@@ -98,8 +96,7 @@ class RecordFeatures:
     values: Mapping[str, ValueSpec] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.channels not in MODES:
-            raise ValueError(f"channels must be 1, 3 or 4, got {self.channels!r}")
+        check_choice("channels", self.channels, MODES)
         object.__setattr__(self, "background", parse_background(self.background))
         if self.background == KEEP:
             raise ValueError("background must be a colour for reading, got 'keep': give channels=4 to read RGBA")
@@ -142,12 +139,12 @@ def fault_in(name: str, value: np.ndarray) -> str:
 def in_kept_dtype(name: str, array: np.ndarray) -> np.ndarray:
     """An array of one value of all examples in a dtype that is kept: whole numbers of 64 bits become int32. Raises
     ValueError: it has no such dtype."""
-    native: Any = array.dtype.newbyteorder("=")
+    native = array.dtype.newbyteorder("=")
     if native.name in DTYPES:
-        return array if native == array.dtype else array.astype(native)
-    if native.kind in "iu":
-        limits = np.iinfo(np.int32)
-        if not array.size or (array.min() >= limits.min and array.max() <= limits.max):
-            return array.astype(np.int32)
+        return array.astype(native, copy=False)
+    if native.kind not in "iu":
+        raise ValueError(f"{name!r} is {native.name}, which is not kept: save it as one of {', '.join(DTYPES)}")
+    limits = np.iinfo(np.int32)
+    if array.size and (array.min() < limits.min or array.max() > limits.max):
         raise ValueError(f"{name!r} has numbers beyond 32 bits: save smaller ones, or floats")
-    raise ValueError(f"{name!r} is {native.name}, which is not kept: save it as one of {', '.join(DTYPES)}")
+    return array.astype(np.int32)

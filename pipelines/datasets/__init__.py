@@ -1,15 +1,13 @@
 """The data sets that this package can prepare: a module for each, with one tfds builder."""
 
-import dataclasses
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from pipelines.datasets.local_builder import LocalBuilder
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """Where a builder is found, without importing it."""
 
     module: str
@@ -17,7 +15,6 @@ class Entry:
     summary: str
 
     def load(self) -> "type[LocalBuilder]":
-        """Imports and returns the builder's class."""
         return getattr(importlib.import_module(f"pipelines.datasets.{self.module}"), self.builder)
 
 
@@ -31,7 +28,7 @@ ENTRIES = {
         Entry("npz", "Npz", "arrays by name, images or clips, labels and others: an .npz, or a folder of one a split"),
         Entry("photo_patches", "PhotoPatches", "patches of two colour photographs, 64x64x3 (scikit-learn's)"),
     )
-}  # fmt: skip
+}
 
 
 def dataset_names() -> tuple[str, ...]:

@@ -26,20 +26,16 @@ class Digits(LocalBuilder):
     HOMEPAGE = "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits"
 
     def values(self) -> dict[str, tfds.features.FeatureConnector]:
-        return {
-            "image": tfds.features.Image(shape=(8, 8, 1), encoding_format="png"),
-            "label": tfds.features.ClassLabel(num_classes=10),
-        }
+        image = tfds.features.Image(shape=(8, 8, 1), encoding_format="png")
+        return {"image": image, "label": tfds.features.ClassLabel(num_classes=10)}
 
     def listing(self) -> dict[str, list[Item]]:
-        splits = {"train": [], "test": []}
-        for index, label in enumerate(_digits().target.tolist()):
-            splits["train" if index % TEST_EVERY else "test"].append(Item(f"{index:04d}", label, (index,)))
-        return splits
+        items = [Item(f"{index:04d}", label, (index,)) for index, label in enumerate(_digits().target.tolist())]
+        train = [item for index, item in enumerate(items) if index % TEST_EVERY]
+        return {"train": train, "test": items[::TEST_EVERY]}
 
     def example(self, item: Item) -> Made:
-        (index,) = item.source
-        pixels = np.rint(_digits().images[index] * (255 / 16)).astype(np.uint8)
+        pixels = np.rint(_digits().images[item.source[0]] * (255 / 16)).astype(np.uint8)
         image = images.from_pixels(pixels[..., None])
         return Made({"image": image, "label": item.label}, digest_of(image))
 

@@ -7,13 +7,11 @@ import collections
 import os
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 CLASSES = ("top", "parent", "none")
-SPLIT_NAMES = frozenset(
-    "train training val valid validation test testing eval evaluation".split()  # written in any case
-)
+SPLIT_NAMES = frozenset("train training val valid validation test testing eval evaluation".split())  # in any case
 # "train2017", "images_test": likely splits, but of what name?
 _LIKE_A_SPLIT = re.compile(rf"(?:^|[^a-z])({'|'.join(SPLIT_NAMES)})(?:$|[^a-z])")
 _NAMED = 20  # folders that a sentence names
@@ -33,11 +31,13 @@ class Place(NamedTuple):
     label: str | None
     root: str
 
+    def key(self, path: str) -> str:
+        return path[len(self.root) :].removeprefix("/")
+
 
 def parse_splits(value: Any) -> dict[str, list[str]] | None:
     """{split: folders} from "train=train2017,test=val2017" or a mapping; {} from "none"; None from None. Raises
     ValueError: it is something else, or names no split and folder."""
-    accepted = "splits must be like train=train2017,test=val2017 (SPLIT=FOLDER, several joined by commas), or none"
     if value is None or value == "none":
         return None if value is None else {}
     if isinstance(value, str):
@@ -45,11 +45,14 @@ def parse_splits(value: Any) -> dict[str, list[str]] | None:
     elif isinstance(value, Mapping):
         pairs = [(key, one) for key, some in value.items() for one in ([some] if isinstance(some, str) else some)]
     else:
-        raise ValueError(f"{accepted}, got {value!r}")
+        pairs = [("", "")]  # refused below
     splits = collections.defaultdict(list)
     for name, folder in pairs:
         if not folder or not isinstance(folder, str) or not re.fullmatch(r"[A-Za-z]\w*", str(name)) or name == "all":
-            raise ValueError(f"{accepted}, got {value!r}")
+            raise ValueError(
+                "splits must be like train=train2017,test=val2017 (SPLIT=FOLDER, several joined by commas), or none, "
+                f"got {value!r}"
+            )
         folder = posixpath.normpath(folder)
         if folder.startswith(("/", "..")):
             raise ValueError(f"splits must name folders inside of source, got {folder!r}")
@@ -69,63 +72,93 @@ class Layout:
     def __init__(
         self, source: str, folders: dict[str, Folder], splits: dict[str, list[str]] | None, classes: str | None
     ) -> None:
-        """Args: `folders` {path relative to source, "" for itself: Folder}; the others are the settings.
-
-        Raises:
-            ValueError: it is not clear, or not possible.
-        """
+        """`folders` {path relative to source, "" for itself: Folder}; the others are the settings. Raises ValueError:
+        it is not clear what is what, or not possible."""
         self._source, self._folders = source, folders
-        roots = _guessed(source, folders) if splits is None else self._given(splits)
-        inside = {
-            folder: (split, root)
-            for split, some in roots.items()
-            for root in some
-            for folder in folders
-            if _within(folder, root)
-        }
-        below = {f: [part for part in f[len(root) :].split("/") if part] for f, (_, root) in inside.items()}
+        roots = {"train": [""]} if splits == {} else splits or self._guessed()
+        self._check_given(roots)
+        split_of = {root: split for split, some in roots.items() for root in some}
+        inside = {folder: root for root in split_of for folder in folders if _within(folder, root)}
+        below = {f: [part for part in f[len(root) :].split("/") if part] for f, root in inside.items()}
         classes = classes or self._way(below)
         if classes != "none":
             self._check_all_classified(below)
         self.places = {}
-        for folder, (split, root) in inside.items():
+        for folder, root in inside.items():
+            split = split_of[root]
             label = None if classes == "none" else below[folder][0 if classes == "top" else -1]
             # Names begin at the split, or at source where several folders make one.
             self.places[folder] = Place(split, label, root if len(roots[split]) == 1 else "")
         self.class_names = sorted({place.label for place in self.places.values()} - {None})
         self.notes = self._notes(classes)
 
-    def _given(self, splits: dict[str, list[str]]) -> dict[str, list[str]]:
-        """The roots of splits that the user names."""
-        if not splits:
-            return {"train": [""]}
-        split_of: dict[str, str] = {}
-        for split, roots in splits.items():
-            for root in roots:
-                if not any(_within(folder, root) for folder in self._folders):
+    def _first(self, folder: str) -> str:
+        return repr(posixpath.join(folder, self._folders[folder].first))
+
+    def _count(self, folders: Collection[str]) -> int:
+        return sum(self._folders[folder].count for folder in folders)
+
+    def _guessed(self) -> dict[str, list[str]]:
+        """The roots of the splits by the names of the first folders: all of them are names of splits, or none is."""
+        tops, source = _tops(self._folders), self._source
+        if tops and "" not in self._folders and all(name.lower() in SPLIT_NAMES for name in tops):
+            return {name: [name] for name in tops}
+        alike = {name: match[1] for name in tops if (match := _LIKE_A_SPLIT.search(name.lower()))}
+        if alike:
+            given = ",".join([f"{word}={name}" for name, word in alike.items()][:_NAMED])
+            others = [name for name in tops if name not in alike]
+            others += [self._folders[""].first] if "" in self._folders else []
+            raise ValueError(
+                f"{listed(alike)} in {source} are named like splits{' beside ' * bool(others)}{listed(others)}, and it "
+                f"is not clear what is what: give --splits={given} or the like (what it does not name is left out), or "
+                "--splits=none if they are classes"
+            )
+        # Refused are cat/train/1.png, and wrapper/train/cat/1.png: folders that have nothing but splits in them.
+        children = collections.defaultdict(set)
+        for folder in self._folders:
+            parts = folder.split("/")
+            for depth in range(1, len(parts)):
+                children["/".join(parts[:depth])].add(parts[depth])
+        holders = [folder for folder, names in children.items() if all(name.lower() in SPLIT_NAMES for name in names)]
+        if holders:
+            first, names = holders[0], sorted(children[holders[0]])
+            given = ",".join(f"{name.lower()}={first}/{name}" for name in names)
+            other = f"--source={posixpath.join(source, first)}" if len(holders) == 1 else f"--splits={given},..."
+            raise ValueError(
+                f"folders named like splits lie inside of others in {source}, such as {first}/{names[0]}: give "
+                f"{other}, or --splits=none if they are no splits"
+            )
+        return {"train": [""]}
+
+    def _check_given(self, splits: dict[str, list[str]]) -> None:
+        """Refuses folders of splits that hold no images, or share some, by a link too."""
+        split_of, linked = {}, {}
+        for split, root in ((split, root) for split, some in splits.items() for root in some):
+            if not any(_within(folder, root) for folder in self._folders):
+                raise ValueError(
+                    f"splits names the folder {root!r}, and there are no images in such a one of {self._source}: "
+                    f"there are in {listed(_tops(self._folders))}"
+                )
+            for other in split_of:
+                if _within(root, other) or _within(other, root):
                     raise ValueError(
-                        f"splits names the folder {root!r}, and there are no images in such a one of {self._source}: "
-                        f"there are in {_listed(_tops(self._folders))}"
+                        f"splits names {root or '.'!r} in {split} and {other or '.'!r} in {split_of[other]}, which "
+                        "share images"
                     )
-                for other in split_of:
-                    if _within(root, other) or _within(other, root):
-                        raise ValueError(
-                            f"splits names {root or '.'!r} in {split} and {other or '.'!r} in "
-                            f"{split_of[other]}, which share images"
-                        )
-                split_of[root] = split
-        _check_not_linked(self._source, split_of)
-        return splits
+            first = linked.setdefault(os.path.realpath(os.path.join(self._source, root)), root)
+            if first != root:
+                raise ValueError(
+                    f"{first} and {root} in {self._source} are the same folder: give --splits={split_of[first]}={first}"
+                )
+            split_of[root] = split
 
     def _way(self, below: dict[str, list[str]]) -> str:
         """How classes are found if the user does not say."""
         depths = {len(parts): folder for folder, parts in reversed(below.items())}
-        if set(depths) == {0}:
-            return "none"
-        if set(depths) == {1}:
-            return "parent"
-        paths = [repr(posixpath.join(depths[depth], self._folders[depths[depth]].first)) for depth in sorted(depths)]
+        if set(depths) in ({0}, {1}):
+            return "parent" if 1 in depths else "none"
         how = "at different depths" if len(depths) > 1 else "too deep"
+        paths = [self._first(depths[depth]) for depth in sorted(depths)]
         raise ValueError(
             f"the images in {self._source} lie {how}, such as {' and '.join(paths[:3])}: expected split/class/image, "
             "class/image, or images alone; give --classes=top (the first folder below the split is the class), parent "
@@ -135,93 +168,41 @@ class Layout:
     def _check_all_classified(self, below: dict[str, list[str]]) -> None:
         bare = [folder for folder, parts in below.items() if not parts]
         if bare:
-            count = sum(self._folders[folder].count for folder in bare)
-            first = posixpath.join(bare[0], self._folders[bare[0]].first)
             raise ValueError(
-                f"{count} images in {self._source} lie in no folder of a class, such as {first!r}: move them into one, "
-                "or give --classes=none"
+                f"{self._count(bare)} images in {self._source} lie in no folder of a class, such as "
+                f"{self._first(bare[0])}: move them into one, or give --classes=none"
             )
 
     def _notes(self, classes: str) -> list[str]:
         notes = []
         outside = sorted(set(self._folders) - set(self.places))
         if outside:
-            count = sum(self._folders[folder].count for folder in outside)
-            notes.append(f"{count} images were left out, in folders that splits does not name: {_listed(outside)}")
-        in_split, made_of = collections.defaultdict(set), collections.defaultdict(set)
+            left_out = f"{self._count(outside)} images were left out"
+            notes.append(f"{left_out}, in folders that splits does not name: {listed(outside)}")
+        in_split, made_of = collections.defaultdict(set), collections.defaultdict(list)
         for folder, place in self.places.items():
             in_split[place.split].add(place.label)
-            made_of[place.split, place.label].add(folder)
+            made_of[place.split, place.label].append(folder)
         if classes != "none" and len(self.class_names) == 1:
             notes.append(f"all images are of one class, {self.class_names[0]!r}: --classes=none gives them no label")
         for (_, label), folders in made_of.items():
             if classes == "parent" and len(folders) > 1:
-                notes.append(f"the class {label!r} is made of several folders: {_listed(sorted(folders))}")
+                notes.append(f"the class {label!r} is made of several folders: {listed(sorted(folders))}")
         for split, labels in in_split.items():
             absent = sorted(set(self.class_names) - labels)
             if absent:
-                notes.append(f"classes that are not in {split}: {_listed(absent)}")
+                notes.append(f"classes that are not in {split}: {listed(absent)}")
         return notes
-
-
-def _guessed(source: str, folders: dict[str, Folder]) -> dict[str, list[str]]:
-    """The roots of the splits by the names of the first folders: all of them are names of splits, or none is."""
-    tops = _tops(folders)
-    exact = [name for name in tops if name.lower() in SPLIT_NAMES]
-    if tops and exact == tops and "" not in folders:
-        _check_not_linked(source, dict(zip(tops, tops, strict=True)))
-        return {name: [name] for name in tops}
-    alike = [(match[1], name) for name in tops if (match := _LIKE_A_SPLIT.search(name.lower()))]
-    if alike:
-        given = ",".join(f"{word}={name}" for word, name in alike[:_NAMED])
-        likely = [name for _, name in alike]
-        others = [name for name in tops if name not in likely] + ([folders[""].first] if "" in folders else [])
-        beside = f" beside {_listed(others)}" if others else ""
-        raise ValueError(
-            f"{_listed(likely)} in {source} are named like splits{beside}, and it is not clear what is what: give "
-            f"--splits={given} or the like (what it does not name is left out), or --splits=none if they are classes"
-        )
-    _check_no_splits_inside(source, folders)
-    return {"train": [""]}
-
-
-def _check_no_splits_inside(source: str, folders: dict[str, Folder]) -> None:
-    """Refuses cat/train/1.png, and wrapper/train/cat/1.png: folders that have nothing but splits in them."""
-    children = collections.defaultdict(set)
-    for folder in folders:
-        parts = folder.split("/")
-        for depth in range(1, len(parts)):
-            children["/".join(parts[:depth])].add(parts[depth])
-    holders = [folder for folder, names in children.items() if all(name.lower() in SPLIT_NAMES for name in names)]
-    if not holders:
-        return
-    names = sorted(children[holders[0]])
-    given = ",".join(f"{name.lower()}={holders[0]}/{name}" for name in names)
-    other = f"--source={posixpath.join(source, holders[0])}" if len(holders) == 1 else f"--splits={given},..."
-    raise ValueError(
-        f"folders named like splits lie inside of others in {source}, such as {holders[0]}/{names[0]}: give {other}, "
-        "or --splits=none if they are no splits"
-    )
-
-
-def _check_not_linked(source: str, split_of: dict[str, str]) -> None:
-    """Refuses two splits that are one folder, by a link."""
-    seen: dict[str, str] = {}
-    for root in split_of:
-        first = seen.setdefault(os.path.realpath(os.path.join(source, root)), root)
-        if first != root:
-            raise ValueError(
-                f"{first} and {root} in {source} are the same folder: give --splits={split_of[first]}={first}"
-            )
 
 
 def _within(folder: str, root: str) -> bool:
     return not root or f"{folder}/".startswith(f"{root}/")
 
 
-def _tops(folders: dict[str, Folder]) -> list[str]:
+def _tops(folders: Collection[str]) -> list[str]:
     return sorted({folder.partition("/")[0] for folder in folders} - {""})
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(name or "." for name in names[:_NAMED]) + ", ..." * (len(names) > _NAMED)
+def listed(names: Collection[str]) -> str:
+    """Names for a sentence, "." for an empty one; the first ones of many."""
+    return ", ".join([name or "." for name in names][:_NAMED]) + ", ..." * (len(names) > _NAMED)

@@ -4,14 +4,16 @@ import collections
 import dataclasses
 import functools
 import os
+import pathlib
+import posixpath
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from pipelines.datasets.folder_layout import CLASSES, Folder, Layout, parse_splits
-from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, Made, PictureConfig, digest_of
-from pipelines.images import BadImage
+from pipelines.datasets.folder_layout import CLASSES, Folder, Layout, listed, parse_splits
+from pipelines.datasets.local_builder import Item, LocalBuilder, Made, PictureConfig, walked
+from pipelines.extras import check_choice
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # What systems put beside pictures; like hidden folders. Some hold thumbnails, which would be taken for pictures.
@@ -36,8 +38,7 @@ class ImageFolderConfig(PictureConfig):
 
     def __post_init__(self) -> None:
         self.splits = parse_splits(self.splits)
-        if self.classes not in (None, *CLASSES):
-            raise ValueError(f"classes must be None or one of {', '.join(CLASSES)}, got {self.classes!r}")
+        check_choice("classes", self.classes, (None, *CLASSES))
         super().__post_init__()
         if not os.path.isdir(self.source):
             raise ValueError(f"source must be a folder of images, and {self.source} is a file")
@@ -57,37 +58,39 @@ class ImageFolder(LocalBuilder):
     CONFIG = ImageFolderConfig
 
     def values(self) -> dict[str, tfds.features.FeatureConnector]:
-        features = {"image": self.builder_config.image_feature()}
         classes = self._layout.class_names
-        if classes:
-            features["label"] = tfds.features.ClassLabel(names=classes)
-        return features
+        label = {"label": tfds.features.ClassLabel(names=classes)} if classes else {}
+        return {"image": self.builder_config.feature(), **label}
 
     @functools.cached_property
     def _layout(self) -> Layout:
         """What workers need: the folders, and not the list of all files. Raises ValueError: there are no images, or it
         is not clear which folder is what."""
-        source, folders = self.builder_config.source, {}
-        for path in _images(source, collections.Counter(), []):
-            folder, _, name = path.rpartition("/")
-            before = folders.get(folder, Folder(0, name))
-            folders[folder] = Folder(before.count + 1, before.first)
+        config = self.builder_config
+        found = (files for files in _folders(config.source) if files.images)
+        folders = {files.folder: Folder(len(files.images), files.images[0]) for files in found}
         if not folders:
-            raise ValueError(f"there are no images ({', '.join(SUFFIXES)}) in {source}")
-        return Layout(source, folders, self.builder_config.splits, self.builder_config.classes)
+            raise ValueError(f"there are no images ({', '.join(SUFFIXES)}) in {config.source}")
+        return Layout(config.source, folders, config.splits, config.classes)
 
     @functools.cached_property
     def _listed(self) -> tuple[dict[str, list[Item]], list[str]]:
         """The items of each split, and notes on what was left out."""
-        others, empty = collections.Counter(), []
+        others, empty, notes = collections.Counter(), [], []
         numbers = {name: number for number, name in enumerate(self._layout.class_names)}
         splits = collections.defaultdict(list)
-        for path in _images(self.builder_config.source, others, empty):
-            place = self._layout.places.get(path.rpartition("/")[0])
-            if place is not None:
-                key = path[len(place.root) :].removeprefix("/")
-                splits[place.split].append(Item(key, numbers.get(place.label), (path,)))
-        return dict(splits), _notes_on_rest(others, empty) + self._layout.notes
+        for files in _folders(self.builder_config.source):
+            others.update(os.path.splitext(name)[1].lower() or "no suffix" for name in files.others)
+            empty += [files.empty] * bool(files.empty)
+            if place := self._layout.places.get(files.folder):
+                paths = [posixpath.join(files.folder, name) for name in files.images]
+                splits[place.split] += [Item(place.key(path), numbers.get(place.label), (path,)) for path in paths]
+        if others:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
+            notes.append(f"files of other kinds were left out: {kinds}")
+        if empty:
+            notes.append(f"folders without images: {listed(empty)}")
+        return dict(splits), notes + self._layout.notes
 
     def listing(self) -> dict[str, list[Item]]:
         return self._listed[0]
@@ -97,51 +100,34 @@ class ImageFolder(LocalBuilder):
 
     def example(self, item: Item) -> Made:
         (path,) = item.source
-        try:
-            with open(os.path.join(self.builder_config.source, path), "rb") as file:
-                data = file.read()
-            image, changes = self.builder_config.stored(data, upright=True)
-        except (BadImage, OSError) as error:
-            raise BadSource(f"{path} {error}") from None
-        features = {"image": image} if item.label is None else {"image": image, "label": item.label}
-        return Made(features, digest_of(data), changes)
+        return self.picture(item, path, path, upright=True)
 
 
-def _images(source: str, others: collections.Counter, empty: list[str]) -> Iterator[str]:
-    """Paths of the images, relative and with "/", sorted; counts other files by suffix, and names empty folders."""
+class _Files(NamedTuple):
+    """What lies in one folder, by name; `empty` says of one without images which it is."""
 
+    folder: str
+    images: list[str]
+    others: list[str]
+    empty: str
+
+
+def _folders(source: str) -> Iterator[_Files]:
     def unreadable(error: OSError) -> None:
         raise error
 
-    for folder, folders, files in os.walk(source, followlinks=True, onerror=unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _OF_SYSTEMS)
-        if _leads_back(folder, source):
+    for folder, folders, names in walked(source, _OF_SYSTEMS, followlinks=True, onerror=unreadable):
+        if _leads_back(source, folder):
             folders.clear()
-            empty.append(f"{os.path.relpath(folder, source)} (a link back, not followed)")
-            continue
-        visible = sorted(name for name in files if not name.startswith("."))
-        images = [name for name in visible if name.lower().endswith(SUFFIXES)]
-        others.update(os.path.splitext(name)[1].lower() or "no suffix" for name in set(visible) - set(images))
-        relative = os.path.relpath(folder, source).replace(os.sep, "/")
-        if not images and not folders:
-            empty.append(relative)
-        yield from (name if relative == "." else f"{relative}/{name}" for name in images)
+            yield _Files(folder, [], [], f"{folder} (a link back, not followed)")
+        else:
+            images = [name for name in names if name.lower().endswith(SUFFIXES)]
+            others = [name for name in names if not name.lower().endswith(SUFFIXES)]
+            yield _Files(folder, images, others, "" if images or folders else folder)
 
 
-def _leads_back(folder: str, source: str) -> bool:
+def _leads_back(source: str, folder: str) -> bool:
     """Whether a folder is a link to one that it lies in, which would never end."""
-    return os.path.islink(folder) and os.path.realpath(folder) in {
-        os.path.realpath(os.path.join(source, *parts[:count]))
-        for parts in [os.path.relpath(folder, source).split(os.sep)]
-        for count in range(len(parts))
-    }
-
-
-def _notes_on_rest(others: collections.Counter, empty: list[str]) -> list[str]:
-    notes = []
-    if others:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
-        notes.append(f"files of other kinds were left out: {kinds}")
-    if empty:
-        notes.append(f"folders without images: {', '.join(empty[:20])}" + ", ..." * (len(empty) > 20))
-    return notes
+    path = os.path.join(source, folder)
+    above = (os.path.join(source, parent) for parent in pathlib.PurePath(folder).parents)
+    return os.path.islink(path) and os.path.realpath(path) in map(os.path.realpath, above)

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
-from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, Made, PictureConfig, digest_of
-from pipelines.images import BadImage
+from pipelines.datasets.local_builder import Item, LocalBuilder, Made, PictureConfig
 
 TRAIN_TAR, VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 SUFFIX = ".JPEG"
+EXPECTED = {"train": 1_281_167, "validation": 50_000}
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -41,7 +41,7 @@ class Imagenet(LocalBuilder):
     HOMEPAGE = "https://image-net.org/"
 
     def values(self) -> dict[str, tfds.features.FeatureConnector]:
-        return {"image": self.builder_config.image_feature(), "label": tfds.features.ClassLabel(names=list(synsets()))}
+        return {"image": self.builder_config.feature(), "label": tfds.features.ClassLabel(names=list(_classes()))}
 
     def listing(self) -> dict[str, list[Item]]:
         return self._listing
@@ -50,8 +50,8 @@ class Imagenet(LocalBuilder):
     def _listing(self) -> dict[str, list[Item]]:
         source = self.builder_config.source
         splits = {
-            "train": _listed(source, TRAIN_TAR, "train", _train_tar, _class_folders),
-            "validation": _listed(source, VALIDATION_TAR, "val", _validation_tar, _validation_folder),
+            "train": _listed(source, TRAIN_TAR, _train_tar, "train", _class_folders),
+            "validation": _listed(source, VALIDATION_TAR, _validation_tar, "val", _validation_folder),
         }
         if not any(splits.values()):
             raise ValueError(
@@ -60,35 +60,28 @@ class Imagenet(LocalBuilder):
         return splits
 
     def notes(self) -> list[str]:
-        expected = {"train": 1_281_167, "validation": 50_000}
         found = {split: len(items) for split, items in self.listing().items()}
         return [
             f"{split} has {found[split]} images; the official data set has {number}"
-            for split, number in expected.items()
+            for split, number in EXPECTED.items()
             if found[split] != number
         ]
 
     def example(self, item: Item) -> Made:
-        try:
-            data = _read(self.builder_config.source, *item.source)
-            image, changes = self.builder_config.stored(data, upright=False)
-        except (BadImage, OSError) as error:
-            raise BadSource(f"{item.key} {error}") from None
-        return Made({"image": image, "label": item.label}, digest_of(data), changes)
+        return self.picture(item, item.key, *item.source, upright=False)
 
 
 @functools.cache
-def synsets() -> tuple[str, ...]:
-    """The 1000 WordNet ids, sorted: class i is the i-th."""
-    return tuple(_lines_of_tfds("labels.txt"))
+def _classes() -> dict[str, int]:
+    """{WordNet id: class}: the i-th of the sorted 1000 ids is class i."""
+    return {name: number for number, name in enumerate(_lines_of_tfds("labels.txt"))}
 
 
 @functools.cache
 def _validation_labels() -> dict[str, int]:
     """{file name: class} of the validation images."""
-    numbers = {name: number for number, name in enumerate(synsets())}
     lines = _lines_of_tfds("validation_labels.txt")
-    return {f"ILSVRC2012_val_{index:08d}{SUFFIX}": numbers[line] for index, line in enumerate(lines, 1)}
+    return {f"ILSVRC2012_val_{index:08d}{SUFFIX}": _classes()[line] for index, line in enumerate(lines, 1)}
 
 
 def _lines_of_tfds(name: str) -> list[str]:
@@ -96,37 +89,46 @@ def _lines_of_tfds(name: str) -> list[str]:
     return file.read_text().split()
 
 
-def _listed(source, tar_name, folder_name, of_tar, of_folder) -> list[Item]:
+def _class_of(synset: str, where: str) -> int:
+    if synset not in _classes():
+        raise ValueError(f"{synset!r} in {where} is none of ImageNet's 1000 classes, which are named like n01440764")
+    return _classes()[synset]
+
+
+def _validation_item(file: str, where: str, *source: str | int) -> Item:
+    if file not in _validation_labels():
+        known = f"ILSVRC2012_val_00000001{SUFFIX}"
+        raise ValueError(f"{file!r} in {where} is none of the validation images, such as {known}")
+    return Item(file, _validation_labels()[file], source)
+
+
+def _listed(source, tar_name, of_tar, folder_name, of_folder) -> list[Item]:
     """The images of a split, from its tar file or else from its folder, if either is there."""
     tar, folder = os.path.join(source, tar_name), os.path.join(source, folder_name)
     if os.path.exists(tar):
         try:
-            return of_tar(tar, tar_name)
+            with tarfile.open(tar, "r:") as file:
+                return list(of_tar(file, tar_name))
         except tarfile.TarError as error:
             raise ValueError(f"{tar} is no whole tar file ({error})") from None
-    return of_folder(folder, folder_name) if os.path.isdir(folder) else []
+    return list(of_folder(folder, folder_name)) if os.path.isdir(folder) else []
 
 
-def _train_tar(path: str, name: str) -> list[Item]:
+def _train_tar(outer: tarfile.TarFile, name: str) -> Iterator[Item]:
     """The training tar holds one tar a class; nothing is compressed, so each image is a run of bytes in the file."""
-    items = []
-    with tarfile.open(path, "r:") as outer:
-        for member in _whole(outer):
-            synset = os.path.basename(member.name).removesuffix(".tar")
-            number = _class_number(synset, path)
-            with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as inner:
-                for image in _whole(inner):
-                    start = member.offset_data + image.offset_data
-                    items.append(Item(f"{synset}/{os.path.basename(image.name)}", number, (name, start, image.size)))
-    return items
+    for member in _whole(outer):
+        synset = os.path.basename(member.name).removesuffix(".tar")
+        number = _class_of(synset, outer.name)
+        with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as inner:
+            for image in _whole(inner):
+                start = member.offset_data + image.offset_data
+                yield Item(f"{synset}/{os.path.basename(image.name)}", number, (name, start, image.size))
 
 
-def _validation_tar(path: str, name: str) -> list[Item]:
-    with tarfile.open(path, "r:") as tar:
-        images = [(os.path.basename(member.name), member) for member in _whole(tar) if member.isfile()]
-    return [
-        Item(file, _validation_label(file, path), (name, member.offset_data, member.size)) for file, member in images
-    ]
+def _validation_tar(tar: tarfile.TarFile, name: str) -> Iterator[Item]:
+    for member in _whole(tar):
+        if member.isfile():
+            yield _validation_item(os.path.basename(member.name), tar.name, name, member.offset_data, member.size)
 
 
 def _whole(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -141,43 +143,20 @@ def _whole(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         raise tarfile.ReadError(f"it ends early, after {end} bytes")
 
 
-def _class_folders(folder: str, name: str) -> list[Item]:
-    items = []
+def _images_in(folder: str) -> list[str]:
+    return sorted(file for file in os.listdir(folder) if file.endswith(SUFFIX))
+
+
+def _class_folders(folder: str, name: str) -> Iterator[Item]:
     for synset in sorted(os.listdir(folder)):
-        if os.path.isdir(os.path.join(folder, synset)):
-            number = _class_number(synset, folder)
-            files = sorted(file for file in os.listdir(os.path.join(folder, synset)) if file.endswith(SUFFIX))
-            items += [Item(f"{synset}/{file}", number, (f"{name}/{synset}/{file}", 0, -1)) for file in files]
-    return items
+        if os.path.isdir(path := os.path.join(folder, synset)):
+            number = _class_of(synset, folder)
+            for file in _images_in(path):
+                yield Item(f"{synset}/{file}", number, (f"{name}/{synset}/{file}", 0, -1))
 
 
-def _validation_folder(folder: str, name: str) -> list[Item]:
-    files = sorted(file for file in os.listdir(folder) if file.endswith(SUFFIX))
+def _validation_folder(folder: str, name: str) -> Iterator[Item]:
+    files = _images_in(folder)
+    yield from (_validation_item(file, folder, f"{name}/{file}", 0, -1) for file in files)
     if not files:
-        items = _class_folders(folder, name)
-        return [Item(os.path.basename(item.key), item.label, item.source) for item in items]
-    return [Item(file, _validation_label(file, folder), (f"{name}/{file}", 0, -1)) for file in files]
-
-
-def _class_number(synset: str, where: str) -> int:
-    if synset not in synsets():
-        raise ValueError(f"{synset!r} in {where} is none of ImageNet's 1000 classes, which are named like n01440764")
-    return synsets().index(synset)
-
-
-def _validation_label(file: str, where: str) -> int:
-    if file not in _validation_labels():
-        raise ValueError(
-            f"{file!r} in {where} is none of the validation images, such as ILSVRC2012_val_00000001{SUFFIX}"
-        )
-    return _validation_labels()[file]
-
-
-def _read(source: str, name: str, start: int, size: int) -> bytes:
-    """`size` bytes of a file from `start` on; size -1: all."""
-    with open(os.path.join(source, name), "rb") as file:
-        file.seek(start)
-        data = file.read(size)
-    if size >= 0 and len(data) < size:
-        raise BadImage(f"ends early: {name} is truncated")
-    return data
+        yield from (item._replace(key=os.path.basename(item.key)) for item in _class_folders(folder, name))

@@ -9,21 +9,12 @@ from typing import TYPE_CHECKING
 import tensorflow_datasets as tfds
 
 from pipelines import images
-from pipelines.datasets.kinetics_annotations import (
-    SUFFIXES,
-    Matched,
-    absolute_paths,
-    class_names,
-    csv_files,
-    split_paths,
-)
+from pipelines.datasets.kinetics_annotations import SUFFIXES, absolute_paths, class_names, csv_files, matched
 from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, Made, SourceConfig
 from pipelines.extras import check_count, require
-from pipelines.images import adm_center_crop
 
 if TYPE_CHECKING:
     from av.container import InputContainer
-    from PIL import Image
 
 # What a clip may turn out to be, whatever its name. Playlists are not among it: they would lead to other files, or to
 # the network.
@@ -47,11 +38,11 @@ class Kinetics600Config(SourceConfig):
     num_frames: int = 16
     stride: int = 1
 
+    ENCODINGS = images.ENCODINGS
+
     def __post_init__(self) -> None:
         for name in ("image_size", "num_frames", "stride"):
             check_count(name, getattr(self, name), none=False)
-        if self.encoding == "original":
-            raise ValueError("encoding must be jpeg or png for clips, got 'original'")
         super().__post_init__()
         if not os.path.isdir(self.source):
             raise ValueError(f"source must be a folder of clips ({', '.join(SUFFIXES)}), and {self.source} is a file")
@@ -65,7 +56,7 @@ class Kinetics600Config(SourceConfig):
 
     def annotation_files(self) -> list[str]:
         """Paths of the CSV files. Raises FileNotFoundError: there are none, or one is missing."""
-        return [file for path in split_paths(self.annotations or self.source) for file in csv_files(path)]
+        return csv_files(self.annotations or self.source)
 
 
 class Kinetics600(LocalBuilder):
@@ -92,20 +83,19 @@ class Kinetics600(LocalBuilder):
     def values(self) -> dict[str, tfds.features.FeatureConnector]:
         config = self.builder_config
         files = tuple((path, os.stat(path).st_mtime_ns) for path in config.annotation_files())
-        # Not tfds's Video, which is the same but loads TensorFlow.
-        video = tfds.features.Sequence(config.image_feature(), length=config.num_frames)
-        return {"video": video, "label": tfds.features.ClassLabel(names=class_names(files))}
+        label = tfds.features.ClassLabel(names=class_names(files))
+        return {"video": config.feature(config.num_frames), "label": label}
 
     @functools.cached_property
-    def _matched(self) -> "Matched":
+    def _matched(self) -> tuple[dict[str, list[Item]], list[str]]:
         config = self.builder_config
-        return Matched(config.source, config.annotation_files(), self.info.features["label"].names)
+        return matched(config.source, config.annotation_files(), self.info.features["label"].names)
 
     def listing(self) -> dict[str, list[Item]]:
-        return self._matched.splits
+        return self._matched[0]
 
     def notes(self) -> list[str]:
-        return self._matched.notes
+        return self._matched[1]
 
     def example(self, item: Item) -> Made:
         av = require("av", extra="video")
@@ -135,34 +125,26 @@ class Kinetics600(LocalBuilder):
 
     def _decoded(self, path: str, chosen: range) -> tuple[list[bytes], int]:
         """Decodes a clip up to the last of the chosen frames: those, encoded, and how many were decoded."""
-        frames, seen = [], 0
+        config, frames, seen = self.builder_config, [], 0
         with _opened(path) as container:
             stream = container.streams.video[0]
             # Each worker has its core; and with several threads a fault would be found some frames late.
             stream.codec_context.thread_count = 1
-            for index, frame in enumerate(container.decode(stream)):
-                seen = index + 1
-                if index in chosen:
+            for seen, frame in enumerate(container.decode(stream), 1):
+                if seen - 1 in chosen:
                     if frame.is_corrupt:
-                        raise ValueError(f"frame {index} is damaged")
-                    frames.append(self._encoded(frame.to_image()))
-                if index == chosen[-1]:
+                        raise ValueError(f"frame {seen - 1} is damaged")
+                    image = images.adm_center_crop(frame.to_image(), config.image_size)
+                    image = image.convert(images.MODES[config.channels])
+                    frames.append(images.encode(image, config.encoding, config.quality))
+                if seen - 1 == chosen[-1]:
                     break
         return frames, seen
 
-    def _encoded(self, image: "Image.Image") -> bytes:
-        config = self.builder_config
-        image = adm_center_crop(image, config.image_size).convert(images.MODES[config.channels])
-        return images.encode(image, config.encoding, config.quality)
-
 
 def _opened(path: str) -> "InputContainer":
-    """Opens a clip.
-
-    Raises:
-        ValueError: it has no video, or of a kind that cannot be decoded.
-        av.error.FFmpegError: it is no video file.
-    """
+    """Opens a clip. Raises ValueError: it has no video, or of a kind that cannot be decoded; av.error.FFmpegError: it
+    is no video file."""
     # Titles in a strange character set are no reason to refuse a clip.
     container = require("av", extra="video").open(path, options=CONTAINERS, metadata_errors="replace")
     if not container.streams.video or container.streams.video[0].codec_context is None:

@@ -4,11 +4,12 @@ import collections
 import csv
 import functools
 import os
+import posixpath
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from pipelines.datasets.local_builder import Item
+from pipelines.datasets.local_builder import Item, walked
 
 SUFFIXES = (".mp4", ".webm", ".mkv")
 COLUMNS = ("youtube_id", "time_start", "time_end", "split")  # and label, which some test sets lack
@@ -16,6 +17,10 @@ SPLIT_NAMES = {"validate": "validation", "val": "validation"}
 # An id has 11 characters, so an underscore in it is not taken for one that separates.
 CLIP_NAME = re.compile(r"([A-Za-z0-9_-]{11})(?:_(\d+)_(\d+))?")
 NAMED = 5  # clips that a note names
+_ACCEPTED = (
+    "give the official CSV files, with the columns label, youtube_id, time_start, time_end, split, "
+    "as annotations=FILE, FILE,FILE or FOLDER, or put them into source"
+)
 
 
 class _Row(NamedTuple):
@@ -27,77 +32,57 @@ class _Row(NamedTuple):
     split: str
 
 
-class Matched:
-    """Clips and their annotations: `splits` {name: items}, `notes` on what was left out.
-
-    Raises:
-        ValueError: there are no clips, or none with a labelled annotation.
-    """
-
-    def __init__(self, source: str, files: list[str], names: list[str]) -> None:
-        paths = list(_clips(source))
-        if not paths:
-            raise ValueError(f"there are no clips ({', '.join(SUFFIXES)}) in {source}")
-        self._rows = _table(files)
-        self._used: set[_Row] = set()
-        numbers = {name: number for number, name in enumerate(names)}
-        self.splits: dict[str, list[Item]] = collections.defaultdict(list)
-        left_out = collections.defaultdict(list)
-        for path in paths:
-            row = self._row_of(path)
-            if isinstance(row, str):
-                left_out[row].append(path)
-            elif not row.label:
-                left_out[f"have no label in the annotations of {row.split}"].append(path)
-            else:
-                self.splits[row.split].append(Item(path, numbers[row.label], (path,)))
-        self.notes = [_note(reason, clips) for reason, clips in sorted(left_out.items())] + self._notes_on_rows()
-        if not self.splits:
-            raise ValueError(f"no clip in {source} can be used: {'; '.join(self.notes)}")
-        del self._rows, self._used  # a hundred megabytes
-
-    def _row_of(self, path: str) -> _Row | str:
-        """The annotation of a clip, or why there is none."""
-        name = CLIP_NAME.fullmatch(os.path.splitext(os.path.basename(path))[0])
-        rows = self._rows.get(name[1], ()) if name else ()
-        if name and name[2]:  # another part of the same video may show something else
-            rows = [row for row in rows if row.times == (int(name[2]), int(name[3]))]
-        self._used.update(rows)
-        if not rows:
-            return "have no annotation"
-        if len({(row.label, row.split) for row in rows}) > 1:
-            return "have several annotations that differ"
-        return rows[0]
-
-    def _notes_on_rows(self) -> list[str]:
-        absent, unlabelled = collections.Counter(), collections.Counter()
-        for row in (row for rows in self._rows.values() for row in rows):
-            absent[row.split] += row not in self._used
-            unlabelled[row.split] += not row.label
-        notes = []
-        if absent.total():
-            each = ", ".join(f"{number} in {split}" for split, number in sorted(absent.items()) if number)
-            notes.append(f"annotations without a clip, as videos vanish from YouTube: {each}")
-        notes += [
-            f"{number} annotations of {split} have no label: what they describe is left out"
-            for split, number in sorted(unlabelled.items())
-            if number
-        ]
-        return notes
+def matched(source: str, files: list[str], names: list[str]) -> tuple[dict[str, list[Item]], list[str]]:
+    """The clips in a folder by their annotations in CSV files, {split: items}, and notes on what was left out; `names`
+    are those of the classes. Raises ValueError: there are no clips, or none with a labelled annotation."""
+    paths = [
+        posixpath.join(folder, name)
+        for folder, _, files_in_it in walked(source)
+        for name in files_in_it
+        if name.lower().endswith(SUFFIXES)
+    ]
+    if not paths:
+        raise ValueError(f"there are no clips ({', '.join(SUFFIXES)}) in {source}")
+    rows = dict.fromkeys(row for path in files for row in _read_rows(path))  # each once
+    of_video, used = collections.defaultdict(list), set()
+    for row in rows:
+        of_video[row.youtube_id].append(row)
+    numbers = {name: number for number, name in enumerate(names)}
+    splits, left_out = collections.defaultdict(list), collections.defaultdict(list)
+    for path in paths:
+        found = _rows_of(path, of_video)
+        used.update(found)
+        if not found:
+            left_out["have no annotation"].append(path)
+        elif len({(row.label, row.split) for row in found}) > 1:
+            left_out["have several annotations that differ"].append(path)
+        elif not found[0].label:
+            left_out[f"have no label in the annotations of {found[0].split}"].append(path)
+        else:
+            splits[found[0].split].append(Item(path, numbers[found[0].label], (path,)))
+    notes = [
+        f"{len(clips)} clips {reason} and are left out: {', '.join(clips[:NAMED])}" + ", ..." * (len(clips) > NAMED)
+        for reason, clips in sorted(left_out.items())
+    ]
+    absent = collections.Counter(row.split for row in rows if row not in used)
+    if absent:
+        each = ", ".join(f"{number} in {split}" for split, number in sorted(absent.items()))
+        notes.append(f"annotations without a clip, as videos vanish from YouTube: {each}")
+    unlabelled = collections.Counter(row.split for row in rows if not row.label)
+    for split, number in sorted(unlabelled.items()):
+        notes.append(f"{number} annotations of {split} have no label: what they describe is left out")
+    if not splits:
+        raise ValueError(f"no clip in {source} can be used: {'; '.join(notes)}")
+    return splits, notes
 
 
-def _note(reason: str, clips: list[str]) -> str:
-    return f"{len(clips)} clips {reason} and are left out: {', '.join(clips[:NAMED])}" + ", ..." * (len(clips) > NAMED)
-
-
-def _clips(source: str) -> Iterator[str]:
-    """Paths of the clips, relative and with "/", in a settled order."""
-    for folder, folders, files in os.walk(source):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        relative = os.path.relpath(folder, source).replace(os.sep, "/")
-        for name in sorted(files):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield name if relative == "." else f"{relative}/{name}"
+def _rows_of(path: str, of_video: dict[str, list[_Row]]) -> list[_Row]:
+    """The annotations of a clip, by its name."""
+    name = CLIP_NAME.fullmatch(os.path.splitext(os.path.basename(path))[0])
+    rows = of_video.get(name[1], []) if name else []
+    if name and name[2]:  # another part of the same video may show something else
+        return [row for row in rows if row.times == (int(name[2]), int(name[3]))]
+    return rows
 
 
 @functools.lru_cache(maxsize=4)
@@ -109,19 +94,10 @@ def class_names(files: tuple[tuple[str, int], ...]) -> list[str]:
     return names
 
 
-def _table(files: list[str]) -> dict[str, list[_Row]]:
-    """All annotations by their youtube_id, each once."""
-    rows = dict.fromkeys(row for path in files for row in _read_rows(path))
-    table = collections.defaultdict(list)
-    for row in rows:
-        table[row.youtube_id].append(row)
-    return table
-
-
 def _read_rows(path: str) -> Iterator[_Row]:
     """The annotations in one CSV file. Raises ValueError: it is no CSV file, is empty, lacks a column, or has a row
     that makes no sense."""
-    empty = True
+    row = None
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -130,11 +106,11 @@ def _read_rows(path: str) -> Iterator[_Row]:
                 found = f"columns are {', '.join(reader.fieldnames)}" if reader.fieldnames else "it is empty"
                 raise ValueError(f"{path} has no column {' or '.join(missing)} ({found}): {_ACCEPTED}")
             for fields in reader:
-                empty = False
-                yield _row(fields, f"line {reader.line_num} of {path}")
+                row = _row(fields, f"line {reader.line_num} of {path}")
+                yield row
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is no CSV file in UTF-8 ({error}): {_ACCEPTED}") from None
-    if empty:
+    if row is None:
         raise ValueError(f"{path} holds no annotations: {_ACCEPTED}")
 
 
@@ -149,33 +125,30 @@ def _row(fields: dict[str, str | None], where: str) -> _Row:
     return _Row(youtube_id, times, label, SPLIT_NAMES.get(split, split))
 
 
-def csv_files(path: str) -> list[str]:
-    """A path of a CSV file, or those of the CSV files in a folder."""
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"annotations {path} does not exist: {_ACCEPTED}")
-    if not os.path.isdir(path):
-        return [path]
-    found = sorted(name for name in os.listdir(path) if name.lower().endswith(".csv") and not name.startswith("."))
-    if not found:
-        raise FileNotFoundError(f"there are no CSV files in {path}: {_ACCEPTED}")
-    return [os.path.join(path, name) for name in found]
-
-
-def absolute_paths(given: str) -> str:
+def absolute_paths(given: Any) -> str:
     """Paths joined by commas, made absolute: the work may go on from another folder."""
-    if not isinstance(given, (str, os.PathLike)):
-        raise ValueError(f"annotations must be a path, or several joined by commas, got {given!r}")
-    paths = [path.strip() for path in split_paths(os.path.expanduser(os.fspath(given))) if path.strip()]
+    paths = _split(os.path.expanduser(os.fspath(given))) if isinstance(given, (str, os.PathLike)) else []
+    paths = [path.strip() for path in paths if path.strip()]
     if not paths:
         raise ValueError(f"annotations must be a path, or several joined by commas, got {given!r}")
     return ",".join(os.path.abspath(os.path.expanduser(path)) for path in paths)
 
 
-def split_paths(given: str) -> list[str]:
+def _split(given: str) -> list[str]:
     return [given] if os.path.exists(given) else given.split(",")
 
 
-_ACCEPTED = (
-    "give the official CSV files, with the columns label, youtube_id, time_start, time_end, split, "
-    "as annotations=FILE, FILE,FILE or FOLDER, or put them into source"
-)
+def csv_files(given: str) -> list[str]:
+    """The CSV files that paths joined by commas name, or that are in their folders."""
+    files = []
+    for path in _split(given):
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"annotations {path} does not exist: {_ACCEPTED}")
+        found = [path]
+        if os.path.isdir(path):
+            visible = sorted(name for name in os.listdir(path) if not name.startswith("."))
+            found = [os.path.join(path, name) for name in visible if name.lower().endswith(".csv")]
+        if not found:
+            raise FileNotFoundError(f"there are no CSV files in {path}: {_ACCEPTED}")
+        files += found
+    return files

@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,11 +17,10 @@ import tensorflow_datasets as tfds
 
 from pipelines import images
 from pipelines.datasets import opening
-from pipelines.extras import check_count
-from pipelines.images import adm_center_crop
+from pipelines.datasets.opening import BadSource
+from pipelines.extras import check_choice, check_count
+from pipelines.images import BadImage
 from pipelines.values import ValueSpec
-
-ENCODINGS = (*images.ENCODINGS, "original")
 
 
 class Item(NamedTuple):
@@ -47,10 +46,6 @@ def digest_of(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-class BadSource(ValueError):
-    """A source that no example can be made of; the message names it."""
-
-
 @dataclasses.dataclass(eq=False, kw_only=True)
 class SourceConfig(tfds.core.BuilderConfig):
     """What every data set made from the user's files is defined by.
@@ -73,6 +68,7 @@ class SourceConfig(tfds.core.BuilderConfig):
     channels: int = 3
 
     CHANNELS = (1, 3)  # those that are accepted
+    ENCODINGS = (*images.ENCODINGS, "original")
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, (str, os.PathLike)) or not os.fspath(self.source):
@@ -82,15 +78,13 @@ class SourceConfig(tfds.core.BuilderConfig):
         self.source = os.path.abspath(os.path.expanduser(os.fspath(self.source)))
         if not os.path.exists(self.source):
             raise FileNotFoundError(f"source {self.source} does not exist")
-        if self.encoding not in ENCODINGS:
-            raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, got {self.encoding!r}")
+        check_choice("encoding", self.encoding, self.ENCODINGS)
         check_count("image_size", self.image_size)
         if self.encoding == "original" and self.image_size is not None:
             raise ValueError(f"encoding 'original' leaves images whole: give no image_size, got {self.image_size}")
         if not isinstance(self.quality, int) or not 1 <= self.quality <= 100:
             raise ValueError(f"quality must be from 1 to 100, got {self.quality!r}")
-        if self.channels not in self.CHANNELS:
-            raise ValueError(f"channels must be {' or '.join(map(str, self.CHANNELS))}, got {self.channels!r}")
+        check_choice("channels", self.channels, self.CHANNELS)
         self.name = self.name or self.default_name()
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise ValueError(f"name must be made of letters, digits, '.', '_' and '-', got {self.name!r}")
@@ -103,13 +97,13 @@ class SourceConfig(tfds.core.BuilderConfig):
     def settings(self) -> dict[str, Any]:
         """What defines the data set, for its report and to compare with an earlier run's."""
         inherited = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
-        return {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in inherited
-        }
+        names = (field.name for field in dataclasses.fields(self))
+        return {name: getattr(self, name) for name in names if name not in inherited}
 
-    def image_feature(self) -> tfds.features.Image:
-        size, encoding = self.image_size, None if self.encoding == "original" else self.encoding
-        return tfds.features.Image(shape=(size, size, self.channels), encoding_format=encoding)
+    def feature(self, *frames: int) -> tfds.features.FeatureConnector:
+        """How images, or clips of so many frames, are stored."""
+        shape = (*frames, self.image_size, self.image_size, self.channels)
+        return feature_of(ValueSpec(shape, "uint8", encoded=True), self.encoding)
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -129,18 +123,20 @@ class PictureConfig(SourceConfig):
     min_size: int | None = None
     animated: str = "first"
 
+    CHANNELS = tuple(images.MODES)
+
     def __post_init__(self) -> None:
         self.background = images.parse_background(self.background)
-        if self.background == images.KEEP:
-            self.CHANNELS = (4,)
-            self.channels = 4 if self.channels == 3 else self.channels
-            if self.encoding == "jpeg":
-                raise ValueError("background 'keep' needs encoding png or original: JPEG has no transparency")
-        elif self.channels == 4:
-            raise ValueError("channels must be 1 or 3, got 4: background='keep' stores RGBA")
+        keep = self.background == images.KEEP
+        if keep and self.encoding == "jpeg":
+            raise ValueError("background 'keep' needs encoding png or original: JPEG has no transparency")
+        if keep and self.channels == 3:
+            self.channels = 4
+        if keep != (self.channels == 4):
+            accepted = 4 if keep else "1 or 3"
+            raise ValueError(f"channels must be {accepted}, got {self.channels!r}: background='keep' stores RGBA")
         check_count("min_size", self.min_size)
-        if self.animated not in opening.ANIMATED:
-            raise ValueError(f"animated must be {' or '.join(opening.ANIMATED)}, got {self.animated!r}")
+        check_choice("animated", self.animated, opening.ANIMATED)
         super().__post_init__()
 
     def stored(self, data: bytes, *, upright: bool) -> tuple[bytes, tuple[str, ...]]:
@@ -148,38 +144,42 @@ class PictureConfig(SourceConfig):
 
         Raises images.BadImage: it cannot be used; opening.Skipped: it is to be left out.
         """
-        image, changes, profile = opening.open_source(
-            data,
-            channels=self.channels,
-            upright=upright,
-            background=self.background,
-            animated=self.animated,
-            min_size=self.min_size,
-        )
+        how = {name: getattr(self, name) for name in ("channels", "background", "animated", "min_size")}
+        image, changes, profile = opening.open_source(data, upright=upright, **how)
         told = (profile,) if profile else ()
         if self.image_size is not None:
             told += (f"enlarged to {self.image_size}",) if min(image.size) < self.image_size else ()
-            image = adm_center_crop(image, self.image_size)
+            image = images.adm_center_crop(image, self.image_size)
         if self.encoding != "original":
             return images.encode(image, self.encoding, self.quality), changes + told
         if not changes and self._readable(data):
             return data, told
-        return images.encode(image, "png", self.quality), (changes or ("encoded anew as PNG",)) + told
+        return images.encode(image, "png"), (changes or ("encoded anew as PNG",)) + told
 
     def _readable(self, data: bytes) -> bool:
         """Whether the reader takes these bytes as they are."""
         try:
             return images.read_header(data).channels == self.channels
-        except images.BadImage:
+        except BadImage:
             return False
 
 
-def feature_of(spec: ValueSpec) -> tfds.features.FeatureConnector:
-    """How a value is stored: pictures as PNG, numbers as the bytes of the array, which are those that were given."""
+def feature_of(spec: ValueSpec, encoding: str = "png") -> tfds.features.FeatureConnector:
+    """How a value is stored: pictures encoded, numbers as the bytes of the array, which are those that were given."""
     if not spec.encoded:
         return tfds.features.Tensor(shape=spec.shape, dtype=np.dtype(spec.dtype), encoding="bytes")
-    image = tfds.features.Image(shape=spec.shape[-3:], encoding_format="png")
+    image = tfds.features.Image(shape=spec.shape[-3:], encoding_format=None if encoding == "original" else encoding)
+    # Not tfds's Video, which is the same but loads TensorFlow.
     return image if len(spec.shape) == 3 else tfds.features.Sequence(image, length=spec.shape[0])
+
+
+def walked(source: str, leave_out: Container[str] = (), **options: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As os.walk, which takes the options: each folder below `source`, relative and with "/" ("" for itself), the
+    folders in it, of which those that stay in the list are entered, and its files; sorted, without hidden ones."""
+    for folder, folders, files in os.walk(source, **options):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in leave_out)
+        relative = "" if folder == source else os.path.relpath(folder, source).replace(os.sep, "/")
+        yield relative, folders, sorted(name for name in files if not name.startswith("."))
 
 
 class LocalInfo(tfds.core.DatasetInfo):
@@ -218,6 +218,21 @@ class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def notes(self) -> list[str]:
         """What `listing` saw and left out, in sentences for the report."""
         return []
+
+    def picture(self, item: Item, name: str, path: str, start: int = 0, size: int = -1, *, upright: bool) -> Made:
+        """`example` for a picture that is `size` bytes of a file from `start` on (-1: all); `name` is for messages."""
+        try:
+            with open(os.path.join(self.builder_config.source, path), "rb") as file:
+                if start:  # what is read whole may be a pipe
+                    file.seek(start)
+                data = file.read(size)
+            if len(data) < size:
+                raise BadImage(f"ends early: {path} is truncated")
+            image, changes = self.builder_config.stored(data, upright=upright)
+        except (BadImage, OSError) as error:
+            raise BadSource(f"{name} {error}") from None
+        label = {} if item.label is None else {"label": item.label}
+        return Made({"image": image, **label}, digest_of(data), changes)
 
     def _info(self) -> LocalInfo:
         values = self.values()

@@ -1,17 +1,16 @@
 """tfds builder for arrays by name."""
 
-import contextlib
 import dataclasses
 import functools
 import os
 import re
+import struct
 import zipfile
 from collections.abc import Iterable
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 
 from pipelines import images
 from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, Made, PictureConfig, digest_of, feature_of
@@ -19,7 +18,6 @@ from pipelines.extras import check_count, near
 from pipelines.values import SAMPLES, ValueSpec, fault_in, in_kept_dtype
 
 KEYS = {"image": ("images", "arr_0", "image"), "video": ("videos", "video"), "label": ("labels", "arr_1", "label")}
-NAME_OF = {key: name for name, keys in KEYS.items() for key in keys}
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -35,11 +33,11 @@ class NpzConfig(PictureConfig):
     num_classes: int | None = None
     values: Any = None
 
+    ENCODINGS = images.ENCODINGS
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("num_classes", self.num_classes)
-        if self.encoding == "original":
-            raise ValueError("encoding must be png or jpeg for arrays, got 'original'")
         if self.values is not None:
             names = self.values.split(",") if isinstance(self.values, str) else self.values
             if not isinstance(names, Iterable) or not all(isinstance(name, str) and name for name in names):
@@ -53,14 +51,10 @@ class NpzConfig(PictureConfig):
             if not self.source.endswith(".npz"):
                 raise ValueError(f"source must be an .npz file or a folder of them, got {self.source}")
             return {"train": self.source}
-        found = {
-            name[:-4]: os.path.join(self.source, name)
-            for name in sorted(os.listdir(self.source))
-            if name.endswith(".npz")
-        }
-        if not found:
+        names = sorted(name for name in os.listdir(self.source) if name.endswith(".npz"))
+        if not names:
             raise ValueError(f"there are no .npz files in {self.source}")
-        return found
+        return {name[:-4]: os.path.join(self.source, name) for name in names}
 
 
 class Npz(LocalBuilder):
@@ -77,25 +71,24 @@ class Npz(LocalBuilder):
     CONFIG = NpzConfig
 
     def values(self) -> dict[str, tfds.features.FeatureConnector]:
-        specs, config = self._specs, self.builder_config
-        features = {name: feature_of(spec) for name, spec in specs.items()}
-        if specs[self._sample].encoded:
-            size = (config.image_size,) * 2 if config.image_size else specs[self._sample].shape[-3:-1]
-            image = tfds.features.Image(shape=(*size, config.channels), encoding_format=config.encoding)
-            clip = self._sample == "video"
-            length = specs[self._sample].shape[0]
-            features[self._sample] = tfds.features.Sequence(image, length=length) if clip else image
-        if "label" in specs:
-            features["label"] = tfds.features.ClassLabel(num_classes=specs["label"].num_classes)
+        features = {name: feature_of(spec) for name, spec in self._specs.items()}
+        (sample, spec), config = next(iter(self._specs.items())), self.builder_config
+        if spec.encoded:
+            size = (config.image_size,) * 2 if config.image_size else spec.shape[-3:-1]
+            stored = dataclasses.replace(spec, shape=(*spec.shape[:-3], *size, config.channels))
+            features[sample] = feature_of(stored, config.encoding)
+        if "label" in features:
+            features["label"] = tfds.features.ClassLabel(num_classes=self._specs["label"].num_classes)
         return features
 
     @functools.cached_property
     def _specs(self) -> dict[str, ValueSpec]:
         """What is stored of each value, over all files, the sample first."""
         files = {split: self._arrays(path) for split, path in self.builder_config.files().items()}
-        kinds = [self._specs_of(arrays) for arrays in files.values()]
-        (sample, spec), first = next(iter(kinds[0].items())), kinds[0]
-        for path, other in zip(files, kinds, strict=True):
+        kinds = {split: self._specs_of(arrays) for split, arrays in files.items()}
+        start, first = next(iter(kinds.items()))
+        sample, spec = next(iter(first.items()))
+        for split, other in kinds.items():
             if set(other) != set(first):
                 odd = sorted(set(other) ^ set(first))
                 have = "labels" if odd == ["label"] else ", ".join(odd)
@@ -104,22 +97,17 @@ class Npz(LocalBuilder):
                 spec = dataclasses.replace(spec, shape=(*spec.shape[:-3], None, None, spec.shape[-1]))
             for name in set(other) - {sample, "label"}:
                 if other[name] != first[name]:
-                    raise ValueError(f"{name!r} is {first[name]} in {next(iter(files))} and {other[name]} in {path}")
+                    raise ValueError(f"{name!r} is {first[name]} in {start} and {other[name]} in {split}")
         if "label" in first:
             most = max(int(arrays["label"].max(initial=0)) for arrays in files.values()) + 1
-            classes = self.builder_config.num_classes or most
-            first["label"] = dataclasses.replace(first["label"], num_classes=classes)
+            first["label"] = dataclasses.replace(first["label"], num_classes=self.builder_config.num_classes or most)
         return first | {sample: spec}
 
-    @property
-    def _sample(self) -> str:
-        return next(iter(self._specs))
-
     def _arrays(self, path: str) -> dict[str, np.ndarray]:
-        return _open(path, self.builder_config.values)
+        return _opened(path, os.stat(path).st_mtime_ns, self.builder_config.values)
 
     def _specs_of(self, arrays: dict[str, np.ndarray]) -> dict[str, ValueSpec]:
-        """The values of one file, after ADM's crop if that is asked for."""
+        """The values of one file, those beside the sample after ADM's crop if that is asked for."""
         specs, size = {}, self.builder_config.image_size
         for name, array in arrays.items():
             shape = array.shape[1:]
@@ -140,77 +128,75 @@ class Npz(LocalBuilder):
         return {split: self._items(path) for split, path in self.builder_config.files().items()}
 
     def _items(self, path: str) -> list[Item]:
-        arrays, most = self._arrays(path), self.builder_config.num_classes
-        labels = arrays["label"].tolist() if "label" in arrays else [None] * len(arrays[self._sample])
+        arrays, most = self._arrays(path), self.builder_config.num_classes or 2**31
+        labels = arrays["label"].tolist() if "label" in arrays else [None] * len(next(iter(arrays.values())))
         for index, label in enumerate(labels):
-            if label is not None and not 0 <= label < (most or 2**31):
-                raise ValueError(f"label {label} of image {index} in {path} is outside 0..{(most or 2**31) - 1}")
+            if label is not None and not 0 <= label < most:
+                raise ValueError(f"label {label} of image {index} in {path} is outside 0..{most - 1}")
         return [Item(f"{index:09d}", label, (path, index)) for index, label in enumerate(labels)]
 
     def example(self, item: Item) -> Made:
         path, index = item.source
         features, changes, arrays = {}, (), self._arrays(path)
+        sample = next(iter(arrays))
         for name, spec in self._specs.items():
-            value = np.array(arrays[name][index], order="C")
+            value, where = np.array(arrays[name][index], order="C"), f"{name} {index} of {path}"
             if not spec.encoded:
                 if reason := fault_in(name, value):
-                    raise BadSource(f"{name} {index} of {path} {reason}")
+                    raise BadSource(f"{where} {reason}")
                 features[name] = value
                 continue
             frames = list(value) if value.ndim == 4 else [value]
             try:
-                if name == self._sample:
+                if name == sample:
                     made = [self.builder_config.stored(images.from_pixels(frame), upright=False) for frame in frames]
                     frames, changes = [image for image, _ in made], made[0][1]
                 else:
                     frames = [_beside(frame, spec) for frame in frames]
             except images.BadImage as error:
-                raise BadSource(f"{name} {index} of {path} {error}") from None
+                raise BadSource(f"{where} {error}") from None
             features[name] = frames if value.ndim == 4 else frames[0]
         if item.label is not None:
             features["label"] = item.label
-        return Made(features, digest_of(arrays[self._sample][index].tobytes()), changes)
+        return Made(features, digest_of(arrays[sample][index].tobytes()), changes)
 
 
 def _beside(pixels: np.ndarray, spec: ValueSpec) -> bytes:
     """A picture beside the sample, with ADM's crop where that made it smaller, as PNG."""
+    picture = images.from_array(pixels)
     if pixels.shape != spec.shape[-3:]:
-        picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        return images.encode(images.adm_center_crop(picture, spec.shape[-2]), "png", 100)
-    return images.from_pixels(pixels)
-
-
-def _open(path: str, values: str | None) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name, the sample first, mapped and not read; kept while the file stays as it is.
-    Raises ValueError: it holds something else, or has no arrays of the names in `values`."""
-    return _opened(path, os.stat(path).st_mtime_ns, values)
+        picture = images.adm_center_crop(picture, spec.shape[-2])
+    return images.encode(picture, "png")
 
 
 @functools.lru_cache(maxsize=8)
 def _opened(path: str, changed: int, values: str | None) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name, the sample first, mapped and not read; kept while the file stays as it is.
+    Raises ValueError: it holds something else, or has no arrays of the names in `values`."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = {name[:-4]: archive.getinfo(name) for name in archive.namelist() if name.endswith(".npy")}
-            keys = _chosen(path, list(members), values)
-            arrays = {name: _mapped(path, archive, members[key]) for name, key in keys.items()}
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} is no .npz file ({error})") from None
-    (sample, pixels), count = next(iter(arrays.items())), len(next(iter(arrays.values())))
-    axes, uint8 = ("[N,F,H,W,", 5) if sample == "video" else ("[N,H,W,", 4), pixels.dtype == np.uint8
-    fits = pixels.ndim == axes[1] and (pixels.shape[-1] in images.MODES or not uint8)
+    keys = _chosen(path, list(members), values)
+    arrays = {name: _mapped(path, members[key]) for name, key in keys.items()}
+    sample, pixels = next(iter(arrays.items()))
+    uint8, clips = pixels.dtype == np.uint8, sample == "video"
+    fits = pixels.ndim == 4 + clips and (pixels.shape[-1] in images.MODES or not uint8)
     if not fits or pixels.dtype.name not in ("uint8", "float16", "float32"):
         raise ValueError(
-            f"{keys[sample]!r} of {path} must be uint8 {axes[0]}1, 3 or 4], got {pixels.dtype} {list(pixels.shape)}; "
-            "floats in [-1, 1] may be float32 or float16"
+            f"{keys[sample]!r} of {path} must be uint8 [N,{'F,' * clips}H,W,1, 3 or 4], got {pixels.dtype} "
+            f"{list(pixels.shape)}; floats in [-1, 1] may be float32 or float16"
         )
+    count = len(pixels)
     for name, array in arrays.items():
-        told = f"got {array.dtype} {list(array.shape)}"
+        what, told = f"{keys[name]!r} of {path} must", f"got {array.dtype} {list(array.shape)}"
         if name == "label" and (array.shape != (count,) or not np.issubdtype(array.dtype, np.integer)):
-            raise ValueError(f"{keys[name]!r} of {path} must be integers [{count}], {told}")
+            raise ValueError(f"{what} be integers [{count}], {told}")
         if not array.ndim or len(array) != count:
             raise ValueError(
-                f"{keys[name]!r} of {path} must have {count} rows as {keys[sample]!r} has, {told}: mend it, or name "
-                "the arrays that are to be kept (on the command line: --values=NAME,... or none)"
+                f"{what} have {count} rows as {keys[sample]!r} has, {told}: mend it, or name the arrays that are to be "
+                "kept (on the command line: --values=NAME,... or none)"
             )
         try:
             arrays[name] = np.array(array) if name == "label" else in_kept_dtype(keys[name], array)
@@ -221,40 +207,35 @@ def _opened(path: str, changed: int, values: str | None) -> dict[str, np.ndarray
 
 def _chosen(path: str, keys: list[str], values: str | None) -> dict[str, str]:
     """{name: key} of the arrays that are kept, the sample first, then the label."""
-    roles = {name: next((key for key in some if key in keys), None) for name, some in KEYS.items()}
-    samples = {name: key for name in SAMPLES if (key := roles[name]) is not None}
+    roles = {name: key for name, some in KEYS.items() if (key := next((k for k in some if k in keys), None))}
+    samples = [roles[name] for name in SAMPLES if name in roles]
     if len(samples) != 1:
-        known = " or ".join(KEYS["image"][:2])
-        what = f"both {' and '.join(samples.values())}" if samples else f"no array {known}"
+        what = f"both {' and '.join(samples)}" if samples else f"no array {' or '.join(KEYS['image'][:2])}"
         raise ValueError(f"{path} has {what}, but {', '.join(keys) or 'nothing'}")
-    found = samples | ({"label": roles["label"]} if roles["label"] is not None else {})
-    others = [key for key in keys if key not in NAME_OF]
-    for name in others if values is None else [] if values == "none" else values.split(","):
+    others = [key for key in keys if not any(key in some for some in KEYS.values())]
+    chosen = others if values is None else [] if values == "none" else values.split(",")
+    for name in chosen:
         if name not in others:
             have = ", ".join(others) or "none beside images and labels"
             raise ValueError(f"{path} has no array {name!r}, but {have}{near(name, others)}")
         if not re.fullmatch(r"[A-Za-z]\w*", name) or name.startswith("arr_"):
             raise ValueError(f"the array {name!r} of {path} needs a name of letters, digits and '_': savez(text=array)")
-        found[name] = name
-    return found
+    return roles | {name: name for name in chosen}
 
 
-def _mapped(path: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+def _mapped(path: str, member: zipfile.ZipInfo) -> np.ndarray:
     """One array of an .npz file as a memory map."""
+    where = f"{member.filename} in {path}"
     if member.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(
-            f"{member.filename} in {path} is compressed, and cannot be read in pieces: save it with numpy.savez"
-        )
-    with contextlib.ExitStack() as stack:
-        inside: BinaryIO = stack.enter_context(archive.open(member))
-        version = np.lib.format.read_magic(inside)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(inside)
-        header = inside.tell()
-        file = stack.enter_context(open(path, "rb"))
-        # The local header of a member, 30 bytes, is followed by its name and an extra field of any length.
+        raise ValueError(f"{where} is compressed, and cannot be read in pieces: save it with numpy.savez")
+    with open(path, "rb") as file:
+        # A member begins with a header of 30 bytes; its last two numbers are the lengths of the name and the extra
+        # field that follow it.
         file.seek(member.header_offset + 26)
-        start = member.header_offset + 30 + sum(int.from_bytes(file.read(2), "little") for _ in range(2))
-    if dtype.hasobject:
-        raise ValueError(f"{member.filename} in {path} holds Python objects, which are not read")
-    return np.memmap(path, dtype, "r", start + header, shape, "F" if fortran else "C")
+        file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(file)
+        if dtype.hasobject:
+            raise ValueError(f"{where} holds Python objects, which are not read")
+        return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")

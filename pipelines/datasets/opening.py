@@ -1,27 +1,39 @@
 """Opening image files of any kind that people have: as 8-bit grey, RGB or RGBA, saying what was done to them."""
 
 import contextlib
+import pathlib
 import re
 import struct
 import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.Image import Transpose
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, PLANAR_CONFIGURATION
 
 from pipelines import images
 from pipelines.images import BadImage
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 # Not all that Pillow knows: some formats make it start other programs.
 _OPENED = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-_ORIENTATION = 0x0112  # tag of EXIF
-_BITS, _PHOTOMETRIC, _PLANAR = 258, 262, 284  # tags of TIFF
 ANIMATED = ("first", "skip")
+_TURNS = {  # EXIF orientation: what turns such an image upright
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+
+
+class BadSource(ValueError):
+    """A source that no example can be made of; the message names it."""
 
 
 class Skipped(Exception):
@@ -32,7 +44,7 @@ class Opened(NamedTuple):
     """An image file that was opened: its pixels, of 8 bits a channel; what was done to them, in phrases like "grey
     converted to RGB"; and what is to be told of a colour profile that was not applied, or the empty string."""
 
-    image: "Image.Image"
+    image: Image.Image
     changes: tuple[str, ...]
     profile: str
 
@@ -54,8 +66,6 @@ def open_source(
 
     Raises BadImage: no image, damaged, or with numbers whose range is not known; Skipped: it is to be left out.
     """
-    from PIL import UnidentifiedImageError
-
     if not data:
         raise BadImage("is empty")
     changes = []
@@ -71,87 +81,70 @@ def open_source(
         if opened is not image:
             changes.append("16 bits a channel scaled to 8")
         profile = _unconverted_profile(image)
-        orientation = image.getexif().get(_ORIENTATION, 1) if upright else 1
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation)) if upright else None
     except (BadImage, Skipped):
         raise
     except UnidentifiedImageError:
         what = images.format_name(data)
-        raise BadImage(
-            f"is {what} of a kind that Pillow does not read" if what else "is no image that Pillow knows"
-        ) from None
+        unknown = f"is {what} of a kind that Pillow does not read" if what else "is no image that Pillow knows"
+        raise BadImage(unknown) from None
     except Exception as error:
-        raise BadImage(f"cannot be decoded ({images.one_line(error)})") from None
+        raise images.undecodable(error) from None
     opened, change = images.in_mode(opened, channels, background)
     changes += [change] * bool(change)
-    if orientation in _turns():
-        opened = opened.transpose(_turns()[orientation])
+    if turn is not None:
+        opened = opened.transpose(turn)
         changes.append("turned upright")
     return Opened(opened, tuple(changes), profile)
 
 
-def _unconverted_profile(image: "Image.Image") -> str:
-    """What the report says of an image with a colour profile that changes what its numbers mean, or nothing.
-
-    Those of sRGB and of grey are taken not to; their names are in them. None is applied, as no reader applies them.
-    """
+def _unconverted_profile(image: Image.Image) -> str:
+    """What the report says of an image with a colour profile that changes what its numbers mean, or nothing. Those of
+    sRGB and of grey are taken not to; their names are in them. None is applied, as no reader applies them."""
     profile = image.info.get("icc_profile") or b""
     named = b"sRGB" in profile or b"s\0R\0G\0B" in profile or profile[16:20] == b"GRAY"
     return "" if named or not profile else "colour profile other than sRGB not applied"
 
 
-def _has_frames(image: "Image.Image") -> bool:
+def _has_frames(image: Image.Image) -> bool:
     # A photograph with a small preview behind it is a JPEG of several frames to Pillow (MPO), and not animated.
     if image.format == "MPO":
         return False
     return image.is_animated if image.format == "GIF" else getattr(image, "n_frames", 1) > 1
 
 
-def _turns() -> dict[int, int]:
-    """{EXIF orientation: Pillow's transposition that turns such an image upright}."""
-    from PIL.Image import Transpose
-
-    order = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
-    return {number: Transpose[name] for number, name in enumerate(order, 2)}
-
-
-def _loaded(image: "Image.Image", data: bytes) -> "Image.Image":
+def _loaded(image: Image.Image, data: bytes) -> Image.Image:
     """Loads an image; another one where it had to be scaled to 8 bits."""
     raw = image.tile[0][3] if image.tile else ""
     raw = str(raw[0] if isinstance(raw, tuple) else raw)  # how its pixels are stored, in Pillow's words
-    if image.format == "TIFF" and image.tag_v2.get(_PLANAR, 1) == 2 and max(image.tag_v2.get(_BITS, (1,))) > 8:
-        raise BadImage("has 16 bits a channel in separate planes, which are not read")  # Pillow would read noise
+    if image.format == "TIFF":
+        tags = image.tag_v2
+        if tags.get(PLANAR_CONFIGURATION, 1) == 2 and max(tags.get(BITSPERSAMPLE, (1,))) > 8:  # Pillow would read noise
+            raise BadImage("has 16 bits a channel in separate planes, which are not read")
     image.load()
     if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG"):
         return _grey_of_16_bits(image)
     if image.mode in ("I", "F"):
         what = "whole numbers of unknown range" if image.mode == "I" else "floating-point numbers"
         raise BadImage(f"holds {what}, where 8 or unsigned 16 bits a channel are expected")
-    if re.fullmatch(r"[A-Za-z]+;16[LBN]", raw):
-        return _colour_of_16_bits(image, data, raw)
-    return image
+    return _colour_of_16_bits(image, data, raw) if re.fullmatch(r"[A-Za-z]+;16[LBN]", raw) else image
 
 
-def _grey_of_16_bits(image: "Image.Image") -> "Image.Image":
-    from PIL import Image
-
+def _grey_of_16_bits(image: Image.Image) -> Image.Image:
     values, most = np.asarray(image).astype(np.int64), 65535
     if image.format == "TIFF":
-        most = 4095 if image.tag_v2.get(_BITS) == (12,) else most
-        values = most - values if image.tag_v2.get(_PHOTOMETRIC) == 0 else values  # where white is 0
+        most = 4095 if image.tag_v2.get(BITSPERSAMPLE) == (12,) else most
+        values = most - values if image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0 else values  # where white is 0
     grey = Image.fromarray(_scaled(values, most))
     key = image.info.get("transparency")
-    if key is None:
-        return grey
-    return Image.merge("LA", (grey, _opaque(values != key)))
+    return grey if key is None else Image.merge("LA", (grey, _opaque(values != key)))
 
 
-def _colour_of_16_bits(image: "Image.Image", data: bytes, raw: str) -> "Image.Image":
+def _colour_of_16_bits(image: Image.Image, data: bytes, raw: str) -> Image.Image:
     """Pillow decodes the upper half of each number alone, so the lower halves are decoded by themselves."""
-    from PIL import Image
-
     kind, order = raw.split(";16")
     if kind == "LA":
-        both = _decoded_as(_relabelled(data), None)
+        both = np.asarray(images.open_image(_relabelled(data), _OPENED))
         values = both[..., ::2].astype(np.int64) << 8 | both[..., 1::2]
     else:
         stored = "RGBA" if kind == "RGBa" else kind
@@ -161,8 +154,7 @@ def _colour_of_16_bits(image: "Image.Image", data: bytes, raw: str) -> "Image.Im
         alpha = np.maximum(values[..., 3:], 1)
         values[..., :3] = np.minimum((values[..., :3] * 65535 + alpha // 2) // alpha, 65535)
     mode = {2: "LA", 3: "RGB"}.get(values.shape[2], image.mode)
-    pixels = _scaled(values, 65535)
-    scaled = Image.frombytes(mode, image.size, pixels.tobytes())
+    scaled = Image.frombytes(mode, image.size, _scaled(values, 65535).tobytes())
     key = image.info.get("transparency")
     if key is not None:
         scaled.putalpha(_opaque((values != key).any(-1)))
@@ -174,20 +166,17 @@ def _scaled(values: np.ndarray, most: int) -> np.ndarray:
     return ((values * 255 + most // 2) // most).astype(np.uint8)
 
 
-def _opaque(where: np.ndarray) -> "Image.Image":
-    from PIL import Image
-
+def _opaque(where: np.ndarray) -> Image.Image:
     return Image.fromarray(where.astype(np.uint8) * 255)
 
 
-def _decoded_as(data: bytes, raw: str | None) -> np.ndarray:
+def _decoded_as(data: bytes, raw: str) -> np.ndarray:
     """The pixels of an image, taken for stored in another way."""
     image = images.open_image(data, _OPENED)
-    if raw is not None:
-        image.tile = [
-            (codec, extents, offset, (raw, *rest[1:]) if isinstance(rest, tuple) else raw)
-            for codec, extents, offset, rest in image.tile
-        ]
+    image.tile = [
+        (codec, extents, offset, (raw, *rest[1:]) if isinstance(rest, tuple) else raw)
+        for codec, extents, offset, rest in image.tile
+    ]
     return np.asarray(image)
 
 
@@ -197,61 +186,47 @@ def _relabelled(data: bytes) -> bytes:
     return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
 
 
-# What Pillow warns of, for the report: counted by kind, and not printed once a file.
-_HEARD = threading.local()
+_LISTS: dict[int, list[str]] = {}  # by thread
 _LOCK = threading.Lock()
-_depth = 0
-_catching: warnings.catch_warnings | None = None
+_REDIRECTION = contextlib.ExitStack()
 
 
 @contextlib.contextmanager
 def heard_from_pillow() -> Iterator[list[str]]:
     """Fills a list with phrases for the report, one for each kind of warning of Pillow's in this thread."""
-    heard: list[str] = []
-    before, _HEARD.into = getattr(_HEARD, "into", None), heard
-    _enter()
+    # Python keeps one list of filters for all threads: the first one changes it, the last one restores it.
+    with _LOCK:
+        if not _LISTS:
+            _REDIRECTION.enter_context(_redirected())
+        heard = _LISTS[threading.get_ident()] = []
     try:
         yield heard
     finally:
-        _leave()
-        _HEARD.into = before
+        with _LOCK:
+            del _LISTS[threading.get_ident()]
+            if not _LISTS:
+                _REDIRECTION.close()
 
 
-def _enter() -> None:
-    """Python keeps one list of filters for all threads: the first one changes it, the last one restores it."""
-    global _depth, _catching
-    with _LOCK:
-        _depth += 1
-        if _depth > 1:
-            return
-        _catching = warnings.catch_warnings()
-        _catching.__enter__()
+@contextlib.contextmanager
+def _redirected() -> Iterator[None]:
+    with warnings.catch_warnings():
         warnings.filterwarnings("always", module=r"PIL\.")
         shown = warnings.showwarning
 
-        def hear(message, category, filename, lineno, file=None, line=None) -> None:
-            into = getattr(_HEARD, "into", None)
-            if into is None or "PIL" not in filename.replace("\\", "/").split("/"):
-                shown(message, category, filename, lineno, file, line)
-            elif (kind := _kind(str(message), category)) not in into:
-                into.append(kind)
+        def hear(message, category, filename, *where) -> None:
+            heard = _LISTS.get(threading.get_ident())
+            if heard is None or "PIL" not in pathlib.PurePath(filename).parts:
+                shown(message, category, filename, *where)
+            elif (kind := _kind(str(message), category)) not in heard:
+                heard.append(kind)
 
         warnings.showwarning = hear
-
-
-def _leave() -> None:
-    global _depth, _catching
-    with _LOCK:
-        _depth -= 1
-        if not _depth:
-            _catching.__exit__(None, None, None)
-            _catching = None
+        yield
 
 
 def _kind(message: str, category: type[Warning]) -> str:
     """One phrase for all files that Pillow says the same of."""
-    from PIL import Image
-
     if issubclass(category, Image.DecompressionBombWarning):
         return f"of more than {Image.MAX_IMAGE_PIXELS} pixels"
     return "Pillow warned: " + re.sub(r"\d+", "N", " ".join(message.split()))

@@ -370,7 +370,7 @@ def test_no_clips(tmp_path):
         ({"num_frames": "4"}, "num_frames must be an integer of at least 1, got '4'"),
         ({"stride": True}, "stride must be an integer of at least 1, got True"),
         ({"image_size": -1}, "image_size must be an integer of at least 1, got -1"),
-        ({"encoding": "original"}, "encoding must be jpeg or png for clips, got 'original'"),
+        ({"encoding": "original"}, "encoding must be one of png, jpeg, got .original."),
         ({"encoding": "gif"}, "encoding must be one of"),
         ({"annotations": 3}, "annotations must be a path, or several joined by commas, got 3"),
         ({"annotations": " ,"}, "annotations must be a path, or several joined by commas, got ' ,'"),

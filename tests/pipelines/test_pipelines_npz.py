@@ -125,7 +125,7 @@ WRONG_ARRAYS = {
     "other names": (dict(x=IMAGES, y=IMAGES), {}, "has no array images or arr_0, but x, y"),
     "no arrays": ({}, {}, "has no array images or arr_0, but nothing"),
     "no images": (dict(images=IMAGES[:0]), {}, "there are no examples for npz in"),
-    "original": (dict(images=IMAGES), dict(encoding="original"), "encoding must be png or jpeg for arrays, got 'orig"),
+    "original": (dict(images=IMAGES), dict(encoding="original"), "encoding must be one of png, jpeg, got .orig"),
     "classes 0": (dict(images=IMAGES, labels=np.arange(4)), dict(num_classes=0), "num_classes must be"),
     "classes text": (dict(images=IMAGES, labels=np.arange(4)), dict(num_classes="4"), "num_classes must be"),
 }

@@ -300,7 +300,7 @@ def test_plain_files_of_others(tmp_path):
     ):
         (report,) = pipelines.verify(path, features=pipelines.RecordFeatures(values={"value": spec}))
         assert report.faults and sentence.replace("\\", "") in report.faults[-1].reason
-    with pytest.raises(ValueError, match="dtype must be one of uint8, .*, got float64"):
+    with pytest.raises(ValueError, match="dtype must be one of uint8, .*, got 'float64'"):
         ValueSpec((3,), "float64")
     with pytest.raises(ValueError, match="an encoded value is uint8"):
         ValueSpec((3,), "uint8", encoded=True)
