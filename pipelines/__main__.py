@@ -21,13 +21,15 @@ The same as `python -m pipelines ...`. Exit code 2: the command line is wrong; 1
 import json
 import os
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
+from PIL import Image
 
 from pipelines.checking.verifying import random_grid, stats, verify
 from pipelines.datasets import ENTRIES, dataset_names
+from pipelines.datasets.opening import BadSource
 from pipelines.extras import tfds_path
 from pipelines.preparing.prepare import EXAMPLES_PER_SHARD, prepare
 from pipelines.reading.faults import BadRecord
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 # Flags of this program alone: several programs of the project may be imported into one process.
 FLAGS = flags.FlagValues()
-SETTINGS = {  # what only some data sets take: name: (kind, help); None: not given
+PREPARE = {  # passed on if they are given: name: (kind, help)
     "source": ("string", "prepare: the folder or file of yours that it is made from"),
     "config": ("string", "prepare: name for the folder; default: from the settings"),
     "image_size": ("integer", "prepare: side of ADM's centre crop; show: of the images"),
@@ -57,15 +59,15 @@ SETTINGS = {  # what only some data sets take: name: (kind, help); None: not giv
     "annotations": ("string", "prepare kinetics600: the official CSV files"),
     "num_frames": ("integer", "prepare kinetics600: frames a clip"),
     "stride": ("integer", "prepare kinetics600: every how manieth frame"),
+    "file_format": ("string", "prepare: tfrecord or array_record; default: tfrecord"),
+    "workers": ("integer", "prepare: processes; default: one for each core"),
+    "examples_per_shard": ("integer", f"prepare: about so many; default: {EXAMPLES_PER_SHARD}"),
+    "max_bad_sources": ("integer", "prepare: how many bad files are left out"),
+    "beam_runner": ("string", "prepare: Apache Beam runner, as DirectRunner"),
 }  # fmt: skip
 OTHERS = {  # name: (kind, default, help)
     "data_dir": ("string", None, "directory for prepared data sets"),
     "help": ("boolean", False, "show this help"),
-    "file_format": ("string", "tfrecord", "prepare: tfrecord or array_record"),
-    "workers": ("integer", None, "prepare: processes; default: one for each core"),
-    "examples_per_shard": ("integer", EXAMPLES_PER_SHARD, "prepare: about so many"),
-    "max_bad_sources": ("integer", None, "prepare: how many bad files are left out"),
-    "beam_runner": ("string", None, "prepare: Apache Beam runner, as DirectRunner"),
     "beam_option": ("multi_string", [], "prepare: an option of Beam's, as --project=x"),
     "split": ("string", None, "verify, stats, show: one split; default: all, show: train"),
     "image_key": ("string", None, "verify, stats, show: feature that holds the image"),
@@ -74,30 +76,21 @@ OTHERS = {  # name: (kind, default, help)
     "count": ("integer", 64, "show: how many examples"),
     "seed": ("integer", 0, "show: which examples"),
 }
-for _name, (_kind, _default, _help) in {**{n: (k, None, h) for n, (k, h) in SETTINGS.items()}, **OTHERS}.items():
+for _name, (_kind, _default, _help) in {**{n: (k, None, h) for n, (k, h) in PREPARE.items()}, **OTHERS}.items():
     getattr(flags, f"DEFINE_{_kind}")(_name, _default, _help, flag_values=FLAGS)
 
 
-def _list(*arguments: str) -> None:
-    _expect(arguments, "list")
+def _given(names: Iterable[str]) -> dict[str, Any]:
+    return {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
+
+
+def _list() -> None:
     for name in dataset_names():
         print(f"{name:16s}{ENTRIES[name].summary}")
 
 
-def _prepare(*arguments: str) -> None:
-    _expect(arguments, "prepare", "NAME")
-    directory = prepare(
-        arguments[0],
-        FLAGS.data_dir,
-        file_format=FLAGS.file_format,
-        workers=FLAGS.workers,
-        examples_per_shard=FLAGS.examples_per_shard,
-        max_bad_sources=FLAGS.max_bad_sources,
-        progress=True,
-        beam_runner=FLAGS.beam_runner,
-        beam_options=FLAGS.beam_option,
-        **{name: FLAGS[name].value for name in SETTINGS if FLAGS[name].value is not None},
-    )
+def _prepare(name: str) -> None:
+    directory = prepare(name, FLAGS.data_dir, progress=True, beam_options=FLAGS.beam_option, **_given(PREPARE))
     _print_report(tfds_path(directory) / "report.json")
     print(directory)
 
@@ -106,76 +99,51 @@ def _print_report(path: "epath.Path") -> None:
     """What the user should know of a preparation, on stderr: stdout has the directory alone."""
     if not path.exists():
         return
-    report = json.loads(path.read_text())
+    report, lines = json.loads(path.read_text()), []
     for split, part in report["splits"].items():
         said = [f"{part['examples']} examples"]
         said += [f"{count} {change}" for change, count in sorted(part["changes"].items())]
         said += [f"{count} left out {reason}" for reason, count in sorted(part["skipped"].items())]
         said += [f"{part['left_out']} bad ones left out"] * bool(part["left_out"])
-        print(f"{split}: {', '.join(said)}", file=sys.stderr)
-        for reason in part["left_out_first"][:10]:
-            print(f"  left out: {reason}", file=sys.stderr)
+        lines.append(f"{split}: {', '.join(said)}")
+        lines += [f"  left out: {reason}" for reason in part["left_out_first"][:10]]
     if report["duplicates"]:
         between = report["duplicates_between_splits"]
-        print(f"{report['duplicates']} duplicates, {between} in more than one split, see {path}", file=sys.stderr)
-    for note in report["notes"]:
-        print(note, file=sys.stderr)
+        lines.append(f"{report['duplicates']} duplicates, {between} in more than one split, see {path}")
+    print(*lines, *report["notes"], sep="\n", file=sys.stderr)
 
 
-def _verify(*arguments: str) -> None:
-    _expect(arguments, "verify", "NAME_OR_DIR")
-    reports = verify(arguments[0], split=FLAGS.split, data_dir=FLAGS.data_dir, features=_features())
+def _verify(name_or_dir: str) -> None:
+    reports = verify(name_or_dir, **_where())
     print(*reports, sep="\n")
     bad = sum(len(report.faults) for report in reports)
     if bad:
-        raise OSError(f"{bad} bad records in {arguments[0]}")
+        raise OSError(f"{bad} bad records in {name_or_dir}")
 
 
-def _stats(*arguments: str) -> None:
-    _expect(arguments, "stats", "NAME_OR_DIR")
-    print(*stats(arguments[0], split=FLAGS.split, data_dir=FLAGS.data_dir, features=_features()), sep="\n")
+def _stats(name_or_dir: str) -> None:
+    print(*stats(name_or_dir, **_where()), sep="\n")
 
 
-def _show(*arguments: str) -> None:
-    _expect(arguments, "show", "NAME_OR_DIR")
-    from PIL import Image
-
-    picture = random_grid(
-        arguments[0],
-        split=FLAGS.split or "train",
-        data_dir=FLAGS.data_dir,
-        features=_features(),
-        count=FLAGS.count,
-        image_size=FLAGS.image_size,
-        seed=FLAGS.seed,
-    )
-    Image.fromarray(picture).save(FLAGS.out, format="PNG")
+def _show(name_or_dir: str) -> None:
+    options = {"split": "train"} | _given(("split", "count", "image_size", "seed"))
+    Image.fromarray(random_grid(name_or_dir, **_where() | options)).save(FLAGS.out, format="PNG")
     print(FLAGS.out)
 
 
-def _features() -> RecordFeatures | None:
-    given = {"image": FLAGS.image_key, "label": FLAGS.label_key}
-    given |= {name: FLAGS[name].value for name in ("channels", "background", "num_classes")}
-    given = {name: value for name, value in given.items() if value is not None}
-    return RecordFeatures(**given) if given else None
+def _where() -> dict[str, Any]:
+    keys = {name.removesuffix("_key"): value for name, value in _given(("image_key", "label_key")).items()}
+    given = keys | _given(("channels", "background", "num_classes"))
+    return {"split": FLAGS.split, "data_dir": FLAGS.data_dir, "features": RecordFeatures(**given) if given else None}
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "list": _list,
-    "prepare": _prepare,
-    "verify": _verify,
-    "stats": _stats,
-    "show": _show,
+COMMANDS = {  # and what each takes
+    "list": (_list, ""),
+    "prepare": (_prepare, "NAME"),
+    "verify": (_verify, "NAME_OR_DIR"),
+    "stats": (_stats, "NAME_OR_DIR"),
+    "show": (_show, "NAME_OR_DIR"),
 }
-
-
-def _expect(arguments: tuple[str, ...], command: str, *names: str) -> None:
-    if len(arguments) != len(names):
-        usage = " ".join(["sid2-data", command, *names])
-        given = f"{len(arguments)}: {' '.join(arguments)}" if arguments else "none"
-        raise ValueError(
-            f"{command} takes {len(names) or 'no'} argument{'s' * (len(names) != 1)} ({usage}), got {given}"
-        )
 
 
 def _main(argv: list[str]) -> None:
@@ -183,19 +151,18 @@ def _main(argv: list[str]) -> None:
         print(__doc__)
         print(FLAGS.get_help())
         return
-    known = ", ".join(COMMANDS)
+    known = f"known are {', '.join(COMMANDS)} (sid2-data --help)"
     if len(argv) < 2:
-        raise ValueError(f"a command is missing: known are {known} (sid2-data --help)")
-    if argv[1] not in COMMANDS:
-        raise ValueError(f"unknown command {argv[1]!r}: known are {known} (sid2-data --help)")
-    COMMANDS[argv[1]](*argv[2:])
-
-
-def _is_bad_data(error: Exception) -> bool:
-    """Whether an error is no fault of the command line, though it is a ValueError."""
-    from pipelines.datasets.local_builder import BadSource
-
-    return isinstance(error, (BadRecord, BadSource))
+        raise ValueError(f"a command is missing: {known}")
+    _, command, *arguments = argv
+    if command not in COMMANDS:
+        raise ValueError(f"unknown command {command!r}: {known}")
+    function, takes = COMMANDS[command]
+    if len(arguments) != bool(takes):
+        usage = f"{'1 argument' if takes else 'no arguments'} (sid2-data {command} {takes}".rstrip()
+        got = f"{len(arguments)}: {' '.join(arguments)}" if arguments else "none"
+        raise ValueError(f"{command} takes {usage}), got {got}")
+    function(*arguments)
 
 
 def _guarded(argv: list[str]) -> int:
@@ -205,11 +172,13 @@ def _guarded(argv: list[str]) -> int:
         _main(argv)
         return 0
     except KeyboardInterrupt:
-        print("sid2-data: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, ImportError) as error:  # not app.UsageError: absl prints the whole help before it
-        print(f"sid2-data: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) and not _is_bad_data(error) else 1
+        error, code = "interrupted; the same command goes on from here", 130
+    except (BadRecord, BadSource, OSError, ImportError) as caught:
+        error, code = caught, 1
+    except ValueError as caught:  # not app.UsageError: absl prints the whole help before it
+        error, code = caught, 2
+    print(f"sid2-data: {error}", file=sys.stderr)
+    return code
 
 
 def _parse(argv: list[str]) -> list[str]:

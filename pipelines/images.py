@@ -40,8 +40,8 @@ class Header(NamedTuple):
 
 
 def read_header(data: bytes) -> Header:
-    """Reads the header of an encoded image, in a tenth of the time that Pillow takes. Raises BadImage: empty, neither
-    JPEG nor PNG, more than 8 bits a channel, animated, or without a size."""
+    """Reads the header of an encoded image, in a tenth of the time that Pillow takes. Raises BadImage: neither JPEG nor
+    PNG, more than 8 bits a channel, animated, or without a size."""
     if not data:
         raise BadImage("is empty")
     try:
@@ -123,16 +123,16 @@ def decode(
 ) -> np.ndarray:
     """Decodes a JPEG or PNG that `read_header` accepts: uint8 [H, W, C]. Raises BadImage: it cannot be decoded.
 
-    `window` (top, left, height, width) is cut out and resized to `size` (height, width); None: all of it, as it is. A
-    JPEG that is to be made much smaller is decoded at a half, a quarter or an eighth, which takes less time. `channels`
-    None: that of `read_header`, with 3 for CMYK, and for transparency, which is composited on `background`.
+    `window` (top, left, height, width) is cut out and resized to `size` (height, width); None: all of it, as it is.
+    `channels` None: that of `read_header`, with 3 for CMYK, and for transparency, which is composited on `background`.
     """
     try:
         with open_image(data, ("JPEG", "PNG")) as image:
             width, height = image.size
             window = (0, 0, height, width) if window is None else tuple(window)
             size = size or tuple(map(int, window[2:]))
-            # Of the whole image, so that the window has still as many pixels as are wanted.
+            # A JPEG that is to be much smaller is decoded at a half, a quarter or an eighth, which is faster: the whole
+            # of it, so that the window has still as many pixels as are wanted.
             image.draft(None, (math.ceil(width * size[1] / window[3]), math.ceil(height * size[0] / window[2])))
             image.load()
             channels = channels or (1 if image.mode in ("1", "L") else 3)
@@ -175,19 +175,17 @@ def in_mode(image: Image.Image, channels: int, background: str) -> tuple[Image.I
     """An image of 8 bits a channel, of any colour mode that Pillow converts, as grey (1), RGB (3) or RGBA (4), and what
     was changed ("CMYK converted to RGB", "RGBA composited on white"), or the empty string. Transparency is composited
     on `background`, and kept with 4 channels."""
-    mode, name = MODES[channels], _MODE_NAMES.get(image.mode, image.mode)
-    if image.mode == mode and (mode == "RGBA" or not image.has_transparency_data):
+    mode, name, transparent = MODES[channels], _MODE_NAMES.get(image.mode, image.mode), image.has_transparency_data
+    if image.mode == mode and (mode == "RGBA" or not transparent):
         return image, ""
+    of_colours = transparent and image.mode in ("1", "L", "P", "RGB")  # and not a channel
     change = f"{name} converted to {_MODE_NAMES.get(mode, mode)}" if image.mode != mode else ""
-    if image.has_transparency_data:
-        of_colours = image.mode in ("1", "L", "P", "RGB")  # and not a channel
-        name += " with transparency" * of_colours
-        if mode == "RGBA":
-            change = f"{name} converted to RGBA"
-        else:
-            image, composited = _flattened(image, background)
-            opaque = change if of_colours else f"opaque {change}"
-            change = f"{name} {composited}" if composited else opaque
+    name += " with transparency" * of_colours
+    if transparent and mode == "RGBA":
+        change = f"{name} converted to RGBA"
+    elif transparent:
+        image, composited = _flattened(image, background)
+        change = f"{name} {composited}" if composited else "opaque " * (not of_colours) + change
     elif mode == "RGBA":
         image = image.convert("RGB")  # not every mode is converted to RGBA in one step
     image = image.convert(mode)

@@ -25,10 +25,6 @@ OPEN_FILES = 128  # shards that are kept open
 _REMOTE = threading.Lock()  # a place in a remote file is sought and read by one thread at a time
 
 
-class BadFraming(ValueError):
-    """The bytes at a place are not the record that should be there; the message says why."""
-
-
 def masked_crc(data: bytes) -> int:
     """The CRC-32C of `data` as TFRecord stores it, rotated and shifted so that a CRC of CRCs is harmless."""
     crc = require("google_crc32c", extra="data").value(data)
@@ -61,9 +57,9 @@ def find_records(path: str) -> tuple[np.ndarray, str]:
             try:
                 end = offsets[-1] + HEADER + _length(file.read(HEADER)) + FOOTER
                 if end > size:
-                    raise BadFraming(f"the file ends inside the record, after {size} bytes")
+                    raise ValueError(f"the file ends inside the record, after {size} bytes")
                 offsets.append(end)
-            except BadFraming as error:
+            except ValueError as error:
                 reason = str(error)
     return np.asarray(offsets, np.int64), reason
 
@@ -75,9 +71,7 @@ def open_file(path: str) -> BinaryIO:
 
 def read_record(file: BinaryIO, start: int, end: int) -> bytes:
     """Reads the record that lies between two offsets and checks both CRCs. Local files may be read by several threads.
-
-    Raises BadFraming: what is there is not a whole record of that length; OSError: the file cannot be read.
-    """
+    Raises ValueError: what is there is not a whole record of that length; OSError: the file cannot be read."""
     if isinstance(file, io.FileIO):
         frame = os.pread(file.fileno(), end - start, start)
     else:
@@ -85,22 +79,22 @@ def read_record(file: BinaryIO, start: int, end: int) -> bytes:
             file.seek(start)
             frame = file.read(end - start)
     if len(frame) < end - start:
-        raise BadFraming(f"the file ends inside the record, after {start + len(frame)} bytes")
+        raise ValueError(f"the file ends inside the record, after {start + len(frame)} bytes")
     length = _length(frame[:HEADER])
     if length != end - start - HEADER - FOOTER:
-        raise BadFraming(f"it is {length} bytes long and should be {end - start - HEADER - FOOTER}")
+        raise ValueError(f"it is {length} bytes long and should be {end - start - HEADER - FOOTER}")
     data = frame[HEADER:-FOOTER]
     if masked_crc(data) != struct.unpack("<I", frame[-FOOTER:])[0]:
-        raise BadFraming("its CRC does not fit its data")
+        raise ValueError("its CRC does not fit its data")
     return data
 
 
 def _length(header: bytes) -> int:
     if len(header) < HEADER:
-        raise BadFraming("the file ends inside the record's header")
+        raise ValueError("the file ends inside the record's header")
     length, crc = struct.unpack("<QI", header)
     if masked_crc(header[:8]) != crc:
-        raise BadFraming("the CRC of its length is wrong: damaged, compressed or no TFRecord file")
+        raise ValueError("the CRC of its length is wrong: damaged, compressed or no TFRecord file")
     return length
 
 

@@ -51,8 +51,8 @@ class ValueSpec:
         return len(self.shape) in (3, 4)
 
     def following(self, name: str, stored: tuple, size: tuple[int, int]) -> tuple[int | None, ...]:
-        """The shape of the value `name` after a sample, `stored` high and wide, was cut, resized or mirrored to `size`.
-        Raises ValueError: it cannot have the same done to it."""
+        """The shape of the value `name` when the sample, of height and width `stored`, is cut, resized or mirrored to
+        `size`. Raises ValueError: it cannot have the same done to it."""
         if not self.lies_over:
             if self.shape and self.shape == stored:
                 raise ValueError(

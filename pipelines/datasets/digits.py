@@ -29,10 +29,10 @@ class Digits(LocalBuilder):
         image = tfds.features.Image(shape=(8, 8, 1), encoding_format="png")
         return {"image": image, "label": tfds.features.ClassLabel(num_classes=10)}
 
-    def listing(self) -> dict[str, list[Item]]:
+    def listed(self) -> tuple[dict[str, list[Item]], list[str]]:
         items = [Item(f"{index:04d}", label, (index,)) for index, label in enumerate(_digits().target.tolist())]
         train = [item for index, item in enumerate(items) if index % TEST_EVERY]
-        return {"train": train, "test": items[::TEST_EVERY]}
+        return {"train": train, "test": items[::TEST_EVERY]}, []
 
     def example(self, item: Item) -> Made:
         pixels = np.rint(_digits().images[item.source[0]] * (255 / 16)).astype(np.uint8)

@@ -81,8 +81,12 @@ class Layout:
         inside = {folder: root for root in split_of for folder in folders if _within(folder, root)}
         below = {f: [part for part in f[len(root) :].split("/") if part] for f, root in inside.items()}
         classes = classes or self._way(below)
-        if classes != "none":
-            self._check_all_classified(below)
+        bare = [folder for folder, parts in below.items() if not parts]
+        if classes != "none" and bare:
+            raise ValueError(
+                f"{self._count(bare)} images in {source} lie in no folder of a class, such as {self._first(bare[0])}: "
+                "move them into one, or give --classes=none"
+            )
         self.places = {}
         for folder, root in inside.items():
             split = split_of[root]
@@ -164,14 +168,6 @@ class Layout:
             "class/image, or images alone; give --classes=top (the first folder below the split is the class), parent "
             "(the folder that holds the file) or none, and --splits=train=FOLDER,... if the first folders are splits"
         )
-
-    def _check_all_classified(self, below: dict[str, list[str]]) -> None:
-        bare = [folder for folder, parts in below.items() if not parts]
-        if bare:
-            raise ValueError(
-                f"{self._count(bare)} images in {self._source} lie in no folder of a class, such as "
-                f"{self._first(bare[0])}: move them into one, or give --classes=none"
-            )
 
     def _notes(self, classes: str) -> list[str]:
         notes = []

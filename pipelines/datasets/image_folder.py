@@ -64,8 +64,7 @@ class ImageFolder(LocalBuilder):
 
     @functools.cached_property
     def _layout(self) -> Layout:
-        """What workers need: the folders, and not the list of all files. Raises ValueError: there are no images, or it
-        is not clear which folder is what."""
+        """What workers need: the folders, and not the list of all files."""
         config = self.builder_config
         found = (files for files in _folders(config.source) if files.images)
         folders = {files.folder: Folder(len(files.images), files.images[0]) for files in found}
@@ -73,9 +72,7 @@ class ImageFolder(LocalBuilder):
             raise ValueError(f"there are no images ({', '.join(SUFFIXES)}) in {config.source}")
         return Layout(config.source, folders, config.splits, config.classes)
 
-    @functools.cached_property
-    def _listed(self) -> tuple[dict[str, list[Item]], list[str]]:
-        """The items of each split, and notes on what was left out."""
+    def listed(self) -> tuple[dict[str, list[Item]], list[str]]:
         others, empty, notes = collections.Counter(), [], []
         numbers = {name: number for number, name in enumerate(self._layout.class_names)}
         splits = collections.defaultdict(list)
@@ -92,24 +89,16 @@ class ImageFolder(LocalBuilder):
             notes.append(f"folders without images: {listed(empty)}")
         return dict(splits), notes + self._layout.notes
 
-    def listing(self) -> dict[str, list[Item]]:
-        return self._listed[0]
-
-    def notes(self) -> list[str]:
-        return self._listed[1]
-
     def example(self, item: Item) -> Made:
         (path,) = item.source
         return self.picture(item, path, path, upright=True)
 
 
 class _Files(NamedTuple):
-    """What lies in one folder, by name; `empty` says of one without images which it is."""
-
     folder: str
     images: list[str]
     others: list[str]
-    empty: str
+    empty: str  # the folder again, if there is nothing in it
 
 
 def _folders(source: str) -> Iterator[_Files]:

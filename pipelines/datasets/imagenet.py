@@ -43,11 +43,7 @@ class Imagenet(LocalBuilder):
     def values(self) -> dict[str, tfds.features.FeatureConnector]:
         return {"image": self.builder_config.feature(), "label": tfds.features.ClassLabel(names=list(_classes()))}
 
-    def listing(self) -> dict[str, list[Item]]:
-        return self._listing
-
-    @functools.cached_property
-    def _listing(self) -> dict[str, list[Item]]:
+    def listed(self) -> tuple[dict[str, list[Item]], list[str]]:
         source = self.builder_config.source
         splits = {
             "train": _listed(source, TRAIN_TAR, _train_tar, "train", _class_folders),
@@ -57,11 +53,8 @@ class Imagenet(LocalBuilder):
             raise ValueError(
                 f"there is neither {TRAIN_TAR} nor {VALIDATION_TAR} nor a folder train or val with images in {source}"
             )
-        return splits
-
-    def notes(self) -> list[str]:
-        found = {split: len(items) for split, items in self.listing().items()}
-        return [
+        found = {split: len(items) for split, items in splits.items()}
+        return splits, [
             f"{split} has {found[split]} images; the official data set has {number}"
             for split, number in EXPECTED.items()
             if found[split] != number

@@ -1,8 +1,8 @@
 """tfds builder for Kinetics-600 from clips and the official CSV files of annotations."""
 
 import dataclasses
-import functools
 import hashlib
+import itertools
 import os
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,7 @@ from pipelines.extras import check_count, require
 if TYPE_CHECKING:
     from av.container import InputContainer
 
-# What a clip may turn out to be, whatever its name. Playlists are not among it: they would lead to other files, or to
-# the network.
+# What a clip may be, whatever its name. Not a playlist: it would lead to other files, or to the network.
 CONTAINERS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm", "protocol_whitelist": "file"}
 MICROSECONDS = 1_000_000  # in which FFmpeg measures whole files
 
@@ -55,7 +54,6 @@ class Kinetics600Config(SourceConfig):
         return f"{super().default_name()}-{self.num_frames}x{self.stride}"
 
     def annotation_files(self) -> list[str]:
-        """Paths of the CSV files. Raises FileNotFoundError: there are none, or one is missing."""
         return csv_files(self.annotations or self.source)
 
 
@@ -86,16 +84,9 @@ class Kinetics600(LocalBuilder):
         label = tfds.features.ClassLabel(names=class_names(files))
         return {"video": config.feature(config.num_frames), "label": label}
 
-    @functools.cached_property
-    def _matched(self) -> tuple[dict[str, list[Item]], list[str]]:
+    def listed(self) -> tuple[dict[str, list[Item]], list[str]]:
         config = self.builder_config
         return matched(config.source, config.annotation_files(), self.info.features["label"].names)
-
-    def listing(self) -> dict[str, list[Item]]:
-        return self._matched[0]
-
-    def notes(self) -> list[str]:
-        return self._matched[1]
 
     def example(self, item: Item) -> Made:
         av = require("av", extra="video")
@@ -110,8 +101,7 @@ class Kinetics600(LocalBuilder):
         return Made({"video": frames, "label": item.label}, digest)
 
     def _frames(self, path: str) -> list[bytes]:
-        """The T frames from the middle of a clip, encoded. Raises ValueError, OSError, av.error.FFmpegError: it is
-        broken or too short."""
+        """The T frames from the middle of a clip, encoded."""
         num_frames, stride = self.builder_config.num_frames, self.builder_config.stride
         span, count = (num_frames - 1) * stride + 1, _count(path)
         while count >= span:
@@ -130,21 +120,18 @@ class Kinetics600(LocalBuilder):
             stream = container.streams.video[0]
             # Each worker has its core; and with several threads a fault would be found some frames late.
             stream.codec_context.thread_count = 1
-            for seen, frame in enumerate(container.decode(stream), 1):
-                if seen - 1 in chosen:
-                    if frame.is_corrupt:
-                        raise ValueError(f"frame {seen - 1} is damaged")
-                    image = images.adm_center_crop(frame.to_image(), config.image_size)
-                    image = image.convert(images.MODES[config.channels])
-                    frames.append(images.encode(image, config.encoding, config.quality))
-                if seen - 1 == chosen[-1]:
-                    break
+            for seen, frame in enumerate(itertools.islice(container.decode(stream), chosen[-1] + 1), 1):
+                if seen - 1 not in chosen:
+                    continue
+                if frame.is_corrupt:
+                    raise ValueError(f"frame {seen - 1} is damaged")
+                image = images.adm_center_crop(frame.to_image(), config.image_size)
+                image = image.convert(images.MODES[config.channels])
+                frames.append(images.encode(image, config.encoding, config.quality))
         return frames, seen
 
 
 def _opened(path: str) -> "InputContainer":
-    """Opens a clip. Raises ValueError: it has no video, or of a kind that cannot be decoded; av.error.FFmpegError: it
-    is no video file."""
     # Titles in a strange character set are no reason to refuse a clip.
     container = require("av", extra="video").open(path, options=CONTAINERS, metadata_errors="replace")
     if not container.streams.video or container.streams.video[0].codec_context is None:

@@ -24,33 +24,29 @@ _ACCEPTED = (
 
 
 class _Row(NamedTuple):
-    """One annotation; `times` are start and end in seconds, `label` may be empty."""
-
     youtube_id: str
-    times: tuple[int, int]
-    label: str
+    times: tuple[int, int]  # start and end in seconds
+    label: str  # may be empty
     split: str
 
 
 def matched(source: str, files: list[str], names: list[str]) -> tuple[dict[str, list[Item]], list[str]]:
     """The clips in a folder by their annotations in CSV files, {split: items}, and notes on what was left out; `names`
     are those of the classes. Raises ValueError: there are no clips, or none with a labelled annotation."""
-    paths = [
-        posixpath.join(folder, name)
-        for folder, _, files_in_it in walked(source)
-        for name in files_in_it
-        if name.lower().endswith(SUFFIXES)
-    ]
+    paths = [posixpath.join(folder, name) for folder, _, clips in walked(source) for name in clips]
+    paths = [path for path in paths if path.lower().endswith(SUFFIXES)]
     if not paths:
         raise ValueError(f"there are no clips ({', '.join(SUFFIXES)}) in {source}")
     rows = dict.fromkeys(row for path in files for row in _read_rows(path))  # each once
-    of_video, used = collections.defaultdict(list), set()
+    of_video, splits, left_out = (collections.defaultdict(list) for _ in range(3))
     for row in rows:
         of_video[row.youtube_id].append(row)
-    numbers = {name: number for number, name in enumerate(names)}
-    splits, left_out = collections.defaultdict(list), collections.defaultdict(list)
+    numbers, used = {name: number for number, name in enumerate(names)}, set()
     for path in paths:
-        found = _rows_of(path, of_video)
+        name = CLIP_NAME.fullmatch(os.path.splitext(os.path.basename(path))[0])
+        found = of_video.get(name[1], []) if name else []
+        if name and name[2]:  # another part of the same video may show something else
+            found = [row for row in found if row.times == (int(name[2]), int(name[3]))]
         used.update(found)
         if not found:
             left_out["have no annotation"].append(path)
@@ -76,15 +72,6 @@ def matched(source: str, files: list[str], names: list[str]) -> tuple[dict[str, 
     return splits, notes
 
 
-def _rows_of(path: str, of_video: dict[str, list[_Row]]) -> list[_Row]:
-    """The annotations of a clip, by its name."""
-    name = CLIP_NAME.fullmatch(os.path.splitext(os.path.basename(path))[0])
-    rows = of_video.get(name[1], []) if name else []
-    if name and name[2]:  # another part of the same video may show something else
-        return [row for row in rows if row.times == (int(name[2]), int(name[3]))]
-    return rows
-
-
 @functools.lru_cache(maxsize=4)
 def class_names(files: tuple[tuple[str, int], ...]) -> list[str]:
     """The sorted labels in CSV files, each given with its time of change. Kept, as every shard asks for them."""
@@ -95,8 +82,7 @@ def class_names(files: tuple[tuple[str, int], ...]) -> list[str]:
 
 
 def _read_rows(path: str) -> Iterator[_Row]:
-    """The annotations in one CSV file. Raises ValueError: it is no CSV file, is empty, lacks a column, or has a row
-    that makes no sense."""
+    """The annotations in a CSV file. Raises ValueError: it is none, or empty, lacks a column, or has a wrong row."""
     row = None
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -128,10 +114,10 @@ def _row(fields: dict[str, str | None], where: str) -> _Row:
 def absolute_paths(given: Any) -> str:
     """Paths joined by commas, made absolute: the work may go on from another folder."""
     paths = _split(os.path.expanduser(os.fspath(given))) if isinstance(given, (str, os.PathLike)) else []
-    paths = [path.strip() for path in paths if path.strip()]
+    paths = [os.path.abspath(os.path.expanduser(path.strip())) for path in paths if path.strip()]
     if not paths:
         raise ValueError(f"annotations must be a path, or several joined by commas, got {given!r}")
-    return ",".join(os.path.abspath(os.path.expanduser(path)) for path in paths)
+    return ",".join(paths)
 
 
 def _split(given: str) -> list[str]:

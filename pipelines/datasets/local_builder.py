@@ -5,6 +5,7 @@ is left (preparing.shards). tfds's own `download_and_prepare` works too, in one 
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import inspect
 import os
@@ -24,8 +25,8 @@ from pipelines.values import ValueSpec
 
 
 class Item(NamedTuple):
-    """One example to be made: its name, unique in its split, for messages and for the order in the shards; its class,
-    or None; and where it is, in values that JSON keeps: what the builder's `example` needs."""
+    """One example to be made: its name, unique in its split, which the order in the shards depends on; its class or
+    None; and where it is, for the builder's `example`, in values that JSON keeps."""
 
     key: str
     label: int | None
@@ -33,8 +34,7 @@ class Item(NamedTuple):
 
 
 class Made(NamedTuple):
-    """One example that was made: its features, 16 bytes that are equal for equal sources, and what had to be changed
-    in it (phrases like "CMYK converted to RGB")."""
+    """One example: its features, the `digest_of` its source, and what was changed ("CMYK converted to RGB")."""
 
     features: dict[str, Any]
     digest: bytes
@@ -42,7 +42,7 @@ class Made(NamedTuple):
 
 
 def digest_of(data: bytes) -> bytes:
-    """What two sources have in common if they are the same."""
+    """16 bytes that are equal for equal sources."""
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
@@ -140,10 +140,8 @@ class PictureConfig(SourceConfig):
         super().__post_init__()
 
     def stored(self, data: bytes, *, upright: bool) -> tuple[bytes, tuple[str, ...]]:
-        """The bytes of an image file as they are stored, and what was changed beside crop and encoding.
-
-        Raises images.BadImage: it cannot be used; opening.Skipped: it is to be left out.
-        """
+        """The bytes of an image file as they are stored, and what was changed beside crop and encoding. Raises
+        images.BadImage: it cannot be used; opening.Skipped: it is to be left out."""
         how = {name: getattr(self, name) for name in ("channels", "background", "animated", "min_size")}
         image, changes, profile = opening.open_source(data, upright=upright, **how)
         told = (profile,) if profile else ()
@@ -152,16 +150,10 @@ class PictureConfig(SourceConfig):
             image = images.adm_center_crop(image, self.image_size)
         if self.encoding != "original":
             return images.encode(image, self.encoding, self.quality), changes + told
-        if not changes and self._readable(data):
-            return data, told
+        with contextlib.suppress(BadImage):  # which the reader would not take as it is
+            if not changes and images.read_header(data).channels == self.channels:
+                return data, told
         return images.encode(image, "png"), (changes or ("encoded anew as PNG",)) + told
-
-    def _readable(self, data: bytes) -> bool:
-        """Whether the reader takes these bytes as they are."""
-        try:
-            return images.read_header(data).channels == self.channels
-        except BadImage:
-            return False
 
 
 def feature_of(spec: ValueSpec, encoding: str = "png") -> tfds.features.FeatureConnector:
@@ -174,8 +166,8 @@ def feature_of(spec: ValueSpec, encoding: str = "png") -> tfds.features.FeatureC
 
 
 def walked(source: str, leave_out: Container[str] = (), **options: Any) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As os.walk, which takes the options: each folder below `source`, relative and with "/" ("" for itself), the
-    folders in it, of which those that stay in the list are entered, and its files; sorted, without hidden ones."""
+    """os.walk with these options, sorted and without hidden names: (folder, relative to `source` and with "/", folders
+    in it, files in it)."""
     for folder, folders, files in os.walk(source, **options):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in leave_out)
         relative = "" if folder == source else os.path.relpath(folder, source).replace(os.sep, "/")
@@ -186,7 +178,7 @@ class LocalInfo(tfds.core.DatasetInfo):
     """Information about a data set that exists only on this machine."""
 
     def initialize_from_bucket(self) -> None:
-        """Does nothing: some versions of tfds ask a public bucket, and wait long without a network."""
+        pass  # some versions of tfds ask a public bucket, and wait long without a network
 
 
 class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -207,20 +199,27 @@ class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """How each value of an example is stored, the sample first."""
         raise NotImplementedError
 
-    def listing(self) -> dict[str, list[Item]]:
-        """Names every example of every split. Raises ValueError: the source is not laid out as it must be."""
+    def listed(self) -> tuple[dict[str, list[Item]], list[str]]:
+        """Names every example of every split, {split: items}, and says for the report, in sentences, what was left out.
+        Raises ValueError: the source is not laid out as it must be."""
         raise NotImplementedError
 
     def example(self, item: Item) -> Made:
         """Makes one example. Raises BadSource: it cannot be made; opening.Skipped: the settings leave it out."""
         raise NotImplementedError
 
+    @functools.cached_property
+    def _listed(self) -> tuple[dict[str, list[Item]], list[str]]:
+        return self.listed()
+
+    def listing(self) -> dict[str, list[Item]]:
+        return self._listed[0]
+
     def notes(self) -> list[str]:
-        """What `listing` saw and left out, in sentences for the report."""
-        return []
+        return self._listed[1]
 
     def picture(self, item: Item, name: str, path: str, start: int = 0, size: int = -1, *, upright: bool) -> Made:
-        """`example` for a picture that is `size` bytes of a file from `start` on (-1: all); `name` is for messages."""
+        """`example` for a picture: `size` bytes (-1: all) of a file of the source from `start` on, called `name`."""
         try:
             with open(os.path.join(self.builder_config.source, path), "rb") as file:
                 if start:  # what is read whole may be a pipe

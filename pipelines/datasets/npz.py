@@ -71,12 +71,8 @@ class Npz(LocalBuilder):
     CONFIG = NpzConfig
 
     def values(self) -> dict[str, tfds.features.FeatureConnector]:
-        features = {name: feature_of(spec) for name, spec in self._specs.items()}
-        (sample, spec), config = next(iter(self._specs.items())), self.builder_config
-        if spec.encoded:
-            size = (config.image_size,) * 2 if config.image_size else spec.shape[-3:-1]
-            stored = dataclasses.replace(spec, shape=(*spec.shape[:-3], *size, config.channels))
-            features[sample] = feature_of(stored, config.encoding)
+        encodings = dict.fromkeys(SAMPLES, self.builder_config.encoding)
+        features = {name: feature_of(spec, encodings.get(name, "png")) for name, spec in self._specs.items()}
         if "label" in features:
             features["label"] = tfds.features.ClassLabel(num_classes=self._specs["label"].num_classes)
         return features
@@ -84,48 +80,47 @@ class Npz(LocalBuilder):
     @functools.cached_property
     def _specs(self) -> dict[str, ValueSpec]:
         """What is stored of each value, over all files, the sample first."""
-        files = {split: self._arrays(path) for split, path in self.builder_config.files().items()}
-        kinds = {split: self._specs_of(arrays) for split, arrays in files.items()}
-        start, first = next(iter(kinds.items()))
-        sample, spec = next(iter(first.items()))
-        for split, other in kinds.items():
-            if set(other) != set(first):
-                odd = sorted(set(other) ^ set(first))
+        specs, files = {}, self.builder_config.files()
+        for split, path in files.items():
+            arrays = self._arrays(path)
+            if odd := sorted(set(arrays) ^ set(specs or arrays)):
                 have = "labels" if odd == ["label"] else ", ".join(odd)
                 raise ValueError(f"some of the files in {self.builder_config.source} have {have} and some have not")
-            if other[sample].shape != spec.shape:  # of several sizes, as pictures may be
-                spec = dataclasses.replace(spec, shape=(*spec.shape[:-3], None, None, spec.shape[-1]))
-            for name in set(other) - {sample, "label"}:
-                if other[name] != first[name]:
-                    raise ValueError(f"{name!r} is {first[name]} in {start} and {other[name]} in {split}")
-        if "label" in first:
-            most = max(int(arrays["label"].max(initial=0)) for arrays in files.values()) + 1
-            first["label"] = dataclasses.replace(first["label"], num_classes=self.builder_config.num_classes or most)
-        return first | {sample: spec}
+            size = next(iter(arrays.values())).shape[-3:-1]
+            for name, array in arrays.items():
+                spec = self._spec(name, array, size)
+                before = specs.setdefault(name, spec)
+                if name == "label":
+                    specs[name] = max(before, spec, key=lambda label: label.num_classes)
+                elif spec != before and name in SAMPLES and _of_any_size(spec) == _of_any_size(before):
+                    specs[name] = _of_any_size(spec)
+                elif spec != before:
+                    raise ValueError(f"{name!r} is {before} in {next(iter(files))} and {spec} in {split}")
+        return specs
+
+    def _spec(self, name: str, array: np.ndarray, size: tuple[int, int]) -> ValueSpec:
+        """What is stored of a value in one file, whose samples have `size`."""
+        config, shape = self.builder_config, array.shape[1:]
+        if name == "label":
+            return ValueSpec((), "int32", num_classes=config.num_classes or int(array.max(initial=0)) + 1)
+        encoded = array.dtype == np.uint8 and len(shape) in (3, 4) and shape[-1] in images.MODES
+        spec, cropped = ValueSpec(shape, array.dtype, encoded), (config.image_size,) * 2
+        if config.image_size and spec.lies_over and not encoded:
+            raise ValueError(
+                f"image_size={config.image_size} crops pictures of uint8, and {name!r} is {spec}: give no image_size, "
+                "and crop when reading"
+            )
+        if name in SAMPLES and encoded:
+            shape = (*shape[:-3], *(cropped if config.image_size else size), config.channels)
+        elif config.image_size and spec.lies_over:
+            shape = spec.following(name, size, cropped)
+        return dataclasses.replace(spec, shape=shape)
 
     def _arrays(self, path: str) -> dict[str, np.ndarray]:
         return _opened(path, os.stat(path).st_mtime_ns, self.builder_config.values)
 
-    def _specs_of(self, arrays: dict[str, np.ndarray]) -> dict[str, ValueSpec]:
-        """The values of one file, those beside the sample after ADM's crop if that is asked for."""
-        specs, size = {}, self.builder_config.image_size
-        for name, array in arrays.items():
-            shape = array.shape[1:]
-            encoded = array.dtype == np.uint8 and len(shape) in (3, 4) and shape[-1] in images.MODES
-            spec = ValueSpec(shape, "int32" if name == "label" else array.dtype, encoded)
-            if size and spec.lies_over and not encoded:
-                raise ValueError(
-                    f"image_size={size} crops pictures of uint8, and {name!r} is {spec}: give no image_size, and crop "
-                    "when reading"
-                )
-            if size and specs and spec.lies_over:
-                stored = next(iter(arrays.values())).shape[-3:-1]
-                spec = dataclasses.replace(spec, shape=spec.following(name, stored, (size, size)))
-            specs[name] = spec
-        return specs
-
-    def listing(self) -> dict[str, list[Item]]:
-        return {split: self._items(path) for split, path in self.builder_config.files().items()}
+    def listed(self) -> tuple[dict[str, list[Item]], list[str]]:
+        return {split: self._items(path) for split, path in self.builder_config.files().items()}, []
 
     def _items(self, path: str) -> list[Item]:
         arrays, most = self._arrays(path), self.builder_config.num_classes or 2**31
@@ -161,6 +156,10 @@ class Npz(LocalBuilder):
         return Made(features, digest_of(arrays[sample][index].tobytes()), changes)
 
 
+def _of_any_size(spec: ValueSpec) -> ValueSpec:
+    return dataclasses.replace(spec, shape=(*spec.shape[:-3], None, None, spec.shape[-1]))
+
+
 def _beside(pixels: np.ndarray, spec: ValueSpec) -> bytes:
     """A picture beside the sample, with ADM's crop where that made it smaller, as PNG."""
     picture = images.from_array(pixels)
@@ -181,9 +180,8 @@ def _opened(path: str, changed: int, values: str | None) -> dict[str, np.ndarray
     keys = _chosen(path, list(members), values)
     arrays = {name: _mapped(path, members[key]) for name, key in keys.items()}
     sample, pixels = next(iter(arrays.items()))
-    uint8, clips = pixels.dtype == np.uint8, sample == "video"
-    fits = pixels.ndim == 4 + clips and (pixels.shape[-1] in images.MODES or not uint8)
-    if not fits or pixels.dtype.name not in ("uint8", "float16", "float32"):
+    clips, floats = sample == "video", pixels.dtype.name in ("float16", "float32")
+    if pixels.ndim != 4 + clips or not (floats or pixels.dtype == np.uint8 and pixels.shape[-1] in images.MODES):
         raise ValueError(
             f"{keys[sample]!r} of {path} must be uint8 [N,{'F,' * clips}H,W,1, 3 or 4], got {pixels.dtype} "
             f"{list(pixels.shape)}; floats in [-1, 1] may be float32 or float16"

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
-from PIL.Image import Transpose
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, PLANAR_CONFIGURATION
 
 from pipelines import images
@@ -21,15 +20,8 @@ from pipelines.images import BadImage
 # Not all that Pillow knows: some formats make it start other programs.
 _OPENED = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 ANIMATED = ("first", "skip")
-_TURNS = {  # EXIF orientation: what turns such an image upright
-    2: Transpose.FLIP_LEFT_RIGHT,
-    3: Transpose.ROTATE_180,
-    4: Transpose.FLIP_TOP_BOTTOM,
-    5: Transpose.TRANSPOSE,
-    6: Transpose.ROTATE_270,
-    7: Transpose.TRANSVERSE,
-    8: Transpose.ROTATE_90,
-}
+_TRANSPOSITIONS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split()
+_TURNS = {orientation: Image.Transpose[name] for orientation, name in enumerate(_TRANSPOSITIONS, 2)}  # of EXIF
 
 
 class BadSource(ValueError):
@@ -41,8 +33,8 @@ class Skipped(Exception):
 
 
 class Opened(NamedTuple):
-    """An image file that was opened: its pixels, of 8 bits a channel; what was done to them, in phrases like "grey
-    converted to RGB"; and what is to be told of a colour profile that was not applied, or the empty string."""
+    """The pixels of an image file, of 8 bits a channel; what was done to them, in phrases like "grey converted to RGB";
+    and what is to be told of a colour profile that was not applied, or the empty string."""
 
     image: Image.Image
     changes: tuple[str, ...]
@@ -58,13 +50,11 @@ def open_source(
     animated: str = "first",
     min_size: int | None = None,
 ) -> Opened:
-    """Opens an image file of any format that Pillow reads, as 8-bit grey, RGB or RGBA; 16 bits become round(v / 257).
+    """Opens an image file as 8-bit grey, RGB or RGBA; 16 bits become round(v / 257).
 
-    `channels` and `background` are as in `images.in_mode`; `upright` turns it as its EXIF orientation says; of files
-    with several frames or pages `animated` takes the "first", or "skip"s them; `min_size` is the least height and
-    width.
-
-    Raises BadImage: no image, damaged, or with numbers whose range is not known; Skipped: it is to be left out.
+    `channels` and `background` are as in `images.in_mode`; `upright` turns it as its EXIF orientation says; of several
+    frames or pages the "first" is taken (`animated`), or "skip"; `min_size` is the least height and width. Raises
+    BadImage: no image, damaged, or with numbers whose range is not known; Skipped: it is to be left out.
     """
     if not data:
         raise BadImage("is empty")
@@ -90,8 +80,8 @@ def open_source(
         raise BadImage(unknown) from None
     except Exception as error:
         raise images.undecodable(error) from None
-    opened, change = images.in_mode(opened, channels, background)
-    changes += [change] * bool(change)
+    opened, converted = images.in_mode(opened, channels, background)
+    changes += [converted] * bool(converted)
     if turn is not None:
         opened = opened.transpose(turn)
         changes.append("turned upright")
@@ -99,8 +89,7 @@ def open_source(
 
 
 def _unconverted_profile(image: Image.Image) -> str:
-    """What the report says of an image with a colour profile that changes what its numbers mean, or nothing. Those of
-    sRGB and of grey are taken not to; their names are in them. None is applied, as no reader applies them."""
+    """What the report says of a colour profile that changes what the numbers mean. No reader applies it."""
     profile = image.info.get("icc_profile") or b""
     named = b"sRGB" in profile or b"s\0R\0G\0B" in profile or profile[16:20] == b"GRAY"
     return "" if named or not profile else "colour profile other than sRGB not applied"

@@ -28,17 +28,17 @@ class PhotoPatches(LocalBuilder):
     def values(self) -> dict[str, tfds.features.FeatureConnector]:
         return {"image": tfds.features.Image(shape=(PATCH, PATCH, 3), encoding_format="png")}
 
-    def listing(self) -> dict[str, list[Item]]:
+    def listed(self) -> tuple[dict[str, list[Item]], list[str]]:
         splits = {"train": [], "test": []}
-        for number, photo in enumerate(_photos()):
-            height, width, _ = photo.shape
-            for split, start, stop in (("train", 0, width - TEST_COLUMNS), ("test", width - TEST_COLUMNS, width)):
+        for number, (height, width, _) in enumerate(photo.shape for photo in _photos()):
+            edge = width - TEST_COLUMNS
+            for split, start, stop in (("train", 0, edge), ("test", edge, width)):
                 splits[split] += [
                     Item(f"{number}_{top}_{left}", None, (number, top, left))
                     for top in range(0, height - PATCH + 1, STRIDE)
                     for left in range(start, stop - PATCH + 1, STRIDE)
                 ]
-        return splits
+        return splits, []
 
     def example(self, item: Item) -> Made:
         number, top, left = item.source
