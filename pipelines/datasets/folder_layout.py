@@ -61,13 +61,8 @@ def parse_splits(value: Any) -> dict[str, list[str]] | None:
 
 
 class Layout:
-    """The meaning of each folder with images.
-
-    Attributes:
-        places: {folder: Place}; folders that are left out are not in it.
-        class_names: sorted; empty without classes.
-        notes: sentences for the report.
-    """
+    """The meaning of each folder with images: `places` {folder: Place} without those that are left out, `class_names`,
+    sorted and empty without classes, and `notes` for the report."""
 
     def __init__(
         self, source: str, folders: dict[str, Folder], splits: dict[str, list[str]] | None, classes: str | None
@@ -135,26 +130,22 @@ class Layout:
         return {"train": [""]}
 
     def _check_given(self, splits: dict[str, list[str]]) -> None:
-        """Refuses folders of splits that hold no images, or share some, by a link too."""
-        split_of, linked = {}, {}
+        """Refuses folders of splits that hold no images, or lie in one another, by a link too."""
+        seen = {}  # where each folder really is: (its split, its name)
         for split, root in ((split, root) for split, some in splits.items() for root in some):
             if not any(_within(folder, root) for folder in self._folders):
                 raise ValueError(
                     f"splits names the folder {root!r}, and there are no images in such a one of {self._source}: "
                     f"there are in {listed(_tops(self._folders))}"
                 )
-            for other in split_of:
-                if _within(root, other) or _within(other, root):
+            place = os.path.realpath(os.path.join(self._source, root))
+            for other, (first, name) in seen.items():
+                if _within(place, other) or _within(other, place):
                     raise ValueError(
-                        f"splits names {root or '.'!r} in {split} and {other or '.'!r} in {split_of[other]}, which "
-                        "share images"
+                        f"the splits {first} ({name or '.'}) and {split} ({root or '.'}) of {self._source} share "
+                        f"images: name each folder once, as in --splits={first}={name or '.'}"
                     )
-            first = linked.setdefault(os.path.realpath(os.path.join(self._source, root)), root)
-            if first != root:
-                raise ValueError(
-                    f"{first} and {root} in {self._source} are the same folder: give --splits={split_of[first]}={first}"
-                )
-            split_of[root] = split
+            seen[place] = split, root
 
     def _way(self, below: dict[str, list[str]]) -> str:
         """How classes are found if the user does not say."""
@@ -173,8 +164,8 @@ class Layout:
         notes = []
         outside = sorted(set(self._folders) - set(self.places))
         if outside:
-            left_out = f"{self._count(outside)} images were left out"
-            notes.append(f"{left_out}, in folders that splits does not name: {listed(outside)}")
+            where = f"in folders that splits does not name: {listed(outside)}"
+            notes.append(f"{self._count(outside)} images were left out, {where}")
         in_split, made_of = collections.defaultdict(set), collections.defaultdict(list)
         for folder, place in self.places.items():
             in_split[place.split].add(place.label)

@@ -280,6 +280,8 @@ def test_linked_folders_are_read(tmp_path):
     shutil.move(source / "b", tmp_path / "elsewhere" / "b")
     (source / "b").symlink_to(tmp_path / "elsewhere" / "b")
     assert pipelines.describe(prepared("image_folder", source)).class_names == ("a", "b")
+    (tmp_path / "link").symlink_to(source)
+    assert pipelines.describe(prepared("image_folder", tmp_path / "link")).class_names == ("a", "b")
 
 
 def test_duplicates_are_found_inside_and_across_splits(tmp_path):

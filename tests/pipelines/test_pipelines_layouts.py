@@ -139,8 +139,8 @@ def test_splits_and_classes_as_they_are_said(case, tmp_path):
     "splits, sentence",
     {
         "train=train2018": "splits names the folder 'train2018', and there are no images in .*: there are in train2017",
-        "train=train2017,test=train2017": "splits names 'train2017' in test and 'train2017' in train, which share",
-        "train=.,test=val2017": "splits names 'val2017' in test and '.' in train, which share images",
+        "train=train2017,test=train2017": r"the splits train \(train2017\) and test \(train2017\) of .* share images",
+        "train=.,test=val2017": r"the splits train \(.\) and test \(val2017\) of .* share images",
         "train=labels": "splits names the folder 'labels', and there are no images",
     }.items(),
     ids=str,
@@ -163,7 +163,7 @@ def test_two_splits_that_are_one_folder_by_a_link(tmp_path):
     source = put(tmp_path / "source", pngs("train/a/1.png"))
     (source / "test").symlink_to(source / "train")
     for splits in (None, "train=train,test=test"):
-        with pytest.raises(ValueError, match="are the same folder: give --splits="):
+        with pytest.raises(ValueError, match=r"the splits .* share images: name each folder once, as in --splits=t"):
             prepared("image_folder", source, splits=splits)
 
 

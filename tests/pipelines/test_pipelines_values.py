@@ -237,6 +237,7 @@ def test_files_that_do_not_agree(tmp_path):
     write(tmp_path / "source" / "train.npz")
     for changes, sentence in (
         ({"text": None}, "some of the files in .* have text and some have not"),
+        ({"images": np.zeros((N, H, W, 3), np.float32)}, r"'image' is .* in test and .* in train"),
         (
             {"text": np.zeros((N, 5, 3), np.float32)},
             r"'text' is float32 \[5, 3\] in test and float16 \[5, 3\] in train",
