@@ -22,7 +22,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import app, flags, logging
 from PIL import Image
@@ -34,9 +34,6 @@ from pipelines.extras import tfds_path
 from pipelines.preparing.prepare import EXAMPLES_PER_SHARD, prepare
 from pipelines.reading.faults import BadRecord
 from pipelines.values import RecordFeatures
-
-if TYPE_CHECKING:
-    from etils import epath
 
 # Flags of this program alone: several programs of the project may be imported into one process.
 FLAGS = flags.FlagValues()
@@ -91,12 +88,13 @@ def _list() -> None:
 
 def _prepare(name: str) -> None:
     directory = prepare(name, FLAGS.data_dir, progress=True, beam_options=FLAGS.beam_option, **_given(PREPARE))
-    _print_report(tfds_path(directory) / "report.json")
+    _print_report(directory)
     print(directory)
 
 
-def _print_report(path: "epath.Path") -> None:
+def _print_report(directory: str) -> None:
     """What the user should know of a preparation, on stderr: stdout has the directory alone."""
+    path = tfds_path(directory) / "report.json"
     if not path.exists():
         return
     report, lines = json.loads(path.read_text()), []

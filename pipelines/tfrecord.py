@@ -11,14 +11,11 @@ import os
 import struct
 import threading
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from pipelines.extras import require
-
-if TYPE_CHECKING:
-    from etils import epath
 
 HEADER, FOOTER = 12, 4
 OPEN_FILES = 128  # shards that are kept open
@@ -31,19 +28,17 @@ def masked_crc(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def framed(data: bytes) -> bytes:
-    """`data` as one record of a TFRecord file."""
-    length = struct.pack("<Q", len(data))
-    return b"".join((length, struct.pack("<I", masked_crc(length)), data, struct.pack("<I", masked_crc(data))))
+def _packed_crc(data: bytes) -> bytes:
+    return struct.pack("<I", masked_crc(data))
 
 
 def write_records(file: BinaryIO, records: Iterable[bytes]) -> np.ndarray:
     """Writes records to a file open for writing; returns their offsets and the end, int64 [n + 1]."""
     offsets = [0]
     for record in records:
-        frame = framed(record)
-        file.write(frame)
-        offsets.append(offsets[-1] + len(frame))
+        length = struct.pack("<Q", len(record))
+        file.write(b"".join((length, _packed_crc(length), record, _packed_crc(record))))
+        offsets.append(offsets[-1] + HEADER + len(record) + FOOTER)
     return np.asarray(offsets, np.int64)
 
 
@@ -84,7 +79,7 @@ def read_record(file: BinaryIO, start: int, end: int) -> bytes:
     if length != end - start - HEADER - FOOTER:
         raise ValueError(f"it is {length} bytes long and should be {end - start - HEADER - FOOTER}")
     data = frame[HEADER:-FOOTER]
-    if masked_crc(data) != struct.unpack("<I", frame[-FOOTER:])[0]:
+    if _packed_crc(data) != frame[-FOOTER:]:
         raise ValueError("its CRC does not fit its data")
     return data
 
@@ -92,10 +87,9 @@ def read_record(file: BinaryIO, start: int, end: int) -> bytes:
 def _length(header: bytes) -> int:
     if len(header) < HEADER:
         raise ValueError("the file ends inside the record's header")
-    length, crc = struct.unpack("<QI", header)
-    if masked_crc(header[:8]) != crc:
+    if _packed_crc(header[:8]) != header[8:]:
         raise ValueError("the CRC of its length is wrong: damaged, compressed or no TFRecord file")
-    return length
+    return struct.unpack("<Q", header[:8])[0]
 
 
 def size_of(path: str) -> int:
@@ -103,5 +97,5 @@ def size_of(path: str) -> int:
     return _path(path).stat().length
 
 
-def _path(path: str) -> "epath.Path":
+def _path(path: str) -> Any:
     return require("etils.epath", extra="data").Path(path)

@@ -7,7 +7,7 @@ import os
 import pathlib
 import posixpath
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -66,8 +66,8 @@ class ImageFolder(LocalBuilder):
     def _layout(self) -> Layout:
         """What workers need: the folders, and not the list of all files."""
         config = self.builder_config
-        found = (files for files in _folders(config.source) if files.images)
-        folders = {files.folder: Folder(len(files.images), files.images[0]) for files in found}
+        found = ((folder, images) for folder, images, _, _ in _folders(config.source) if images)
+        folders = {folder: Folder(len(images), images[0]) for folder, images in found}
         if not folders:
             raise ValueError(f"there are no images ({', '.join(SUFFIXES)}) in {config.source}")
         return Layout(config.source, folders, config.splits, config.classes)
@@ -76,11 +76,11 @@ class ImageFolder(LocalBuilder):
         others, empty, notes = collections.Counter(), [], []
         numbers = {name: number for number, name in enumerate(self._layout.class_names)}
         splits = collections.defaultdict(list)
-        for files in _folders(self.builder_config.source):
-            others.update(os.path.splitext(name)[1].lower() or "no suffix" for name in files.others)
-            empty += [files.empty] * bool(files.empty)
-            if place := self._layout.places.get(files.folder):
-                paths = [posixpath.join(files.folder, name) for name in files.images]
+        for folder, images, rest, note in _folders(self.builder_config.source):
+            others.update(os.path.splitext(name)[1].lower() or "no suffix" for name in rest)
+            empty += [note] * bool(note)
+            if place := self._layout.places.get(folder):
+                paths = [posixpath.join(folder, name) for name in images]
                 splits[place.split] += [Item(place.key(path), numbers.get(place.label), (path,)) for path in paths]
         if others:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
@@ -94,25 +94,20 @@ class ImageFolder(LocalBuilder):
         return self.picture(item, path, path, upright=True)
 
 
-class _Files(NamedTuple):
-    folder: str
-    images: list[str]
-    others: list[str]
-    empty: str  # the folder again, if there is nothing in it
+def _folders(source: str) -> Iterator[tuple[str, list[str], list[str], str]]:
+    """(folder, its images, its other files, what a note says of it if it is empty)."""
 
-
-def _folders(source: str) -> Iterator[_Files]:
     def unreadable(error: OSError) -> None:
         raise error
 
     for folder, folders, names in walked(source, _OF_SYSTEMS, followlinks=True, onerror=unreadable):
         if _leads_back(source, folder):
             folders.clear()
-            yield _Files(folder, [], [], f"{folder} (a link back, not followed)")
+            yield folder, [], [], f"{folder} (a link back, not followed)"
         else:
             images = [name for name in names if name.lower().endswith(SUFFIXES)]
             others = [name for name in names if not name.lower().endswith(SUFFIXES)]
-            yield _Files(folder, images, others, "" if images or folders else folder)
+            yield folder, images, others, "" if images or folders else folder
 
 
 def _leads_back(source: str, folder: str) -> bool:

@@ -1,6 +1,9 @@
-"""tfds builder for ImageNet (ILSVRC 2012) from the files that image-net.org gives out."""
+"""tfds builder for ImageNet (ILSVRC 2012) from the files that image-net.org gives out.
 
-import dataclasses
+`source`: a folder with the official tar files (ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar), or with what they
+hold: train/n01440764/*.JPEG, and val/*.JPEG or val/n01440764/*.JPEG.
+"""
+
 import functools
 import importlib.resources
 import os
@@ -14,13 +17,7 @@ from pipelines.datasets.local_builder import Item, LocalBuilder, Made, PictureCo
 TRAIN_TAR, VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 SUFFIX = ".JPEG"
 EXPECTED = {"train": 1_281_167, "validation": 50_000}
-
-
-@dataclasses.dataclass(eq=False, kw_only=True)
-class ImagenetConfig(PictureConfig):
-    """`source`: a folder with the official tar files (ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar), or with what
-    they hold: train/n01440764/*.JPEG, and val/*.JPEG or val/n01440764/*.JPEG.
-    """
+ImagenetConfig = PictureConfig
 
 
 class Imagenet(LocalBuilder):
@@ -37,7 +34,6 @@ class Imagenet(LocalBuilder):
     """
 
     CONFIG = ImagenetConfig
-
     HOMEPAGE = "https://image-net.org/"
 
     def values(self) -> dict[str, tfds.features.FeatureConnector]:

@@ -10,16 +10,13 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
 from pipelines import images
 from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, Made, SourceConfig, walked
 from pipelines.extras import check_count, require
-
-if TYPE_CHECKING:
-    from av.container import InputContainer
 
 SUFFIXES = (".mp4", ".webm", ".mkv")
 COLUMNS = ("youtube_id", "time_start", "time_end", "split")  # and label, which some test sets lack
@@ -90,7 +87,6 @@ class Kinetics600(LocalBuilder):
 
     CONFIG = Kinetics600Config
     MAX_BAD_SOURCES = None
-
     HOMEPAGE = "https://arxiv.org/abs/1808.01340"
 
     def values(self) -> dict[str, tfds.features.FeatureConnector]:
@@ -146,7 +142,8 @@ class Kinetics600(LocalBuilder):
         return frames, seen
 
 
-def _opened(path: str) -> "InputContainer":
+def _opened(path: str) -> Any:
+    """The av.container.InputContainer of a clip. Raises ValueError, av.error.FFmpegError: it has no video."""
     # Titles in a strange character set are no reason to refuse a clip.
     container = require("av", extra="video").open(path, options=CONTAINERS, metadata_errors="replace")
     if not container.streams.video or container.streams.video[0].codec_context is None:

@@ -120,15 +120,15 @@ class Npz(LocalBuilder):
         return _opened(path, os.stat(path).st_mtime_ns, self.builder_config.values)
 
     def listed(self) -> tuple[dict[str, list[Item]], list[str]]:
-        return {split: self._items(path) for split, path in self.builder_config.files().items()}, []
-
-    def _items(self, path: str) -> list[Item]:
-        arrays, most = self._arrays(path), self.builder_config.num_classes or 2**31
-        labels = arrays["label"].tolist() if "label" in arrays else [None] * len(next(iter(arrays.values())))
-        for index, label in enumerate(labels):
-            if label is not None and not 0 <= label < most:
-                raise ValueError(f"label {label} of image {index} in {path} is outside 0..{most - 1}")
-        return [Item(f"{index:09d}", label, (path, index)) for index, label in enumerate(labels)]
+        splits, most = {}, self.builder_config.num_classes or 2**31
+        for split, path in self.builder_config.files().items():
+            arrays = self._arrays(path)
+            labels = arrays["label"].tolist() if "label" in arrays else [None] * len(next(iter(arrays.values())))
+            for index, label in enumerate(labels):
+                if label is not None and not 0 <= label < most:
+                    raise ValueError(f"label {label} of image {index} in {path} is outside 0..{most - 1}")
+            splits[split] = [Item(f"{index:09d}", label, (path, index)) for index, label in enumerate(labels)]
+        return splits, []
 
     def example(self, item: Item) -> Made:
         path, index = item.source

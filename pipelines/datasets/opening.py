@@ -8,7 +8,6 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -32,15 +31,6 @@ class Skipped(Exception):
     """An image that the settings leave out; the message says why, as in "shorter than min_size=64"."""
 
 
-class Opened(NamedTuple):
-    """The pixels of an image file, of 8 bits a channel; what was done to them, in phrases like "grey converted to RGB";
-    and what is to be told of a colour profile that was not applied, or the empty string."""
-
-    image: Image.Image
-    changes: tuple[str, ...]
-    profile: str
-
-
 def open_source(
     data: bytes,
     *,
@@ -49,8 +39,9 @@ def open_source(
     background: str = "white",
     animated: str = "first",
     min_size: int | None = None,
-) -> Opened:
-    """Opens an image file as 8-bit grey, RGB or RGBA; 16 bits become round(v / 257).
+) -> tuple[Image.Image, tuple[str, ...], str]:
+    """Opens an image file as 8-bit grey, RGB or RGBA; 16 bits become round(v / 257). Returns it, what was done to it in
+    phrases like "grey converted to RGB", and what is to be told of a colour profile that was not applied, or "".
 
     `channels` and `background` are as in `images.in_mode`; `upright` turns it as its EXIF orientation says; of several
     frames or pages the "first" is taken (`animated`), or "skip"; `min_size` is the least height and width. Raises
@@ -85,7 +76,7 @@ def open_source(
     if turn is not None:
         opened = opened.transpose(turn)
         changes.append("turned upright")
-    return Opened(opened, tuple(changes), profile)
+    return opened, tuple(changes), profile
 
 
 def _unconverted_profile(image: Image.Image) -> str:
