@@ -1,7 +1,7 @@
 """Encoded images: what their headers say, and decoding and encoding them with Pillow.
 
 A stored image is a JPEG or PNG of 8 bits with 1 (grey), 3 (RGB) or 4 (RGBA) channels. Everything else is converted when
-a data set is prepared (pipelines.opening), or refused. Records of others may hold grey, CMYK or transparent images
+a data set is prepared (datasets/opening.py), or refused. Records of others may hold grey, CMYK or transparent images
 among RGB ones: they are converted when they are read, by the same rule as in preparing (`in_mode`).
 """
 
