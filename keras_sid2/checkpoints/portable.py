@@ -19,9 +19,9 @@ def save_checkpoint(
 
     `about` goes into the manifest, plain values. OSError if it cannot be written; what was there before stays.
     """
-    directory, step = pathlib.Path(directory), steps_done(model)
+    directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    path = checkpoint_path(directory, step)
+    path = checkpoint_path(directory, steps_done(model))
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=directory))
     try:
         replicas.save(model, temporary / MODEL)
@@ -48,7 +48,7 @@ class PortableSaver:
         if split and processes.count() > 1:
             raise ValueError(
                 f"{split[0]} is split over devices of {processes.count()} processes, and none of them can write a "
-                "portable checkpoint then: save sharded ones (--checkpoints=sharded)."
+                "portable checkpoint: save sharded ones (--checkpoints=sharded)."
             )
 
     def save(self, model):
@@ -59,11 +59,16 @@ class PortableSaver:
                 save_checkpoint(model, self._directory, **self._options)
             except OSError as caught:
                 error = caught
-        failed = processes.summed(int(error is not None))
-        if error is not None:
-            raise error
-        if failed:
-            raise OSError(errno.EIO, "the first process could not write it")
+        raise_together(error, "the first process could not write it")
 
     def wait(self):
         """Nothing is under way."""
+
+
+def raise_together(error: OSError | None, others: str):
+    """Raises this process's `error`, or an OSError that says `others` where another process has one."""
+    failed = processes.summed(int(error is not None))
+    if error is not None:
+        raise error
+    if failed:
+        raise OSError(errno.EIO, others)

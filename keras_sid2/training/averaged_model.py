@@ -3,10 +3,9 @@
     (1) average <- m average + (1 - m) weight  after each step,  m = 0 in the first one, then `decay`,
         or with a warm-up min(decay, (1 + n) / (10 + n)) in the step behind n others
 
-Count and averages are variables of the model, and not of its optimizer. So another optimizer, a second compile(), none
-at all, or layers that are frozen lose nothing, every file that holds the weights holds them, and Keras's callbacks that
-keep and restore weights (get_weights, set_weights) keep and restore both. Averages are read where they lie and never
-exchanged with the weights: whoever looks at the model meanwhile finds each in its place.
+Count and averages are variables of the model, and not of its optimizer: another optimizer, a second compile() or frozen
+layers lose nothing, and every file and every callback that keeps the weights keeps them. Averages are read where they
+lie and never exchanged with the weights.
 """
 
 import contextlib
@@ -29,8 +28,7 @@ _WARM_UP = 10.0  # Eq. (1); the average then reaches back over about a tenth of 
 
 def parameters(network) -> list:
     """The variables of `network` that can be trained, whether they are frozen now or not, in Keras's order."""
-    layers = network._flatten_layers()
-    own = {id(v) for layer in layers for v in layer._trainable_variables}
+    own = {id(v) for layer in network._flatten_layers() for v in layer._trainable_variables}
     return [v for v in network.variables if id(v) in own]
 
 
@@ -45,8 +43,7 @@ class AveragedModel(keras.Model):
     """A Keras model around one `network`, which keeps `step` and averages of the network's weights.
 
     `get_weights` gives the count, the averages and the weights, `set_weights` takes them, or the network's weights
-    alone: then these are the averages, too. Whoever changes `model.network` by hand, past these two and
-    `load_weights`, calls `reset_averages()`.
+    alone, which are the averages then, too. Whoever changes the weights otherwise calls `reset_averages()`.
     """
 
     ema_warm_up = False  # of Eq. (1)
@@ -81,6 +78,10 @@ class AveragedModel(keras.Model):
             )
         return list(zip(found, self._averages, strict=True))
 
+    def _average_of(self) -> dict[int, keras.Variable]:
+        """The average of each weight, by the weight's id."""
+        return {id(weight): average for weight, average in self._pairs()}
+
     def _average_with(self, decay: float | None):
         """From now on with this decay; None is that of before, or no averages at all where there were none yet."""
         if decay is None and not self._chosen and not steps_done(self):
@@ -102,7 +103,7 @@ class AveragedModel(keras.Model):
         self._complete()
         if not self._has_averages:
             return None
-        average_of = {id(v): average for v, average in self._pairs()}
+        average_of = self._average_of()
         return [average_of[id(v)] for v in self.network.trainable_variables]
 
     def reset_averages(self):
@@ -150,7 +151,7 @@ class AveragedModel(keras.Model):
         return self._values(use_ema and self._has_averages)
 
     def _values(self, use_ema: bool) -> list[tuple]:
-        average_of = {id(v): average for v, average in self._pairs()} if use_ema else {}
+        average_of = self._average_of() if use_ema else {}
         return [(v, average_of.get(id(v), v).value) for v in self.network.variables]
 
     @contextlib.contextmanager
@@ -169,9 +170,8 @@ class AveragedModel(keras.Model):
 
     def _predict(self, inputs, *, training=None, seed=None):
         """The network's output, from its averages where these are read."""
-        if training or not self._reads_averages:
-            return call_network(self.network, inputs, training=training, seed=seed)
-        with keras.StatelessScope(self._values(True)):
+        averaged = self._reads_averages and not training
+        with keras.StatelessScope(self._values(True)) if averaged else contextlib.nullcontext():
             return call_network(self.network, inputs, training=training, seed=seed)
 
     @contextlib.contextmanager
@@ -189,9 +189,8 @@ class AveragedModel(keras.Model):
 
     def weights_digest(self, *, use_ema: bool = True) -> str:
         """The first 16 hexadecimal digits of the SHA-256 of the weights that `generate` draws from."""
-        backend.sync_variables(self)
-        first = {id(v) for v in parameters(self.network)}
         values = self.network_values(use_ema=use_ema)
+        first = {id(v) for v in parameters(self.network)}
         digest = hashlib.sha256()
         for _, value in sorted(values, key=lambda pair: id(pair[0]) not in first):
             digest.update(np.ascontiguousarray(ops.convert_to_numpy(value)).tobytes())
@@ -221,15 +220,14 @@ class AveragedModel(keras.Model):
 
     def load_own_variables(self, store):
         """keras's hook. Files before version 0.2 hold both in the optimizer's variables; some files hold neither."""
-        values = _own(store) if "step" in store.keys() else _of_optimizer(store, len(self._averages))
+        values = dict(store) if "step" in store.keys() else _of_optimizer(store, len(self._averages))
         self.step.assign(int(values.get("step", self.step.numpy())))
-        self._missing = set()
+        fits = [str(i) in values and values[str(i)].shape == tuple(a.shape) for i, a in enumerate(self._averages)]
         for i, average in enumerate(self._averages):
-            if i in values and values[i].shape == tuple(average.shape):
-                average.assign(values[i])
-            else:
-                self._missing.add(i)
-        self._take_averages(len(self._missing) < len(self._averages))
+            if fits[i]:
+                average.assign(values[str(i)])
+        self._missing = {i for i, there in enumerate(fits) if not there}
+        self._take_averages(any(fits))
 
     def load_weights(self, filepath, **kwargs):
         """keras's load_weights, all or nothing: ValueError, and no weight changed, for those of another network.
@@ -250,17 +248,14 @@ class AveragedModel(keras.Model):
             raise ValueError(f"{filepath} does not hold the weights of this model's network: {reason}") from error
 
 
-def _own(store) -> dict:
-    return {name if name == "step" else int(name): store[name] for name in store.keys()}
-
-
 def _of_optimizer(store, count: int) -> dict:
-    """What there is of it among the optimizer's variables, where it was before version 0.2.
+    """The count of steps and the averages, by number, as the optimizer had them before version 0.2.
 
-    The first is the counter. EmaAdam's others: perhaps a rate, `count` averages, two moments each, a gradient's norm.
+    Its first variable is the counter. EmaAdam's others: perhaps a rate, `count` averages, two moments each, a
+    gradient's norm.
     """
     file = getattr(store, "h5_file", {})
     found = file["optimizer/vars"] if "optimizer/vars" in file else {}
     first = len(found) - 3 * count - 1
-    averages = {i: found[str(first + i)][()] for i in range(count)} if first in (1, 2) else {}
+    averages = {str(i): found[str(first + i)][()] for i in range(count)} if first in (1, 2) else {}
     return {**({"step": found["0"][()]} if "0" in found else {}), **averages}

@@ -1,4 +1,4 @@
-"""Keras's methods of a model, with what they are given looked at before they start.
+"""Keras's methods of a model, which check what they are given before they start.
 
 What Keras lets a user do either works on what `generate` and `evaluate` use, or is refused in one sentence.
 """
@@ -9,10 +9,9 @@ from keras_sid2 import backend
 from keras_sid2.parallel import replicas
 from keras_sid2.parallel.mesh import check_batch_size, check_model, spread
 from keras_sid2.training.averaged_model import AveragedModel
-from keras_sid2.training.callback_checks import check_callbacks
 from keras_sid2.training.data_checks import check_batch, peek, unpack
-from keras_sid2.training.frozen import check_trainable
 from keras_sid2.training.guards import StopOnNonFinite
+from keras_sid2.training.learning_rate import Schedule
 from keras_sid2.training.optimizer import decay_of, usable
 
 
@@ -29,21 +28,20 @@ class CheckedModel(AveragedModel):
         Raises ValueError for a loss or metrics, as it has both; for an optimizer that averages or accumulates by
         itself, or was built for other variables; and where the mesh of `distribute` cannot hold it.
         """
-        refused = [k for k in ("loss", "loss_weights", "metrics", "weighted_metrics") if kwargs.get(k) is not None]
-        if refused:
-            raise ValueError(f"SiD2Model computes its own loss and metrics: compile() takes no {', '.join(refused)}.")
+        own = ("loss", "loss_weights", "metrics", "weighted_metrics")
+        _refuse(kwargs, own, "SiD2Model computes its own loss and metrics: compile()")
         optimizer = self.new_optimizer() if optimizer is None else optimizer
         optimizer = usable(optimizer, float16=self._computes_in_float16() and kwargs.get("auto_scale_loss", True))
-        check_trainable(
+        _check_trainable(
             optimizer,
             self.trainable_variables,
-            when=f"This {type(optimizer).__name__} was built for other variables than this model trains now (another "
+            f"This {type(optimizer).__name__} was built for other variables than this model trains now (another "
             "model's, or before layers were frozen or freed): give compile() a new one, or none.",
         )
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) and self.recipe.accumulation_steps > 1:
             raise ValueError(
-                "The gradient of a part of a batch is not scaled, so accumulation_steps > 1 does not go with float16 "
-                "and a LossScaleOptimizer: take mixed_bfloat16."
+                "The gradient of a microbatch is not scaled, so accumulation_steps > 1 does not go with float16 and a "
+                "LossScaleOptimizer: take mixed_bfloat16."
             )
         super().compile(optimizer=optimizer, **kwargs)
         replicas.check_optimizer(self.optimizer)
@@ -68,12 +66,9 @@ class CheckedModel(AveragedModel):
         step, when the loss or the gradient is NaN or infinite; that step changed no weight to NaN. CorruptBatch, which
         is both, for a label outside the classes or a float image outside [-1, 1] in a later batch; it was not learnt.
         """
-        refused = [k for k in ("sample_weight", "class_weight") if kwargs.get(k) is not None]
-        if refused:
-            raise ValueError(f"SiD2Model's loss weights noise levels only: fit() takes no {', '.join(refused)}.")
-        self._check_training("fit")
-        check_callbacks(callbacks, self.optimizer)
-        self._complete()
+        _refuse(kwargs, ("sample_weight", "class_weight"), "SiD2Model's loss weights noise levels only: fit()")
+        self._begin_training("fit")
+        _check_callbacks(callbacks, self.optimizer)
         x = self._checked(x, y, batch_size)
         validation = kwargs.get("validation_data")
         if isinstance(validation, tuple):
@@ -95,12 +90,14 @@ class CheckedModel(AveragedModel):
         Raises ValueError, as fit does, also for a wrong label or float image in a later batch.
         """
         self._check_compiled("evaluate")
-        check_callbacks(kwargs.get("callbacks"))
+        _check_callbacks(kwargs.get("callbacks"))
         if not kwargs.get("_use_cached_eval_dataset"):
             x = self._checked(x, y, batch_size)
         with self._reading(use_ema):
             result = super().evaluate(x, y, batch_size, *args, **kwargs)
-        self._check_faults("in the data of evaluate, behind the first batch")
+        backend.sync_variables(self)
+        if wrong := self.data_faults.sentence(self.conditions):
+            raise ValueError(f"{wrong} It is in the data of evaluate, behind the first batch.")
         return result
 
     def predict(self, x, *args, use_ema: bool = True, **kwargs):
@@ -110,14 +107,13 @@ class CheckedModel(AveragedModel):
         """
         x, first = peek(x)
         _check_inputs(first[0] if isinstance(first, tuple) else first)
-        check_callbacks(kwargs.get("callbacks"))
+        _check_callbacks(kwargs.get("callbacks"))
         with self._reading(use_ema):
             return super().predict(x, *args, **kwargs)
 
     def train_on_batch(self, x, y=None, *args, **kwargs):
-        """keras's train_on_batch, of a batch that is looked at first."""
-        self._check_training("train_on_batch")
-        self._complete()
+        """keras's train_on_batch, of a batch that is checked first."""
+        self._begin_training("train_on_batch")
         self._check_batch((x, y))
         return super().train_on_batch(x, y, *args, **kwargs)
 
@@ -138,24 +134,18 @@ class CheckedModel(AveragedModel):
         if not self.compiled:
             raise ValueError(f"{method} needs an optimizer and metrics: call compile() first.")
 
-    def _check_training(self, method: str):
+    def _begin_training(self, method: str):
         self._check_compiled(method)
-        check_trainable(
+        _check_trainable(
             self.optimizer,
             self.trainable_variables,
-            when="Layers were frozen or freed since compile(): call compile() again, which keeps weights, averages and "
-            "the count of steps.",
+            "Layers were frozen or freed since compile(): call compile() again, which keeps weights, averages and the "
+            "count of steps.",
         )
-
-    def _check_faults(self, where: str):
-        backend.sync_variables(self)
-        wrong = self.data_faults.sentence(self.conditions)
-        if wrong:
-            raise ValueError(f"{wrong} It is {where}.")
+        self._complete()
 
     def _check_batch(self, batch):
-        fits = {"sample_shape": self.sample_shape, "conditions": self.conditions, "no_label": self.no_label}
-        check_batch(batch, **fits)
+        check_batch(batch, self.sample_shape, self.conditions, self.no_label)
 
     def _checked(self, x, y=None, batch_size=None):
         """`x` as it must be used from now on; ValueError if its first batch does not fit the model, or the mesh."""
@@ -168,6 +158,18 @@ class CheckedModel(AveragedModel):
         return x
 
 
+def _refuse(kwargs: dict, names: tuple[str, ...], who: str):
+    refused = [name for name in names if kwargs.get(name) is not None]
+    if refused:
+        raise ValueError(f"{who} takes no {', '.join(refused)}.")
+
+
+def _check_trainable(optimizer, variables: list, sentence: str):
+    """ValueError unless these are the variables that `optimizer` was built for, if it was."""
+    if optimizer.built and [id(v) for v in optimizer._trainable_variables] != [id(v) for v in variables]:
+        raise ValueError(sentence)
+
+
 def _check_inputs(inputs):
     if not isinstance(inputs, dict) or not {"z_t", "logsnr"} <= set(inputs):
         raise ValueError(
@@ -176,5 +178,30 @@ def _check_inputs(inputs):
         )
 
 
+def _check_callbacks(callbacks, optimizer=None):
+    """ValueError for those that would act on other weights, or another learning rate, than they seem to."""
+    for callback in _listed(callbacks):
+        name = type(callback).__name__
+        if isinstance(callback, keras.callbacks.SwapEMAWeights):
+            raise ValueError(
+                f"{name} would exchange weights and averages, and a SiD2Model keeps both in their places: evaluate, "
+                "predict and generate read the averages by themselves (use_ema=False: the weights), so leave it out."
+            )
+        sets_rate = isinstance(callback, keras.callbacks.ReduceLROnPlateau | keras.callbacks.LearningRateScheduler)
+        if sets_rate and optimizer is not None and not _settable(optimizer):
+            raise ValueError(
+                f"{name} sets the learning rate, and this optimizer's follows a schedule of its own: compile() with "
+                "AdamRecipe(warmup_steps=0).build(), or leave the callback out and let the recipe's decay lower the "
+                "rate."
+            )
+
+
+def _settable(optimizer) -> bool:
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return not hasattr(inner, "optimizers") and not isinstance(inner._learning_rate, Schedule)
+
+
 def _listed(callbacks) -> list:
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return list(callbacks.callbacks)
     return [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or ())

@@ -7,7 +7,7 @@ import keras
 from keras_sid2 import backend
 from keras_sid2.backend import steps_done
 
-_BLOCK = 20  # steps in a row whose mean says what is usual
+_BLOCK = 20  # steps in a row whose mean is usual
 _BINS = "loss_logsnr"  # how the names of the losses by noise level begin
 
 
@@ -28,9 +28,9 @@ class CorruptBatch(NonFiniteLoss, ValueError):
 
 
 class _EachStep(keras.callbacks.Callback):
-    """Looks at each step's values, one step late, until it stops fit.
+    """Looks at each step's values, one step late, until it stops fit: so no accelerator waits for the host.
 
-    An accelerator never waits for the host so: by then the next step is under way. Subclasses have
+    Subclasses have
 
         _look(step, count, logs) -> NonFiniteLoss | None
 
@@ -61,11 +61,9 @@ class _EachStep(keras.callbacks.Callback):
         if self._unread is None or self._stopped:
             return
         values, self._unread = self._unread, None
-        found = self._look(*values)
-        if found:
-            self._stopped = True
+        if found := self._look(*values):
+            self._stopped = self.model.stop_training = True
             self.model.non_finite = found
-            self.model.stop_training = True
 
 
 class StopOnNonFinite(_EachStep):
@@ -79,22 +77,23 @@ class StopOnNonFinite(_EachStep):
         self.model.non_finite = None
 
     def _look(self, step, count, logs):
-        for name in ("loss", "gradient_norm"):
-            value = float(logs.get(name, 0.0))
-            if not math.isfinite(value):
-                backend.sync_variables(self.model)
-                wrong = self.model.data_faults.sentence(self.model.conditions)
-                if wrong:
-                    what = f"loss is nan at training step {step}, as its batch is not sound: {wrong}"
-                    return CorruptBatch(f"{what} Training stopped, and has not learnt it.", step)
-                bins = [key for key in logs if key.startswith(_BINS) and not math.isfinite(float(logs[key]))]
-                return NonFiniteLoss(
-                    f"{name} is {value} at training step {step}{' in ' + ', '.join(bins) if bins else ''}: training "
-                    "stopped. Usual causes: a learning rate that is too high, float16, images outside [-1, 1], labels "
-                    "outside the classes.",
-                    step,
-                )
-        return None
+        wrong = [name for name in ("loss", "gradient_norm") if not math.isfinite(logs.get(name, 0.0))]
+        if not wrong:
+            return None
+        backend.sync_variables(self.model)
+        if fault := self.model.data_faults.sentence(self.model.conditions):
+            return CorruptBatch(
+                f"loss is nan at training step {step}, as its batch is corrupt: {fault} Training stopped, and has not "
+                "learnt it.",
+                step,
+            )
+        bins = ", ".join(key for key in logs if key.startswith(_BINS) and not math.isfinite(logs[key]))
+        return NonFiniteLoss(
+            f"{wrong[0]} is {float(logs[wrong[0]])} at training step {step}{' in ' * bool(bins)}{bins}: training "
+            "stopped. Usual causes: a learning rate that is too high, float16, images outside [-1, 1], labels outside "
+            "the classes.",
+            step,
+        )
 
     def raise_if_stopped(self):
         """NonFiniteLoss, a FloatingPointError, with what happened, if this or another guard of the fit stopped it."""
@@ -105,15 +104,13 @@ class StopOnNonFinite(_EachStep):
 class StopOnExplosion(_EachStep):
     """Stops fit, which then raises ExplodedLoss, at a loss that is more than `factor` times what is usual.
 
-    Our choice: usual is the lowest mean loss of 20 steps in a row that this callback has seen, so the first 20 steps
-    cannot explode. It is a measure for slow explosions too: they do not carry it with them. One callback may serve
-    several fits of a run, and has seen them all; but one that begins at an earlier step than it has seen begins anew,
-    since what was usual later is no measure there.
+    Our choice: usual is the lowest mean loss of 20 steps in a row that this callback has seen, so slow explosions do
+    not carry it with them, and the first 20 steps cannot explode. One callback may serve several fits of a run; it
+    begins anew where one begins at an earlier step than it has seen, since what was usual later is no measure there.
 
     Args:
-        factor: > 1. The loss of a batch varies by far less than 100: its noise levels cover all of them evenly.
-
-    Raises ValueError for another factor.
+        factor: > 1, else a ValueError. The loss of a batch varies by far less than 100: its noise levels cover all of
+            them evenly.
     """
 
     def __init__(self, factor: float = 100.0):
@@ -170,6 +167,6 @@ class StopOnExplosion(_EachStep):
         return ExplodedLoss(
             f"loss is {loss:.4g} at training step {step}, {loss / max(self._usual, 1e-30):.0f} times the "
             f"{self._usual:.4g} that it was down to{' in ' * bool(told)}{told}: training stopped. Usual causes: a "
-            "learning rate that is too high, a damaged batch.",
+            "learning rate that is too high, a corrupt batch.",
             step,
         )
