@@ -31,16 +31,13 @@ def check_floatx():
     floatx = keras.config.floatx()
     if floatx != "float32":
         half = f", and give the network dtype='mixed_{floatx}'" if f"mixed_{floatx}" in _POLICIES else ""
-        raise ValueError(
-            f"keras.config.floatx() is {floatx!r}, and weights, noise levels and losses are float32 here: call "
-            f"keras.config.set_floatx('float32'){half}."
-        )
+        advice = f"call keras.config.set_floatx('float32'){half}"
+        raise ValueError(f"keras.config.floatx() is {floatx!r}, and weights and losses are float32 here: {advice}.")
 
 
 def check_channels_last():
     """ValueError where keras's layers take images channels first; for networks of other makers, as ours tell theirs."""
     if keras.config.image_data_format() != "channels_last":
-        raise ValueError(
-            "keras.config.image_data_format() is 'channels_first', and networks get images [B, H, W, C] here: call "
-            "keras.config.set_image_data_format('channels_last') before the network is made."
-        )
+        wrong = "keras.config.image_data_format() is 'channels_first', and networks get images [B, H, W, C]"
+        advice = "call keras.config.set_image_data_format('channels_last') before the network is made"
+        raise ValueError(f"{wrong}: {advice}.")

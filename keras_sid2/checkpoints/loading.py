@@ -25,10 +25,8 @@ def first_reason(error: Exception) -> str:
 def unreadable(error: Exception, path: pathlib.Path, kind: str) -> ValueError:
     """What to raise where an `error` of keras, h5py or Orbax says that `path` is not what it should be, a `kind`."""
     if found := re.search(r"Could not locate class '(\w+)'", str(error)):
-        return ValueError(
-            f"{path} holds a {found[1]}, a class that is not imported: import what defines and registers it first, "
-            "in a program by --config=FILE."
-        )
+        advice = "import what defines and registers it first, in a program by --config=FILE"
+        return ValueError(f"{path} holds a {found[1]}, a class that is not imported: {advice}.")
     reason = first_reason(error)
     if path.suffix == ".keras" and path.is_file() and not zipfile.is_zipfile(path):  # keras: it is not there
         reason = "it is no zip archive, or not all of one."
@@ -72,10 +70,9 @@ def _alike() -> Iterator[None]:
 
 def _check_backend(path: pathlib.Path):
     if backend.name() != "jax":
+        advice = "KERAS_BACKEND=jax sid2-export --workdir=RUN --out=model.keras makes a file of it for all backends"
         raise ValueError(
-            f"{path} is a sharded checkpoint, which jax alone reads, and this is {backend.name()}: "
-            "KERAS_BACKEND=jax sid2-export --workdir=RUN --out=model.keras makes one file of it, which "
-            "sid2-sample --weights=model.keras takes on all backends."
+            f"{path} is a sharded checkpoint, which jax alone reads, and this is {backend.name()}: {advice}."
         )
     check_available()
 

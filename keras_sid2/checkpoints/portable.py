@@ -46,10 +46,8 @@ class PortableSaver:
         """ValueError unless this process has all of the model."""
         split = [v.path for v in model.variables if not getattr(v.value, "is_fully_replicated", True)]
         if split and processes.count() > 1:
-            raise ValueError(
-                f"{split[0]} is split over devices of {processes.count()} processes, and none of them can write a "
-                "portable checkpoint: save sharded ones (--checkpoints=sharded)."
-            )
+            advice = "none can write a portable checkpoint: save sharded ones (--checkpoints=sharded)"
+            raise ValueError(f"{split[0]} is split over devices of {processes.count()} processes, and {advice}.")
 
     def save(self, model):
         """Returns when it is on the disk; OSError, on every process, if it cannot be."""

@@ -45,10 +45,8 @@ _threads: list[threading.Thread] = []
 def check_available():
     """ValueError on another backend than jax, ImportError without Orbax; each a sentence that says what to do."""
     if backend.name() != "jax":
-        raise ValueError(
-            f"Sharded checkpoints need the jax backend, got {backend.name()}: set KERAS_BACKEND=jax, or save portable "
-            "ones (--checkpoints=portable)."
-        )
+        advice = "set KERAS_BACKEND=jax, or save portable ones (--checkpoints=portable)"
+        raise ValueError(f"Sharded checkpoints need the jax backend, got {backend.name()}: {advice}.")
     try:
         import orbax.checkpoint  # noqa: F401
     except ImportError as error:
@@ -70,9 +68,9 @@ class ShardedSaver:
         """Any model will do."""
 
     def save(self, model):
-        """Begins to save the model as it is, and returns when its values are copied.
+        """Begins to save the model as it is, behind the one before, and returns when its values are copied.
 
-        It waits for the one before. OSError, on every process, if that or the beginning of this one fails.
+        OSError, on every process, if either fails.
         """
         self.wait()
         path = manifest.checkpoint_path(self._directory, steps_done(model))
@@ -210,10 +208,7 @@ def _has_first_replicas(values: dict) -> bool:
 
 
 def _tell_part(temporary: pathlib.Path, writes: bool):
-    """Says, with the digests of this process's arrays, that its part is whole; so processes share out the reading.
-
-    OSError if there are none though it `writes` some.
-    """
+    """Says, with the digests of its arrays, that this process's part is whole; OSError if it `writes` and has none."""
     index = processes.index()
     data = temporary / ARRAYS / _DATA.format(index)
     written = [path for path in data.glob("*") if path.is_file()]

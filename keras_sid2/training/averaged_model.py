@@ -72,10 +72,8 @@ class AveragedModel(keras.Model):
         """(weight, average) of each; ValueError if the network has other weights than when the model was made."""
         found = parameters(self.network)
         if [tuple(v.shape) for v in found] != [tuple(a.shape) for a in self._averages]:
-            raise ValueError(
-                "The network's trainable weights are not those that the model was made with (after enable_lora() or "
-                "quantize(), say), and they have no averages: make a new SiD2Model of the changed network."
-            )
+            advice = "(after enable_lora() or quantize(), say): make a new SiD2Model of the changed network"
+            raise ValueError(f"The network's trainable weights are not those that the model was made with {advice}.")
         return list(zip(found, self._averages, strict=True))
 
     def _average_of(self) -> dict[int, keras.Variable]:

@@ -11,8 +11,7 @@ from keras_sid2.parallel.mesh import check_batch_size, check_model, spread
 from keras_sid2.training.averaged_model import AveragedModel
 from keras_sid2.training.data_checks import check_batch, peek, unpack
 from keras_sid2.training.guards import StopOnNonFinite
-from keras_sid2.training.learning_rate import Schedule
-from keras_sid2.training.optimizer import decay_of, usable
+from keras_sid2.training.optimizer import Schedule, decay_of, usable
 
 
 class CheckedModel(AveragedModel):
@@ -30,19 +29,15 @@ class CheckedModel(AveragedModel):
         """
         own = ("loss", "loss_weights", "metrics", "weighted_metrics")
         _refuse(kwargs, own, "SiD2Model computes its own loss and metrics: compile()")
+        float16 = any(layer.compute_dtype == "float16" for layer in self.network._flatten_layers())
         optimizer = self.new_optimizer() if optimizer is None else optimizer
-        optimizer = usable(optimizer, float16=self._computes_in_float16() and kwargs.get("auto_scale_loss", True))
-        _check_trainable(
-            optimizer,
-            self.trainable_variables,
-            f"This {type(optimizer).__name__} was built for other variables than this model trains now (another "
-            "model's, or before layers were frozen or freed): give compile() a new one, or none.",
-        )
+        optimizer = usable(optimizer, float16=float16 and kwargs.get("auto_scale_loss", True))
+        if self._trains_others(optimizer):
+            advice = "(of another model, or before layers were frozen or freed): give compile() a new one, or none"
+            raise ValueError(f"This {type(optimizer).__name__} was built for other variables {advice}.")
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) and self.recipe.accumulation_steps > 1:
-            raise ValueError(
-                "The gradient of a microbatch is not scaled, so accumulation_steps > 1 does not go with float16 and a "
-                "LossScaleOptimizer: take mixed_bfloat16."
-            )
+            advice = "a LossScaleOptimizer, which does not scale the gradients of microbatches: take mixed_bfloat16"
+            raise ValueError(f"accumulation_steps > 1 does not go with float16 and {advice}.")
         super().compile(optimizer=optimizer, **kwargs)
         replicas.check_optimizer(self.optimizer)
         check_model(self)
@@ -54,9 +49,6 @@ class CheckedModel(AveragedModel):
     def new_optimizer(self):
         """What compile() takes where it is given none."""
         return self.recipe.build()
-
-    def _computes_in_float16(self) -> bool:
-        return any(layer.compute_dtype == "float16" for layer in self.network._flatten_layers())
 
     def fit(self, x=None, y=None, batch_size=None, epochs=1, *, callbacks=None, **kwargs):
         """keras's fit, after a look at the first batch; it stops at the first loss or gradient that is not finite.
@@ -136,13 +128,15 @@ class CheckedModel(AveragedModel):
 
     def _begin_training(self, method: str):
         self._check_compiled(method)
-        _check_trainable(
-            self.optimizer,
-            self.trainable_variables,
-            "Layers were frozen or freed since compile(): call compile() again, which keeps weights, averages and the "
-            "count of steps.",
-        )
+        if self._trains_others(self.optimizer):
+            advice = "call compile() again, which keeps weights, averages and the count of steps"
+            raise ValueError(f"Layers were frozen or freed since compile(): {advice}.")
         self._complete()
+
+    def _trains_others(self, optimizer) -> bool:
+        """Whether `optimizer` was built for other variables than are trained now."""
+        built_for = optimizer._trainable_variables if optimizer.built else self.trainable_variables
+        return [id(v) for v in built_for] != [id(v) for v in self.trainable_variables]
 
     def _check_batch(self, batch):
         check_batch(batch, self.sample_shape, self.conditions, self.no_label)
@@ -164,41 +158,25 @@ def _refuse(kwargs: dict, names: tuple[str, ...], who: str):
         raise ValueError(f"{who} takes no {', '.join(refused)}.")
 
 
-def _check_trainable(optimizer, variables: list, sentence: str):
-    """ValueError unless these are the variables that `optimizer` was built for, if it was."""
-    if optimizer.built and [id(v) for v in optimizer._trainable_variables] != [id(v) for v in variables]:
-        raise ValueError(sentence)
-
-
 def _check_inputs(inputs):
     if not isinstance(inputs, dict) or not {"z_t", "logsnr"} <= set(inputs):
-        raise ValueError(
-            'predict gives v_hat for {"z_t": [N, ...], "logsnr": [N], "label": [N]}: to draw images call generate, and '
-            "for the loss of images evaluate."
-        )
+        advice = "to draw images call generate, and for the loss of images evaluate"
+        raise ValueError(f'predict gives v_hat for {{"z_t": [N, ...], "logsnr": [N], "label": [N]}}: {advice}.')
 
 
 def _check_callbacks(callbacks, optimizer=None):
     """ValueError for those that would act on other weights, or another learning rate, than they seem to."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    fixed_rate = hasattr(inner, "optimizers") or isinstance(getattr(inner, "_learning_rate", None), Schedule)
     for callback in _listed(callbacks):
         name = type(callback).__name__
         if isinstance(callback, keras.callbacks.SwapEMAWeights):
-            raise ValueError(
-                f"{name} would exchange weights and averages, and a SiD2Model keeps both in their places: evaluate, "
-                "predict and generate read the averages by themselves (use_ema=False: the weights), so leave it out."
-            )
+            advice = "leave it out: evaluate, predict and generate read the averages (use_ema=False: the weights)"
+            raise ValueError(f"{name} would exchange weights and averages, which a SiD2Model reads in place; {advice}.")
         sets_rate = isinstance(callback, keras.callbacks.ReduceLROnPlateau | keras.callbacks.LearningRateScheduler)
-        if sets_rate and optimizer is not None and not _settable(optimizer):
-            raise ValueError(
-                f"{name} sets the learning rate, and this optimizer's follows a schedule of its own: compile() with "
-                "AdamRecipe(warmup_steps=0).build(), or leave the callback out and let the recipe's decay lower the "
-                "rate."
-            )
-
-
-def _settable(optimizer) -> bool:
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    return not hasattr(inner, "optimizers") and not isinstance(inner._learning_rate, Schedule)
+        if sets_rate and fixed_rate:
+            advice = "compile() with AdamRecipe(warmup_steps=0).build(), or let the recipe's decay lower the rate"
+            raise ValueError(f"{name} sets the learning rate, and this optimizer's follows a schedule: {advice}.")
 
 
 def _listed(callbacks) -> list:

@@ -72,11 +72,9 @@ def check_batch(data, sample_shape: tuple[int, ...], conditions: Mapping, no_lab
     if not -_OUTSIDE <= low <= high <= _OUTSIDE:
         raise ValueError(f"Float images must be in [-1, 1], got values from {low:.4g} to {high:.4g}.")
     if low >= 0.0:
-        warnings.warn(
-            f"Float images are taken to be in [-1, 1], and those of the first batch go from {low:.4g} to "
-            f"{high:.4g}: if they are in [0, 1], pass images * 2 - 1, or uint8 in [0, 255].",
-            stacklevel=4,
-        )
+        found = f"those of the first batch go from {low:.4g} to {high:.4g}"
+        advice = "if they are in [0, 1], pass images * 2 - 1, or uint8 in [0, 255]"
+        warnings.warn(f"Float images are taken to be in [-1, 1], and {found}: {advice}.", stacklevel=4)
 
 
 def without_faults(x, given: Mapping, *, conditions: Mapping, no_label: int | None, scaled: bool):

@@ -82,18 +82,12 @@ class StopOnNonFinite(_EachStep):
             return None
         backend.sync_variables(self.model)
         if fault := self.model.data_faults.sentence(self.model.conditions):
-            return CorruptBatch(
-                f"loss is nan at training step {step}, as its batch is corrupt: {fault} Training stopped, and has not "
-                "learnt it.",
-                step,
-            )
+            what = f"loss is nan at training step {step}, as its batch is corrupt: {fault}"
+            return CorruptBatch(f"{what} Training stopped, and has not learnt it.", step)
         bins = ", ".join(key for key in logs if key.startswith(_BINS) and not math.isfinite(logs[key]))
-        return NonFiniteLoss(
-            f"{wrong[0]} is {float(logs[wrong[0]])} at training step {step}{' in ' * bool(bins)}{bins}: training "
-            "stopped. Usual causes: a learning rate that is too high, float16, images outside [-1, 1], labels outside "
-            "the classes.",
-            step,
-        )
+        what = f"{wrong[0]} is {float(logs[wrong[0]])} at training step {step}{' in ' * bool(bins)}{bins}"
+        causes = "a learning rate that is too high, float16, images outside [-1, 1], labels outside the classes"
+        return NonFiniteLoss(f"{what}: training stopped. Usual causes: {causes}.", step)
 
     def raise_if_stopped(self):
         """NonFiniteLoss, a FloatingPointError, with what happened, if this or another guard of the fit stopped it."""
@@ -164,9 +158,7 @@ class StopOnExplosion(_EachStep):
         growth = {name: value / max(usual.get(name, 0.0), 1e-30) for name, value in bins.items()}
         named = [name for name in bins if growth[name] >= min(self.factor, max(growth.values()))]
         told = ", ".join(f"{name} ({usual.get(name, 0.0):.3g} to {bins[name]:.3g})" for name in named)
-        return ExplodedLoss(
-            f"loss is {loss:.4g} at training step {step}, {loss / max(self._usual, 1e-30):.0f} times the "
-            f"{self._usual:.4g} that it was down to{' in ' * bool(told)}{told}: training stopped. Usual causes: a "
-            "learning rate that is too high, a corrupt batch.",
-            step,
-        )
+        times = f"{loss / max(self._usual, 1e-30):.0f} times the {self._usual:.4g} that it was down to"
+        what = f"loss is {loss:.4g} at training step {step}, {times}{' in ' * bool(told)}{told}"
+        causes = "a learning rate that is too high, a corrupt batch"
+        return ExplodedLoss(f"{what}: training stopped. Usual causes: {causes}.", step)

@@ -19,7 +19,9 @@ from keras import ops
 from keras_sid2 import backend, shapes, threefry
 from keras_sid2.config import register, settings
 from keras_sid2.parallel import replicas
-from keras_sid2.training.learning_rate import DECAYS, Decayed, Schedule, WarmedUp
+
+Schedule = keras.optimizers.schedules.LearningRateSchedule
+DECAYS = ("constant", "linear", "cosine", "inverse_sqrt")
 
 # On torch keras swaps in a class that updates all variables in one kernel. No optimizer is made to find it: that would
 # start the backend, and several processes have to find one another first.
@@ -63,12 +65,9 @@ class EmaAdam(_Adam):
         count = len(self._trainable_variables)
         extra = len(store.keys()) - len(self.variables)
         if extra not in (0, count):
-            warnings.warn(
-                f"The optimizer's state in the file is of {len(store.keys())} variables and this one has "
-                f"{len(self.variables)}, for other layers are frozen or another optimizer was saved: its moments begin "
-                "anew. Weights, averages and the count of steps are not touched by that.",
-                stacklevel=2,
-            )
+            sizes = f"of {len(store.keys())} variables, and this one has {len(self.variables)}"
+            cause = "other layers are frozen, or another optimizer was saved; weights and averages are not touched"
+            warnings.warn(f"The file's optimizer is {sizes}: its moments begin anew ({cause}).", stacklevel=2)
             return
         first = len(self.variables) - 2 * count - 1  # of the moments
         for i, variable in enumerate(self.variables):
@@ -96,6 +95,45 @@ def accumulated_losses(losses_of: Callable, inputs: dict, variables: Sequence, t
     pairs = zip(gradients, trainable, strict=True)
     zero = sum(ops.sum(g * (v.value - ops.stop_gradient(v.value))) for g, v in pairs)  # with the gradient of all losses
     return losses + zero / ops.cast(ops.size(losses), "float32")
+
+
+@register
+class WarmedUp(Schedule):
+    """`schedule`'s rate at each step, times a factor that rises from 1 / steps to 1 in the first `steps`."""
+
+    def __init__(self, schedule: Schedule, steps: int):
+        self.schedule, self.steps = schedule, steps
+
+    def __call__(self, step):
+        done = ops.minimum(ops.cast(step, "float32"), self.steps) / self.steps
+        first = 1.0 / self.steps
+        return self.schedule(step) * (first + (1.0 - first) * done)
+
+    def get_config(self):
+        return {"schedule": keras.saving.serialize_keras_object(self.schedule), "steps": self.steps}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config["schedule"]), config["steps"])
+
+
+@register
+class Decayed(Schedule):
+    """`rate` to step `start`, then "linear" or "cosine" to 0 at `stop`, or "inverse_sqrt": rate sqrt(start / step)."""
+
+    def __init__(self, rate: float, decay: str, start: int, stop: int | None = None):
+        self.rate, self.decay, self.start, self.stop = rate, decay, start, stop
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        if self.decay == "inverse_sqrt":
+            start = float(max(self.start, 1))
+            return self.rate * ops.sqrt(start / ops.maximum(step, start))
+        left = 1.0 - ops.clip((step - self.start) / (self.stop - self.start), 0.0, 1.0)
+        return self.rate * (left if self.decay == "linear" else 0.5 - 0.5 * ops.cos(math.pi * left))
+
+    def get_config(self):
+        return {name: getattr(self, name) for name in ("rate", "decay", "start", "stop")}
 
 
 @settings
@@ -136,10 +174,8 @@ class AdamRecipe:
     def __post_init__(self):
         scheduled = isinstance(self.learning_rate, Schedule)
         if not scheduled and not (shapes.is_number(self.learning_rate) and 0 < self.learning_rate < math.inf):
-            raise ValueError(
-                "learning_rate must be positive and finite, or a keras.optimizers.schedules.LearningRateSchedule, "
-                f"got {self.learning_rate!r}."
-            )
+            kinds = "positive and finite, or a keras.optimizers.schedules.LearningRateSchedule"
+            raise ValueError(f"learning_rate must be {kinds}, got {self.learning_rate!r}.")
         for field, least in (("warmup_steps", 0), ("accumulation_steps", 1)):
             object.__setattr__(self, field, shapes.whole_number(field, getattr(self, field), least))
         shapes.rate("ema_decay", self.ema_decay)
@@ -192,16 +228,13 @@ def usable(optimizer, *, float16: bool):
     """
     optimizer = keras.optimizers.get(optimizer)
     for part in _parts(optimizer):
+        name, steps = type(part).__name__, part.gradient_accumulation_steps
         if part.use_ema:
-            raise ValueError(
-                f"{type(part).__name__}(use_ema=True) would put averages in the place of weights at the end of fit: "
-                "a SiD2Model keeps averages itself; take EmaAdam, or AdamRecipe(ema_decay=...)."
-            )
-        if part.gradient_accumulation_steps:
-            raise ValueError(
-                f"{type(part).__name__}(gradient_accumulation_steps={part.gradient_accumulation_steps}) counts each "
-                "part of a batch as a step: AdamRecipe(accumulation_steps=...) accumulates within one."
-            )
+            advice = "a SiD2Model keeps averages itself; take EmaAdam, or AdamRecipe(ema_decay=...)"
+            raise ValueError(f"{name}(use_ema=True) would put averages in the place of weights: {advice}.")
+        if steps:
+            advice = "counts each part of a batch as a step: AdamRecipe(accumulation_steps=...) accumulates within one"
+            raise ValueError(f"{name}(gradient_accumulation_steps={steps}) {advice}.")
     decays = {part.ema_momentum for part in _parts(optimizer) if isinstance(part, EmaAdam)}
     if len(decays) > 1:
         raise ValueError(f"All parts of an optimizer must have one ema_momentum, got {sorted(decays)}.")
@@ -214,8 +247,3 @@ def usable(optimizer, *, float16: bool):
 def decay_of(optimizer) -> float | None:
     """Of the averages, as an EmaAdam says it; None without one."""
     return next((part.ema_momentum for part in _parts(optimizer) if isinstance(part, EmaAdam)), None)
-
-
-def gradient_norm_of(optimizer):
-    """The variable with the norm of the latest gradient, or None."""
-    return getattr(getattr(optimizer, "inner_optimizer", optimizer), "gradient_norm", None)

@@ -68,11 +68,9 @@ def proposed_preset(sample_shape, num_classes: int | None, *, size: str | None =
         raise ValueError(f"--size must be one of {', '.join(SIZES)}, got {size!r}.")
     chosen, patch = SIZES[size], _patch_and_depth(height, width)
     if patch is None:
-        rows, columns = _nearest_crop(height, width)
-        raise ValueError(
-            f"No network is proposed for {height} x {width}, which patches and halving do not divide: give "
-            f"--crop=center --image_size={rows}x{columns}, or prepare images of such a size."
-        )
+        advice = "give --crop=center --image_size={}x{}, or prepare such images".format(*_nearest_crop(height, width))
+        wrong = f"No network is proposed for {height} x {width}, which patches and halving do not divide"
+        raise ValueError(f"{wrong}: {advice}.")
     patch_size, depth = patch
     schedule = CosineSchedule() if side < 32 else CosineInterpolatedSchedule(round(side, 2), low=32.0)
     bias = round(float(np.interp(math.log2(side), np.log2(list(_BIAS)), list(_BIAS.values()))), 2)

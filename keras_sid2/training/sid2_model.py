@@ -3,13 +3,14 @@
     (1) t_i = frac(u + i / B), u ~ U(0, 1): each t_i is uniform, together they cover [0, 1] evenly
 
 Everything random in a training step is a function of (seed, step, example's place in the batch), step being the model's
-own count: runs repeat, and continue exactly from any file that holds model and optimizer. In evaluation it is a function
-of (seed, example's number) alone, so that the loss does not depend on the batches:
+own count: runs repeat, and continue exactly from any file that holds model and optimizer. In evaluation it is one of
+(seed, example's number) alone, so that the loss does not depend on the batches:
 
     (2) t_i = frac(u + i (sqrt(5) - 1) / 2), which cover [0, 1] evenly whatever their number is
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import keras
@@ -28,7 +29,7 @@ from keras_sid2.training.averaged_model import parameters
 from keras_sid2.training.checked_model import CheckedModel
 from keras_sid2.training.data_checks import DataFaults, check_sample_spec, unpack, without_faults
 from keras_sid2.training.frozen import freeze, frozen
-from keras_sid2.training.optimizer import AdamRecipe, accumulated_losses, gradient_norm_of
+from keras_sid2.training.optimizer import AdamRecipe, accumulated_losses
 from keras_sid2.training.preset import find_preset
 from keras_sid2.training.preset_folder import is_folder, load_preset, save_preset
 
@@ -36,11 +37,7 @@ _UNSAID = object()
 _TRAIN, _EVALUATE = range(2)  # streams of a seed: training steps and evaluation never share noise
 
 LOGSNR_EDGES = (-5.0, 0.0, 5.0)  # our choice: noise, structure, detail, texture
-
-
-def _bin_metrics() -> list[keras.metrics.Mean]:
-    bounds = ["min", *(f"{edge:g}" for edge in LOGSNR_EDGES), "max"]
-    return [keras.metrics.Mean(name=f"loss_logsnr_{a}_{b}") for a, b in zip(bounds, bounds[1:], strict=False)]
+_BINS = ("min_-5", "-5_0", "0_5", "5_max")
 
 
 def _of_objective(name: str) -> property:
@@ -120,9 +117,7 @@ class SiD2Model(CheckedModel):
         if objective is None:
             objective = DiffusionObjective.for_image_shape(shape, schedule, weighting, prediction)
         elif schedule is not None or weighting is not None or prediction != "v":
-            raise ValueError(
-                "Give an objective, or schedule, weighting and prediction, of which one is made, not both."
-            )
+            raise ValueError("Give an objective, or schedule, weighting and prediction, not both.")
         dropout_shares(label_dropout, conditions)  # refuses what are none
         threefry.key(seed)  # refuses what is no seed
         super().__init__(name=name, **{**kwargs, "autocast": False, "dtype": "float32"})
@@ -134,7 +129,8 @@ class SiD2Model(CheckedModel):
         self.label_dropout = dict(label_dropout) if isinstance(label_dropout, Mapping) else float(label_dropout)
         self.seed, self.recipe = int(seed), recipe or AdamRecipe()
         self._keep_averages(self.network, self.recipe.ema_decay)
-        self.bin_losses, self.data_faults = _bin_metrics(), DataFaults()
+        self.bin_losses = [keras.metrics.Mean(name=f"loss_logsnr_{name}") for name in _BINS]
+        self.data_faults = DataFaults()
         self.sampling_programs = {}
         self.non_finite = None  # the NonFiniteLoss that stopped fit
         self.built = True
@@ -175,7 +171,7 @@ class SiD2Model(CheckedModel):
             return load_preset(cls, preset, load_weights=load_weights, seed=seed, **options)
         return find_preset(preset).build(cls, seed=seed or 0, **options)
 
-    save_preset = save_preset
+    save_preset, generate, trajectory = save_preset, generate, trajectory
 
     # -- the training step -------------------------------------------------------------------------------------------
 
@@ -221,7 +217,7 @@ class SiD2Model(CheckedModel):
         inputs = self.corrupted(data, self._step_keys(_TRAIN, step), self._dropout)
         result = super().train_step(*state, (inputs,))
         logs, *state = result if state else (result,)
-        norm = gradient_norm_of(self.optimizer)
+        norm = getattr(getattr(self.optimizer, "inner_optimizer", self.optimizer), "gradient_norm", None)
         if norm is not None:
             values = state[0][2] if state else None
             logs["gradient_norm"] = backend.step_value(norm, self.optimizer.variables, values)
@@ -248,17 +244,14 @@ class SiD2Model(CheckedModel):
         """
         if "weight" not in inputs:
             return self.objective.velocity(self._predict(inputs, training=training, seed=inputs.get("seed")), inputs)
-        if training and self.recipe.accumulation_steps > 1:
-            variables, parts = (self.variables_of_step(), self.trainable_variables), self.recipe.accumulation_steps
+        if training and (parts := self.recipe.accumulation_steps) > 1:
+            variables = self.variables_of_step(), self.trainable_variables
             return accumulated_losses(lambda part: self.step_losses(part, True), inputs, *variables, parts)
         return self.step_losses(inputs, training)
 
     def step_losses(self, inputs: Mapping, training: bool | None):
         """The objective's losses, float32 [B], of a corrupted batch or microbatch."""
-
-        def predict(given):
-            return self._predict(given, training=training, seed=inputs.get("seed"))
-
+        predict = functools.partial(self._predict, training=training, seed=inputs.get("seed"))
         return self.objective.losses(predict, inputs)
 
     def variables_of_step(self) -> list:
@@ -281,11 +274,6 @@ class SiD2Model(CheckedModel):
     @property
     def losses(self):
         return _ExampleLosses(super().losses, self)
-
-    # -- sampling ----------------------------------------------------------------------------------------------------
-
-    generate = generate
-    trajectory = trajectory
 
     # -- saving ------------------------------------------------------------------------------------------------------
 
@@ -325,8 +313,6 @@ def _built(network, shape: tuple[int, ...], conditions: Mapping):
         call_network(network, {"z_t": ops.zeros((1, *shape)), "logsnr": ops.zeros((1,)), **null_like(conditions, 1)})
     half = [v for v in parameters(network) if v.dtype != "float32"]
     if half:
-        raise ValueError(
-            f"The weights of a network must be float32, for small steps are lost in others, and {half[0].path} is "
-            f"{half[0].dtype}: make it with dtype='mixed_bfloat16', which computes in bfloat16."
-        )
+        advice = "make it with dtype='mixed_bfloat16', which computes in bfloat16"
+        raise ValueError(f"The weights of a network must be float32, and {half[0].path} is {half[0].dtype}: {advice}.")
     return network

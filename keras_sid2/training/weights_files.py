@@ -48,11 +48,9 @@ def check_weights_file(path: str | os.PathLike, model):
     for name in sorted({*wanted, *there}):
         if wanted.get(name) != there.get(name):
             has, needs = (f"{list(s[name])}" if name in s else "none" for s in (there, wanted))
-            raise ValueError(
-                f"{path} does not hold the weights of this model's network: of {name[len(_PART) :]} it has {has}, and "
-                f"the network {needs}. Make the model that it is of (a .keras file: keras.saving.load_model), or pass "
-                "skip_mismatch=True to load what fits."
-            )
+            differs = f"of {name.removeprefix(_PART)} it has {has}, and the network {needs}"
+            advice = "Make the model that it is of, or pass skip_mismatch=True to load what fits."
+            raise ValueError(f"{path} does not hold the weights of this model's network: {differs}. {advice}")
 
 
 def _shapes_of(model) -> dict[str, tuple]:
