@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_sid2.backend import steps_done
 from keras_sid2.callbacks.saving import write_grid
-from keras_sid2.checkpoints import first_line
+from keras_sid2.checkpoints.manifest import first_line
 from keras_sid2.generation.request import SampleRequest
 from keras_sid2.io.atomic import drop_lines_after
 

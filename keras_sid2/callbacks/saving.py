@@ -1,7 +1,6 @@
 """Callbacks for training by steps: an "epoch" of fit is a log interval, the steps between two lines of the log."""
 
 import contextlib
-import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
@@ -9,7 +8,8 @@ import keras
 import numpy as np
 
 from keras_sid2.backend import steps_done
-from keras_sid2.checkpoints import PortableSaver, ShardedSaver, checkpoints, first_line
+from keras_sid2.checkpoints import PortableSaver, ShardedSaver, checkpoints
+from keras_sid2.checkpoints.manifest import first_line
 from keras_sid2.io.image_files import image_grid, write_png
 
 
@@ -35,27 +35,17 @@ class SaveCheckpoints(keras.callbacks.Callback):
     model only and checkpoints are to be portable.
 
     Args:
-        directory, keep, keep_every, about: as `save_checkpoint`.
+        directory: as `save_checkpoint`.
         every: steps.
         note: called with a sentence when a checkpoint could not be written.
         sharded: whether they are sharded (jax), and not portable.
+        options: keep, keep_every and about, as `save_checkpoint`.
     """
 
-    def __init__(
-        self,
-        directory: str | os.PathLike,
-        *,
-        every: int,
-        keep: int,
-        keep_every: int = 0,
-        about: dict | None = None,
-        note: Callable[[str], None] = print,
-        sharded: bool = False,
-    ):
+    def __init__(self, directory, *, every: int, note: Callable[[str], None] = print, sharded: bool = False, **options):
         super().__init__()
         self.directory, self.every, self.note = directory, every, note
-        saver = ShardedSaver if sharded else PortableSaver
-        self.saver = saver(directory, keep=keep, keep_every=keep_every, about=about)
+        self.saver = (ShardedSaver if sharded else PortableSaver)(directory, **options)
         self._saved = self._begun = None  # the steps of the latest one that is written, and that was begun
 
     def on_train_begin(self, logs=None):
@@ -118,15 +108,7 @@ class SampleGrids(keras.callbacks.Callback):
     """
 
     def __init__(
-        self,
-        directory,
-        *,
-        every: int,
-        labels=None,
-        num_images=None,
-        generate_options=None,
-        log_image=None,
-        note: Callable[[str], None] = print,
+        self, directory, *, every, labels=None, num_images=None, generate_options=None, log_image=None, note=print
     ):
         super().__init__()
         self.note, self.log_image = note, log_image

@@ -1,7 +1,7 @@
 """Checkpoints of a run, portable and sharded."""
 
 from keras_sid2 import renamed
-from keras_sid2.checkpoints.loading import first_reason, load_model, unreadable
+from keras_sid2.checkpoints.loading import first_reason, load_model
 from keras_sid2.checkpoints.manifest import (
     ARRAYS,
     CONFIG,
@@ -15,7 +15,6 @@ from keras_sid2.checkpoints.manifest import (
     checkpoints,
     corrupt_checkpoints,
     fault,
-    first_line,
     newest_sound,
     remove_unfinished,
 )
@@ -40,11 +39,9 @@ __all__ = [
     "checkpoints",
     "corrupt_checkpoints",
     "fault",
-    "first_line",
     "first_reason",
     "load_model",
     "newest_sound",
     "remove_unfinished",
     "save_checkpoint",
-    "unreadable",
 ]

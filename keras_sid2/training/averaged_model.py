@@ -9,6 +9,7 @@ lie and never exchanged with the weights.
 """
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 
@@ -40,32 +41,24 @@ def step_momentum(step, decay: float, warm_up: bool):
 
 
 class AveragedModel(keras.Model):
-    """A Keras model around one `network`, which keeps `step` and averages of the network's weights.
+    """A Keras model around one `network`, which keeps `step` and averages of the network's weights, as `recipe` says.
 
     `get_weights` gives the count, the averages and the weights, `set_weights` takes them, or the network's weights
     alone, which are the averages then, too. Whoever changes the weights otherwise calls `reset_averages()`.
     """
 
-    ema_warm_up = False  # of Eq. (1)
-
-    def _keep_averages(self, network, decay: float):
-        """Makes the variables; `network` has its weights."""
-        self.ema_decay, self._usual_decay, self._chosen = decay, decay, False
+    def _keep_averages(self):
+        """Makes the variables; the network has its weights."""
+        self.ema_decay, self._chosen = self.recipe.ema_decay, False
         self._reads_averages = self._traced_with_averages = False
-        self._missing: set[int] = set()  # averages that the file last loaded did not have
-        only = {"trainable": False, "aggregation": "only_first_replica"}
+        self._missing: list[int] = []  # averages that the file last loaded did not have
+        variable = functools.partial(keras.Variable, trainable=False, aggregation="only_first_replica")
+        names = [(v, f"{v.path.replace('/', '_')}_average") for v in parameters(self.network)]
         with keras.name_scope(self.name):
-            self.step = keras.Variable(0, dtype="int32", name="step", **only)
+            self.step = variable(0, dtype="int32", name="step")
             self._averages = [
-                keras.Variable(
-                    initializer="zeros",
-                    shape=v.shape,
-                    dtype="float32",
-                    layout=getattr(v, "_layout", None),
-                    name=f"{v.path.replace('/', '_')}_average",
-                    **only,
-                )
-                for v in parameters(network)
+                variable("zeros", v.shape, "float32", layout=getattr(v, "_layout", None), name=name)
+                for v, name in names
             ]
 
     def _pairs(self) -> list[tuple]:
@@ -82,11 +75,11 @@ class AveragedModel(keras.Model):
 
     def _average_with(self, decay: float | None):
         """From now on with this decay; None is that of before, or no averages at all where there were none yet."""
-        if decay is None and not self._chosen and not steps_done(self):
-            self.ema_decay = None
         if decay is not None:
             self._complete()
             self.ema_decay = decay
+        elif not self._chosen and not steps_done(self):
+            self.ema_decay = None
         self._chosen = True
 
     @property
@@ -106,19 +99,17 @@ class AveragedModel(keras.Model):
 
     def reset_averages(self):
         """The averages become the weights of now."""
-        self._missing = set(range(len(self._averages)))
+        self._missing = list(range(len(self._averages)))
         self._complete()
 
     def _complete(self):
         """Averages that a file did not have are its weights, which keras loads after them; so are those of no decay."""
         backend.sync_variables(self)
-        if self.ema_decay is None:
-            self._missing = set(range(len(self._averages)))
-        if self._missing:
-            pairs = self._pairs()
-            for weight, average in (pairs[i] for i in self._missing):
-                average.assign(ops.copy(weight.value))
-            self._missing = set()
+        missing = range(len(self._averages)) if self.ema_decay is None else self._missing
+        pairs = self._pairs() if missing else []
+        for weight, average in (pairs[i] for i in missing):
+            average.assign(ops.copy(weight.value))
+        self._missing = []
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -136,7 +127,7 @@ class AveragedModel(keras.Model):
 
     def _count_step(self):
         if self.ema_decay is not None:
-            momentum = step_momentum(self.step.value, self.ema_decay, self.ema_warm_up)
+            momentum = step_momentum(self.step.value, self.ema_decay, self.recipe.ema_warmup)
             weights, averages = zip(*self._pairs(), strict=True)
             backend.update_averages(averages, weights, momentum, assign=replicas.update)
         replicas.update([self.step], [self.step.value + 1])
@@ -207,7 +198,7 @@ class AveragedModel(keras.Model):
     def _take_averages(self, given: bool):
         """Averages that were given are used, also where an optimizer without any had made the model one without."""
         if given and self.ema_decay is None:
-            self.ema_decay = self._usual_decay
+            self.ema_decay = self.recipe.ema_decay
 
     def save_own_variables(self, store):
         """keras's hook: "step", and the averages, if there are any, by number."""
@@ -224,14 +215,14 @@ class AveragedModel(keras.Model):
         for i, average in enumerate(self._averages):
             if fits[i]:
                 average.assign(values[str(i)])
-        self._missing = {i for i, there in enumerate(fits) if not there}
+        self._missing = [i for i, there in enumerate(fits) if not there]
         self._take_averages(any(fits))
 
     def load_weights(self, filepath, **kwargs):
-        """keras's load_weights, all or nothing: ValueError, and no weight changed, for those of another network.
+        """keras's load_weights, atomic: ValueError, and no weight changed, for those of another network.
 
-        Weights, averages and the count of steps are those of the file, whether the model is compiled or not; where a
-        file has no averages they are its weights. skip_mismatch=True loads what fits and leaves the rest as it is.
+        Averages and the count of steps are the file's, too; where it has no averages they are its weights.
+        skip_mismatch=True loads what fits and leaves the rest as it is.
         """
         if not kwargs.get("skip_mismatch"):
             check_weights_file(filepath, self)
@@ -247,11 +238,8 @@ class AveragedModel(keras.Model):
 
 
 def _of_optimizer(store, count: int) -> dict:
-    """The count of steps and the averages, by number, as the optimizer had them before version 0.2.
-
-    Its first variable is the counter. EmaAdam's others: perhaps a rate, `count` averages, two moments each, a
-    gradient's norm.
-    """
+    """The count of steps and the averages, by number, as the optimizer had them before version 0.2: its variables were
+    the counter, and of an EmaAdam perhaps a rate, `count` averages, two moments each, a gradient's norm."""
     file = getattr(store, "h5_file", {})
     found = file["optimizer/vars"] if "optimizer/vars" in file else {}
     first = len(found) - 3 * count - 1

@@ -43,7 +43,6 @@ class CheckedModel(AveragedModel):
         check_model(self)
         self.optimizer.build(self.trainable_variables)
         self._average_with(decay_of(self.optimizer))
-        self.ema_warm_up = self.recipe.ema_warmup
         self.sampling_programs.clear()
 
     def new_optimizer(self):

@@ -16,7 +16,7 @@ import pathlib
 import keras
 
 from keras_sid2.backend import steps_done
-from keras_sid2.checkpoints import first_reason, unreadable
+from keras_sid2.checkpoints.loading import first_reason, unreadable
 from keras_sid2.io.atomic import file_sha256, read_json, write_json, written_folder
 from keras_sid2.training.preset import list_presets
 from keras_sid2.training.weights_files import save_weights

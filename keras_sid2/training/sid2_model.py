@@ -128,7 +128,7 @@ class SiD2Model(CheckedModel):
             raise ValueError(f"no_label must be an integer that is no class, such as -1, got {no_label!r}.")
         self.label_dropout = dict(label_dropout) if isinstance(label_dropout, Mapping) else float(label_dropout)
         self.seed, self.recipe = int(seed), recipe or AdamRecipe()
-        self._keep_averages(self.network, self.recipe.ema_decay)
+        self._keep_averages()
         self.bin_losses = [keras.metrics.Mean(name=f"loss_logsnr_{name}") for name in _BINS]
         self.data_faults = DataFaults()
         self.sampling_programs = {}
