@@ -60,8 +60,7 @@ class ShardedSaver:
         check_available()
         self._directory, self._about = pathlib.Path(directory).absolute(), about
         self._kept = {"keep": keep, "keep_every": keep_every}
-        self._thread: threading.Thread | None = None
-        self._error: Exception | None = None
+        self._thread = self._error = None
         self._start: int | None = None  # random, alike in all processes, unlike at every start of a run
 
     def check(self, model):
@@ -220,9 +219,9 @@ def _tell_part(temporary: pathlib.Path, writes: bool):
 
 def _leave_reason(temporary: pathlib.Path, error: Exception):
     """Leaves a line for the first process, which is the one that is heard; on a full disk it may not be able to."""
-    reason = manifest.first_line(_as_os_error(error))
     with contextlib.suppress(OSError):
-        (temporary / _REASON.format(processes.index())).write_text(reason[:_LONGEST_REASON])
+        reason = manifest.first_line(_as_os_error(error))[:_LONGEST_REASON]
+        (temporary / _REASON.format(processes.index())).write_text(reason)
 
 
 def _parts(temporary: pathlib.Path) -> dict[str, dict]:
@@ -231,8 +230,8 @@ def _parts(temporary: pathlib.Path) -> dict[str, dict]:
     for index in range(processes.count()):
         told, reason = (temporary / name.format(index) for name in (_PART, _REASON))
         if reason.exists() or not told.exists():
-            why = reason.read_text()[:_LONGEST_REASON] if reason.exists() else ""
-            raise OSError(errno.EIO, f"process {index} could not write its part{': ' * bool(why)}{why}")
+            why = f": {reason.read_text()}" if reason.exists() else ""
+            raise OSError(errno.EIO, f"process {index} could not write its part{why}")
         files |= json.loads(told.read_text())
         told.unlink()
     return files

@@ -21,8 +21,8 @@ class CheckedModel(AveragedModel):
         """keras's compile; `optimizer` None is the recipe's.
 
         Weights, averages and `step` stay as they are; a new optimizer begins anew, with its own warm-up and moments.
-        An EmaAdam averages with its decay; another optimizer not, unless there are averages already. A network that
-        computes in float16 gets a LossScaleOptimizer around it, as in Keras.
+        An EmaAdam averages with its decay; another optimizer not, unless there are averages already. In float16 it is
+        put into a LossScaleOptimizer, as in Keras.
 
         Raises ValueError for a loss or metrics, as it has both; for an optimizer that averages or accumulates by
         itself, or was built for other variables; and where the mesh of `distribute` cannot hold it.
@@ -78,7 +78,7 @@ class CheckedModel(AveragedModel):
     def evaluate(self, x=None, y=None, batch_size=None, *args, use_ema: bool = True, **kwargs):
         """keras's evaluate, with the averaged weights unless use_ema is False; the same noise every time.
 
-        Raises ValueError, as fit does, also for a wrong label or float image in a later batch.
+        Raises ValueError as fit does, and for a wrong label or float image in a later batch.
         """
         self._check_compiled("evaluate")
         _check_callbacks(kwargs.get("callbacks"))
@@ -92,10 +92,7 @@ class CheckedModel(AveragedModel):
         return result
 
     def predict(self, x, *args, use_ema: bool = True, **kwargs):
-        """keras's predict: v_hat of the averaged weights for {"z_t", "logsnr", "label"}; see `call`.
-
-        Raises ValueError for anything else: `generate` draws images.
-        """
+        """keras's predict: v_hat of the averaged weights for {"z_t", "logsnr", "label"}; ValueError for others."""
         x, first = peek(x)
         _check_inputs(first[0] if isinstance(first, tuple) else first)
         _check_callbacks(kwargs.get("callbacks"))

@@ -25,24 +25,20 @@ def unpack(data, conditions: Mapping | None = None):
     """(samples, values by the conditions' names) of a batch.
 
     A batch is {"image" or "video", conditions...}, (such a dict or samples, y), or samples; y is a dict, too, or the
-    only condition, or the label. What the model is not conditioned on is passed over.
-
-    Raises ValueError for sample weights, which SiD2's loss has no place for, and for a dict without samples.
+    only condition, or the label; other values are ignored. ValueError for sample weights and a dict without samples.
     """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     if sample_weight is not None:
         raise ValueError("SiD2Model takes no sample_weight or class_weight: its loss weights noise levels only.")
-    given, conditions = {}, conditions or {}
-    if isinstance(y, Mapping):
-        given |= y
-    elif y is not None and conditions:
+    conditions = conditions or {}
+    given = dict(y) if isinstance(y, Mapping) else {}
+    if y is not None and not isinstance(y, Mapping) and conditions:
         given["label" if "label" in conditions else next(iter(conditions))] = y
     if isinstance(x, Mapping):
-        key = next((key for key in _SAMPLES if key in x), None)
-        if key is None:
-            raise ValueError(f'A batch that is a dict needs the key "image", got {", ".join(map(repr, x))}.')
         given |= x
-        x = x[key]
+        x = next((x[key] for key in _SAMPLES if key in x), None)
+        if x is None:
+            raise ValueError(f'A batch that is a dict needs the key "image", got {", ".join(map(repr, given))}.')
     return x, {name: given[name] for name in conditions if name in given}
 
 
@@ -138,10 +134,9 @@ def peek(x, y=None) -> tuple[object, object]:
         return None, None
     if hasattr(x, "shape") or isinstance(x, dict | list | tuple):
         return x, (x, y)
-    if isinstance(x, types.GeneratorType):
-        first = next(x, None)
-        again = (batch for batch in itertools.chain([first], x))  # keras wants a generator
-        return (x if first is None else again), first
     if isinstance(x, keras.utils.PyDataset):
         return x, x[0]
-    return x, next(iter(x), None)
+    first = next(iter(x), None)
+    if isinstance(x, types.GeneratorType) and first is not None:
+        x = (batch for batch in itertools.chain([first], x))  # keras wants a generator
+    return x, first

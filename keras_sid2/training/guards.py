@@ -30,17 +30,13 @@ class CorruptBatch(NonFiniteLoss, ValueError):
 class _EachStep(keras.callbacks.Callback):
     """Looks at each step's values, one step late, until it stops fit: so no accelerator waits for the host.
 
-    Subclasses have
-
-        _look(step, count, logs) -> NonFiniteLoss | None
-
-    for step `step`, counted from 1, which is the `count`-th of its epoch; `logs` are the means over the epoch so far.
+    A subclass has _look(step, count, logs) -> NonFiniteLoss | None, for step `step`, counted from 1, which is the
+    `count`-th of its epoch; `logs` are the means over the epoch so far.
     """
 
     def __init__(self):
         super().__init__()
-        self._unread = None
-        self._stopped = False
+        self._unread, self._stopped = None, False
         self._before_epoch = self._step = 0
 
     def on_train_begin(self, logs=None):
@@ -67,10 +63,8 @@ class _EachStep(keras.callbacks.Callback):
 
 
 class StopOnNonFinite(_EachStep):
-    """Stops fit at the first step whose loss or gradient norm is NaN or infinite.
-
-    That it looks one step late does no harm, since `EmaAdam` applies no gradient that is not finite.
-    """
+    """Stops fit at the first step whose loss or gradient norm is NaN or infinite; one step late, which does no harm,
+    since `EmaAdam` applies no gradient that is not finite."""
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
@@ -144,10 +138,7 @@ class StopOnExplosion(_EachStep):
         return None
 
     def _of_step(self, name: str, count: int, logs: dict) -> float:
-        """Of the steps since the latest look, as a rule one; the logs are means over the epoch.
-
-        For a bin of noise levels it is about that: its number of examples varies a little from step to step.
-        """
+        """Of the steps since the latest look, as a rule one; about that of a bin, whose number of examples varies."""
         before, earlier = self._before
         sum_before = before * float(earlier[name]) if before else 0.0
         return (count * float(logs[name]) - sum_before) / (count - before)

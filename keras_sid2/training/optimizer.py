@@ -222,10 +222,8 @@ def _parts(optimizer) -> list:
 
 
 def usable(optimizer, *, float16: bool):
-    """`optimizer` as compile() takes it, in a LossScaleOptimizer where the network computes in float16.
-
-    Raises ValueError for those that count or average in ways that a SiD2Model does not see.
-    """
+    """`optimizer` as compile() takes it, in a LossScaleOptimizer for float16; ValueError for one that averages or
+    accumulates by itself."""
     optimizer = keras.optimizers.get(optimizer)
     for part in _parts(optimizer):
         name, steps = type(part).__name__, part.gradient_accumulation_steps

@@ -54,8 +54,8 @@ class Preset:
         for name in values:
             if name not in fields:
                 raise ValueError(f"A preset has no {name!r}{near(name, fields)}")
-        given = {"schedule": schedule, "weighting": weighting, "prediction": prediction}
-        given = {name: value for name, value in given.items() if value is not None}
+        parts = {"schedule": schedule, "weighting": weighting, "prediction": prediction}
+        given = {name: value for name, value in parts.items() if value is not None}
         if objective is None:
             _require({"schedule", "weighting"} <= {*given}, "needs an objective, or schedule and weighting")
             objective = DiffusionObjective(**given)
