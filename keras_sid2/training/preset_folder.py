@@ -8,7 +8,6 @@
 """
 
 import contextlib
-import copy
 import datetime
 import os
 import pathlib
@@ -76,8 +75,12 @@ def load_preset(
     config, metadata = (_read(folder / name) for name in (CONFIG, METADATA))
     if load_weights and metadata.get("weights_sha256") != file_sha256(folder / WEIGHTS):
         raise ValueError(f"{folder / WEIGHTS} is damaged: its SHA-256 is not what {METADATA} says.")
+    changes = {"dtype": dtype, "remat": remat or None}
+    with contextlib.suppress(KeyError, TypeError):  # what is no model is told below
+        config["config"]["network"]["config"] |= {k: v for k, v in changes.items() if v is not None}
+        config["config"] |= {} if seed is None else {"seed": seed}
     try:
-        model = keras.saving.deserialize_keras_object(_changed(config, seed=seed, dtype=dtype, remat=remat))
+        model = keras.saving.deserialize_keras_object(config)
     except Exception as error:  # keras raises many kinds
         raise unreadable(error, folder / CONFIG, "model") from error
     if not isinstance(model, kind):
@@ -85,15 +88,6 @@ def load_preset(
     if load_weights:
         model.load_weights(folder / WEIGHTS)
     return model
-
-
-def _changed(config: dict, *, seed, dtype, remat: bool) -> dict:
-    config = copy.deepcopy(config)
-    with contextlib.suppress(KeyError, TypeError):  # what is no model is told later
-        network = config["config"]["network"]["config"]
-        network |= {**({"dtype": dtype} if dtype is not None else {}), **({"remat": True} if remat else {})}
-        config["config"] |= {"seed": seed} if seed is not None else {}
-    return config
 
 
 def _read(path: pathlib.Path) -> dict:

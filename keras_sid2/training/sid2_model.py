@@ -11,6 +11,7 @@ own count: runs repeat, and continue exactly from any file that holds model and 
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping
 
 import keras
@@ -37,14 +38,13 @@ _UNSAID = object()
 _TRAIN, _EVALUATE = range(2)  # streams of a seed: training steps and evaluation never share noise
 
 LOGSNR_EDGES = (-5.0, 0.0, 5.0)  # our choice: noise, structure, detail, texture
-_BINS = ("min_-5", "-5_0", "0_5", "5_max")
 
 
 def _of_objective(name: str) -> property:
-    def exchange(self, value):
+    def replace(self, value):
         self.objective = dataclasses.replace(self.objective, **{name: value})
 
-    return property(lambda self: getattr(self.objective, name), exchange)
+    return property(lambda self: getattr(self.objective, name), replace)
 
 
 class _ExampleLosses(list):
@@ -129,7 +129,8 @@ class SiD2Model(CheckedModel):
         self.label_dropout = dict(label_dropout) if isinstance(label_dropout, Mapping) else float(label_dropout)
         self.seed, self.recipe = int(seed), recipe or AdamRecipe()
         self._keep_averages()
-        self.bin_losses = [keras.metrics.Mean(name=f"loss_logsnr_{name}") for name in _BINS]
+        bounds = ("min", *map("{:g}".format, LOGSNR_EDGES), "max")
+        self.bin_losses = [keras.metrics.Mean(name=f"loss_logsnr_{a}_{b}") for a, b in itertools.pairwise(bounds)]
         self.data_faults = DataFaults()
         self.sampling_programs = {}
         self.non_finite = None  # the NonFiniteLoss that stopped fit
@@ -291,8 +292,9 @@ class SiD2Model(CheckedModel):
         """Also of version 0.1 and 0.2, which had schedule, weighting and prediction in place of an objective."""
         config = dict(config)
         paths, decay = config.pop("frozen", ()), config.pop("ema_decay", _UNSAID)
-        for part in {*cls.PARTS, "schedule", "weighting"} & {*config}:
-            config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects=custom_objects)
+        for part in (*cls.PARTS, "schedule", "weighting"):
+            if part in config:
+                config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects=custom_objects)
         model = cls(**config)
         freeze(model.network, paths)
         if decay is not _UNSAID:
