@@ -42,8 +42,10 @@ def as_image_shape(value) -> tuple[int, ...]:
     with contextlib.suppress(ValueError):
         if len(shape := as_shape("", value)) in (3, 4):
             return shape
-    kinds = "(height, width, channels), three integers >= 1, or (frames, height, width, channels) of clips"
-    raise ValueError(f"image_shape must be {kinds}, got {value!r}.")
+    raise ValueError(
+        "image_shape must be (height, width, channels), three integers >= 1, or (frames, height, width, channels) "
+        f"of clips, got {value!r}."
+    )
 
 
 def square_side(image_shape) -> tuple[int | None, str]:

@@ -37,8 +37,7 @@ class MeasureSamples(keras.callbacks.Callback):
             done, distances in all)), gives a `keras_sid2.evaluation.Measurement`; `functools.partial(evaluate,
             features=..., reference=...)`.
         every: steps.
-        labels, num_images: of the images, as `SampleRequest`.
-        generate_options: of `SampleRequest`.
+        labels, num_images, generate_options: of the images, as `SampleRequest`.
         path: of a file that gets a line of JSON each time: step, seconds, metrics, measured, drawn.
         grids: folder that gets a grid of the first images each time, step_NNN.png; None: none.
         log: called with (step, metrics); for TensorBoard.
@@ -69,8 +68,7 @@ class MeasureSamples(keras.callbacks.Callback):
         self.measure, self.every, self.labels, self.num_images = measure, every, labels, num_images
         self.generate_options, self.path = dict(generate_options or {}), pathlib.Path(path)
         self.grids, self.log, self.note = None if grids is None else pathlib.Path(grids), log, note
-        self._since: float | None = None  # the end of the one before, or the beginning of training
-        self._before = "training began"
+        self._since, self._before = None, "training began"  # or the end of "the last one"
 
     def on_train_begin(self, logs=None):
         self._since = self._since or time.perf_counter()

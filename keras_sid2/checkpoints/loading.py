@@ -42,8 +42,12 @@ def load_model(path: str | os.PathLike):
     path = pathlib.Path(path)
     sharded = path.is_dir() and checkpoint_format(path) == SHARDED
     file = path / MODEL if path.is_dir() and not sharded else path
+    if sharded and backend.name() != "jax":
+        advice = "KERAS_BACKEND=jax sid2-export --workdir=RUN --out=model.keras makes a file of it for all backends"
+        wrong = f"{path} is a sharded checkpoint, which jax alone reads, and this is {backend.name()}"
+        raise ValueError(f"{wrong}: {advice}.")
     if sharded:
-        _check_backend(path)
+        check_available()
     try:
         with _alike():
             model = _load_sharded(path.absolute()) if sharded else keras.saving.load_model(file)
@@ -66,15 +70,6 @@ def _alike() -> Iterator[None]:
         yield
     finally:
         random.setstate(state)
-
-
-def _check_backend(path: pathlib.Path):
-    if backend.name() != "jax":
-        advice = "KERAS_BACKEND=jax sid2-export --workdir=RUN --out=model.keras makes a file of it for all backends"
-        raise ValueError(
-            f"{path} is a sharded checkpoint, which jax alone reads, and this is {backend.name()}: {advice}."
-        )
-    check_available()
 
 
 def _load_sharded(path: pathlib.Path):

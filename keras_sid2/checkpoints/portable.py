@@ -3,12 +3,10 @@
 import errno
 import os
 import pathlib
-import shutil
 import tempfile
 
 from keras_sid2.backend import steps_done
 from keras_sid2.checkpoints.manifest import MODEL, PORTABLE, checkpoint_path, finish_checkpoint, prune
-from keras_sid2.io.atomic import umask
 from keras_sid2.parallel import processes, replicas
 
 
@@ -22,13 +20,11 @@ def save_checkpoint(
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     path = checkpoint_path(directory, steps_done(model))
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=directory))
-    try:
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=directory, ignore_cleanup_errors=True) as folder:
+        temporary = pathlib.Path(folder) / f".writing-{path.name}"
+        temporary.mkdir()  # with the mode that the umask says, which the folder around it has not
         replicas.save(model, temporary / MODEL)
-        temporary.chmod(0o777 & ~umask())
         finish_checkpoint(temporary, path, version=PORTABLE, about=about)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     prune(directory, keep=keep, keep_every=keep_every)
     return path
 

@@ -87,10 +87,8 @@ class AveragedModel(keras.Model):
         return self.ema_decay is not None and bool(steps_done(self))
 
     def averages(self) -> list | None:
-        """The averaged weights, variables in the order of the network's `trainable_variables`.
-
-        None before the first step, and where the optimizer is no EmaAdam and none was before.
-        """
+        """The averaged weights, variables in the order of the network's `trainable_variables`; None before the first
+        step, and where the optimizer is no EmaAdam and none was before."""
         self._complete()
         if not self._has_averages:
             return None

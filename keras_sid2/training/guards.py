@@ -34,10 +34,7 @@ class _EachStep(keras.callbacks.Callback):
     `count`-th of its epoch; `logs` are the means over the epoch so far.
     """
 
-    def __init__(self):
-        super().__init__()
-        self._unread, self._stopped = None, False
-        self._before_epoch = self._step = 0
+    _unread, _stopped, _step, _before_epoch = None, False, 0, 0
 
     def on_train_begin(self, logs=None):
         self._step, self._unread, self._stopped = steps_done(self.model), None, False

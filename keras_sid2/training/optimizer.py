@@ -205,14 +205,8 @@ class AdamRecipe:
 
     def build(self) -> EmaAdam:
         """A new optimizer."""
-        return EmaAdam(
-            self.rate(),
-            beta_1=self.beta_1,
-            beta_2=self.beta_2,
-            epsilon=self.epsilon,
-            global_clipnorm=self.clip_norm or None,
-            ema_momentum=self.ema_decay,
-        )
+        same = {name: getattr(self, name) for name in ("beta_1", "beta_2", "epsilon")}
+        return EmaAdam(self.rate(), global_clipnorm=self.clip_norm or None, ema_momentum=self.ema_decay, **same)
 
 
 def _parts(optimizer) -> list:
