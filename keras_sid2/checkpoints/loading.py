@@ -60,10 +60,8 @@ def load_model(path: str | os.PathLike):
 
 @contextlib.contextmanager
 def _alike() -> Iterator[None]:
-    """Weights made in it, before they are loaded, are the same in all processes: jax refuses others on a common mesh.
-
-    keras draws the seeds of its initializers from Python's random numbers, which are as before behind it.
-    """
+    """Weights made in it, before they are loaded, are the same in all processes: jax refuses others on a common mesh,
+    and keras draws the seeds of its initializers from Python's random numbers."""
     state = random.getstate()
     random.seed(0)
     try:

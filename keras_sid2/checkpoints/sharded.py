@@ -25,7 +25,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from keras_sid2 import backend
-from keras_sid2.backend import steps_done
 from keras_sid2.checkpoints import manifest
 from keras_sid2.checkpoints.manifest import ARRAYS, CONFIG, SHARDED
 from keras_sid2.checkpoints.portable import raise_together
@@ -72,7 +71,7 @@ class ShardedSaver:
         OSError, on every process, if either fails.
         """
         self.wait()
-        path = manifest.checkpoint_path(self._directory, steps_done(model))
+        path = manifest.checkpoint_path(self._directory, backend.steps_done(model))
         if self._start is None:  # not of Python's random numbers, which a run seeds alike at every start
             self._start = processes.from_first(secrets.randbits(30))
         temporary = path.with_name(f"{_WRITING}{path.name}-{self._start}-{next(_numbers)}")

@@ -18,7 +18,6 @@ import numpy as np
 from keras import ops
 
 from keras_sid2 import backend
-from keras_sid2.backend import steps_done
 from keras_sid2.checkpoints import first_reason
 from keras_sid2.conditions import call_network
 from keras_sid2.parallel import replicas
@@ -78,13 +77,13 @@ class AveragedModel(keras.Model):
         if decay is not None:
             self._complete()
             self.ema_decay = decay
-        elif not self._chosen and not steps_done(self):
+        elif not self._chosen and not backend.steps_done(self):
             self.ema_decay = None
         self._chosen = True
 
     @property
     def _has_averages(self) -> bool:
-        return self.ema_decay is not None and bool(steps_done(self))
+        return self.ema_decay is not None and bool(backend.steps_done(self))
 
     def averages(self) -> list | None:
         """The averaged weights, variables in the order of the network's `trainable_variables`; None before the first

@@ -5,7 +5,6 @@ import math
 import keras
 
 from keras_sid2 import backend
-from keras_sid2.backend import steps_done
 
 _BLOCK = 20  # steps in a row whose mean is usual
 _BINS = "loss_logsnr"  # how the names of the losses by noise level begin
@@ -37,7 +36,7 @@ class _EachStep(keras.callbacks.Callback):
     _unread, _stopped, _step, _before_epoch = None, False, 0, 0
 
     def on_train_begin(self, logs=None):
-        self._step, self._unread, self._stopped = steps_done(self.model), None, False
+        self._step, self._unread, self._stopped = backend.steps_done(self.model), None, False
 
     def on_epoch_begin(self, epoch, logs=None):
         self._before_epoch = self._step

@@ -34,7 +34,6 @@ from keras_sid2.training.optimizer import AdamRecipe, accumulated_losses
 from keras_sid2.training.preset import find_preset
 from keras_sid2.training.preset_folder import is_folder, load_preset, save_preset
 
-_UNSAID = object()
 _TRAIN, _EVALUATE = range(2)  # streams of a seed: training steps and evaluation never share noise
 
 LOGSNR_EDGES = (-5.0, 0.0, 5.0)  # our choice: noise, structure, detail, texture
@@ -291,13 +290,13 @@ class SiD2Model(CheckedModel):
     def from_config(cls, config, custom_objects=None):
         """Also of version 0.1 and 0.2, which had schedule, weighting and prediction in place of an objective."""
         config = dict(config)
-        paths, decay = config.pop("frozen", ()), config.pop("ema_decay", _UNSAID)
+        paths, chosen, decay = config.pop("frozen", ()), "ema_decay" in config, config.pop("ema_decay", None)
         for part in (*cls.PARTS, "schedule", "weighting"):
             if part in config:
                 config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects=custom_objects)
         model = cls(**config)
         freeze(model.network, paths)
-        if decay is not _UNSAID:
+        if chosen:
             model.ema_decay, model._chosen = decay, True
         return model
 

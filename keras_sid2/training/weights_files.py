@@ -44,19 +44,15 @@ def check_weights_file(path: str | os.PathLike, model):
     kind = next((kind for kind in (".weights.h5", ".keras") if str(path).endswith(kind)), None)
     if kind is None:
         return
-    wanted, there = _shapes_of(model), _shapes_in(path, kind)
+    store, there = _Shapes(), _shapes_in(path, kind)
+    saving_lib._save_state(model, store, None, inner_path="", visited_saveables={id(getattr(model, "optimizer", None))})
+    wanted = {name: shape for name, shape in store.found.items() if name.startswith(_PART)}
     for name in sorted({*wanted, *there}):
         if wanted.get(name) != there.get(name):
             has, needs = (f"{list(s[name])}" if name in s else "none" for s in (there, wanted))
             differs = f"of {name.removeprefix(_PART)} it has {has}, and the network {needs}"
             advice = "Make the model that it is of, or pass skip_mismatch=True to load what fits."
             raise ValueError(f"{path} does not hold the weights of this model's network: {differs}. {advice}")
-
-
-def _shapes_of(model) -> dict[str, tuple]:
-    store = _Shapes()
-    saving_lib._save_state(model, store, None, inner_path="", visited_saveables={id(getattr(model, "optimizer", None))})
-    return {name: shape for name, shape in store.found.items() if name.startswith(_PART)}
 
 
 def _shapes_in(path: str | os.PathLike, kind: str) -> dict[str, tuple]:
