@@ -1,4 +1,4 @@
-"""What a network is told beside z_t and logsnr: values by name, each a frozen configuration with a null value.
+"""What a network gets beside z_t and logsnr: values by name, each a frozen configuration with a null value.
 
     ClassLabel(num_classes)        int32 [B]                     null: num_classes
     Vector(size)                   float32 [B, size]             null: zeros
@@ -10,10 +10,10 @@ which it takes, `network.conditions = {"label": ClassLabel(1000)}`, and is calle
 
     network({"z_t": ..., "logsnr": ..., "label": ...}, training=None, seed=None)
 
-What a condition does inside is the network's affair. A network that has `num_classes` and no `conditions`, as those
-written for version 0.1, is called network((z_t, logsnr, label)).
+A network of version 0.1, which has `num_classes` and no `conditions`, is called network((z_t, logsnr, label)).
 """
 
+import dataclasses
 import inspect
 from collections.abc import Mapping
 
@@ -30,6 +30,10 @@ class Condition:
 
     dtype = "float32"
 
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, whole_number(field.name, getattr(self, field.name)))
+
     @property
     def null(self) -> np.ndarray:
         """The value of an example that has none, of `shape`."""
@@ -42,7 +46,7 @@ class Condition:
             raise ValueError(f"{name} must be numbers of shape {['batch', *self.shape]}, got {_kind_of(values)}.")
         values = self._scaled(values)
         if not np.isfinite(values).all():
-            raise ValueError(f"{name} must be finite, and has values that are NaN or infinite.")
+            raise ValueError(self.fault(name, np.nan))
         return values.astype(self.dtype)
 
     def _scaled(self, values):
@@ -68,9 +72,6 @@ class ClassLabel(Condition):
     dtype = "int32"
     shape = ()
 
-    def __post_init__(self):
-        object.__setattr__(self, "num_classes", whole_number("num_classes", self.num_classes))
-
     @property
     def null(self):
         return np.int32(self.num_classes)
@@ -93,10 +94,8 @@ class ClassLabel(Condition):
         return ops.where(no_class, self.num_classes, values), wrong, shown
 
     def fault(self, name, shown):
-        most = f"{_label(name)} must be in [0, {self.num_classes - 1}], got {int(shown)}"
-        return (
-            f"{most}: SiD2Model(no_label={int(shown)}) takes it for an image of no class." if shown < 0 else f"{most}."
-        )
+        advice = f": SiD2Model(no_label={int(shown)}) takes it for an image of no class." if shown < 0 else "."
+        return f"{_label(name)} must be in [0, {self.num_classes - 1}], got {int(shown)}{advice}"
 
 
 @settings
@@ -104,9 +103,6 @@ class Vector(Condition):
     """`size` numbers, an integer >= 1, of order one: scale them before."""
 
     size: int
-
-    def __post_init__(self):
-        object.__setattr__(self, "size", whole_number("size", self.size))
 
     @property
     def shape(self):
@@ -123,10 +119,10 @@ class Image(Condition):
         object.__setattr__(self, "shape", as_shape("An Image's shape", self.shape))
 
     def _scaled(self, values):
-        scaled = keras.backend.standardize_dtype(values.dtype) == "uint8"
-        if isinstance(values, np.ndarray):
-            return values.astype("float32") / 127.5 - 1.0 if scaled else values
-        return ops.cast(values, "float32") / 127.5 - 1.0 if scaled else values
+        if keras.backend.standardize_dtype(values.dtype) != "uint8":
+            return values
+        floats = values.astype("float32") if isinstance(values, np.ndarray) else ops.cast(values, "float32")
+        return floats / 127.5 - 1.0
 
 
 @settings
@@ -135,10 +131,6 @@ class TextEmbedding(Condition):
 
     length: int
     width: int
-
-    def __post_init__(self):
-        for field in ("length", "width"):
-            object.__setattr__(self, field, whole_number(field, getattr(self, field)))
 
     @property
     def shape(self):
@@ -158,6 +150,9 @@ def _kind_of(values: np.ndarray) -> str:
     return f"{values.dtype} of shape {values.shape}"
 
 
+RESERVED = {"z_t", "logsnr", "seed", "weight", "target", "faults", "image", "video"}  # of batches, of a step's inputs
+
+
 def as_conditions(conditions: Mapping | None, num_classes: int | None = None) -> dict[str, Condition]:
     """Conditions by name, with {"label": ClassLabel(num_classes)} where that is not None; ValueError for others."""
     found = {} if num_classes is None else {"label": ClassLabel(num_classes)}
@@ -166,22 +161,9 @@ def as_conditions(conditions: Mapping | None, num_classes: int | None = None) ->
     for name, condition in (conditions or {}).items():
         if not isinstance(condition, Condition):
             raise ValueError(f"conditions[{name!r}] must be one of keras_sid2.conditions, got {condition!r}.")
-        if name in RESERVED or (name in found and found[name] != condition):
+        if name in RESERVED or found.setdefault(name, condition) != condition:
             raise ValueError(f"A condition cannot be named {name!r}: that name is taken.")
-        found[name] = condition
     return found
-
-
-RESERVED = (
-    "z_t",
-    "logsnr",
-    "seed",
-    "weight",
-    "target",
-    "faults",
-    "image",
-    "video",
-)  # of batches and of a step's inputs
 
 
 # -- the contract of networks ----------------------------------------------------------------------------------------
@@ -217,24 +199,20 @@ def null_like(conditions: Mapping[str, Condition], batch) -> dict:
 def check_all(conditions: Mapping[str, Condition], given: Mapping, *, missing=None) -> dict[str, np.ndarray]:
     """Arrays by name, each as its condition wants it; ValueError for one that lacks, or is none of them."""
     lacking = [name for name in conditions if given.get(name) is None]
-    if lacking and isinstance(conditions[lacking[0]], ClassLabel) and lacking[0] == "label":
+    if lacking and lacking[0] == "label" and isinstance(conditions["label"], ClassLabel):
         count = conditions["label"].num_classes
         raise ValueError(f"This model has {count} classes and needs labels, got images alone.")
     if lacking:
-        raise ValueError(
-            f"This model is conditioned on {', '.join(conditions)}, and got no {' and no '.join(lacking)}."
-        )
-    found = {name: c.check(name, given[name], missing) for name, c in conditions.items()}
-    return found
+        names = ", ".join(conditions)
+        raise ValueError(f"This model is conditioned on {names}, and got no {' and no '.join(lacking)}.")
+    return {name: condition.check(name, given[name], missing) for name, condition in conditions.items()}
 
 
 def dropout_shares(share, conditions: Mapping) -> dict[str, float]:
-    """The share of examples without it, of each condition."""
-    shares = dict.fromkeys(conditions, share) if not isinstance(share, Mapping) else share
-    unknown = [name for name in shares if name not in conditions]
-    if unknown:
+    """The share of examples without it, of each condition; `share` is one for all of them, or by name."""
+    if not isinstance(share, Mapping):
+        return dict.fromkeys(conditions, rate("label_dropout", share))
+    if unknown := [name for name in share if name not in conditions]:
         known = ", ".join(conditions) or "none"
         raise ValueError(f"label_dropout names {', '.join(unknown)}, and the network's conditions are {known}.")
-    if not isinstance(share, Mapping):
-        rate("label_dropout", share)
-    return {name: rate("label_dropout", shares.get(name, 0.0)) for name in conditions}
+    return {name: rate("label_dropout", share.get(name, 0.0)) for name in conditions}

@@ -19,18 +19,19 @@ _PAPER_LEVELS = (
 
 
 def _imagenet(resolution: int, patch_size: int, description: str) -> Preset:
-    return Preset(
+    shape = (resolution, resolution, 3)
+    preset = Preset(
         name=f"sid2_imagenet{resolution}_uvit{patch_size}",
-        description=description,
+        description=f"ImageNet {resolution}, {description}",
         network={
-            "image_shape": (resolution, resolution, 3),
+            "image_shape": shape,
             "patch_size": patch_size,  # P
             "num_classes": 1000,
             "embedding_dim": 1024,  # L
             "levels": _PAPER_LEVELS,
         },
         schedule=CosineInterpolatedSchedule(resolution, low=32.0),  # P at 512; low and high at 256 are O
-        weighting=SigmoidWeighting.for_image_shape((resolution, resolution, 3)),  # p: -1 at 256, -3 at 512
+        weighting=SigmoidWeighting.for_image_shape(shape),  # p: -1 at 256, -3 at 512
         label_dropout=0.1,  # L
         recipe=AdamRecipe(
             learning_rate=1e-4,
@@ -43,20 +44,13 @@ def _imagenet(resolution: int, patch_size: int, description: str) -> Preset:
         num_steps=512,  # P
         guidance=None,  # the paper guides inside an interval; its scale and interval are not known (O): sweep for yours
     )
+    return register_preset(preset)
 
 
-IMAGENET256_UVIT2 = register_preset(
-    _imagenet(256, 2, "ImageNet 256, UViT/2: 137 G multiply-adds, FID 1.73 in the paper")
-)
-IMAGENET256_UVIT1 = register_preset(
-    _imagenet(256, 1, 'ImageNet 256, UViT/1 "flop heavy": 653 G multiply-adds, FID 1.38 in the paper')
-)
-IMAGENET512_UVIT4 = register_preset(
-    _imagenet(512, 4, "ImageNet 512, UViT/4: 137 G multiply-adds, FID 2.19 in the paper")
-)
-IMAGENET512_UVIT2 = register_preset(
-    _imagenet(512, 2, 'ImageNet 512, UViT/2 "flop heavy": 653 G multiply-adds, FID 1.48 in the paper')
-)
+IMAGENET256_UVIT2 = _imagenet(256, 2, "UViT/2: 137 G multiply-adds, FID 1.73 in the paper")
+IMAGENET256_UVIT1 = _imagenet(256, 1, 'UViT/1 "flop heavy": 653 G multiply-adds, FID 1.38 in the paper')
+IMAGENET512_UVIT4 = _imagenet(512, 4, "UViT/4: 137 G multiply-adds, FID 2.19 in the paper")
+IMAGENET512_UVIT2 = _imagenet(512, 2, 'UViT/2 "flop heavy": 653 G multiply-adds, FID 1.48 in the paper')
 
 # The two below are ours throughout (O): the paper's network and loss at sizes that two CPU cores can train.
 DIGITS = register_preset(

@@ -13,9 +13,16 @@ def require_keras():
 
     A console program of ours ends with that sentence and exit code 2 instead.
     """
-    sentence = _keras_fails()
-    if sentence is None:
+    try:
+        import keras
+
+        error, asked = None, keras.backend.backend()
+    except Exception as caught:  # of no backend a ModuleNotFoundError, of a misspelt one a ValueError
+        config = sys.modules.get("keras.src.backend.config")  # is there, where only what comes after it failed
+        error, asked = caught, config.backend() if config else os.environ.get("KERAS_BACKEND")
+    if error is None and asked in BACKENDS:
         return
+    sentence = _sentence(error, asked)
     program = pathlib.Path(sys.argv[0] if sys.argv else "").name
     if program.startswith("sid2-"):
         print(f"{program}: {sentence}", file=sys.stderr)
@@ -23,19 +30,8 @@ def require_keras():
     raise ImportError(sentence, name="keras_sid2")  # with the name, `python -m` tells it in one line
 
 
-def _keras_fails() -> str | None:
-    """What is wrong and what helps; None where nothing is."""
-    try:
-        import keras
-    except Exception as error:  # of no backend a ModuleNotFoundError, of a misspelt one a ValueError
-        return _sentence(error)
-    backend = keras.backend.backend()
-    return None if backend in BACKENDS else _sentence(None, backend)
-
-
-def _sentence(error: Exception | None, backend: str | None = None) -> str:
-    config = sys.modules.get("keras.src.backend.config")  # is there, where only what comes after it failed
-    asked = backend or (config.backend() if config else os.environ.get("KERAS_BACKEND"))
+def _sentence(error: Exception | None, asked: str | None) -> str:
+    """What is wrong and what helps."""
     missing = (getattr(error, "name", None) or "").partition(".")[0]
     if missing in BACKENDS:
         wrong = f"Keras's backend is {missing} (by KERAS_BACKEND, keras.json or default), which is not installed"

@@ -13,9 +13,10 @@ import keras
 import numpy as np
 
 from keras_sid2.backend import steps_done
+from keras_sid2.callbacks.saving import write_grid
+from keras_sid2.checkpoints.manifest import first_line
 from keras_sid2.generation.request import SampleRequest
 from keras_sid2.io.atomic import drop_lines_after
-from keras_sid2.io.image_files import image_grid, write_png
 
 _SHOWN = 64  # images in the grid
 
@@ -25,7 +26,7 @@ class _BrokenOff(Exception):
 
 
 class MeasureSamples(keras.callbacks.Callback):
-    """Draws the same N images from the averaged weights at each log interval's end whose step `every` divides, and
+    """Draws the same images from the averaged weights at each log interval's end whose step `every` divides, and
     measures them.
 
     It is broken off between two pieces (a twentieth of a batch drawn, the features of a batch, a distance) when
@@ -36,8 +37,7 @@ class MeasureSamples(keras.callbacks.Callback):
             done, distances in all)), gives a `keras_sid2.evaluation.Measurement`; `functools.partial(evaluate,
             features=..., reference=...)`.
         every: steps.
-        labels, num_images: of the images, as `SampleRequest`.
-        generate_options: of `SampleRequest`.
+        labels, num_images, generate_options: of the images, as `SampleRequest`.
         path: of a file that gets a line of JSON each time: step, seconds, metrics, measured, drawn.
         grids: folder that gets a grid of the first images each time, step_NNN.png; None: none.
         log: called with (step, metrics); for TensorBoard.
@@ -63,16 +63,12 @@ class MeasureSamples(keras.callbacks.Callback):
     ):
         super().__init__()
         if (max_share, getting_ready, clock) != (None, None, None):
-            instead = "every and num_images say how much is measured"
-            warnings.warn(
-                f"max_share, getting_ready and clock do nothing: {instead}.", DeprecationWarning, stacklevel=2
-            )
+            text = "max_share, getting_ready and clock do nothing: every and num_images say how much is measured."
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
         self.measure, self.every, self.labels, self.num_images = measure, every, labels, num_images
         self.generate_options, self.path = dict(generate_options or {}), pathlib.Path(path)
-        self.grids = None if grids is None else pathlib.Path(grids)
-        self.log, self.note = log, note
-        self._since: float | None = None  # the end of the one before, or the beginning of training
-        self._before = "training began"
+        self.grids, self.log, self.note = None if grids is None else pathlib.Path(grids), log, note
+        self._since, self._before = None, "training began"  # or the end of "the last one"
 
     def on_train_begin(self, logs=None):
         self._since = self._since or time.perf_counter()
@@ -82,19 +78,18 @@ class MeasureSamples(keras.callbacks.Callback):
         step, loss = steps_done(self.model), float((logs or {}).get("loss", 0.0))
         if step % self.every or not math.isfinite(loss) or self.model.stop_training:
             return
-        start = time.perf_counter()
+        start, measuring = time.perf_counter(), f"Measuring samples at step {step}"
         try:
             measurement, shown = self._measured()
             seconds = time.perf_counter() - start
             self._write(step, seconds, measurement, shown)
             share = f"{100 * seconds / (start + seconds - self._since):.2g} % of the time since {self._before}"
-            self.note(f"Measuring samples at step {step} took {seconds:.3g} s, {share}.")
+            self.note(f"{measuring} took {seconds:.3g} s, {share}.")
         except _BrokenOff:
             seconds = time.perf_counter() - start
-            self.note(f"Measuring samples at step {step} was broken off after {seconds:.3g} s: training is to stop.")
+            self.note(f"{measuring} was broken off after {seconds:.3g} s: training is to stop.")
         except Exception as error:  # whatever it was, the training is worth more
-            what = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-            self.note(f"Measuring samples at step {step} failed ({what}); training goes on.")
+            self.note(f"{measuring} failed ({type(error).__name__}: {first_line(error)}); training goes on.")
         self._since, self._before = time.perf_counter(), "the last one"
 
     def _measured(self):
@@ -103,9 +98,8 @@ class MeasureSamples(keras.callbacks.Callback):
             self.model, self.labels, num_images=self.num_images, progress=self._look, **self.generate_options
         )
         shown = []
-        measurement = self.measure(
-            self._passed_on(request.batches(), shown), drawn=request.describe(), progress=self._look
-        )
+        batches = self._passed_on(request.batches(), shown)
+        measurement = self.measure(batches, drawn=request.describe(), progress=self._look)
         return measurement, np.concatenate(shown)[:_SHOWN]
 
     def _passed_on(self, batches: Iterator[np.ndarray], shown: list[np.ndarray]) -> Iterator[np.ndarray]:
@@ -122,12 +116,11 @@ class MeasureSamples(keras.callbacks.Callback):
             raise _BrokenOff
 
     def _write(self, step: int, seconds: float, measurement, shown: np.ndarray):
-        line = {"step": step, "seconds": round(seconds, 3), **dataclasses.asdict(measurement)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps({"step": step, "seconds": round(seconds, 3), **dataclasses.asdict(measurement)}))
+            file.write("\n")
         if self.grids is not None:
-            captions = None if self.labels is None else [str(label) for label in self.labels[:_SHOWN]]
-            write_png(self.grids / f"step_{step:010d}.png", image_grid(shown, captions))
+            write_grid(self.grids, step, shown, self.labels)
         if self.log is not None:
             self.log(step, measurement.metrics)

@@ -1,14 +1,15 @@
 """Callbacks for training by steps: an "epoch" of fit is a log interval, the steps between two lines of the log."""
 
 import contextlib
-import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
+import numpy as np
 
 from keras_sid2.backend import steps_done
 from keras_sid2.checkpoints import PortableSaver, ShardedSaver, checkpoints
+from keras_sid2.checkpoints.manifest import first_line
 from keras_sid2.io.image_files import image_grid, write_png
 
 
@@ -26,37 +27,26 @@ def training_goes_on(doing: str, note: Callable[[str], None]) -> Iterator[None]:
 class SaveCheckpoints(keras.callbacks.Callback):
     """Saves at log intervals' ends whose step `every` divides, and at the end of fit; nothing after a NonFiniteLoss.
 
-    A checkpoint that cannot be written, as on a full disk, is told and training goes on: the one before is whole, and
-    the next may fit. At the end of fit the OSError is raised. A sharded one is written while training goes on, and what
-    goes wrong with it is told when the next one begins; the end of fit waits for it.
+    A checkpoint that cannot be written, as on a full disk, is told and training goes on, with the one before; at the
+    end of fit the OSError is raised. A sharded one is written while training goes on, and what goes wrong with it is
+    told when the next one begins; the end of fit waits for it.
 
     Of several processes each has this callback. Raises ValueError when fit begins if each of them holds a part of the
     model only and checkpoints are to be portable.
 
     Args:
-        directory, keep, keep_every, about: as `save_checkpoint`.
+        directory: as `save_checkpoint`.
         every: steps.
         note: called with a sentence when a checkpoint could not be written.
         sharded: whether they are sharded (jax), and not portable.
+        options: keep, keep_every and about, as `save_checkpoint`.
     """
 
-    def __init__(
-        self,
-        directory: str | os.PathLike,
-        *,
-        every: int,
-        keep: int,
-        keep_every: int = 0,
-        about: dict | None = None,
-        note: Callable[[str], None] = print,
-        sharded: bool = False,
-    ):
+    def __init__(self, directory, *, every: int, note: Callable[[str], None] = print, sharded: bool = False, **options):
         super().__init__()
         self.directory, self.every, self.note = directory, every, note
-        self.saver = (ShardedSaver if sharded else PortableSaver)(
-            directory, keep=keep, keep_every=keep_every, about=about
-        )
-        self._saved = self._begun = None
+        self.saver = (ShardedSaver if sharded else PortableSaver)(directory, **options)
+        self._saved = self._begun = None  # the steps of the latest one that is written, and that was begun
 
     def on_train_begin(self, logs=None):
         self.saver.check(self.model)
@@ -64,43 +54,40 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if steps_done(self.model) % self.every == 0:
-            try:
+            with self._told():
                 self._save()
-            except OSError as error:
-                self._tell(error)
 
     def on_train_end(self, logs=None):
-        self._settle()
+        with self._told():
+            self._wait()
         try:
             self._save()
             self._wait()
         except OSError as error:
             raise OSError(error.errno, self._failed(error)) from error
 
-    def _tell(self, error: OSError):
-        self.note(f"{self._failed(error)} Training goes on, and the next one will be tried.")
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.note(f"{self._failed(error)} Training goes on, and the next one will be tried.")
 
     def _failed(self, error: OSError) -> str:
         whole = checkpoints(self.directory)
         last = f"the last whole one is {whole[-1]}" if whole else "there is none before it"
-        reason = error.strerror or str(error).strip().partition("\n")[0] or type(error).__name__
-        return f"The checkpoint of step {self._begun} could not be written ({reason}); {last}."
+        return f"The checkpoint of step {self._begun} could not be written ({first_line(error)}); {last}."
 
     def _save(self):
         if self.model.non_finite is None and steps_done(self.model) != self._saved:
-            self._settle()
+            with self._told():
+                self._wait()
             self._begun = steps_done(self.model)
             self.saver.save(self.model)
             self._saved = self._begun
 
-    def _settle(self):
-        """Waits for the one that is being written, and tells if it cannot be."""
-        try:
-            self._wait()
-        except OSError as error:
-            self._tell(error)
-
     def _wait(self):
+        """Until the one that is being written is on the disk."""
         try:
             self.saver.wait()
         except OSError:
@@ -121,31 +108,25 @@ class SampleGrids(keras.callbacks.Callback):
     """
 
     def __init__(
-        self,
-        directory,
-        *,
-        every: int,
-        labels=None,
-        num_images=None,
-        generate_options=None,
-        log_image=None,
-        note: Callable[[str], None] = print,
+        self, directory, *, every, labels=None, num_images=None, generate_options=None, log_image=None, note=print
     ):
         super().__init__()
-        self.note = note
+        self.note, self.log_image = note, log_image
         self.directory, self.every, self.labels, self.num_images = pathlib.Path(directory), every, labels, num_images
-        self.generate_options, self.log_image = dict(generate_options or {}), log_image
+        self.generate_options = dict(generate_options or {})
 
     def on_epoch_end(self, epoch, logs=None):
         step = steps_done(self.model)
         if step % self.every == 0:
             with training_goes_on("Sampling", self.note):
-                self._draw(step)
+                images = self.model.generate(self.labels, num_images=self.num_images, **self.generate_options)
+                picture = write_grid(self.directory, step, images, self.labels)
+                if self.log_image is not None:
+                    self.log_image("samples", picture, step)
 
-    def _draw(self, step: int):
-        images = self.model.generate(self.labels, num_images=self.num_images, **self.generate_options)
-        captions = None if self.labels is None else [str(label) for label in self.labels]
-        picture = image_grid(images, captions)
-        write_png(self.directory / f"step_{step:010d}.png", picture)
-        if self.log_image is not None:
-            self.log_image("samples", picture, step)
+
+def write_grid(folder: pathlib.Path, step: int, images: np.ndarray, labels: Sequence | None) -> np.ndarray:
+    """Writes the images of a step, with their labels below them, as step_NNN.png; gives the picture."""
+    picture = image_grid(images, None if labels is None else [str(label) for label in labels[: len(images)]])
+    write_png(folder / f"step_{step:010d}.png", picture)
+    return picture

@@ -37,11 +37,11 @@ __all__ = [
     "checkpoint_path",
     "checkpoint_step",
     "checkpoints",
+    "corrupt_checkpoints",
     "fault",
     "first_reason",
     "load_model",
     "newest_sound",
     "remove_unfinished",
     "save_checkpoint",
-    "corrupt_checkpoints",
 ]

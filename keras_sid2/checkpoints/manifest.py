@@ -1,14 +1,13 @@
-"""Checkpoints of a run: a folder a step, written atomically, that says itself whether it is sound.
+"""Checkpoints of a run: a folder a step, written atomically, whose manifest says whether it is valid.
 
-    step_0000000500/model.keras      configuration, weights, optimizer with its averages and its step counter
+    step_0000000500/model.keras      configuration, weights, averages, count of steps, optimizer; for any backend
     step_0000000500/manifest.json    step, bytes and SHA-256 of the other files, versions, and what the run adds
 
-They are written under another name, flushed to the disk, and renamed together. model.keras is all that a run is, since
-its noise and its data are functions of (seed, step); it loads on any backend, and nothing in it is unpickled. A sharded
-checkpoint (sharded.py, jax) has model.json and arrays/ in its place, and all else alike.
+A sharded checkpoint (sharded.py, jax) has model.json and arrays/ in place of model.keras.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -30,8 +29,7 @@ _OLD = re.compile(r"\.writing-(step_\d{10})-old")
 
 def checkpoints(directory: str | os.PathLike) -> list[pathlib.Path]:
     """The checkpoints' folders in a folder, oldest first; none if there is no such folder."""
-    directory = pathlib.Path(directory)
-    found = directory.iterdir() if directory.is_dir() else ()
+    found = pathlib.Path(directory).glob("step_*")
     return sorted(path for path in found if _NAME.fullmatch(path.name) and path.is_dir())
 
 
@@ -45,22 +43,14 @@ def checkpoint_path(directory: str | os.PathLike, step: int) -> pathlib.Path:
     return pathlib.Path(directory) / f"step_{step:010d}"
 
 
-def finish_checkpoint(
-    temporary: pathlib.Path,
-    path: pathlib.Path,
-    *,
-    version: int,
-    about: dict | None = None,
-    files: dict[str, dict] | None = None,
-):
+def finish_checkpoint(temporary: pathlib.Path, path: pathlib.Path, *, version: int, about=None, files=None):
     """Gives the written folder `temporary` its manifest, and then the name `path` beside it.
 
     `files` are entries of the manifest that are known already, by names within the folder. OSError if the disk fails.
     """
     _write_manifest(temporary, checkpoint_step(path), version, about, files or {})
     before = path.with_name(f".writing-{path.name}-old")
-    again = path.exists()
-    if again:  # the same step, saved once more: a rename is all that lies between the two
+    if again := path.exists():  # the same step, saved once more: a rename is all that lies between the two
         shutil.rmtree(before, ignore_errors=True)
         os.rename(path, before)
     try:
@@ -83,23 +73,16 @@ def prune(directory: pathlib.Path, *, keep: int, keep_every: int):
 
 
 def _write_manifest(folder: pathlib.Path, step: int, version: int, about: dict | None, known: dict[str, dict]):
-    for parent, _, names in os.walk(folder, topdown=False):
-        for name in names:
-            _flush(pathlib.Path(parent, name))
-        if parent != str(folder):
-            _flush(pathlib.Path(parent))
-    files = {name: known.get(name) or file_entry(folder / name) for name in _names(folder)}
+    for path in sorted(folder.rglob("*"), reverse=True):  # files before the folders that name them
+        _flush(path)
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    files = {name: known.get(name) or file_entry(folder / name) for name in names}
     versions = {"keras_sid2": __version__, "keras": keras.__version__, "backend": keras.backend.backend()}
     manifest = {"format": version, "step": step, "files": files, "versions": versions, **(about or {})}
     manifest["sha256"] = _manifest_digest(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     _flush(folder / MANIFEST)
     _flush(folder)
-
-
-def _names(folder: pathlib.Path) -> list[str]:
-    """All files in a folder, as paths within it."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def file_entry(path: pathlib.Path) -> dict:
@@ -109,8 +92,8 @@ def file_entry(path: pathlib.Path) -> dict:
 
 def _manifest_digest(manifest: dict) -> str:
     """SHA-256 of all that a manifest says but this."""
-    told = {key: value for key, value in manifest.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _flush(path: pathlib.Path):
@@ -123,10 +106,10 @@ def _flush(path: pathlib.Path):
 
 
 def fault(path: str | os.PathLike) -> str | None:
-    """What is wrong with a checkpoint, in a few words, after reading all of it; None if it is sound.
+    """What is wrong with a checkpoint, in a few words, after reading all of it; None if it is valid.
 
-    Files that its manifest does not list are passed over, as by whoever loads it. OSError if the disk does not answer,
-    which says nothing of the checkpoint; ValueError for one of a newer version.
+    Files that its manifest does not list are ignored. OSError if the disk does not answer, which says nothing of the
+    checkpoint; ValueError for one of a newer version.
     """
     path = pathlib.Path(path)
     try:
@@ -143,8 +126,7 @@ def fault(path: str | os.PathLike) -> str | None:
         return "its manifest is damaged"
     if step != checkpoint_step(path):
         return "its manifest is of another step"
-    if version > SHARDED:
-        raise ValueError(_newer(path, version))
+    _check_version(path, version)
     sharded = CONFIG in files and any(name.startswith(f"{ARRAYS}/") for name in files)
     if not (MODEL in files if version == PORTABLE else sharded):
         return "its manifest lists no model"
@@ -153,10 +135,8 @@ def fault(path: str | os.PathLike) -> str | None:
             return f"{name} is missing"
         if (path / name).stat().st_size != size:
             return f"{name} has {(path / name).stat().st_size} bytes and not {size}"
-    for name, (_, digest) in files.items():
-        if file_sha256(path / name) != digest:
-            return f"{name} has another SHA-256 than when it was written"
-    return None
+    changed = (name for name, (_, digest) in files.items() if file_sha256(path / name) != digest)
+    return next((f"{name} has another SHA-256 than when it was written" for name in changed), None)
 
 
 def checkpoint_format(path: str | os.PathLike) -> int:
@@ -166,19 +146,25 @@ def checkpoint_format(path: str | os.PathLike) -> int:
         version = int(json.loads((path / MANIFEST).read_text())["format"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no checkpoint that can be read: it has no sound {MANIFEST}.") from error
-    if version not in (PORTABLE, SHARDED):
-        raise ValueError(_newer(path, version))
+    _check_version(path, version)
     return version
 
 
-def _newer(path: pathlib.Path, version: int) -> str:
-    return f"{path} was written by a newer version of keras_sid2, in format {version}: use that one."
+def _check_version(path: pathlib.Path, version: int):
+    if version not in (PORTABLE, SHARDED):
+        raise ValueError(f"{path} was written by a newer version of keras_sid2, in format {version}: use that one.")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without its number and in one line."""
+    text = (getattr(error, "strerror", None) or str(error)).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def newest_sound(directory: str | os.PathLike, note: Callable[[str], None], *, set_aside: bool) -> pathlib.Path | None:
-    """The newest checkpoint in which nothing is wrong, or None; `note` is called with a sentence for each before it.
+    """The newest valid checkpoint, or None; `note` is called with a sentence for each corrupt one that is newer.
 
-    With `set_aside` corrupt ones are renamed, to corrupt_step_NNN, so that nothing takes them for checkpoints.
+    With `set_aside` these are renamed, to corrupt_step_NNN, so that nothing takes them for checkpoints.
     """
     for path in reversed(checkpoints(directory)):
         found = fault(path)
@@ -197,18 +183,16 @@ def corrupt_checkpoints(directory: str | os.PathLike) -> list[pathlib.Path]:
 
 
 def _set_aside(path: pathlib.Path):
-    aside = path.with_name(f"corrupt_{path.name}")
-    number = 1
-    while aside.exists():
-        number += 1
-        aside = path.with_name(f"corrupt_{path.name}_{number}")
-    path.rename(aside)
+    for number in itertools.count(1):
+        aside = path.with_name(f"corrupt_{path.name}" + f"_{number}" * (number > 1))
+        if not aside.exists():
+            return path.rename(aside)
 
 
 def remove_unfinished(directory: str | os.PathLike):
-    """Removes what a kill in the midst of saving left. Only for the one process that writes there.
+    """Removes what a kill while saving left, for the one process that writes there. OSError if it cannot.
 
-    A checkpoint that had lost its name to one of the same step, which did not get it yet, has it back. OSError if not.
+    A checkpoint that had given its name up for one of the same step, which did not get it yet, has it back.
     """
     for left in list(pathlib.Path(directory).glob(".writing-*")):
         old = _OLD.fullmatch(left.name)

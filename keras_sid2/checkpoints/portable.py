@@ -3,12 +3,10 @@
 import errno
 import os
 import pathlib
-import shutil
 import tempfile
 
 from keras_sid2.backend import steps_done
 from keras_sid2.checkpoints.manifest import MODEL, PORTABLE, checkpoint_path, finish_checkpoint, prune
-from keras_sid2.io.atomic import umask
 from keras_sid2.parallel import processes, replicas
 
 
@@ -19,16 +17,14 @@ def save_checkpoint(
 
     `about` goes into the manifest, plain values. OSError if it cannot be written; what was there before stays.
     """
-    directory, step = pathlib.Path(directory), steps_done(model)
+    directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    path = checkpoint_path(directory, step)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=directory))
-    try:
+    path = checkpoint_path(directory, steps_done(model))
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=directory, ignore_cleanup_errors=True) as folder:
+        temporary = pathlib.Path(folder) / f".writing-{path.name}"
+        temporary.mkdir()  # with the mode that the umask says, which the folder around it has not
         replicas.save(model, temporary / MODEL)
-        temporary.chmod(0o777 & ~umask())
         finish_checkpoint(temporary, path, version=PORTABLE, about=about)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     prune(directory, keep=keep, keep_every=keep_every)
     return path
 
@@ -46,10 +42,8 @@ class PortableSaver:
         """ValueError unless this process has all of the model."""
         split = [v.path for v in model.variables if not getattr(v.value, "is_fully_replicated", True)]
         if split and processes.count() > 1:
-            raise ValueError(
-                f"{split[0]} is split over devices of {processes.count()} processes, and none of them can write a "
-                "portable checkpoint then: save sharded ones (--checkpoints=sharded)."
-            )
+            advice = "none can write a portable checkpoint: save sharded ones (--checkpoints=sharded)"
+            raise ValueError(f"{split[0]} is split over devices of {processes.count()} processes, and {advice}.")
 
     def save(self, model):
         """Returns when it is on the disk; OSError, on every process, if it cannot be."""
@@ -59,11 +53,16 @@ class PortableSaver:
                 save_checkpoint(model, self._directory, **self._options)
             except OSError as caught:
                 error = caught
-        failed = processes.summed(int(error is not None))
-        if error is not None:
-            raise error
-        if failed:
-            raise OSError(errno.EIO, "the first process could not write it")
+        raise_together(error, "the first process could not write it")
 
     def wait(self):
         """Nothing is under way."""
+
+
+def raise_together(error: OSError | None, others: str):
+    """Raises this process's `error`, or an OSError that says `others` where another process has one."""
+    failed = processes.summed(int(error is not None))
+    if error is not None:
+        raise error
+    if failed:
+        raise OSError(errno.EIO, others)

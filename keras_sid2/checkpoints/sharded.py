@@ -4,13 +4,13 @@
     step_0000000500/arrays/          all variables of both
     step_0000000500/manifest.json    as a portable checkpoint's, with bytes and SHA-256 of every file
 
-Saving waits until the values are on the host, and no longer. A thread then writes them; when all processes have, the
-first one adds the manifest and gives the folder its name. They may be loaded on any number of devices and processes.
-
-The processes of a run call alike, at the same steps, and see the same folder. What one of them cannot do fails on all.
+Training waits until the values are on the host. A thread then writes them; when all processes have, the first one adds
+the manifest and gives the folder its name. The processes of a run call alike, at the same steps, and see the same
+folder; what one of them cannot do fails on all. loading.py reads them, on any number of devices and processes.
 """
 
 import asyncio
+import collections
 import contextlib
 import errno
 import itertools
@@ -24,20 +24,10 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import keras
-
 from keras_sid2 import backend
-from keras_sid2.backend import steps_done
-from keras_sid2.checkpoints.manifest import (
-    ARRAYS,
-    CONFIG,
-    SHARDED,
-    checkpoint_path,
-    file_entry,
-    finish_checkpoint,
-    prune,
-    remove_unfinished,
-)
+from keras_sid2.checkpoints import manifest
+from keras_sid2.checkpoints.manifest import ARRAYS, CONFIG, SHARDED
+from keras_sid2.checkpoints.portable import raise_together
 from keras_sid2.parallel import processes
 
 _WRITING = ".writing-"
@@ -54,10 +44,8 @@ _threads: list[threading.Thread] = []
 def check_available():
     """ValueError on another backend than jax, ImportError without Orbax; each a sentence that says what to do."""
     if backend.name() != "jax":
-        raise ValueError(
-            f"Sharded checkpoints need the jax backend, got {backend.name()}: set KERAS_BACKEND=jax, or save portable "
-            "ones (--checkpoints=portable)."
-        )
+        advice = "set KERAS_BACKEND=jax, or save portable ones (--checkpoints=portable)"
+        raise ValueError(f"Sharded checkpoints need the jax backend, got {backend.name()}: {advice}.")
     try:
         import orbax.checkpoint  # noqa: F401
     except ImportError as error:
@@ -71,20 +59,19 @@ class ShardedSaver:
         check_available()
         self._directory, self._about = pathlib.Path(directory).absolute(), about
         self._kept = {"keep": keep, "keep_every": keep_every}
-        self._thread: threading.Thread | None = None
-        self._error: Exception | None = None
+        self._thread = self._error = None
         self._start: int | None = None  # random, alike in all processes, unlike at every start of a run
 
     def check(self, model):
         """Any model will do."""
 
     def save(self, model):
-        """Begins to save the model as it is, and returns when its values are copied.
+        """Begins to save the model as it is, behind the one before, and returns when its values are copied.
 
-        It waits for the one before. OSError, on every process, if that or the beginning of this one fails.
+        OSError, on every process, if either fails.
         """
         self.wait()
-        path = checkpoint_path(self._directory, steps_done(model))
+        path = manifest.checkpoint_path(self._directory, backend.steps_done(model))
         if self._start is None:  # not of Python's random numbers, which a run seeds alike at every start
             self._start = processes.from_first(secrets.randbits(30))
         temporary = path.with_name(f"{_WRITING}{path.name}-{self._start}-{next(_numbers)}")
@@ -97,10 +84,10 @@ class ShardedSaver:
             shutil.rmtree(temporary, ignore_errors=True)
             self._error = error
         self._raise_together()
-        handler, writing, writes = _handler(), [], False
+        handler, writing, writes = orbax_handler(), [], False
         try:
             values = arrays(model)
-            writes = _has_first_copies(values)
+            writes = _has_first_replicas(values)
             writing = _begin_writing(handler, temporary / ARRAYS, values)
         except Exception as error:  # tensorstore and asyncio raise many kinds
             self._error = error
@@ -118,11 +105,7 @@ class ShardedSaver:
 
     def _raise_together(self):
         error, self._error = self._error, None
-        failed = processes.summed(int(error is not None))
-        if error is not None:
-            raise _as_os_error(error) from error
-        if failed:
-            raise OSError(errno.EIO, "another process could not write its part")
+        raise_together(error and _as_os_error(error), "another process could not write its part")
 
     def _finish(self, handler, writing: Sequence, writes: bool, temporary: pathlib.Path, path: pathlib.Path):
         """What the thread does: waits until this process's part is written, and on the first one, for all parts."""
@@ -149,10 +132,10 @@ class ShardedSaver:
             if self._error is None:
                 parts = _parts(temporary)
                 handler.finalize(epath.Path(temporary / ARRAYS))
-                finish_checkpoint(temporary, path, version=SHARDED, about=self._about, files=parts)
+                manifest.finish_checkpoint(temporary, path, version=SHARDED, about=self._about, files=parts)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        prune(self._directory, **self._kept)
+        manifest.prune(self._directory, **self._kept)
 
 
 def _is_of_others(record: logging.LogRecord) -> bool:
@@ -170,29 +153,27 @@ def _also_at_exit(thread: threading.Thread):
 def arrays(model) -> dict[str, dict]:
     """The values of all variables of a compiled model and of its optimizer, by their paths; jax arrays."""
     backend.sync_variables(model)
-    return {part: {key: v.value for key, v in found.items()} for part, found in _variables(model).items()}
+    return {part: {key: v.value for key, v in found.items()} for part, found in variables_by_path(model).items()}
 
 
-def _variables(model) -> dict[str, dict]:
-    parts = {"model": model.variables, "optimizer": model.optimizer.variables}
-    return {part: _by_path(variables) for part, variables in parts.items()}
+def variables_by_path(model) -> dict[str, dict]:
+    """{"model": {path: variable}, "optimizer": the same}."""
+    return {"model": _by_path(model.variables), "optimizer": _by_path(model.optimizer.variables)}
 
 
 def _by_path(variables: Sequence) -> dict:
     """The second variable of one path is path#2, and so on."""
-    found = {}
+    found, times = {}, collections.Counter()
     for variable in variables:
-        key, number = variable.path, 1
-        while key in found:
-            number += 1
-            key = f"{variable.path}#{number}"
-        found[key] = variable
+        times[variable.path] += 1
+        number = times[variable.path]
+        found[variable.path if number == 1 else f"{variable.path}#{number}"] = variable
     return found
 
 
 def _make(temporary: pathlib.Path, model):
     """The folder, with all but the arrays; OSError if these will not fit on the disk."""
-    remove_unfinished(temporary.parent)
+    manifest.remove_unfinished(temporary.parent)
     (temporary / ARRAYS).mkdir(parents=True)
     (temporary / CONFIG).write_text(model.to_json())
     needed = sum(v.value.nbytes + _BESIDES for v in (*model.variables, *model.optimizer.variables))
@@ -200,7 +181,7 @@ def _make(temporary: pathlib.Path, model):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _handler():
+def orbax_handler():
     import orbax.checkpoint as ocp
 
     return ocp.PyTreeCheckpointHandler()
@@ -216,8 +197,8 @@ def _begin_writing(handler, folder: pathlib.Path, values: dict) -> Sequence:
         return thread.submit(asyncio.run, saving).result()
 
 
-def _has_first_copies(values: dict) -> bool:
-    """Whether this process holds the first copy of any part of `values`: if so, Orbax has it write files."""
+def _has_first_replicas(values: dict) -> bool:
+    """Whether this process holds the first replica of any part of `values`: if so, Orbax has it write files."""
     import jax
 
     shards = (shard for value in jax.tree.leaves(values) for shard in value.addressable_shards)
@@ -225,13 +206,11 @@ def _has_first_copies(values: dict) -> bool:
 
 
 def _tell_part(temporary: pathlib.Path, writes: bool):
-    """Says, with the digests of this process's arrays, that its part is whole; so processes share out the reading.
-
-    OSError if there are none though it `writes` some.
-    """
+    """Says, with the digests of its arrays, that this process's part is whole; OSError if it `writes` and has none."""
     index = processes.index()
     data = temporary / ARRAYS / _DATA.format(index)
-    files = {path.relative_to(temporary).as_posix(): file_entry(path) for path in data.glob("*") if path.is_file()}
+    written = [path for path in data.glob("*") if path.is_file()]
+    files = {path.relative_to(temporary).as_posix(): manifest.file_entry(path) for path in written}
     if writes and not files:
         raise OSError(errno.EIO, f"this version of Orbax puts no files into {ARRAYS}/{_DATA.format(index)}")
     (temporary / _PART.format(index)).write_text(json.dumps(files))
@@ -239,10 +218,9 @@ def _tell_part(temporary: pathlib.Path, writes: bool):
 
 def _leave_reason(temporary: pathlib.Path, error: Exception):
     """Leaves a line for the first process, which is the one that is heard; on a full disk it may not be able to."""
-    known = _as_os_error(error)
-    reason = (known.strerror or str(known)).strip().splitlines() or [type(error).__name__]
     with contextlib.suppress(OSError):
-        (temporary / _REASON.format(processes.index())).write_text(reason[0][:_LONGEST_REASON])
+        reason = manifest.first_line(_as_os_error(error))[:_LONGEST_REASON]
+        (temporary / _REASON.format(processes.index())).write_text(reason)
 
 
 def _parts(temporary: pathlib.Path) -> dict[str, dict]:
@@ -251,8 +229,8 @@ def _parts(temporary: pathlib.Path) -> dict[str, dict]:
     for index in range(processes.count()):
         told, reason = (temporary / name.format(index) for name in (_PART, _REASON))
         if reason.exists() or not told.exists():
-            why = reason.read_text()[:_LONGEST_REASON] if reason.exists() else ""
-            raise OSError(errno.EIO, f"process {index} could not write its part{': ' * bool(why)}{why}")
+            why = f": {reason.read_text()}" if reason.exists() else ""
+            raise OSError(errno.EIO, f"process {index} could not write its part{why}")
         files |= json.loads(told.read_text())
         told.unlink()
     return files
@@ -271,69 +249,8 @@ def _as_os_error(error: Exception) -> OSError:
     if isinstance(error, OSError):
         return error
     text = str(error).strip()
-    if "RESOURCE_EXHAUSTED" in text or "No space left" in text:
-        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    return OSError(errno.EIO, text.splitlines()[0] if text else type(error).__name__)
-
-
-def load_sharded(path: str | os.PathLike):
-    """The model of a sharded checkpoint, on the present mesh, whatever it was saved on.
-
-    Each process reads the parts that lie on its devices. ValueError, in one sentence, if there is none to be read, and
-    on another backend than jax; ImportError without Orbax.
-    """
-    path = pathlib.Path(path).absolute()
-    if backend.name() != "jax":
-        raise ValueError(
-            f"{path} is a sharded checkpoint, which jax alone reads, and this is {backend.name()}: "
-            "KERAS_BACKEND=jax sid2-export --workdir=RUN --out=model.keras makes one file of it, which "
-            "sid2-sample --weights=model.keras takes on all backends."
-        )
-    check_available()
-    try:
-        model = keras.models.model_from_json((path / CONFIG).read_text())
-        _restore(model, path / ARRAYS)
-    except Exception as error:  # keras, Orbax and tensorstore raise many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} is no sharded checkpoint of a SiD2Model that can be read: {reason}") from error
-    return model
-
-
-def _restore(model, folder: pathlib.Path):
-    """Gives all variables their values; ValueError unless those are as many, of the same paths, shapes and types."""
-    import jax
-    import orbax.checkpoint as ocp
-    from etils import epath
-
-    there = _handler().metadata(epath.Path(folder)).tree
-    parts = _destinations(model, there)
-    wanted = {part: {key: _as_lies(to[0]) for key, to in found.items()} for part, found in parts.items()}
-    empty = jax.tree.map(lambda _: 0, wanted)
-    for variable in (*model.variables, *model.optimizer.variables):
-        variable.value.delete()  # what it began with: there may be no room for both
-    found = _handler().restore(epath.Path(folder), args=ocp.args.PyTreeRestore(empty, restore_args=wanted))
-    for part, variables in parts.items():
-        for key, variable in ((key, v) for key, to in variables.items() for v in to):
-            value = found[part][key]
-            if value.dtype != variable.dtype:
-                raise ValueError(f"{key} is {value.dtype}, not {variable.dtype}.")
-            variable.assign(value)
-
-
-def _as_lies(variable):
-    import orbax.checkpoint as ocp
-
-    return ocp.ArrayRestoreArgs(sharding=variable.value.sharding, global_shape=variable.shape)
-
-
-def _destinations(model, there: dict[str, dict]) -> dict[str, dict[str, list]]:
-    """The variables that each array of a checkpoint is for. Before version 0.2 the optimizer had the averages, and the
-    count of steps was its own."""
-    parts = {part: {} for part in there}
-    for part, variables in _variables(model).items():
-        for key, variable in variables.items():
-            moved = part == "model" and key not in there[part]
-            name = "iteration" if variable is model.step else variable.name
-            place = ("optimizer", f"{model.optimizer.name}/{name}") if moved else (part, key)
-            parts[place[0]].setdefault(place[1], []).append(variable)
-    return parts
+    full = "RESOURCE_EXHAUSTED" in text or "No space left" in text
+    reason = (errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else (errno.EIO, manifest.first_line(error))
+    found = OSError(*reason)
+    found.__cause__ = error
+    return found

@@ -3,13 +3,13 @@
     (1) average <- m average + (1 - m) weight  after each step,  m = 0 in the first one, then `decay`,
         or with a warm-up min(decay, (1 + n) / (10 + n)) in the step behind n others
 
-Count and averages are variables of the model, and not of its optimizer. So another optimizer, a second compile(), none
-at all, or layers that are frozen lose nothing, every file that holds the weights holds them, and Keras's callbacks that
-keep and restore weights (get_weights, set_weights) keep and restore both. Averages are read where they lie and never
-exchanged with the weights: whoever looks at the model meanwhile finds each in its place.
+Count and averages are variables of the model, and not of its optimizer: another optimizer, a second compile() or frozen
+layers lose nothing, and every file and every callback that keeps the weights keeps them. Averages are read where they
+lie and never exchanged with the weights.
 """
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 
@@ -18,7 +18,6 @@ import numpy as np
 from keras import ops
 
 from keras_sid2 import backend
-from keras_sid2.backend import steps_done
 from keras_sid2.checkpoints import first_reason
 from keras_sid2.conditions import call_network
 from keras_sid2.parallel import replicas
@@ -29,8 +28,7 @@ _WARM_UP = 10.0  # Eq. (1); the average then reaches back over about a tenth of 
 
 def parameters(network) -> list:
     """The variables of `network` that can be trained, whether they are frozen now or not, in Keras's order."""
-    layers = network._flatten_layers()
-    own = {id(v) for layer in layers for v in layer._trainable_variables}
+    own = {id(v) for layer in network._flatten_layers() for v in layer._trainable_variables}
     return [v for v in network.variables if id(v) in own]
 
 
@@ -42,84 +40,73 @@ def step_momentum(step, decay: float, warm_up: bool):
 
 
 class AveragedModel(keras.Model):
-    """A Keras model around one `network`, which keeps `step` and averages of the network's weights.
+    """A Keras model around one `network`, which keeps `step` and averages of the network's weights, as `recipe` says.
 
     `get_weights` gives the count, the averages and the weights, `set_weights` takes them, or the network's weights
-    alone: then these are the averages, too. Whoever changes `model.network` by hand, past these two and
-    `load_weights`, calls `reset_averages()`.
+    alone, which are the averages then, too. Whoever changes the weights otherwise calls `reset_averages()`.
     """
 
-    ema_warm_up = False  # of Eq. (1)
-
-    def _keep_averages(self, network, decay: float):
-        """Makes the variables; `network` has its weights."""
-        self.ema_decay, self._usual_decay, self._chosen = decay, decay, False
+    def _keep_averages(self):
+        """Makes the variables; the network has its weights."""
+        self.ema_decay, self._chosen = self.recipe.ema_decay, False
         self._reads_averages = self._traced_with_averages = False
-        self._missing: set[int] = set()  # averages that the file last loaded did not have
-        only = {"trainable": False, "aggregation": "only_first_replica"}
+        self._missing: list[int] = []  # averages that the file last loaded did not have
+        variable = functools.partial(keras.Variable, trainable=False, aggregation="only_first_replica")
+        names = [(v, f"{v.path.replace('/', '_')}_average") for v in parameters(self.network)]
         with keras.name_scope(self.name):
-            self.step = keras.Variable(0, dtype="int32", name="step", **only)
+            self.step = variable(0, dtype="int32", name="step")
             self._averages = [
-                keras.Variable(
-                    initializer="zeros",
-                    shape=v.shape,
-                    dtype="float32",
-                    layout=getattr(v, "_layout", None),
-                    name=f"{v.path.replace('/', '_')}_average",
-                    **only,
-                )
-                for v in parameters(network)
+                variable("zeros", v.shape, "float32", layout=getattr(v, "_layout", None), name=name)
+                for v, name in names
             ]
 
     def _pairs(self) -> list[tuple]:
         """(weight, average) of each; ValueError if the network has other weights than when the model was made."""
         found = parameters(self.network)
         if [tuple(v.shape) for v in found] != [tuple(a.shape) for a in self._averages]:
-            raise ValueError(
-                "The network's trainable weights are not those that the model was made with (after enable_lora() or "
-                "quantize(), say), and they have no averages: make a new SiD2Model of the changed network."
-            )
+            advice = "(after enable_lora() or quantize(), say): make a new SiD2Model of the changed network"
+            raise ValueError(f"The network's trainable weights are not those that the model was made with {advice}.")
         return list(zip(found, self._averages, strict=True))
+
+    def _average_of(self) -> dict[int, keras.Variable]:
+        """The average of each weight, by the weight's id."""
+        return {id(weight): average for weight, average in self._pairs()}
 
     def _average_with(self, decay: float | None):
         """From now on with this decay; None is that of before, or no averages at all where there were none yet."""
-        if decay is None and not self._chosen and not steps_done(self):
-            self.ema_decay = None
         if decay is not None:
             self._complete()
             self.ema_decay = decay
+        elif not self._chosen and not backend.steps_done(self):
+            self.ema_decay = None
         self._chosen = True
 
     @property
     def _has_averages(self) -> bool:
-        return self.ema_decay is not None and bool(steps_done(self))
+        return self.ema_decay is not None and bool(backend.steps_done(self))
 
     def averages(self) -> list | None:
-        """The averaged weights, variables in the order of the network's `trainable_variables`.
-
-        None before the first step, and where the optimizer is no EmaAdam and none was before.
-        """
+        """The averaged weights, variables in the order of the network's `trainable_variables`; None before the first
+        step, and where the optimizer is no EmaAdam and none was before."""
         self._complete()
         if not self._has_averages:
             return None
-        average_of = {id(v): average for v, average in self._pairs()}
+        average_of = self._average_of()
         return [average_of[id(v)] for v in self.network.trainable_variables]
 
     def reset_averages(self):
         """The averages become the weights of now."""
-        self._missing = set(range(len(self._averages)))
+        self._missing = list(range(len(self._averages)))
         self._complete()
 
     def _complete(self):
         """Averages that a file did not have are its weights, which keras loads after them; so are those of no decay."""
         backend.sync_variables(self)
-        if self.ema_decay is None:
-            self._missing = set(range(len(self._averages)))
-        if self._missing:
-            pairs = self._pairs()
-            for weight, average in (pairs[i] for i in self._missing):
-                average.assign(ops.copy(weight.value))
-            self._missing = set()
+        missing = range(len(self._averages)) if self.ema_decay is None else self._missing
+        pairs = self._pairs() if missing else []
+        for weight, average in (pairs[i] for i in missing):
+            average.assign(ops.copy(weight.value))
+        self._missing = []
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -137,7 +124,7 @@ class AveragedModel(keras.Model):
 
     def _count_step(self):
         if self.ema_decay is not None:
-            momentum = step_momentum(self.step.value, self.ema_decay, self.ema_warm_up)
+            momentum = step_momentum(self.step.value, self.ema_decay, self.recipe.ema_warmup)
             weights, averages = zip(*self._pairs(), strict=True)
             backend.update_averages(averages, weights, momentum, assign=replicas.update)
         replicas.update([self.step], [self.step.value + 1])
@@ -150,7 +137,7 @@ class AveragedModel(keras.Model):
         return self._values(use_ema and self._has_averages)
 
     def _values(self, use_ema: bool) -> list[tuple]:
-        average_of = {id(v): average for v, average in self._pairs()} if use_ema else {}
+        average_of = self._average_of() if use_ema else {}
         return [(v, average_of.get(id(v), v).value) for v in self.network.variables]
 
     @contextlib.contextmanager
@@ -169,9 +156,8 @@ class AveragedModel(keras.Model):
 
     def _predict(self, inputs, *, training=None, seed=None):
         """The network's output, from its averages where these are read."""
-        if training or not self._reads_averages:
-            return call_network(self.network, inputs, training=training, seed=seed)
-        with keras.StatelessScope(self._values(True)):
+        averaged = self._reads_averages and not training
+        with keras.StatelessScope(self._values(True)) if averaged else contextlib.nullcontext():
             return call_network(self.network, inputs, training=training, seed=seed)
 
     @contextlib.contextmanager
@@ -189,9 +175,8 @@ class AveragedModel(keras.Model):
 
     def weights_digest(self, *, use_ema: bool = True) -> str:
         """The first 16 hexadecimal digits of the SHA-256 of the weights that `generate` draws from."""
-        backend.sync_variables(self)
-        first = {id(v) for v in parameters(self.network)}
         values = self.network_values(use_ema=use_ema)
+        first = {id(v) for v in parameters(self.network)}
         digest = hashlib.sha256()
         for _, value in sorted(values, key=lambda pair: id(pair[0]) not in first):
             digest.update(np.ascontiguousarray(ops.convert_to_numpy(value)).tobytes())
@@ -210,7 +195,7 @@ class AveragedModel(keras.Model):
     def _take_averages(self, given: bool):
         """Averages that were given are used, also where an optimizer without any had made the model one without."""
         if given and self.ema_decay is None:
-            self.ema_decay = self._usual_decay
+            self.ema_decay = self.recipe.ema_decay
 
     def save_own_variables(self, store):
         """keras's hook: "step", and the averages, if there are any, by number."""
@@ -221,21 +206,20 @@ class AveragedModel(keras.Model):
 
     def load_own_variables(self, store):
         """keras's hook. Files before version 0.2 hold both in the optimizer's variables; some files hold neither."""
-        values = _own(store) if "step" in store.keys() else _of_optimizer(store, len(self._averages))
+        values = dict(store) if "step" in store.keys() else _of_optimizer(store, len(self._averages))
         self.step.assign(int(values.get("step", self.step.numpy())))
-        self._missing = set()
+        fits = [str(i) in values and values[str(i)].shape == tuple(a.shape) for i, a in enumerate(self._averages)]
         for i, average in enumerate(self._averages):
-            if i in values and values[i].shape == tuple(average.shape):
-                average.assign(values[i])
-            else:
-                self._missing.add(i)
-        self._take_averages(len(self._missing) < len(self._averages))
+            if fits[i]:
+                average.assign(values[str(i)])
+        self._missing = [i for i, there in enumerate(fits) if not there]
+        self._take_averages(any(fits))
 
     def load_weights(self, filepath, **kwargs):
-        """keras's load_weights, all or nothing: ValueError, and no weight changed, for those of another network.
+        """keras's load_weights, atomic: ValueError, and no weight changed, for those of another network.
 
-        Weights, averages and the count of steps are those of the file, whether the model is compiled or not; where a
-        file has no averages they are its weights. skip_mismatch=True loads what fits and leaves the rest as it is.
+        Averages and the count of steps are the file's, too; where it has no averages they are its weights.
+        skip_mismatch=True loads what fits and leaves the rest as it is.
         """
         if not kwargs.get("skip_mismatch"):
             check_weights_file(filepath, self)
@@ -250,17 +234,11 @@ class AveragedModel(keras.Model):
             raise ValueError(f"{filepath} does not hold the weights of this model's network: {reason}") from error
 
 
-def _own(store) -> dict:
-    return {name if name == "step" else int(name): store[name] for name in store.keys()}
-
-
 def _of_optimizer(store, count: int) -> dict:
-    """What there is of it among the optimizer's variables, where it was before version 0.2.
-
-    The first is the counter. EmaAdam's others: perhaps a rate, `count` averages, two moments each, a gradient's norm.
-    """
+    """The count of steps and the averages, by number, as the optimizer had them before version 0.2: its variables were
+    the counter, and of an EmaAdam perhaps a rate, `count` averages, two moments each, a gradient's norm."""
     file = getattr(store, "h5_file", {})
     found = file["optimizer/vars"] if "optimizer/vars" in file else {}
     first = len(found) - 3 * count - 1
-    averages = {i: found[str(first + i)][()] for i in range(count)} if first in (1, 2) else {}
+    averages = {str(i): found[str(first + i)][()] for i in range(count)} if first in (1, 2) else {}
     return {**({"step": found["0"][()]} if "0" in found else {}), **averages}

@@ -1,4 +1,4 @@
-"""Keras's methods of a model, with what they are given looked at before they start.
+"""Keras's methods of a model, which check what they are given before they start.
 
 What Keras lets a user do either works on what `generate` and `evaluate` use, or is refused in one sentence.
 """
@@ -9,11 +9,9 @@ from keras_sid2 import backend
 from keras_sid2.parallel import replicas
 from keras_sid2.parallel.mesh import check_batch_size, check_model, spread
 from keras_sid2.training.averaged_model import AveragedModel
-from keras_sid2.training.callback_checks import check_callbacks
 from keras_sid2.training.data_checks import check_batch, peek, unpack
-from keras_sid2.training.frozen import check_trainable
 from keras_sid2.training.guards import StopOnNonFinite
-from keras_sid2.training.optimizer import decay_of, usable
+from keras_sid2.training.optimizer import Schedule, decay_of, usable
 
 
 class CheckedModel(AveragedModel):
@@ -23,42 +21,33 @@ class CheckedModel(AveragedModel):
         """keras's compile; `optimizer` None is the recipe's.
 
         Weights, averages and `step` stay as they are; a new optimizer begins anew, with its own warm-up and moments.
-        An EmaAdam averages with its decay; another optimizer not, unless there are averages already. A network that
-        computes in float16 gets a LossScaleOptimizer around it, as in Keras.
+        An EmaAdam averages with its decay; another optimizer not, unless there are averages already. In float16 it is
+        put into a LossScaleOptimizer, as in Keras.
 
         Raises ValueError for a loss or metrics, as it has both; for an optimizer that averages or accumulates by
         itself, or was built for other variables; and where the mesh of `distribute` cannot hold it.
         """
-        refused = [k for k in ("loss", "loss_weights", "metrics", "weighted_metrics") if kwargs.get(k) is not None]
-        if refused:
-            raise ValueError(f"SiD2Model computes its own loss and metrics: compile() takes no {', '.join(refused)}.")
+        own = ("loss", "loss_weights", "metrics", "weighted_metrics")
+        _refuse(kwargs, own, "SiD2Model computes its own loss and metrics: compile()")
+        float16 = any(layer.compute_dtype == "float16" for layer in self.network._flatten_layers())
         optimizer = self.new_optimizer() if optimizer is None else optimizer
-        optimizer = usable(optimizer, float16=self._computes_in_float16() and kwargs.get("auto_scale_loss", True))
-        check_trainable(
-            optimizer,
-            self.trainable_variables,
-            when=f"This {type(optimizer).__name__} was built for other variables than this model trains now (another "
-            "model's, or before layers were frozen or freed): give compile() a new one, or none.",
-        )
+        optimizer = usable(optimizer, float16=float16 and kwargs.get("auto_scale_loss", True))
+        if self._trains_others(optimizer):
+            advice = "(of another model, or before layers were frozen or freed): give compile() a new one, or none"
+            raise ValueError(f"This {type(optimizer).__name__} was built for other variables {advice}.")
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) and self.recipe.accumulation_steps > 1:
-            raise ValueError(
-                "The gradient of a part of a batch is not scaled, so accumulation_steps > 1 does not go with float16 "
-                "and a LossScaleOptimizer: take mixed_bfloat16."
-            )
+            advice = "a LossScaleOptimizer, which does not scale the gradients of microbatches: take mixed_bfloat16"
+            raise ValueError(f"accumulation_steps > 1 does not go with float16 and {advice}.")
         super().compile(optimizer=optimizer, **kwargs)
         replicas.check_optimizer(self.optimizer)
         check_model(self)
         self.optimizer.build(self.trainable_variables)
         self._average_with(decay_of(self.optimizer))
-        self.ema_warm_up = self.recipe.ema_warmup
         self.sampling_programs.clear()
 
     def new_optimizer(self):
         """What compile() takes where it is given none."""
         return self.recipe.build()
-
-    def _computes_in_float16(self) -> bool:
-        return any(layer.compute_dtype == "float16" for layer in self.network._flatten_layers())
 
     def fit(self, x=None, y=None, batch_size=None, epochs=1, *, callbacks=None, **kwargs):
         """keras's fit, after a look at the first batch; it stops at the first loss or gradient that is not finite.
@@ -68,12 +57,9 @@ class CheckedModel(AveragedModel):
         step, when the loss or the gradient is NaN or infinite; that step changed no weight to NaN. CorruptBatch, which
         is both, for a label outside the classes or a float image outside [-1, 1] in a later batch; it was not learnt.
         """
-        refused = [k for k in ("sample_weight", "class_weight") if kwargs.get(k) is not None]
-        if refused:
-            raise ValueError(f"SiD2Model's loss weights noise levels only: fit() takes no {', '.join(refused)}.")
-        self._check_training("fit")
-        check_callbacks(callbacks, self.optimizer)
-        self._complete()
+        _refuse(kwargs, ("sample_weight", "class_weight"), "SiD2Model's loss weights noise levels only: fit()")
+        self._begin_training("fit")
+        _check_callbacks(callbacks, self.optimizer)
         x = self._checked(x, y, batch_size)
         validation = kwargs.get("validation_data")
         if isinstance(validation, tuple):
@@ -92,32 +78,30 @@ class CheckedModel(AveragedModel):
     def evaluate(self, x=None, y=None, batch_size=None, *args, use_ema: bool = True, **kwargs):
         """keras's evaluate, with the averaged weights unless use_ema is False; the same noise every time.
 
-        Raises ValueError, as fit does, also for a wrong label or float image in a later batch.
+        Raises ValueError as fit does, and for a wrong label or float image in a later batch.
         """
         self._check_compiled("evaluate")
-        check_callbacks(kwargs.get("callbacks"))
+        _check_callbacks(kwargs.get("callbacks"))
         if not kwargs.get("_use_cached_eval_dataset"):
             x = self._checked(x, y, batch_size)
         with self._reading(use_ema):
             result = super().evaluate(x, y, batch_size, *args, **kwargs)
-        self._check_faults("in the data of evaluate, behind the first batch")
+        backend.sync_variables(self)
+        if wrong := self.data_faults.sentence(self.conditions):
+            raise ValueError(f"{wrong} It is in the data of evaluate, behind the first batch.")
         return result
 
     def predict(self, x, *args, use_ema: bool = True, **kwargs):
-        """keras's predict: v_hat of the averaged weights for {"z_t", "logsnr", "label"}; see `call`.
-
-        Raises ValueError for anything else: `generate` draws images.
-        """
+        """keras's predict: v_hat of the averaged weights for {"z_t", "logsnr", "label"}; ValueError for others."""
         x, first = peek(x)
         _check_inputs(first[0] if isinstance(first, tuple) else first)
-        check_callbacks(kwargs.get("callbacks"))
+        _check_callbacks(kwargs.get("callbacks"))
         with self._reading(use_ema):
             return super().predict(x, *args, **kwargs)
 
     def train_on_batch(self, x, y=None, *args, **kwargs):
-        """keras's train_on_batch, of a batch that is looked at first."""
-        self._check_training("train_on_batch")
-        self._complete()
+        """keras's train_on_batch, of a batch that is checked first."""
+        self._begin_training("train_on_batch")
         self._check_batch((x, y))
         return super().train_on_batch(x, y, *args, **kwargs)
 
@@ -138,24 +122,20 @@ class CheckedModel(AveragedModel):
         if not self.compiled:
             raise ValueError(f"{method} needs an optimizer and metrics: call compile() first.")
 
-    def _check_training(self, method: str):
+    def _begin_training(self, method: str):
         self._check_compiled(method)
-        check_trainable(
-            self.optimizer,
-            self.trainable_variables,
-            when="Layers were frozen or freed since compile(): call compile() again, which keeps weights, averages and "
-            "the count of steps.",
-        )
+        if self._trains_others(self.optimizer):
+            advice = "call compile() again, which keeps weights, averages and the count of steps"
+            raise ValueError(f"Layers were frozen or freed since compile(): {advice}.")
+        self._complete()
 
-    def _check_faults(self, where: str):
-        backend.sync_variables(self)
-        wrong = self.data_faults.sentence(self.conditions)
-        if wrong:
-            raise ValueError(f"{wrong} It is {where}.")
+    def _trains_others(self, optimizer) -> bool:
+        """Whether `optimizer` was built for other variables than are trained now."""
+        built_for = optimizer._trainable_variables if optimizer.built else self.trainable_variables
+        return [id(v) for v in built_for] != [id(v) for v in self.trainable_variables]
 
     def _check_batch(self, batch):
-        fits = {"sample_shape": self.sample_shape, "conditions": self.conditions, "no_label": self.no_label}
-        check_batch(batch, **fits)
+        check_batch(batch, self.sample_shape, self.conditions, self.no_label)
 
     def _checked(self, x, y=None, batch_size=None):
         """`x` as it must be used from now on; ValueError if its first batch does not fit the model, or the mesh."""
@@ -168,13 +148,34 @@ class CheckedModel(AveragedModel):
         return x
 
 
+def _refuse(kwargs: dict, names: tuple[str, ...], who: str):
+    refused = [name for name in names if kwargs.get(name) is not None]
+    if refused:
+        raise ValueError(f"{who} takes no {', '.join(refused)}.")
+
+
 def _check_inputs(inputs):
     if not isinstance(inputs, dict) or not {"z_t", "logsnr"} <= set(inputs):
-        raise ValueError(
-            'predict gives v_hat for {"z_t": [N, ...], "logsnr": [N], "label": [N]}: to draw images call generate, and '
-            "for the loss of images evaluate."
-        )
+        advice = "to draw images call generate, and for the loss of images evaluate"
+        raise ValueError(f'predict gives v_hat for {{"z_t": [N, ...], "logsnr": [N], "label": [N]}}: {advice}.')
+
+
+def _check_callbacks(callbacks, optimizer=None):
+    """ValueError for those that would act on other weights, or another learning rate, than they seem to."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    fixed_rate = hasattr(inner, "optimizers") or isinstance(getattr(inner, "_learning_rate", None), Schedule)
+    for callback in _listed(callbacks):
+        name = type(callback).__name__
+        if isinstance(callback, keras.callbacks.SwapEMAWeights):
+            advice = "leave it out: evaluate, predict and generate read the averages (use_ema=False: the weights)"
+            raise ValueError(f"{name} would exchange weights and averages, which a SiD2Model reads in place; {advice}.")
+        sets_rate = isinstance(callback, keras.callbacks.ReduceLROnPlateau | keras.callbacks.LearningRateScheduler)
+        if sets_rate and fixed_rate:
+            advice = "compile() with AdamRecipe(warmup_steps=0).build(), or let the recipe's decay lower the rate"
+            raise ValueError(f"{name} sets the learning rate, and this optimizer's follows a schedule: {advice}.")
 
 
 def _listed(callbacks) -> list:
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return list(callbacks.callbacks)
     return [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or ())

@@ -1,10 +1,11 @@
-"""Looks at data: wrong data gets a sentence, and not a loss that never falls.
+"""Checks of data: wrong data gets a sentence, and not a loss that never falls.
 
-The first batch is looked at on the host, before work starts. Later ones within the step, where it costs a comparison a
+The first batch is checked on the host, before work starts. Later ones within the step, where it costs a comparison a
 label and, of float images, one maximum: an example that is wrong is left out of the loss, what was wrong with it goes
 into `DataFaults`, and the logged loss is NaN, which stops fit a step later with a sentence.
 """
 
+import itertools
 import types
 import warnings
 from collections.abc import Mapping
@@ -18,31 +19,26 @@ from keras_sid2.parallel import replicas
 
 _OUTSIDE = 1.001  # float images may pass 1 by rounding
 _SAMPLES = ("image", "video")  # keys of a batch
-_NONE: Mapping = {}
 
 
-def unpack(data, conditions: Mapping = _NONE):
+def unpack(data, conditions: Mapping | None = None):
     """(samples, values by the conditions' names) of a batch.
 
     A batch is {"image" or "video", conditions...}, (such a dict or samples, y), or samples; y is a dict, too, or the
-    only condition, or the label. What the model is not conditioned on is passed over.
-
-    Raises ValueError for sample weights, which SiD2's loss has no place for, and for a dict without samples.
+    only condition, or the label; other values are ignored. ValueError for sample weights and a dict without samples.
     """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     if sample_weight is not None:
         raise ValueError("SiD2Model takes no sample_weight or class_weight: its loss weights noise levels only.")
-    given = {}
-    if isinstance(y, Mapping):
-        given |= y
-    elif y is not None and conditions:
+    conditions = conditions or {}
+    given = dict(y) if isinstance(y, Mapping) else {}
+    if y is not None and not isinstance(y, Mapping) and conditions:
         given["label" if "label" in conditions else next(iter(conditions))] = y
     if isinstance(x, Mapping):
-        key = next((key for key in _SAMPLES if key in x), None)
-        if key is None:
-            raise ValueError(f'A batch that is a dict needs the key "image", got {", ".join(map(repr, x))}.')
         given |= x
-        x = x[key]
+        x = next((x[key] for key in _SAMPLES if key in x), None)
+        if x is None:
+            raise ValueError(f'A batch that is a dict needs the key "image", got {", ".join(map(repr, given))}.')
     return x, {name: given[name] for name in conditions if name in given}
 
 
@@ -50,15 +46,14 @@ def check_sample_spec(shape, dtype, sample_shape: tuple[int, ...]):
     """ValueError unless samples of `shape` [B, ...] and `dtype` fit a model of `sample_shape`."""
     kind, axes = ("Images", "height, width") if len(sample_shape) == 3 else ("Videos", "frames, height, width")
     if tuple(shape)[1:] != tuple(sample_shape):
-        raise ValueError(
-            f"{kind} must be [batch, {', '.join(map(str, sample_shape))}] ({axes}, channels last), got {list(shape)}."
-        )
+        wanted = ", ".join(map(str, sample_shape))
+        raise ValueError(f"{kind} must be [batch, {wanted}] ({axes}, channels last), got {list(shape)}.")
     dtype = keras.backend.standardize_dtype(dtype)
     if dtype != "uint8" and "float" not in dtype:
         raise ValueError(f"{kind} must be uint8 in [0, 255] or float in [-1, 1], got {dtype}.")
 
 
-def check_batch(data, *, sample_shape: tuple[int, ...], conditions: Mapping, no_label: int | None = None):
+def check_batch(data, sample_shape: tuple[int, ...], conditions: Mapping, no_label: int | None):
     """ValueError, in one sentence, unless a batch fits the model in shape, dtype, range and conditions.
 
     A warning for float images that are all above 0, and so have hardly been scaled to [-1, 1].
@@ -66,17 +61,16 @@ def check_batch(data, *, sample_shape: tuple[int, ...], conditions: Mapping, no_
     images, given = unpack(data, conditions)
     check_sample_spec(images.shape, images.dtype, sample_shape)
     check_all(conditions, {name: ops.convert_to_numpy(values) for name, values in given.items()}, missing=no_label)
-    if "float" in keras.backend.standardize_dtype(images.dtype):
-        images = ops.convert_to_numpy(images).astype("float32")
-        low, high = float(np.min(images)), float(np.max(images))
-        if not (low >= -_OUTSIDE and high <= _OUTSIDE):
-            raise ValueError(f"Float images must be in [-1, 1], got values from {low:.4g} to {high:.4g}.")
-        if low >= 0.0:
-            warnings.warn(
-                f"Float images are taken to be in [-1, 1], and those of the first batch go from {low:.4g} to "
-                f"{high:.4g}: if they are in [0, 1], pass images * 2 - 1, or uint8 in [0, 255].",
-                stacklevel=4,
-            )
+    if "float" not in keras.backend.standardize_dtype(images.dtype):
+        return
+    images = ops.convert_to_numpy(images).astype("float32")
+    low, high = float(np.min(images)), float(np.max(images))
+    if not -_OUTSIDE <= low <= high <= _OUTSIDE:
+        raise ValueError(f"Float images must be in [-1, 1], got values from {low:.4g} to {high:.4g}.")
+    if low >= 0.0:
+        found = f"those of the first batch go from {low:.4g} to {high:.4g}"
+        advice = "if they are in [0, 1], pass images * 2 - 1, or uint8 in [0, 255]"
+        warnings.warn(f"Float images are taken to be in [-1, 1], and {found}: {advice}.", stacklevel=4)
 
 
 def without_faults(x, given: Mapping, *, conditions: Mapping, no_label: int | None, scaled: bool):
@@ -106,12 +100,11 @@ class DataFaults(keras.metrics.Metric):
 
     def __init__(self, name: str = "data_faults"):
         super().__init__(name=name)
-        self.first = keras.Variable(
-            np.zeros(3, "float32"), trainable=False, aggregation="only_first_replica", name="first"
-        )
+        only = {"trainable": False, "aggregation": "only_first_replica"}
+        self.first = keras.Variable(np.zeros(3, "float32"), name="first", **only)
 
     def update_state(self, faults, sample_weight=None):
-        """Takes the `faults` [b, 3] of this copy's part of a batch; by maxima alone, which devices share cheaply."""
+        """Takes the `faults` [b, 3] of this replica's part of a batch; by maxima alone, which devices share cheaply."""
         now = ops.max(ops.reshape(replicas.gathered(ops.max(faults, axis=0)), (-1, 3)), axis=0)
         replicas.update([self.first], [ops.where(self.found(), self.first.value, now)])
 
@@ -128,10 +121,8 @@ class DataFaults(keras.metrics.Metric):
         if wrong:
             name, condition = list(conditions.items())[int(wrong) - 1]
             return condition.fault(name, shown)
-        if far:
-            value = "NaN or an infinite value" if np.isinf(far) else f"values of up to {far:.4g} in size"
-            return f"Float images must be in [-1, 1], got {value}."
-        return None
+        value = "NaN or an infinite value" if np.isinf(far) else f"values of up to {far:.4g} in size"
+        return f"Float images must be in [-1, 1], got {value}." if far else None
 
 
 def peek(x, y=None) -> tuple[object, object]:
@@ -143,14 +134,9 @@ def peek(x, y=None) -> tuple[object, object]:
         return None, None
     if hasattr(x, "shape") or isinstance(x, dict | list | tuple):
         return x, (x, y)
-    if isinstance(x, types.GeneratorType):
-        first = next(x, None)
-        return (x if first is None else _put_back(first, x)), first
     if isinstance(x, keras.utils.PyDataset):
         return x, x[0]
-    return x, next(iter(x), None)
-
-
-def _put_back(first, rest):
-    yield first
-    yield from rest
+    first = next(iter(x), None)
+    if isinstance(x, types.GeneratorType) and first is not None:
+        x = (batch for batch in itertools.chain([first], x))  # keras wants a generator
+    return x, first

@@ -5,9 +5,8 @@ import math
 import keras
 
 from keras_sid2 import backend
-from keras_sid2.backend import steps_done
 
-_BLOCK = 20  # steps in a row whose mean says what is usual
+_BLOCK = 20  # steps in a row whose mean is usual
 _BINS = "loss_logsnr"  # how the names of the losses by noise level begin
 
 
@@ -28,23 +27,16 @@ class CorruptBatch(NonFiniteLoss, ValueError):
 
 
 class _EachStep(keras.callbacks.Callback):
-    """Looks at each step's values, one step late, until it stops fit.
+    """Looks at each step's values, one step late, until it stops fit: so no accelerator waits for the host.
 
-    An accelerator never waits for the host so: by then the next step is under way. Subclasses have
-
-        _look(step, count, logs) -> NonFiniteLoss | None
-
-    for step `step`, counted from 1, which is the `count`-th of its epoch; `logs` are the means over the epoch so far.
+    A subclass has _look(step, count, logs) -> NonFiniteLoss | None, for step `step`, counted from 1, which is the
+    `count`-th of its epoch; `logs` are the means over the epoch so far.
     """
 
-    def __init__(self):
-        super().__init__()
-        self._unread = None
-        self._stopped = False
-        self._before_epoch = self._step = 0
+    _unread, _stopped, _step, _before_epoch = None, False, 0, 0
 
     def on_train_begin(self, logs=None):
-        self._step, self._unread, self._stopped = steps_done(self.model), None, False
+        self._step, self._unread, self._stopped = backend.steps_done(self.model), None, False
 
     def on_epoch_begin(self, epoch, logs=None):
         self._before_epoch = self._step
@@ -61,40 +53,31 @@ class _EachStep(keras.callbacks.Callback):
         if self._unread is None or self._stopped:
             return
         values, self._unread = self._unread, None
-        found = self._look(*values)
-        if found:
-            self._stopped = True
+        if found := self._look(*values):
+            self._stopped = self.model.stop_training = True
             self.model.non_finite = found
-            self.model.stop_training = True
 
 
 class StopOnNonFinite(_EachStep):
-    """Stops fit at the first step whose loss or gradient norm is NaN or infinite.
-
-    That it looks one step late does no harm, since `EmaAdam` applies no gradient that is not finite.
-    """
+    """Stops fit at the first step whose loss or gradient norm is NaN or infinite; one step late, which does no harm,
+    since `EmaAdam` applies no gradient that is not finite."""
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         self.model.non_finite = None
 
     def _look(self, step, count, logs):
-        for name in ("loss", "gradient_norm"):
-            value = float(logs.get(name, 0.0))
-            if not math.isfinite(value):
-                backend.sync_variables(self.model)
-                wrong = self.model.data_faults.sentence(self.model.conditions)
-                if wrong:
-                    what = f"loss is nan at training step {step}, as its batch is not sound: {wrong}"
-                    return CorruptBatch(f"{what} Training stopped, and has not learnt it.", step)
-                bins = [key for key in logs if key.startswith(_BINS) and not math.isfinite(float(logs[key]))]
-                return NonFiniteLoss(
-                    f"{name} is {value} at training step {step}{' in ' + ', '.join(bins) if bins else ''}: training "
-                    "stopped. Usual causes: a learning rate that is too high, float16, images outside [-1, 1], labels "
-                    "outside the classes.",
-                    step,
-                )
-        return None
+        wrong = [name for name in ("loss", "gradient_norm") if not math.isfinite(logs.get(name, 0.0))]
+        if not wrong:
+            return None
+        backend.sync_variables(self.model)
+        if fault := self.model.data_faults.sentence(self.model.conditions):
+            what = f"loss is nan at training step {step}, as its batch is corrupt: {fault}"
+            return CorruptBatch(f"{what} Training stopped, and has not learnt it.", step)
+        bins = ", ".join(key for key in logs if key.startswith(_BINS) and not math.isfinite(logs[key]))
+        what = f"{wrong[0]} is {float(logs[wrong[0]])} at training step {step}{' in ' * bool(bins)}{bins}"
+        causes = "a learning rate that is too high, float16, images outside [-1, 1], labels outside the classes"
+        return NonFiniteLoss(f"{what}: training stopped. Usual causes: {causes}.", step)
 
     def raise_if_stopped(self):
         """NonFiniteLoss, a FloatingPointError, with what happened, if this or another guard of the fit stopped it."""
@@ -105,15 +88,13 @@ class StopOnNonFinite(_EachStep):
 class StopOnExplosion(_EachStep):
     """Stops fit, which then raises ExplodedLoss, at a loss that is more than `factor` times what is usual.
 
-    Our choice: usual is the lowest mean loss of 20 steps in a row that this callback has seen, so the first 20 steps
-    cannot explode. It is a measure for slow explosions too: they do not carry it with them. One callback may serve
-    several fits of a run, and has seen them all; but one that begins at an earlier step than it has seen begins anew,
-    since what was usual later is no measure there.
+    Our choice: usual is the lowest mean loss of 20 steps in a row that this callback has seen, so slow explosions do
+    not carry it with them, and the first 20 steps cannot explode. One callback may serve several fits of a run; it
+    begins anew where one begins at an earlier step than it has seen, since what was usual later is no measure there.
 
     Args:
-        factor: > 1. The loss of a batch varies by far less than 100: its noise levels cover all of them evenly.
-
-    Raises ValueError for another factor.
+        factor: > 1, else a ValueError. The loss of a batch varies by far less than 100: its noise levels cover all of
+            them evenly.
     """
 
     def __init__(self, factor: float = 100.0):
@@ -153,10 +134,7 @@ class StopOnExplosion(_EachStep):
         return None
 
     def _of_step(self, name: str, count: int, logs: dict) -> float:
-        """Of the steps since the latest look, as a rule one; the logs are means over the epoch.
-
-        For a bin of noise levels it is about that: its number of examples varies a little from step to step.
-        """
+        """Of the steps since the latest look, as a rule one; about that of a bin, whose number of examples varies."""
         before, earlier = self._before
         sum_before = before * float(earlier[name]) if before else 0.0
         return (count * float(logs[name]) - sum_before) / (count - before)
@@ -167,9 +145,7 @@ class StopOnExplosion(_EachStep):
         growth = {name: value / max(usual.get(name, 0.0), 1e-30) for name, value in bins.items()}
         named = [name for name in bins if growth[name] >= min(self.factor, max(growth.values()))]
         told = ", ".join(f"{name} ({usual.get(name, 0.0):.3g} to {bins[name]:.3g})" for name in named)
-        return ExplodedLoss(
-            f"loss is {loss:.4g} at training step {step}, {loss / max(self._usual, 1e-30):.0f} times the "
-            f"{self._usual:.4g} that it was down to{' in ' * bool(told)}{told}: training stopped. Usual causes: a "
-            "learning rate that is too high, a damaged batch.",
-            step,
-        )
+        times = f"{loss / max(self._usual, 1e-30):.0f} times the {self._usual:.4g} that it was down to"
+        what = f"loss is {loss:.4g} at training step {step}, {times}{' in ' * bool(told)}{told}"
+        causes = "a learning rate that is too high, a corrupt batch"
+        return ExplodedLoss(f"{what}: training stopped. Usual causes: {causes}.", step)

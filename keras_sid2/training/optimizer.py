@@ -1,28 +1,27 @@
 """The optimizer of SiD2's lineage: Adam, a clipped gradient norm, a learning rate that is warmed up and may decay.
 
-The gradient may be accumulated over parts of a batch. Keras's own way takes k small batches, and the counter, the
-average of the weights and our noise move at each. Here a step is one batch whatever k is: it is noised as a whole, then
-the network runs forward and backward over k parts of it, which gives the gradient g of the mean loss L, and the step
+A batch may be split into microbatches, whose gradients are accumulated within one step of Keras (its own way counts a
+step each). The batch is noised as a whole, passes over its parts give the gradient g of the mean loss L, and the step
 goes on with
 
     (1) L + <g, w - stop_gradient(w)>
 
-whose value is L and whose gradient is g. So every trainer of keras, the clipping, the average and the schedule of the
-learning rate see one batch and one gradient.
+whose value is L and whose gradient is g: counter, clipping, averages and learning rate see one batch and one gradient.
 """
 
 import math
-import numbers
 import warnings
 from collections.abc import Callable, Sequence
 
 import keras
 from keras import ops
 
-from keras_sid2 import backend, threefry
+from keras_sid2 import backend, shapes, threefry
 from keras_sid2.config import register, settings
 from keras_sid2.parallel import replicas
-from keras_sid2.training.learning_rate import DECAYS, Decayed, Schedule, WarmedUp
+
+Schedule = keras.optimizers.schedules.LearningRateSchedule
+DECAYS = ("constant", "linear", "cosine", "inverse_sqrt")
 
 # On torch keras swaps in a class that updates all variables in one kernel. No optimizer is made to find it: that would
 # start the backend, and several processes have to find one another first.
@@ -33,11 +32,8 @@ _Adam = type(keras.optimizers.Adam.__new__(keras.optimizers.Adam))
 class EmaAdam(_Adam):
     """Adam, global norm clipping, and the norm of the latest gradient in `gradient_norm`.
 
-    A gradient that is not finite counts as zero: it shows in `gradient_norm`, and the weights stay sound.
-    `ema_momentum` is the decay of the averages that the model keeps (averaged_model.py); Keras's own, use_ema, would
-    replace the weights by the averages at the end of each fit, and is refused.
-
-    Under a registered name of ours a file saved on torch loads on jax and tensorflow too.
+    A gradient that is not finite counts as zero: it shows in `gradient_norm`, and the weights stay finite.
+    `ema_momentum` is the decay of the averages that the model keeps (averaged_model.py).
     """
 
     averages_over_copies = True
@@ -61,37 +57,33 @@ class EmaAdam(_Adam):
         return [ops.where(finite, g * ops.cast(scale, g.dtype), ops.zeros_like(g)) for g in grads]
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
-        """On tensorflow: they are summed over the copies already, since their norm had to be known."""
+        """On tensorflow: they are summed over the replicas already, since their norm had to be known."""
         return grads_and_vars
 
     def load_own_variables(self, store):
         """keras's hook; before version 0.2 the averages lay between the counter and the moments."""
-        mine, count = len(self.variables), len(self._trainable_variables)
-        if len(store.keys()) not in (mine, mine + count):
-            warnings.warn(
-                f"The optimizer's state in the file is of {len(store.keys())} variables and this one has {mine}, for "
-                "other layers are frozen or another optimizer was saved: its moments begin anew. Weights, averages and "
-                "the count of steps are not touched by that.",
-                stacklevel=2,
-            )
+        count = len(self._trainable_variables)
+        extra = len(store.keys()) - len(self.variables)
+        if extra not in (0, count):
+            sizes = f"of {len(store.keys())} variables, and this one has {len(self.variables)}"
+            cause = "other layers are frozen, or another optimizer was saved; weights and averages are not touched"
+            warnings.warn(f"The file's optimizer is {sizes}: its moments begin anew ({cause}).", stacklevel=2)
             return
-        extra = len(store.keys()) - mine
-        first = mine - 2 * count - 1 if extra else 0
+        first = len(self.variables) - 2 * count - 1  # of the moments
         for i, variable in enumerate(self.variables):
             variable.assign(store[str(i if i < first else i + extra)])
 
 
 def accumulated_losses(losses_of: Callable, inputs: dict, variables: Sequence, trainable: Sequence, parts: int):
-    """losses_of(inputs) -> float32 [B] with the gradient of their mean, Eq. (1), computed in `parts` parts.
+    """losses_of(inputs) -> float32 [B] with the gradient of their mean, Eq. (1), computed in `parts` microbatches.
 
-    Each part takes every `parts`-th example, so that on several devices each computes with its own examples; inputs'
-    seed, which belongs to no example, is another in each part. Raises ValueError where B is no multiple of `parts`.
+    Each takes every `parts`-th example, so that on several devices each computes with its own examples; inputs' seed,
+    which belongs to no example, is another in each. Raises ValueError where B is no multiple of `parts`.
     """
     batch = inputs["weight"].shape[0]
     if batch is not None and batch % parts:
-        raise ValueError(
-            f"accumulation_steps must divide the batch, got accumulation_steps={parts}, a batch of {batch}."
-        )
+        sizes = f"accumulation_steps={parts}, a batch of {batch}"
+        raise ValueError(f"accumulation_steps must divide the batch, got {sizes}.")
     apart = {k: ops.reshape(v, (-1, parts, *v.shape[1:])) for k, v in inputs.items() if k != "seed"}
 
     def losses_of_part(i):
@@ -101,9 +93,47 @@ def accumulated_losses(losses_of: Callable, inputs: dict, variables: Sequence, t
     losses, gradients = backend.accumulated(losses_of_part, variables, trainable, parts)
     losses = ops.reshape(ops.transpose(losses), (-1,))
     pairs = zip(gradients, trainable, strict=True)
-    return losses + sum(ops.sum(g * (v.value - ops.stop_gradient(v.value))) for g, v in pairs) / ops.cast(
-        ops.size(losses), "float32"
-    )
+    zero = sum(ops.sum(g * (v.value - ops.stop_gradient(v.value))) for g, v in pairs)  # with the gradient of all losses
+    return losses + zero / ops.cast(ops.size(losses), "float32")
+
+
+@register
+class WarmedUp(Schedule):
+    """`schedule`'s rate at each step, times a factor that rises from 1 / steps to 1 in the first `steps`."""
+
+    def __init__(self, schedule: Schedule, steps: int):
+        self.schedule, self.steps = schedule, steps
+
+    def __call__(self, step):
+        done = ops.minimum(ops.cast(step, "float32"), self.steps) / self.steps
+        first = 1.0 / self.steps
+        return self.schedule(step) * (first + (1.0 - first) * done)
+
+    def get_config(self):
+        return {"schedule": keras.saving.serialize_keras_object(self.schedule), "steps": self.steps}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config["schedule"]), config["steps"])
+
+
+@register
+class Decayed(Schedule):
+    """`rate` to step `start`, then "linear" or "cosine" to 0 at `stop`, or "inverse_sqrt": rate sqrt(start / step)."""
+
+    def __init__(self, rate: float, decay: str, start: int, stop: int | None = None):
+        self.rate, self.decay, self.start, self.stop = rate, decay, start, stop
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        if self.decay == "inverse_sqrt":
+            start = float(max(self.start, 1))
+            return self.rate * ops.sqrt(start / ops.maximum(step, start))
+        left = 1.0 - ops.clip((step - self.start) / (self.stop - self.start), 0.0, 1.0)
+        return self.rate * (left if self.decay == "linear" else 0.5 - 0.5 * ops.cos(math.pi * left))
+
+    def get_config(self):
+        return {name: getattr(self, name) for name in ("rate", "decay", "start", "stop")}
 
 
 @settings
@@ -119,12 +149,12 @@ class AdamRecipe:
             "inverse_sqrt", rate * sqrt(w / step) from step w = max(warmup_steps, 1) on.
         decay_steps: > warmup_steps, all steps of the run, the warm-up counted in; for "linear" and "cosine".
         ema_decay: of the averaged weights, in [0, 1).
-        ema_warmup: average over fewer steps at first, min(ema_decay, (1 + n) / (10 + n)) behind n steps, which is over
-            the last ninth of them; else the first weights count ema_decay^n. All presets have it: sid2_digits had a
-            Frechet distance of 0.20 with it and 4.06 without after 500 steps, 0.16 and 0.34 after 1500.
+        ema_warmup: average over fewer steps at first, min(ema_decay, (1 + n) / (10 + n)) behind n steps; else the first
+            weights count ema_decay^n. All presets have it: sid2_digits had a Frechet distance of 0.20 with it and 4.06
+            without after 500 steps, 0.16 and 0.34 after 1500.
         clip_norm: bound of the gradient's norm; 0 is none.
-        accumulation_steps: parts into which a batch is cut, each in the memory of the one before; it divides the batch.
-            The result is that of the batch in one piece, but for other dropout masks.
+        accumulation_steps: microbatches of a batch, which it divides, each in the memory of the one before. The result
+            is that of the batch in one piece, but for other dropout masks.
 
     Raises ValueError, naming the field, for anything else.
     """
@@ -142,35 +172,24 @@ class AdamRecipe:
     ema_warmup: bool = False
 
     def __post_init__(self):
-        if not isinstance(self.learning_rate, Schedule) and not (
-            _is_number(self.learning_rate, 0) and self.learning_rate
-        ):
-            raise ValueError(
-                "learning_rate must be positive and finite, or a keras.optimizers.schedules.LearningRateSchedule, "
-                f"got {self.learning_rate!r}."
-            )
+        scheduled = isinstance(self.learning_rate, Schedule)
+        if not scheduled and not (shapes.is_number(self.learning_rate) and 0 < self.learning_rate < math.inf):
+            kinds = "positive and finite, or a keras.optimizers.schedules.LearningRateSchedule"
+            raise ValueError(f"learning_rate must be {kinds}, got {self.learning_rate!r}.")
         for field, least in (("warmup_steps", 0), ("accumulation_steps", 1)):
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{field} must be an integer >= {least}, got {value!r}.")
-        if not _is_number(self.ema_decay, 0) or self.ema_decay >= 1:
-            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay!r}.")
-        if not _is_number(self.clip_norm, 0):
+            object.__setattr__(self, field, shapes.whole_number(field, getattr(self, field), least))
+        shapes.rate("ema_decay", self.ema_decay)
+        if not shapes.is_number(self.clip_norm) or not 0 <= self.clip_norm < math.inf:
             raise ValueError(f"clip_norm must be a number >= 0, 0 for none, got {self.clip_norm!r}.")
-        self._check_decay()
-
-    def _check_decay(self):
         if self.decay not in DECAYS:
             raise ValueError(f"decay must be one of {', '.join(DECAYS)}, got {self.decay!r}.")
-        if self.decay != "constant" and isinstance(self.learning_rate, Schedule):
+        if self.decay != "constant" and scheduled:
             raise ValueError(f"learning_rate is a schedule already, so decay must be constant, got {self.decay!r}.")
-        needed = self.decay in ("linear", "cosine")
-        if needed and (not isinstance(self.decay_steps, int) or self.decay_steps <= self.warmup_steps):
-            raise ValueError(
-                f"decay={self.decay!r} needs decay_steps, an integer above warmup_steps ({self.warmup_steps}), "
-                f"got {self.decay_steps!r}."
-            )
-        if not needed and self.decay_steps is not None:
+        ends = self.decay in ("linear", "cosine")
+        if ends and (not isinstance(self.decay_steps, int) or self.decay_steps <= self.warmup_steps):
+            needed = f"an integer above warmup_steps ({self.warmup_steps})"
+            raise ValueError(f"decay={self.decay!r} needs decay_steps, {needed}, got {self.decay_steps!r}.")
+        if not ends and self.decay_steps is not None:
             raise ValueError(f"decay_steps is for decay='linear' or 'cosine', got decay={self.decay!r}.")
 
     def rate(self) -> float | Schedule:
@@ -186,18 +205,8 @@ class AdamRecipe:
 
     def build(self) -> EmaAdam:
         """A new optimizer."""
-        return EmaAdam(
-            self.rate(),
-            beta_1=self.beta_1,
-            beta_2=self.beta_2,
-            epsilon=self.epsilon,
-            global_clipnorm=self.clip_norm or None,
-            ema_momentum=self.ema_decay,
-        )
-
-
-def _is_number(value, least: float) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and least <= value < math.inf
+        same = {name: getattr(self, name) for name in ("beta_1", "beta_2", "epsilon")}
+        return EmaAdam(self.rate(), global_clipnorm=self.clip_norm or None, ema_momentum=self.ema_decay, **same)
 
 
 def _parts(optimizer) -> list:
@@ -207,22 +216,17 @@ def _parts(optimizer) -> list:
 
 
 def usable(optimizer, *, float16: bool):
-    """`optimizer` as compile() takes it, in a LossScaleOptimizer where the network computes in float16.
-
-    Raises ValueError for those that count or average in ways that a SiD2Model does not see.
-    """
+    """`optimizer` as compile() takes it, in a LossScaleOptimizer for float16; ValueError for one that averages or
+    accumulates by itself."""
     optimizer = keras.optimizers.get(optimizer)
     for part in _parts(optimizer):
+        name, steps = type(part).__name__, part.gradient_accumulation_steps
         if part.use_ema:
-            raise ValueError(
-                f"{type(part).__name__}(use_ema=True) would put averages in the place of weights at the end of fit: "
-                "a SiD2Model keeps averages itself; take EmaAdam, or AdamRecipe(ema_decay=...)."
-            )
-        if part.gradient_accumulation_steps:
-            raise ValueError(
-                f"{type(part).__name__}(gradient_accumulation_steps={part.gradient_accumulation_steps}) counts each "
-                "part of a batch as a step: AdamRecipe(accumulation_steps=...) accumulates within one."
-            )
+            advice = "a SiD2Model keeps averages itself; take EmaAdam, or AdamRecipe(ema_decay=...)"
+            raise ValueError(f"{name}(use_ema=True) would put averages in the place of weights: {advice}.")
+        if steps:
+            advice = "counts each part of a batch as a step: AdamRecipe(accumulation_steps=...) accumulates within one"
+            raise ValueError(f"{name}(gradient_accumulation_steps={steps}) {advice}.")
     decays = {part.ema_momentum for part in _parts(optimizer) if isinstance(part, EmaAdam)}
     if len(decays) > 1:
         raise ValueError(f"All parts of an optimizer must have one ema_momentum, got {sorted(decays)}.")
@@ -235,8 +239,3 @@ def usable(optimizer, *, float16: bool):
 def decay_of(optimizer) -> float | None:
     """Of the averages, as an EmaAdam says it; None without one."""
     return next((part.ema_momentum for part in _parts(optimizer) if isinstance(part, EmaAdam)), None)
-
-
-def gradient_norm_of(optimizer):
-    """The variable with the norm of the latest gradient, or None."""
-    return getattr(getattr(optimizer, "inner_optimizer", optimizer), "gradient_norm", None)

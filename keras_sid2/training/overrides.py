@@ -12,7 +12,7 @@ from keras_sid2.models import ResidualUViT
 from keras_sid2.models.level import as_levels
 from keras_sid2.training.preset import DATA_OPTIONS, Preset
 
-_WHOLE = object()  # the key, in a tree of changes, of a value for the place itself
+Path = tuple[str, ...]
 
 
 def overridden(preset: Preset, changes: Iterable[str]) -> Preset:
@@ -21,19 +21,16 @@ def overridden(preset: Preset, changes: Iterable[str]) -> Preset:
     All changes of one object are made at once. Raises ValueError, in one sentence: for what is no path=value; for a
     path that there is not, with those that are like it; and whatever constructors say of values that are wrong.
     """
-    tree = {}
+    texts = {}
     for change in changes:
         path, equals, text = change.partition("=")
-        keys = [key.strip() for key in path.split(".")]
-        if not equals or not all(keys):
+        path = tuple(key.strip() for key in path.split("."))
+        if not equals or not all(path):
             raise ValueError(f"--set takes path=value, as recipe.learning_rate=3e-4, got {change!r}.")
-        node = tree
-        for key in keys:
-            node = node.setdefault(key, {})
-        node[_WHOLE] = text.strip()
-    if not tree:
+        texts[path] = text.strip()
+    if not texts:
         return preset
-    changed = _Places(preset).changed(preset, tree, "")
+    changed = _Places(preset).changed(preset, texts)
     changed.conditions  # noqa: B018 - the network's own constructor looks at its arguments
     return changed
 
@@ -44,55 +41,57 @@ class _Places:
     def __init__(self, preset: Preset):
         self._preset = preset
 
-    def changed(self, value, tree: Mapping, path: str):
-        """`value`, which is at `path`, with the changes of a tree."""
-        if _WHOLE in tree:
-            if len(tree) > 1:
-                raise ValueError(f"--set {path}=... replaces {_first_path(tree, path)}, too: give one of them.")
-            return self._parsed(tree[_WHOLE], value, path)
-        value = Guidance() if path == "guidance" and value is None else value
+    def changed(self, value, texts: Mapping[Path, str], path: Path = ()):
+        """`value`, which is at `path`, with the changes of `texts`, whose paths begin there."""
+        if () in texts:
+            if inner := next(filter(None, texts), None):
+                raise ValueError(
+                    f"--set {'.'.join(path)}=... replaces {'.'.join(path + inner)}, too: give one of them."
+                )
+            return self._parsed(texts[()], value, path)
+        value = Guidance() if path == ("guidance",) and value is None else value
         inside, parts = self._inside(value, path), {}
-        for name, below in tree.items():
-            inner = _join(path, name)
+        for inner in texts:
+            name = inner[0]
             if name not in inside:
-                raise ValueError(self._unknown(_first_path(below, inner), path, inside))
-            parts[name] = self.changed(inside[name], below, inner)
+                raise ValueError(self._unknown(path + inner, path, inside))
+            below = {other[1:]: text for other, text in texts.items() if other[0] == name}
+            parts[name] = parts[name] if name in parts else self.changed(inside[name], below, (*path, name))
         found = _rebuilt(value, inside, parts, path)
         for name, new in parts.items():  # behind the constructor, which has the better sentence
             kinds = [_kind(inside[name]), _kind(new)]
             if kinds in (["a number", "a text"], ["True or False", "a number"], ["True or False", "a text"]):
-                raise ValueError(f"{_join(path, name)} must be {kinds[0]}, got {new!r}.")
+                raise ValueError(f"{'.'.join((*path, name))} must be {kinds[0]}, got {new!r}.")
         return found
 
-    def _inside(self, value, path: str) -> dict:
+    def _inside(self, value, path: Path) -> dict:
         """What `value` consists of, by name; {} of what has no parts."""
-        if path == "network":
+        if path == ("network",):
             of_residual_uvit = issubclass(self._preset.network_class, ResidualUViT) and "levels" in value
             given = {**value, "levels": as_levels(value["levels"])} if of_residual_uvit else value
             return {**_arguments(self._preset.network_class), **given}
-        if path == "data":
+        if path == ("data",):
             return {**DATA_OPTIONS, **value}
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        if isinstance(value, Mapping):
-            return dict(value)
         if isinstance(value, Sequence) and not isinstance(value, str):
             return {str(i): part for i, part in enumerate(value)}
-        return {}
+        return dict(value) if isinstance(value, Mapping) else {}
 
-    def _all(self, value, path: str = "") -> Iterator[str]:
+    def _all(self, value, path: Path = ()) -> Iterator[str]:
         for name, part in self._inside(value, path).items():
-            yield _join(path, name)
-            yield from self._all(part, _join(path, name))
+            yield ".".join((*path, name))
+            yield from self._all(part, (*path, name))
 
-    def _unknown(self, asked: str, path: str, inside: Mapping) -> str:
-        every, last = list(self._all(self._preset)), asked.rpartition(".")[2]
-        found = difflib.get_close_matches(asked, every, n=2, cutoff=0.75)
-        found = found or [one for one in every if one.rpartition(".")[2] == last][:2]
-        told = f"did you mean {' or '.join(found)}?" if found else f"{path or 'a preset'} has {', '.join(inside)}."
-        return f"There is nothing at {asked} to set: {told}"
+    def _unknown(self, asked: Path, path: Path, inside: Mapping) -> str:
+        every, text = list(self._all(self._preset)), ".".join(asked)
+        found = difflib.get_close_matches(text, every, n=2, cutoff=0.75)
+        found = found or [one for one in every if one.rpartition(".")[2] == asked[-1]][:2]
+        place = ".".join(path) or "a preset"
+        told = f"did you mean {' or '.join(found)}?" if found else f"{place} has {', '.join(inside)}."
+        return f"There is nothing at {text} to set: {told}"
 
-    def _parsed(self, text: str, value, path: str):
+    def _parsed(self, text: str, value, path: Path):
         """What a text says, for the place of `value`."""
         if isinstance(value, str):
             return text
@@ -100,23 +99,14 @@ class _Places:
             new = ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             new = text
-        if dataclasses.is_dataclass(value) and not (path == "guidance" and new is None):
-            inner = ", ".join(_join(path, name) for name in self._inside(value, path))
-            raise ValueError(f"{path} is {type(value).__name__}(...): set {inner}, or write a --config file.")
+        if dataclasses.is_dataclass(value) and not (path == ("guidance",) and new is None):
+            inner = ", ".join(".".join((*path, name)) for name in self._inside(value, path))
+            place = ".".join(path)
+            raise ValueError(f"{place} is {type(value).__name__}(...): set {inner}, or write a --config file.")
         return new
 
 
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
-
-
-def _first_path(tree: Mapping, path: str) -> str:
-    """Of the changes in a tree."""
-    inner = [name for name in tree if name is not _WHOLE]
-    return _first_path(tree[inner[0]], _join(path, inner[0])) if inner else path
-
-
-def _rebuilt(value, inside: Mapping, parts: Mapping, path: str):
+def _rebuilt(value, inside: Mapping, parts: Mapping, path: Path):
     if isinstance(value, Mapping):
         return {**value, **parts}
     if not dataclasses.is_dataclass(value):
@@ -124,7 +114,7 @@ def _rebuilt(value, inside: Mapping, parts: Mapping, path: str):
     try:
         return dataclasses.replace(value, **parts)
     except TypeError as error:
-        told = ", ".join(f"{_join(path, name)}={part!r}" for name, part in parts.items())
+        told = ", ".join(f"{'.'.join((*path, name))}={part!r}" for name, part in parts.items())
         raise ValueError(f"{type(value).__name__} does not take {told}: {error}.") from error
 
 

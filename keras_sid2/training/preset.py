@@ -10,7 +10,7 @@ import keras
 
 from keras_sid2.conditions import conditions_of, sample_shape_of
 from keras_sid2.diffusion import DiffusionObjective, Guidance
-from keras_sid2.models import NetworkCost, ResidualUViT, abstract_variables, trace
+from keras_sid2.models import ResidualUViT, abstract_variables, trace
 from keras_sid2.sampling import get_sampler
 from keras_sid2.shapes import rate, whole_number
 from keras_sid2.training.optimizer import AdamRecipe
@@ -33,7 +33,7 @@ class Preset:
         data: options of `pipelines.make_dataset`: crop, flip, min_crop.
         network_class: of Keras, registered (`keras.saving.register_keras_serializable`), so that files can be read.
 
-    Raises ValueError, naming the field, for others.
+    It has also the network's `cost`, `sample_shape` and `conditions`. Raises ValueError, naming the field, for others.
     """
 
     name: str
@@ -54,8 +54,8 @@ class Preset:
         for name in values:
             if name not in fields:
                 raise ValueError(f"A preset has no {name!r}{near(name, fields)}")
-        given = {"schedule": schedule, "weighting": weighting, "prediction": prediction}
-        given = {name: value for name, value in given.items() if value is not None}
+        parts = {"schedule": schedule, "weighting": weighting, "prediction": prediction}
+        given = {name: value for name, value in parts.items() if value is not None}
         if objective is None:
             _require({"schedule", "weighting"} <= {*given}, "needs an objective, or schedule and weighting")
             objective = DiffusionObjective(**given)
@@ -67,37 +67,26 @@ class Preset:
         self._check()
 
     def _check(self):
-        _require(isinstance(self.name, str) and self.name, f"needs a name, got {self.name!r}")
-        _require(isinstance(self.network, Mapping), f"needs the network's arguments as a dict, got {self.network!r}")
-        _require(isinstance(self.recipe, AdamRecipe), f"needs an AdamRecipe as recipe, got {self.recipe!r}")
+        _require(self.name, f"needs a name, got {self.name!r}")
+        for name, (kind, what) in _KINDS.items():
+            value = getattr(self, name)
+            _require(isinstance(value, kind), f"needs {what}, got {value!r}")
         for part in ("corrupt", "losses", "schedule"):
             _require(hasattr(self.objective, part), f"needs an objective with {part}, got {self.objective!r}")
         for what in ("batch_size", "num_steps"):
             whole_number(f"A preset's {what}", getattr(self, what))
         if not isinstance(self.label_dropout, Mapping):
             rate("A preset's label_dropout", self.label_dropout)
-        guided = isinstance(self.guidance, Guidance | None)
-        _require(guided, f"needs a Guidance, or None, as guidance, got {self.guidance!r}")
         get_sampler(self.sampler)
-        _require(isinstance(self.data, Mapping), f"needs the data's options as a dict, got {self.data!r}")
         for name in self.data:
             _require(name in DATA_OPTIONS, f"has the data's options {', '.join(DATA_OPTIONS)}; got {name!r}")
         crop = self.data.get("crop")
         _require(crop in (None, "center", "random"), f"needs center, random or None as the data's crop, got {crop!r}")
-        made = isinstance(self.network_class, type)
-        _require(made, f"needs a class of networks as network_class, got {self.network_class!r}")
         for part in (self.network_class, self.objective, self.schedule, self.weighting):
             kind = part if isinstance(part, type | types.FunctionType) else type(part)
             known = keras.saving.get_registered_object(keras.saving.get_registered_name(kind)) is kind
             advice = "decorate it with @keras.saving.register_keras_serializable()"
             _require(known, f"needs {kind.__name__} registered at Keras, or its files cannot be read: {advice}")
-
-    schedule = property(lambda self: self.objective.schedule)
-    weighting = property(lambda self: self.objective.weighting)
-
-    @property
-    def cost(self) -> NetworkCost:
-        return trace(self._abstract).cost
 
     @functools.cached_property
     def _abstract(self):
@@ -105,27 +94,23 @@ class Preset:
         with abstract_variables():
             return self.make_network()
 
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """The network's; raises what its constructor raises."""
-        return sample_shape_of(self._abstract)
-
-    @property
-    def conditions(self) -> dict:
-        """The network's; raises what its constructor raises."""
-        return conditions_of(self._abstract)
+    schedule = property(lambda self: self.objective.schedule)
+    weighting = property(lambda self: self.objective.weighting)
+    # The network's; they raise what its constructor raises.
+    cost = property(lambda self: trace(self._abstract).cost)
+    sample_shape = property(lambda self: sample_shape_of(self._abstract))
+    conditions = property(lambda self: conditions_of(self._abstract))
 
     def described(self) -> dict:
         """What defines a run, as plain values; a flag of sid2-train of its own says the rest."""
+        kind = self.network_class
         try:
             network = self._abstract.get_config()
         except NotImplementedError as error:
-            raise ValueError(
-                f"{self.network_class.__name__} needs a get_config, or its files cannot be read."
-            ) from error
+            raise ValueError(f"{kind.__name__} needs a get_config, or its files cannot be read.") from error
         rest = ("beta_1", "beta_2", "epsilon", "clip_norm", "decay_steps")
         return {
-            "network_class": keras.saving.get_registered_name(self.network_class),
+            "network_class": keras.saving.get_registered_name(kind),
             "network": _plain({k: v for k, v in network.items() if k not in ("name", "trainable", "dtype")}),
             "objective": _plain(self.objective),
             "label_dropout": _plain(self.label_dropout),
@@ -134,27 +119,28 @@ class Preset:
         }
 
     def make_network(self, *, dtype=None, remat: bool = False):
-        """A new one; ValueError for arguments that its class does not take."""
+        """A new one; ValueError, in one sentence, for arguments that its class does not take."""
         options = {**self.network, **({"remat": True} if remat else {}), **({} if dtype is None else {"dtype": dtype})}
-        return make(self.network_class, options)
+        try:
+            return self.network_class(**options)
+        except TypeError as error:
+            name = self.network_class.__name__
+            raise ValueError(f"{name} cannot be made with {', '.join(options)}: {error}.") from error
 
     def build(self, model_class: type, *, seed: int = 0, dtype=None, remat: bool = False):
         """`model_class` with a new network."""
-        return model_class(
-            self.make_network(dtype=dtype, remat=remat),
-            objective=self.objective,
-            label_dropout=self.label_dropout,
-            seed=seed,
-            recipe=self.recipe,
-        )
+        same = {name: getattr(self, name) for name in ("objective", "label_dropout", "recipe")}
+        return model_class(self.make_network(dtype=dtype, remat=remat), seed=seed, **same)
 
 
-def make(network_class: type, options: Mapping):
-    """`network_class(**options)`; ValueError, in one sentence, where it does not take them."""
-    try:
-        return network_class(**options)
-    except TypeError as error:
-        raise ValueError(f"{network_class.__name__} cannot be made with {', '.join(options)}: {error}.") from error
+_KINDS = {
+    "name": (str, "a name"),
+    "network": (Mapping, "the network's arguments as a dict"),
+    "recipe": (AdamRecipe, "an AdamRecipe as recipe"),
+    "guidance": (Guidance | None, "a Guidance, or None, as guidance"),
+    "data": (Mapping, "the data's options as a dict"),
+    "network_class": (type, "a class of networks as network_class"),
+}
 
 
 def _plain(value):

@@ -8,19 +8,17 @@
 """
 
 import contextlib
-import copy
 import datetime
 import os
 import pathlib
 
 import keras
-from keras.src.saving import saving_lib
 
 from keras_sid2.backend import steps_done
-from keras_sid2.checkpoints import first_reason
-from keras_sid2.checkpoints.loading import class_missing
+from keras_sid2.checkpoints.loading import first_reason, unreadable
 from keras_sid2.io.atomic import file_sha256, read_json, write_json, written_folder
 from keras_sid2.training.preset import list_presets
+from keras_sid2.training.weights_files import save_weights
 from keras_sid2.version import __version__
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
@@ -37,7 +35,7 @@ def is_preset_folder(path: str | os.PathLike) -> bool:
 
 
 def save_preset(model, folder: str | os.PathLike):
-    """Writes `model` as a folder, all of it or nothing; an earlier preset there is replaced.
+    """Writes `model` as a folder, atomically; an earlier preset there is replaced.
 
     Raises ValueError for a folder that holds something else, OSError if the disk fails.
     """
@@ -48,7 +46,7 @@ def save_preset(model, folder: str | os.PathLike):
     for name in ("build_config", "compile_config"):
         config.pop(name, None)
     with written_folder(folder) as temporary:
-        _write_weights(model, temporary / WEIGHTS)
+        save_weights(temporary / WEIGHTS, model)
         metadata = {
             "keras_version": keras.__version__,
             "keras_sid2_version": __version__,
@@ -58,8 +56,8 @@ def save_preset(model, folder: str | os.PathLike):
             "date_saved": datetime.datetime.now().strftime("%Y-%m-%d@%H:%M:%S"),
             "weights_sha256": file_sha256(temporary / WEIGHTS),
         }
-        for name, content in ((CONFIG, config), (METADATA, metadata)):
-            write_json(temporary / name, content)
+        write_json(temporary / CONFIG, config)
+        write_json(temporary / METADATA, metadata)
 
 
 def load_preset(
@@ -70,14 +68,21 @@ def load_preset(
     seed, dtype and remat are `SiD2Model.from_preset`'s. Raises ValueError, FileNotFoundError or ImportError, in one
     sentence, for what is no such folder, is damaged, is of a class that is not imported, or cannot be downloaded.
     """
-    folder = pathlib.Path(_downloaded(where, load_weights) if str(where).startswith(REMOTE) else where)
-    missing = [name for name in _needed(load_weights) if not (folder / name).is_file()]
-    if missing:
+    names = [CONFIG, METADATA, *([WEIGHTS] if load_weights else [])]
+    folder = pathlib.Path(_downloaded(str(where), names) if str(where).startswith(REMOTE) else where)
+    if missing := [name for name in names if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{where} is no folder of a preset: it has no {' and no '.join(missing)}.")
-    config, metadata = (_read_json(folder / name) for name in (CONFIG, METADATA))
+    config, metadata = (_read(folder / name) for name in (CONFIG, METADATA))
     if load_weights and metadata.get("weights_sha256") != file_sha256(folder / WEIGHTS):
         raise ValueError(f"{folder / WEIGHTS} is damaged: its SHA-256 is not what {METADATA} says.")
-    model = _made(_changed(config, seed=seed, dtype=dtype, remat=remat), folder / CONFIG)
+    changes = {"dtype": dtype, "remat": remat or None}
+    with contextlib.suppress(KeyError, TypeError):  # what is no model is told below
+        config["config"]["network"]["config"] |= {k: v for k, v in changes.items() if v is not None}
+        config["config"] |= {} if seed is None else {"seed": seed}
+    try:
+        model = keras.saving.deserialize_keras_object(config)
+    except Exception as error:  # keras raises many kinds
+        raise unreadable(error, folder / CONFIG, "model") from error
     if not isinstance(model, kind):
         raise ValueError(f"{folder / CONFIG} holds a {type(model).__name__}, not a {kind.__name__}.")
     if load_weights:
@@ -85,51 +90,22 @@ def load_preset(
     return model
 
 
-def _write_weights(model, path: pathlib.Path):
-    """As keras's save_weights, without the optimizer's."""
-    with contextlib.closing(saving_lib.H5IOStore(str(path), mode="w")) as store:
-        without = {id(getattr(model, "optimizer", None))}
-        saving_lib._save_state(model, store, None, inner_path="", visited_saveables=without)
-
-
-def _changed(config: dict, *, seed, dtype, remat: bool) -> dict:
-    config = copy.deepcopy(config)
-    with contextlib.suppress(KeyError, TypeError):  # what is no model is told later
-        network = config["config"]["network"]["config"]
-        network |= {**({"dtype": dtype} if dtype is not None else {}), **({"remat": True} if remat else {})}
-        config["config"] |= {"seed": seed} if seed is not None else {}
-    return config
-
-
-def _made(config: dict, path: pathlib.Path):
-    try:
-        return keras.saving.deserialize_keras_object(config)
-    except Exception as error:  # keras raises many kinds
-        if told := class_missing(error, path):
-            raise ValueError(told) from error
-        raise ValueError(f"{path} is no model that can be made: {first_reason(error)}") from error
-
-
-def _needed(weights: bool) -> list[str]:
-    return [CONFIG, METADATA, *([WEIGHTS] if weights else [])]
-
-
-def _read_json(path: pathlib.Path) -> dict:
+def _read(path: pathlib.Path) -> dict:
     if (found := read_json(path)) is None:
         raise ValueError(f"{path} is damaged: it is no JSON object.")
     return found
 
 
-def _downloaded(where: str, weights: bool) -> str:
+def _downloaded(where: str, names: list[str]) -> str:
     """The folder that huggingface_hub keeps of hf://user/name."""
-    name = str(where).removeprefix(REMOTE)
-    if name.count("/") != 1 or not all(name.split("/")):
-        raise ValueError(f"A preset at Hugging Face is {REMOTE}user/name, got {str(where)!r}.")
+    user, _, name = where.removeprefix(REMOTE).partition("/")
+    if not user or not name or "/" in name:
+        raise ValueError(f"A preset at Hugging Face is {REMOTE}user/name, got {where!r}.")
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise ImportError(f"{where} needs huggingface_hub: pip install huggingface_hub.") from error
     try:
-        return snapshot_download(repo_id=name, allow_patterns=_needed(weights))
+        return snapshot_download(repo_id=f"{user}/{name}", allow_patterns=names)
     except Exception as error:  # of the network, of names, of rights
         raise ValueError(f"{where} could not be downloaded: {first_reason(error)}") from error

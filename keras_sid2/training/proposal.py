@@ -12,10 +12,10 @@ All of it is our choice (grade O), made so that at 256 and 512 pixels size "larg
 The side of what is not square is the geometric mean of height and width.
 """
 
-import dataclasses
 import itertools
 import math
 import pprint
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,8 +31,7 @@ _WHOLE_CLIP = 1024  # positions of all frames up to which attention is over all 
 _BIAS = {64: 2.0, **PAPER_BIAS}
 
 
-@dataclasses.dataclass(frozen=True)
-class Size:
+class Size(NamedTuple):
     """Width, blocks and head_dim of the middle, blocks elsewhere, dropout, and how it is trained."""
 
     width: int
@@ -40,19 +39,17 @@ class Size:
     blocks: int
     head_dim: int
     dropout: float
-    recipe: AdamRecipe
+    learning_rate: float
+    warmup_steps: int
+    ema_decay: float
     batch_size: int
 
 
-def _recipe(rate: float, warmup_steps: int, ema_decay: float) -> AdamRecipe:
-    return AdamRecipe(learning_rate=rate, warmup_steps=warmup_steps, ema_decay=ema_decay, ema_warmup=True)
-
-
 SIZES = {
-    "tiny": Size(128, 4, 1, 32, 0.0, _recipe(5e-4, 500, 0.999), 64),
-    "small": Size(256, 6, 2, 64, 0.1, _recipe(3e-4, 1000, 0.999), 64),
-    "base": Size(512, 12, 2, 64, 0.1, _recipe(2e-4, 5000, 0.9999), 128),
-    "large": Size(1024, 16, 3, 128, 0.1, _recipe(1e-4, 10_000, 0.9999), 256),
+    "tiny": Size(128, 4, 1, 32, 0.0, 5e-4, 500, 0.999, 64),
+    "small": Size(256, 6, 2, 64, 0.1, 3e-4, 1000, 0.999, 64),
+    "base": Size(512, 12, 2, 64, 0.1, 2e-4, 5000, 0.9999, 128),
+    "large": Size(1024, 16, 3, 128, 0.1, 1e-4, 10_000, 0.9999, 256),
 }
 _UP_TO = {64: "tiny", 128: "small", 256: "base"}  # pixels along a side; large above
 
@@ -60,9 +57,8 @@ _UP_TO = {64: "tiny", 128: "small", 256: "base"}  # pixels along a side; large a
 def proposed_preset(sample_shape, num_classes: int | None, *, size: str | None = None, examples=None) -> Preset:
     """A preset for samples (H, W, C) or (F, H, W, C) of `num_classes`, or of none.
 
-    `size` is one of SIZES, or by the samples' side where it is None. Of few `examples` the batch is no larger than they
-    are. Raises ValueError for another size or shape, and for one that patches and halving do not divide, with a crop
-    that they do.
+    `size` is one of SIZES, None by the samples' side. Of few `examples` the batch is no larger than they are. Raises
+    ValueError for another size or shape, and for one that patches and halving do not divide, with a crop that they do.
     """
     *frames, height, width, channels = shape = as_image_shape(sample_shape)
     side = math.sqrt(height * width)
@@ -72,14 +68,12 @@ def proposed_preset(sample_shape, num_classes: int | None, *, size: str | None =
         raise ValueError(f"--size must be one of {', '.join(SIZES)}, got {size!r}.")
     chosen, patch = SIZES[size], _patch_and_depth(height, width)
     if patch is None:
-        rows, columns = _nearest_crop(height, width)
-        raise ValueError(
-            f"No network is proposed for {height} x {width}, which patches and halving do not divide: give "
-            f"--crop=center --image_size={rows}x{columns}, or prepare images of such a size."
-        )
+        advice = "give --crop=center --image_size={}x{}, or prepare such images".format(*_nearest_crop(height, width))
+        wrong = f"No network is proposed for {height} x {width}, which patches and halving do not divide"
+        raise ValueError(f"{wrong}: {advice}.")
     patch_size, depth = patch
-    levels = _levels(chosen, depth, frames, (height // patch_size) * (width // patch_size))
-    batch_size = chosen.batch_size if not examples else min(chosen.batch_size, 2 ** int(math.log2(examples)))
+    schedule = CosineSchedule() if side < 32 else CosineInterpolatedSchedule(round(side, 2), low=32.0)
+    bias = round(float(np.interp(math.log2(side), np.log2(list(_BIAS)), list(_BIAS.values()))), 2)
     return Preset(
         name="_".join([size, "x".join(map(str, shape)), *([str(num_classes)] if num_classes else [])]),
         description=f"proposed for {'clips' if frames else 'images'} {shape} of {num_classes or 'no'} classes: {size}",
@@ -88,23 +82,14 @@ def proposed_preset(sample_shape, num_classes: int | None, *, size: str | None =
             "patch_size": patch_size,
             "num_classes": num_classes,
             "embedding_dim": chosen.width,
-            "levels": levels,
+            "levels": _levels(chosen, depth, frames, (height // patch_size) * (width // patch_size)),
         },
-        objective=DiffusionObjective(proposed_schedule(side), SigmoidWeighting(proposed_bias(side))),
+        objective=DiffusionObjective(schedule, SigmoidWeighting(bias)),
         label_dropout=0.1 if num_classes else 0.0,
-        recipe=chosen.recipe,
-        batch_size=batch_size,
+        recipe=AdamRecipe(chosen.learning_rate, chosen.warmup_steps, ema_decay=chosen.ema_decay, ema_warmup=True),
+        batch_size=min(chosen.batch_size, 2 ** int(math.log2(examples)) if examples else chosen.batch_size),
         num_steps=256,
     )
-
-
-def proposed_schedule(side: float):
-    return CosineSchedule() if side < 32 else CosineInterpolatedSchedule(round(side, 2), low=32.0)
-
-
-def proposed_bias(side: float) -> float:
-    known, wanted = np.log2(list(_BIAS)), math.log2(side)
-    return round(float(np.interp(wanted, known, list(_BIAS.values()))), 2)
 
 
 def _patch_and_depth(height: int, width: int) -> tuple[int, int] | None:

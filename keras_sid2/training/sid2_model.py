@@ -2,14 +2,16 @@
 
     (1) t_i = frac(u + i / B), u ~ U(0, 1): each t_i is uniform, together they cover [0, 1] evenly
 
-Everything random in a training step is a function of (seed, step, example's place in the batch), where step is the
-model's own count; so runs repeat, and continue exactly from any file that holds model and optimizer. In evaluation it
-is a function of (seed, example's number) alone, so that the loss does not depend on the batches:
+Everything random in a training step is a function of (seed, step, example's place in the batch), step being the model's
+own count: runs repeat, and continue exactly from any file that holds model and optimizer. In evaluation it is one of
+(seed, example's number) alone, so that the loss does not depend on the batches:
 
     (2) t_i = frac(u + i (sqrt(5) - 1) / 2), which cover [0, 1] evenly whatever their number is
 """
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Mapping
 
 import keras
@@ -28,59 +30,54 @@ from keras_sid2.training.averaged_model import parameters
 from keras_sid2.training.checked_model import CheckedModel
 from keras_sid2.training.data_checks import DataFaults, check_sample_spec, unpack, without_faults
 from keras_sid2.training.frozen import freeze, frozen
-from keras_sid2.training.optimizer import AdamRecipe, accumulated_losses, gradient_norm_of
+from keras_sid2.training.optimizer import AdamRecipe, accumulated_losses
 from keras_sid2.training.preset import find_preset
 from keras_sid2.training.preset_folder import is_folder, load_preset, save_preset
 
-_UNSAID = object()
 _TRAIN, _EVALUATE = range(2)  # streams of a seed: training steps and evaluation never share noise
 
 LOGSNR_EDGES = (-5.0, 0.0, 5.0)  # our choice: noise, structure, detail, texture
 
 
-def _bin_metrics() -> list[keras.metrics.Mean]:
-    bounds = ["min", *(f"{edge:g}" for edge in LOGSNR_EDGES), "max"]
-    return [keras.metrics.Mean(name=f"loss_logsnr_{a}_{b}") for a, b in zip(bounds, bounds[1:], strict=False)]
-
-
 def _of_objective(name: str) -> property:
-    def exchange(self, value):
+    def replace(self, value):
         self.objective = dataclasses.replace(self.objective, **{name: value})
 
-    return property(lambda self: getattr(self.objective, name), exchange)
+    return property(lambda self: getattr(self.objective, name), replace)
 
 
 class _ExampleLosses(list):
     """keras's list of a layer's extra losses; called with a batch, it gives the losses of the batch's examples."""
 
-    def __init__(self, extra, of_batch):
+    def __init__(self, extra, model: "SiD2Model"):
         super().__init__(extra)
-        self._of_batch = of_batch
+        self._model = model
 
     def __call__(self, batch, *, use_ema: bool = True) -> np.ndarray:
-        return self._of_batch(batch, use_ema)
+        self._model._check_batch(batch)
+        with self._model._reading(use_ema):
+            losses = self._model.step_losses(self._model._to_evaluate(batch, 0), False)
+        return backend.gathered(ops.stop_gradient(losses))
 
 
 @register
 class SiD2Model(CheckedModel):
     """Trains `network` on a diffusion objective, SiD2's by default, and draws samples from it.
 
-    `compile()` without arguments takes the preset's optimizer; `fit` and `evaluate` take batches {"image", "label"} or
-    (image, label) as tf.data, PyDataset, torch DataLoader, generator or arrays, whatever the conditions by their names;
-    images are uint8 or float in [-1, 1], [B, H, W, C], clips ("video") [B, F, H, W, C]. `evaluate` and `generate` use
-    the averaged weights unless told otherwise. Metrics: loss, the loss in bins of logsnr, and the norm of the latest
-    gradient. `losses(batch, use_ema=True)` gives the loss of each example of one batch, float32 [B], as evaluate sees
-    them; without a call it is Keras's list of extra losses.
+    `fit` and `evaluate` take batches {"image", "label"} or (image, label) as tf.data, PyDataset, torch DataLoader,
+    generator or arrays, whatever the conditions by their names; images are uint8 or float in [-1, 1], [B, H, W, C],
+    clips ("video") [B, F, H, W, C]. `evaluate` and `generate` use the averaged weights unless told otherwise. Metrics:
+    loss, the loss in bins of logsnr, and the norm of the latest gradient. `losses(batch, use_ema=True)` gives the loss
+    of each example of one batch, float32 [B], as evaluate sees them; without a call it is Keras's list of extra losses.
 
     The model itself keeps `step`, how many steps it was trained, and the averages: compile() again, with any optimizer
-    of Keras, loses neither. Layers may be frozen (`layer.trainable = False`, then compile()); files keep that. Another
-    `objective` trains otherwise; a subclass with several networks has `step_losses`, `variables_of_step`,
-    `new_optimizer` and `PARTS` of its own, and no train step (examples/moment_matching.py).
+    of Keras, loses neither. Layers may be frozen (`layer.trainable = False`, then compile()); files keep that. A
+    subclass with several networks has `step_losses`, `variables_of_step`, `new_optimizer` and `PARTS` of its own, and
+    no train step (examples/moment_matching.py).
 
     Args:
         network: what keras_sid2.conditions says of networks, with `sample_shape` and `conditions`; a `ResidualUViT`.
-        schedule: a noise schedule; None is the paper's for images of this size.
-        weighting: a loss weighting; None is the paper's for images of this size.
+        schedule, weighting: of noise, and of the loss; None are the paper's for images of this size.
         label_dropout: share of the examples whose conditions training replaces by null values, in [0, 1); or a dict of
             shares by the conditions' names, 0 where one is not named. Guidance is away from the null values of those
             with a share above 0, or of all where there is none.
@@ -119,22 +116,21 @@ class SiD2Model(CheckedModel):
         if objective is None:
             objective = DiffusionObjective.for_image_shape(shape, schedule, weighting, prediction)
         elif schedule is not None or weighting is not None or prediction != "v":
-            raise ValueError(
-                "Give an objective, or schedule, weighting and prediction, of which one is made; not both."
-            )
-        dropout = dropout_shares(label_dropout, conditions)
+            raise ValueError("Give an objective, or schedule, weighting and prediction, not both.")
+        dropout_shares(label_dropout, conditions)  # refuses what are none
         threefry.key(seed)  # refuses what is no seed
-        num_classes = getattr(conditions.get("label"), "num_classes", None)
-        _check_no_label(no_label, num_classes)
         super().__init__(name=name, **{**kwargs, "autocast": False, "dtype": "float32"})
         self.network, self.objective = _built(network, shape, conditions), objective
-        self.sample_shape, self.num_classes = shape, num_classes
+        self.sample_shape, self.no_label = shape, no_label
+        classes = range(self.num_classes or 0)
+        if no_label is not None and (type(no_label) is not int or no_label in classes):
+            raise ValueError(f"no_label must be an integer that is no class, such as -1, got {no_label!r}.")
         self.label_dropout = dict(label_dropout) if isinstance(label_dropout, Mapping) else float(label_dropout)
-        self.seed = int(seed)
-        self.recipe, self.no_label = recipe or AdamRecipe(), no_label
-        self._conditions, self._dropout = tuple(conditions.items()), tuple(dropout.items())  # keras wraps dicts
-        self._keep_averages(self.network, self.recipe.ema_decay)
-        self.bin_losses, self.data_faults = _bin_metrics(), DataFaults()
+        self.seed, self.recipe = int(seed), recipe or AdamRecipe()
+        self._keep_averages()
+        bounds = ("min", *map("{:g}".format, LOGSNR_EDGES), "max")
+        self.bin_losses = [keras.metrics.Mean(name=f"loss_logsnr_{a}_{b}") for a, b in itertools.pairwise(bounds)]
+        self.data_faults = DataFaults()
         self.sampling_programs = {}
         self.non_finite = None  # the NonFiniteLoss that stopped fit
         self.built = True
@@ -142,52 +138,46 @@ class SiD2Model(CheckedModel):
     @property
     def conditions(self) -> dict:
         """What the network is conditioned on, by name."""
-        return dict(self._conditions)
+        return conditions_of(self.network)
 
     @property
-    def image_shape(self) -> tuple[int, ...]:
-        """`sample_shape`, as it was called when samples were images."""
-        return self.sample_shape
+    def num_classes(self) -> int | None:
+        """Of the label; None without one."""
+        return getattr(self.conditions.get("label"), "num_classes", None)
 
+    @property
+    def _dropout(self) -> dict[str, float]:
+        return dropout_shares(self.label_dropout, self.conditions)
+
+    image_shape = property(lambda self: self.sample_shape, doc="`sample_shape`, by its name of version 0.1.")
     schedule, weighting, prediction = map(_of_objective, ("schedule", "weighting", "prediction"))
 
     @property
     def guided_conditions(self) -> tuple[str, ...]:
         """Names of those that guidance is by: training drops them."""
-        dropped = tuple(name for name, share in self._dropout if share)
+        dropped = tuple(name for name, share in self._dropout.items() if share)
         return dropped or tuple(self.conditions)
 
     @classmethod
     def from_preset(cls, preset, *, load_weights: bool = True, seed=None, dtype=None, remat=False) -> "SiD2Model":
         """A model, not yet compiled, of a preset's name (`list_presets()`), a folder of `save_preset`, or hf://user/name.
 
-        A name has no trained weights yet, a folder has, unless load_weights=False. `seed` is the model's, 0 or the
-        folder's; `dtype` a dtype policy for the network, such as "mixed_bfloat16"; `remat` computes blocks again in the
-        backward pass, for less memory. Raises ValueError for an unknown name, with the names that are near, and what
-        `load_preset` raises.
+        A name has no trained weights yet, a folder has, unless load_weights=False. `seed` None is 0 or the folder's;
+        `dtype` is a dtype policy for the network, such as "mixed_bfloat16"; `remat` computes blocks again in the
+        backward pass, for less memory. Raises ValueError for an unknown name, and what `load_preset` raises.
         """
         options = {"dtype": dtype, "remat": remat}
         if is_folder(preset):
             return load_preset(cls, preset, load_weights=load_weights, seed=seed, **options)
         return find_preset(preset).build(cls, seed=seed or 0, **options)
 
-    save_preset = save_preset
+    save_preset, generate, trajectory = save_preset, generate, trajectory
 
     # -- the training step -------------------------------------------------------------------------------------------
 
     def _step_keys(self, stream: int, step):
-        """int32 [4, 2]: the step's keys for t, label dropout, eps and the network's dropout."""
+        """int32 [4, 2]: the step's keys for t, dropped conditions, eps and the network's dropout."""
         return threefry.fold_in(threefry.key(self.seed, stream), step, ops.arange(4))
-
-    def _checked_in_step(self, data):
-        """(x float32 in [-1, 1], conditions, share, faults) of a batch, on the device; see `without_faults`."""
-        samples, given = unpack(data, self.conditions)
-        samples = ops.convert_to_tensor(samples)
-        check_sample_spec(samples.shape, samples.dtype, self.sample_shape)
-        scaled = keras.backend.standardize_dtype(samples.dtype) == "uint8"
-        x = ops.cast(samples, "float32")
-        x = x / 127.5 - 1.0 if scaled else x
-        return without_faults(x, given, conditions=self.conditions, no_label=self.no_label, scaled=scaled)
 
     def corrupted(self, data, keys, dropout: Mapping[str, float], first=None) -> dict:
         """A batch at random noise levels, as a function of `keys` [4, 2] alone; t by Eq. (1).
@@ -196,7 +186,14 @@ class SiD2Model(CheckedModel):
         their null values with probability dropout[name], the seed of the network's dropout, and faults of the data.
         With `first`, the number of the first example, noise is by the examples' numbers, and t by Eq. (2).
         """
-        x, given, share, faults = self._checked_in_step(data)
+        samples, given = unpack(data, self.conditions)
+        samples = ops.convert_to_tensor(samples)
+        check_sample_spec(samples.shape, samples.dtype, self.sample_shape)
+        scaled = keras.backend.standardize_dtype(samples.dtype) == "uint8"
+        x = ops.cast(samples, "float32")
+        x = x / 127.5 - 1.0 if scaled else x
+        allowed = {"conditions": self.conditions, "no_label": self.no_label, "scaled": scaled}
+        x, given, share, faults = without_faults(x, given, **allowed)
         order, batch = replicas.rows(ops.shape(x)[0])
         if first is None:
             fractions = ops.cast(order, "float32") / ops.cast(batch, "float32")
@@ -217,10 +214,10 @@ class SiD2Model(CheckedModel):
         """keras's own step of the backend on the corrupted batch; jax passes and returns its state explicitly."""
         *state, data = args
         step = backend.step_value(self.step, self.non_trainable_variables, state[0][1] if state else None)
-        inputs = self.corrupted(data, self._step_keys(_TRAIN, step), dict(self._dropout))
+        inputs = self.corrupted(data, self._step_keys(_TRAIN, step), self._dropout)
         result = super().train_step(*state, (inputs,))
         logs, *state = result if state else (result,)
-        norm = gradient_norm_of(self.optimizer)
+        norm = getattr(getattr(self.optimizer, "inner_optimizer", self.optimizer), "gradient_norm", None)
         if norm is not None:
             values = state[0][2] if state else None
             logs["gradient_norm"] = backend.step_value(norm, self.optimizer.variables, values)
@@ -230,7 +227,7 @@ class SiD2Model(CheckedModel):
         """Noise of an example is a function of (seed, examples before it): the same at every evaluation."""
         *state, data = args
         seen = backend.step_value(self._loss_tracker.count, self.metrics_variables, state[0][2] if state else None)
-        seen = seen * replicas.count()  # each copy counts its own
+        seen = seen * replicas.count()  # each replica counts its own
         result = super().test_step(*state, (self._to_evaluate(data, seen),))
         return result if state else replicas.step_logs(result)
 
@@ -241,23 +238,20 @@ class SiD2Model(CheckedModel):
         """All is built; tensorflow's trainer would take a batch from the data to find out."""
 
     def call(self, inputs, training=None):
-        """The losses, float32 [B], of a corrupted batch; in training their gradient may be accumulated over parts.
+        """The losses, float32 [B], of a corrupted batch; in training by microbatches, if the recipe has any.
 
         Of inputs without a weight, {"z_t", "logsnr", conditions...}: v_hat.
         """
         if "weight" not in inputs:
             return self.objective.velocity(self._predict(inputs, training=training, seed=inputs.get("seed")), inputs)
-        if training and self.recipe.accumulation_steps > 1:
-            variables, parts = (self.variables_of_step(), self.trainable_variables), self.recipe.accumulation_steps
+        if training and (parts := self.recipe.accumulation_steps) > 1:
+            variables = self.variables_of_step(), self.trainable_variables
             return accumulated_losses(lambda part: self.step_losses(part, True), inputs, *variables, parts)
         return self.step_losses(inputs, training)
 
     def step_losses(self, inputs: Mapping, training: bool | None):
-        """The objective's losses, float32 [B], of a corrupted batch, or of a part of one."""
-
-        def predict(given):
-            return self._predict(given, training=training, seed=inputs.get("seed"))
-
+        """The objective's losses, float32 [B], of a corrupted batch or microbatch."""
+        predict = functools.partial(self._predict, training=training, seed=inputs.get("seed"))
         return self.objective.losses(predict, inputs)
 
     def variables_of_step(self) -> list:
@@ -279,18 +273,7 @@ class SiD2Model(CheckedModel):
 
     @property
     def losses(self):
-        return _ExampleLosses(super().losses, self._losses_of_batch)
-
-    def _losses_of_batch(self, batch, use_ema: bool) -> np.ndarray:
-        self._check_batch(batch)
-        with self._reading(use_ema):
-            losses = self.step_losses(self._to_evaluate(batch, 0), False)
-        return backend.gathered(ops.stop_gradient(losses))
-
-    # -- sampling ----------------------------------------------------------------------------------------------------
-
-    generate = generate
-    trajectory = trajectory
+        return _ExampleLosses(super().losses, self)
 
     # -- saving ------------------------------------------------------------------------------------------------------
 
@@ -298,9 +281,7 @@ class SiD2Model(CheckedModel):
         return {
             **{k: v for k, v in super().get_config().items() if k in ("name", "trainable")},
             **{part: keras.saving.serialize_keras_object(getattr(self, part)) for part in self.PARTS},
-            "label_dropout": self.label_dropout,
-            "seed": self.seed,
-            "no_label": self.no_label,
+            **{name: getattr(self, name) for name in ("label_dropout", "seed", "no_label")},
             "frozen": frozen(self.network),
             **({"ema_decay": self.ema_decay} if self._chosen else {}),
         }
@@ -309,13 +290,13 @@ class SiD2Model(CheckedModel):
     def from_config(cls, config, custom_objects=None):
         """Also of version 0.1 and 0.2, which had schedule, weighting and prediction in place of an objective."""
         config = dict(config)
-        paths, decay = config.pop("frozen", ()), config.pop("ema_decay", _UNSAID)
+        paths, chosen, decay = config.pop("frozen", ()), "ema_decay" in config, config.pop("ema_decay", None)
         for part in (*cls.PARTS, "schedule", "weighting"):
             if part in config:
                 config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects=custom_objects)
         model = cls(**config)
         freeze(model.network, paths)
-        if decay is not _UNSAID:
+        if chosen:
             model.ema_decay, model._chosen = decay, True
         return model
 
@@ -333,15 +314,6 @@ def _built(network, shape: tuple[int, ...], conditions: Mapping):
         call_network(network, {"z_t": ops.zeros((1, *shape)), "logsnr": ops.zeros((1,)), **null_like(conditions, 1)})
     half = [v for v in parameters(network) if v.dtype != "float32"]
     if half:
-        raise ValueError(
-            f"The weights of a network must be float32, for small steps are lost in others, and {half[0].path} is "
-            f"{half[0].dtype}: make it with dtype='mixed_bfloat16', which computes in bfloat16."
-        )
+        advice = "make it with dtype='mixed_bfloat16', which computes in bfloat16"
+        raise ValueError(f"The weights of a network must be float32, and {half[0].path} is {half[0].dtype}: {advice}.")
     return network
-
-
-def _check_no_label(no_label, num_classes: int | None):
-    if no_label is None:
-        return
-    if isinstance(no_label, bool) or not isinstance(no_label, int) or 0 <= no_label < (num_classes or 0):
-        raise ValueError(f"no_label must be an integer that is no class, such as -1, got {no_label!r}.")

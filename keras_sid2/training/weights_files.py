@@ -1,8 +1,9 @@
-"""Whether a file of Keras holds the weights of a model: by names and shapes, before one of them is loaded.
+"""Files with the weights of a model, compared with it by names and shapes before any weight is loaded.
 
 Keras passes over weights that it finds no place for, and of those that do not fit it says that none were there.
 """
 
+import contextlib
 import os
 import zipfile
 
@@ -30,31 +31,31 @@ class _Shapes(saving_lib.H5IOStore):
         self.found[f"{self._at}/vars/{key}"] = tuple(value.shape)
 
 
+def save_weights(path: os.PathLike, model):
+    """keras's save_weights, without the optimizer's."""
+    saving_lib.save_weights_only(model, path, objects_to_skip=[getattr(model, "optimizer", None)])
+
+
 def check_weights_file(path: str | os.PathLike, model):
     """ValueError, with the first difference, unless a .weights.h5 or .keras file has the weights of `model`'s layers.
 
     Files of other kinds are left to keras. OSError if the disk does not answer, or there is no such file.
     """
-    if not str(path).endswith((".weights.h5", ".keras")):
+    kind = next((kind for kind in (".weights.h5", ".keras") if str(path).endswith(kind)), None)
+    if kind is None:
         return
-    wanted, there = _shapes_of(model), _shapes_in(path)
+    store, there = _Shapes(), _shapes_in(path, kind)
+    saving_lib._save_state(model, store, None, inner_path="", visited_saveables={id(getattr(model, "optimizer", None))})
+    wanted = {name: shape for name, shape in store.found.items() if name.startswith(_PART)}
     for name in sorted({*wanted, *there}):
         if wanted.get(name) != there.get(name):
             has, needs = (f"{list(s[name])}" if name in s else "none" for s in (there, wanted))
-            raise ValueError(
-                f"{path} does not hold the weights of this model's network: of {name[len(_PART) :]} it has {has}, and "
-                f"the network {needs}. Make the model that it is of (a .keras file: keras.saving.load_model), or pass "
-                "skip_mismatch=True to load what fits."
-            )
+            differs = f"of {name.removeprefix(_PART)} it has {has}, and the network {needs}"
+            advice = "Make the model that it is of, or pass skip_mismatch=True to load what fits."
+            raise ValueError(f"{path} does not hold the weights of this model's network: {differs}. {advice}")
 
 
-def _shapes_of(model) -> dict[str, tuple]:
-    store = _Shapes()
-    saving_lib._save_state(model, store, None, inner_path="", visited_saveables={id(getattr(model, "optimizer", None))})
-    return {name: shape for name, shape in store.found.items() if name.startswith(_PART)}
-
-
-def _shapes_in(path: str | os.PathLike) -> dict[str, tuple]:
+def _shapes_in(path: str | os.PathLike, kind: str) -> dict[str, tuple]:
     found = {}
 
     def look(name, item):
@@ -62,15 +63,13 @@ def _shapes_in(path: str | os.PathLike) -> dict[str, tuple]:
             found[name] = tuple(item.shape)
 
     try:
-        if str(path).endswith(".keras"):
-            with zipfile.ZipFile(path) as archive, archive.open(_IN_KERAS_FILE) as inner, h5py.File(inner) as file:
-                file.visititems(look)
-        else:
-            with h5py.File(path) as file:
-                file.visititems(look)
+        with contextlib.ExitStack() as stack:
+            file = path
+            if kind == ".keras":
+                file = stack.enter_context(stack.enter_context(zipfile.ZipFile(path)).open(_IN_KERAS_FILE))
+            stack.enter_context(h5py.File(file)).visititems(look)
     except (OSError, RuntimeError, KeyError, zipfile.BadZipFile) as error:
         if getattr(error, "errno", None):  # the disk's; h5py's own has none
             raise
-        kind = ".keras" if str(path).endswith(".keras") else ".weights.h5"
         raise ValueError(f"{path} is no {kind} file that can be read: {error}.") from error
     return found
