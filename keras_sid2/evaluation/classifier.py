@@ -76,20 +76,16 @@ def quality(samples: np.ndarray, images: np.ndarray, labels: np.ndarray, *, seed
     """
     rng = np.random.default_rng(seed)
     cuts = [np.array_split(rng.permutation(len(images)), 2) for _ in range(_CUTS)]
+    both_ways = [pair for a, b in cuts for pair in ((a, b), (b, a))]
     judge = ImageClassifier(images, labels, seed=seed)
     fake, real = judge.features(samples), judge.features(images)
+
+    def accuracy_of_half(fitted, held_out) -> float:
+        return ImageClassifier(images[fitted], labels[fitted], seed=seed).accuracy(images[held_out], labels[held_out])
+
     return {
         "accuracy": judge.accuracy(samples, labels),
-        "accuracy_real": _held_out_accuracy(images, labels, cuts[0], seed),
-        "frechet": float(np.mean([frechet_distance(fake[i], real[j]) for a, b in cuts for i, j in ((a, b), (b, a))])),
+        "accuracy_real": float(np.mean([accuracy_of_half(a, b) for a, b in both_ways[:2]])),
+        "frechet": float(np.mean([frechet_distance(fake[a], real[b]) for a, b in both_ways])),
         "frechet_halves": float(np.mean([frechet_distance(real[a], real[b]) for a, b in cuts])),
     }
-
-
-def _held_out_accuracy(images, labels, halves, seed: int) -> float:
-    """Of a classifier on the half that it was not fitted on, mean of both ways."""
-    first, second = halves
-    pairs = ((first, second), (second, first))
-    return float(
-        np.mean([ImageClassifier(images[a], labels[a], seed=seed).accuracy(images[b], labels[b]) for a, b in pairs])
-    )

@@ -43,21 +43,17 @@ def frechet_distance(first: np.ndarray | FeatureStatistics, second: np.ndarray |
     Equal sets have 0 but for rounding, which may be below 0. Other sets of one distribution have more, by an amount
     that falls like 1 / N and grows with D, so only distances of sets of the same size compare.
 
-    Raises:
-        ValueError: features that are not finite, of other shapes, of fewer than 2 images; or of different widths.
+    Raises ValueError for features that are not finite, of other shapes, of fewer than 2 images, or of different widths.
     """
-    first, second = _statistics(first), _statistics(second)
+    first, second = (
+        found if isinstance(found, FeatureStatistics) else FeatureStatistics.of(finite_rows(found, fewest=2))
+        for found in (first, second)
+    )
     check_widths(len(first.mean), len(second.mean))
     difference = first.mean - second.mean
     traces = np.trace(first.covariance) + np.trace(second.covariance)
     overlap = np.linalg.svd(first.root.T @ second.root, compute_uv=False).sum()
     return float(difference @ difference + traces - 2.0 * overlap)
-
-
-def _statistics(features: np.ndarray | FeatureStatistics) -> FeatureStatistics:
-    if isinstance(features, FeatureStatistics):
-        return features
-    return FeatureStatistics.of(finite_rows(features, fewest=2))
 
 
 class KernelDistance(NamedTuple):
@@ -74,9 +70,8 @@ def kernel_distance(
 
     Within a subset no image is drawn twice, so with subset_size = N = M every subset is the whole set.
 
-    Raises:
-        ValueError: features that are not finite, of other shapes, or of different widths; fewer images than
-            subset_size in either; subset_size below 2 or subsets below 1.
+    Raises ValueError for features that are not finite, of other shapes, or of different widths; for fewer images than
+    subset_size in either; for subset_size below 2 or subsets below 1.
     """
     if subsets < 1 or subset_size < 2:
         raise ValueError(f"There must be at least 1 subset, of at least 2 images, got {subsets} of {subset_size}.")
@@ -92,21 +87,18 @@ def kernel_distance(
     return KernelDistance(float(np.mean(distances)), float(np.std(distances)))
 
 
-def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Eq. (3), [N, D] and [M, D] -> [N, M]."""
-    base = x @ y.T / x.shape[1] + 1.0
-    return base * base * base
-
-
 def _squared_discrepancy(x: np.ndarray, y: np.ndarray) -> float:
-    """Eq. (4)."""
-    return _mean_of_pairs(x) + _mean_of_pairs(y) - 2.0 * _kernel(x, y).mean()
+    """Eq. (4) of [N, D] and [M, D]."""
 
+    def kernel(a, b):
+        base = a @ b.T / a.shape[1] + 1.0
+        return base * base * base
 
-def _mean_of_pairs(x: np.ndarray) -> float:
-    """Mean of the kernel between different images."""
-    kernel = _kernel(x, x)
-    return (kernel.sum() - np.trace(kernel)) / (len(x) * (len(x) - 1))
+    def mean_of_different(a):
+        values = kernel(a, a)
+        return (values.sum() - np.trace(values)) / (len(a) * (len(a) - 1))
+
+    return mean_of_different(x) + mean_of_different(y) - 2.0 * kernel(x, y).mean()
 
 
 class PrecisionRecall(NamedTuple):
@@ -119,9 +111,8 @@ class PrecisionRecall(NamedTuple):
 def precision_recall(samples: np.ndarray, reference: np.ndarray) -> PrecisionRecall:
     """Of features [N, D] of samples and [M, D] of real images.
 
-    Raises:
-        ValueError: features that are not finite, of other shapes, of different widths, or of fewer than 4 images, which
-            have no third neighbour.
+    Raises ValueError for features that are not finite, of other shapes, of different widths, or of fewer than 4 images,
+    which have no third neighbour.
     """
     samples, reference = (finite_rows(features, fewest=_NEIGHBOURS + 1) for features in (samples, reference))
     check_widths(samples.shape[1], reference.shape[1])

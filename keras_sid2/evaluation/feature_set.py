@@ -45,18 +45,11 @@ class FeatureSet:
     """
 
     def __init__(
-        self,
-        *,
-        groups: int = 10,
-        capacity: int = 10_000,
-        seed: int = 0,
-        made_by: tuple[str, str, str] | None = None,
+        self, *, groups: int = 10, capacity: int = 10_000, seed: int = 0, made_by: tuple[str, str, str] | None = None
     ):
         if groups < 1 or capacity < 0 or not 0 <= seed < 2**32:
-            raise ValueError(
-                f"A feature set needs at least 1 group, a capacity of at least 0 and a seed in [0, 2**32), got "
-                f"groups={groups}, capacity={capacity}, seed={seed}."
-            )
+            found = f"groups={groups}, capacity={capacity}, seed={seed}"
+            raise ValueError(f"A feature set needs at least 1 group, capacity >= 0, 0 <= seed < 2**32, got {found}.")
         self.capacity, self.seed, self.made_by, self.count = capacity, seed, made_by, 0
         self._group_count = groups
         self._widths = None  # of features and logits, which the first batch tells
@@ -74,26 +67,24 @@ class FeatureSet:
             self._score.add(logits)
 
     def _checked(self, features: np.ndarray, logits: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """Both in float64; ValueErrors of `add`."""
+        """Both in float64, and room for the first ones; ValueErrors of `add`."""
         features = finite_rows(features)
         logits = None if logits is None else finite_rows(logits, what="Logits")
         if logits is not None and len(logits) != len(features):
             raise ValueError(f"Features and logits must be of the same images, got {len(features)} and {len(logits)}.")
-        self._fix_widths(features.shape[1], None if logits is None else logits.shape[1])
-        return features, logits
-
-    def _fix_widths(self, features: int, logits: int | None):
-        """Those of the first batch, and room for it; ValueError if a later one has others."""
+        widths = features.shape[1], None if logits is None else logits.shape[1]
         if self._widths is None:
-            self._widths = (features, logits)
-            self._groups = [FeatureStatistics.of(np.empty((0, features)))] * self._group_count
-            self._sample = np.empty((self.capacity, features), "float32")
-            self._score = None if logits is None else StreamedScore(logits)
-        elif self._widths != (features, logits):
+            self._widths = widths
+            self._groups = [FeatureStatistics.of(np.empty((0, widths[0])))] * self._group_count
+            self._sample = np.empty((self.capacity, widths[0]), "float32")
+            self._score = None if logits is None else StreamedScore(widths[1])
+        elif self._widths != widths:
+            (here, logits_here), (before, logits_before) = widths, self._widths
             raise ValueError(
-                f"The batches before had {self._widths[0]} features and {self._widths[1] or 'no'} logits an image, "
-                f"this one has {features} and {logits or 'no'}."
+                f"The batches before had {before} features and {logits_before or 'no'} logits an image, this one has "
+                f"{here} and {logits_here or 'no'}."
             )
+        return features, logits
 
     def _add_to_sample(self, features: np.ndarray):
         """Eqs. (1) and (2); of two images for one place, numpy leaves the latter there."""
@@ -179,9 +170,8 @@ class FeatureSet:
             try:
                 return cls._from_arrays(_read(file))
             except (ValueError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
-                raise ValueError(
-                    f"{os.fspath(path)} is not a whole file that FeatureSet.save wrote, in the format of this version."
-                ) from error
+                wanted = "a whole file that FeatureSet.save wrote, in the format of this version"
+                raise ValueError(f"{os.fspath(path)} is not {wanted}.") from error
 
     @classmethod
     def _from_arrays(cls, arrays: dict[str, np.ndarray]) -> "FeatureSet":
@@ -193,30 +183,22 @@ class FeatureSet:
         loaded._add_to_sample(sample)  # as the first images: all have room, in their order
         loaded.count = int(counts.sum())
         loaded._groups = [FeatureStatistics(int(n), m, s) for n, m, s in zip(counts, means, scatters, strict=True)]
-        if np.ptp(counts) > 1 or sample.shape != (min(loaded.count, loaded.capacity), means.shape[1]):
-            raise ValueError("The groups and the sample are not those of one set.")
-        if made_by is not None and len(made_by) != 3:
-            raise ValueError("A features function has a name, a digest and a rule.")
         if "split_logits" in arrays:
-            loaded._go_on_scoring(StreamedScore.from_arrays(arrays))
+            loaded._score = StreamedScore.from_arrays(arrays)
+            loaded._widths = (means.shape[1], loaded._score.classes)
+        one_set = np.ptp(counts) <= 1 and sample.shape == (min(loaded.count, loaded.capacity), means.shape[1])
+        one_set &= loaded._score is None or loaded._score.count == loaded.count
+        if not one_set or (made_by is not None and len(made_by) != 3):
+            raise ValueError("The arrays are not those of one set.")
         return loaded
-
-    def _go_on_scoring(self, score: StreamedScore):
-        """ValueError if it is of another number of images."""
-        if score.count != self.count:
-            raise ValueError("The sums over splits and the groups are not those of one set.")
-        self._score, self._widths = score, (self._widths[0], score.classes)
 
 
 def _read(file) -> dict[str, np.ndarray]:
     """The arrays of an .npz file; ValueError if they are others than a feature set's, or not finite."""
-    if not zipfile.is_zipfile(file):
-        raise ValueError("This is no .npz file.")
-    file.seek(0)
-    with np.load(file, allow_pickle=False) as arrays:
-        if set(arrays.files) not in (_ARRAYS, _ARRAYS | _SCORE) or arrays["format"] != _FORMAT:
-            raise ValueError(f"The arrays are {sorted(arrays.files)}.")
-        arrays = dict(arrays)
+    with np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
+        arrays = dict(archive)
+    if set(arrays) not in (_ARRAYS, _ARRAYS | _SCORE) or arrays["format"] != _FORMAT:
+        raise ValueError(f"The arrays are {sorted(arrays)}.")
     if not all(np.isfinite(array).all() for name, array in arrays.items() if name != "made_by"):
         raise ValueError("There are values that are not finite.")
     return arrays

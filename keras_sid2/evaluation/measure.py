@@ -52,19 +52,18 @@ def measure(
 
 def _frechet(samples: FeatureSet, reference: FeatureSet, progress: Callable[[int, int], None]) -> dict[str, float]:
     groups, real = samples.groups, reference.statistics
-    if len(groups) < 2:
+    count, fewest = len(groups), 2 * len(groups)
+    if count < 2:
         raise ValueError("The interval of the Frechet distance needs samples in at least 2 groups, got 1.")
-    if samples.count < 2 * len(groups):
-        raise ValueError(
-            f"The Frechet distance of samples in {len(groups)} groups needs at least {2 * len(groups)} samples, "
-            f"got {samples.count}."
-        )
-    sets, distances = [groups, *(groups[:g] + groups[g + 1 :] for g in range(len(groups)))], []
+    if samples.count < fewest:
+        needed = f"at least {fewest} samples, got {samples.count}"
+        raise ValueError(f"The Frechet distance of samples in {count} groups needs {needed}.")
+    sets, distances = [groups, *(groups[:g] + groups[g + 1 :] for g in range(count))], []
     for parts in sets:
         distances.append(frechet_distance(parts[0].merged(*parts[1:]), real))
         progress(len(distances), len(sets))
     distance, *without = distances
-    margin = special.stdtrit(len(groups) - 1, 0.975) * np.sqrt((len(groups) - 1) * np.var(without))
+    margin = special.stdtrit(count - 1, 0.975) * np.sqrt((count - 1) * np.var(without))
     return {"frechet": distance, "frechet_low": float(distance - margin), "frechet_high": float(distance + margin)}
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from keras_sid2.evaluation.feature_set import FeatureSet
 from keras_sid2.evaluation.features import Features, ImagesDigest
 from keras_sid2.evaluation.signature import METHOD, Reference, collect
-from keras_sid2.io.atomic import file_sha256, write_json
+from keras_sid2.io.atomic import file_sha256, read_json, write_json
 
 _MOST = 1e-3  # by which means of features may differ, as a share of them or of all of them
 
@@ -30,12 +30,12 @@ def reference_of(
     """The Reference of real images, read only if it is not kept from an earlier time.
 
     Args:
-        batches: gives uint8 batches [B, H, W, C].
+        batches: gives uint8 batches [B, H, W, C]. The first is read in any case: if its images or features are others
+            than those of the reference that is kept, that is made anew.
         features: what to measure with.
         name: of the images, for people.
         fingerprint: plain values that change when the images do (names, sizes and times of files).
-        cache: folder to keep it in; None, or a fingerprint of None: it is not kept; with a warning also where it cannot
-            be written. The first batch is read in any case: if its images or features are others, it is made anew.
+        cache: folder to keep it in, with a warning where it cannot be written. None, or without fingerprint: not kept.
         capacity: most features kept as a sample.
     """
     if cache is None or fingerprint is None:
@@ -43,7 +43,8 @@ def reference_of(
     remaining = iter(batches())
     first = list(itertools.islice(remaining, 1))
     look = _look(first, features)
-    path = pathlib.Path(cache) / f"{_key([*features.identity, fingerprint, capacity])}.npz"
+    made_of = json.dumps([METHOD, *features.identity, fingerprint, capacity], sort_keys=True)
+    path = pathlib.Path(cache) / f"{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.npz"
     kept = _kept(path, look)
     if kept is not None:
         return Reference(name=name, digest=kept[0], features=kept[1])
@@ -55,10 +56,6 @@ def reference_of(
 def _measured(batches: Iterable[np.ndarray], features: Features, name: str, capacity: int) -> Reference:
     collected, digest = collect(features, batches, groups=1, capacity=capacity, logits=False)
     return Reference(name=name, digest=digest, features=collected)
-
-
-def _key(made_of: list) -> str:
-    return hashlib.sha256(json.dumps([METHOD, *made_of], sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _look(first: list[np.ndarray], features: Features) -> dict:
@@ -90,7 +87,7 @@ def _keep(path: pathlib.Path, reference: Reference, look: dict):
 def _kept(path: pathlib.Path, look: dict) -> tuple[str, FeatureSet] | None:
     """(digest of the images, their features) if both files are there, whole, and of what looks the same."""
     try:
-        about = json.loads(path.with_suffix(".json").read_text())
+        about = read_json(path.with_suffix(".json"))
         if about["file"] != file_sha256(path) or not _same(look, about["first"]):
             return None
         return str(about["digest"]), FeatureSet.load(path)

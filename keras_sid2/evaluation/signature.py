@@ -19,7 +19,7 @@ from keras_sid2.evaluation.features import Features, ImagesDigest
 from keras_sid2.evaluation.measure import measure
 from keras_sid2.evaluation.statistics import check_widths
 from keras_sid2.generation.provenance import custom_in
-from keras_sid2.io.atomic import write_json
+from keras_sid2.io.atomic import read_json, write_json
 
 METHOD = "keras_sid2.evaluation.measure 2"  # counted up whenever a figure of the same sets would come out differently
 
@@ -62,7 +62,7 @@ class Measurement:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is no file.")
         try:
-            return cls.from_json(json.loads(path.read_text()))
+            return cls.from_json(read_json(path))
         except ValueError as error:
             raise ValueError(f"{path} is no measurement of sid2-evaluate.") from error
 
@@ -89,10 +89,8 @@ def check_comparable(measurements: Sequence[Measurement], names: Sequence[str] |
         for key in {**first, **other.measured}:
             here, there = first.get(key), other.measured.get(key)
             if here != there:
-                raise ValueError(
-                    f"The metrics of {names[0]} and {name} do not compare: {key} is {here!r} in the one and {there!r} "
-                    "in the other."
-                )
+                difference = f"{key} is {here!r} in the one and {there!r} in the other"
+                raise ValueError(f"The metrics of {names[0]} and {name} do not compare: {difference}.")
 
 
 def cannot_be_told(measurements: Sequence[Measurement], names: Sequence[str]) -> list[str]:
@@ -138,8 +136,8 @@ def how_measured(
     features: Features, reference: Reference, *, images: int, groups: int = 10, capacity: int = 10_000
 ) -> dict:
     """`Measurement.measured` of so many images; ValueError for a reference of other features."""
-    real = reference.features
     _check_made_by(features, reference)
+    real = reference.features
     return {
         "method": METHOD,
         "features": features.name,
@@ -185,14 +183,10 @@ def evaluate(
 
 def _check_made_by(features: Features, reference: Reference):
     """ValueError, naming the first difference, unless `reference` is of `features`."""
-    made_by = reference.features.made_by
+    name, made_by = f"The reference {reference.name!r}", reference.features.made_by
     if made_by is None:
-        raise ValueError(
-            f"The reference {reference.name!r} does not tell what features it is of: make it by `collect`."
-        )
+        raise ValueError(f"{name} does not tell what features it is of: make it by `collect`.")
     for part, ours, theirs in zip(("name", "digest", "rule"), features.identity, made_by, strict=True):
         if ours != theirs:
-            raise ValueError(
-                f"The reference {reference.name!r} is of other features: their {part} is {theirs!r}, and {ours!r} of "
-                "those to measure with."
-            )
+            difference = f"their {part} is {theirs!r}, and {ours!r} of those to measure with"
+            raise ValueError(f"{name} is of other features: {difference}.")
