@@ -37,10 +37,7 @@ class ImageClassifier:
         return np.maximum(self._flat(images) @ self._network.coefs_[0] + self._network.intercepts_[0], 0.0)
 
     def as_features(self) -> Features:
-        """Hidden activations and log probabilities of the classes, for `evaluate`.
-
-        The digest is of what the network was fitted on and how, not of its weights: processors round differently.
-        """
+        """Hidden activations and log probabilities of the classes, for `evaluate`."""
 
         def extract(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return self.features(images), np.log(np.maximum(self._network.predict_proba(self._flat(images)), 1e-30))
@@ -51,7 +48,7 @@ class ImageClassifier:
 
 
 def _digest_of(network, images: np.ndarray, labels: np.ndarray) -> str:
-    """16 hexadecimal digits of everything that a fit of `network` depends on but rounding."""
+    """16 hexadecimal digits of what `network` is fitted on and how, not of weights: processors round differently."""
     import sklearn
 
     settings = [sklearn.__version__, images.shape, sorted(network.get_params().items())]
@@ -64,8 +61,8 @@ def _digest_of(network, images: np.ndarray, labels: np.ndarray) -> str:
 def quality(samples: np.ndarray, images: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> dict[str, float]:
     """The quality of `samples`, drawn for `labels`, beside the real `images` [N, H, W, C] of the same labels.
 
-    The real images are cut at random into halves A and B, several times, as one cut alone moves the distances by a
-    tenth. Every distance is between sets of half the size, so that the bias of small sets is the same in all of them:
+    The real images are cut at random into halves A and B ten times, as one cut alone moves the distances by a tenth.
+    Every distance is between sets of half the size, so that the bias of small sets is the same in all of them:
 
         frechet           mean of d(samples with A's labels, B) and d(samples with B's labels, A)
         frechet_halves    mean of d(A, B), what a perfect model would score

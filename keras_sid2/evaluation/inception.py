@@ -3,10 +3,9 @@
 Its numbers are those of TensorFlow's graph of 2015-12-05 as torch-fidelity's "inception-v3-compat" and pytorch-fid run
 it. Images are resized as TensorFlow 1 did: pixel x of the result is read at x * old / new, between the two pixels
 there, without half-pixel centres or antialiasing; libraries of today differ, and the distance with them (Parmar et al.
-2104.11222). This is done pixel by pixel, not as a matrix product, which accelerators round to 8 or 11 bits.
-
-Batch normalization never learns here, so it is folded into the convolution before it. Convolutions run as the backend
-runs those of float32, which may round what goes in: to TF32 on GPUs, to bfloat16 on TPUs.
+2104.11222). This is done pixel by pixel, not as a matrix product, which accelerators round to 8 or 11 bits. Batch
+normalization never learns here, so it is folded into the convolution before it. Convolutions run as the backend runs
+those of float32, which may round what goes in: to TF32 on GPUs, to bfloat16 on TPUs.
 """
 
 import os
@@ -44,10 +43,9 @@ def inception_features(
         layer: "2048", or another of `LAYERS` ("64", "192", "768": means over an earlier layer; "logits").
         cache: folder for what is downloaded, made when needed; None: ~/.cache/keras_sid2.
 
-    Its `extract` takes uint8 [B, H, W, 1 or 3] of any size and gives float32 ([B, D], logits without bias [B, 1008]),
-    the logits that torch-fidelity scores. Its name is "inception-v3-fid" for the published weights only, else
-    "inception-v3-custom-" and digits of their hash. ValueError for other images or an unknown layer; of files as
-    `read_weights` and `download_weights`.
+    `extract` takes uint8 [B, H, W, 1 or 3] of any size and gives float32 ([B, D], [B, 1008] logits without bias, as
+    torch-fidelity scores them). The name is "inception-v3-fid" for the published weights only, of others
+    "inception-v3-custom-" and digits of their hash. ValueError for an unknown layer; for files as `inception_weights`.
     """
     if layer not in LAYERS:
         raise ValueError(f"Inception features are of one of the layers {', '.join(LAYERS)}, got {layer!r}.")

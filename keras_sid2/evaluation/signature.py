@@ -43,7 +43,7 @@ class Measurement:
 
     def signature(self) -> str:
         """One line that says all of it, for tables and papers."""
-        parts = {**self.measured, **self.drawn}  # both say how many images there are
+        parts = self.measured | self.drawn  # both say how many images there are
         return "  ".join(f"{name}={value}" for name, value in parts.items() if value is not None)
 
     def digest(self) -> str:
@@ -75,10 +75,7 @@ class Measurement:
             raise ValueError(f"A measurement has {', '.join(fields)}, got {', '.join(map(str, values))}.")
         return cls(**values | {"drawn": renamed.recorded(values["drawn"])})
 
-    @property
-    def figures(self) -> dict[str, float]:
-        """Version 0.3's name of `metrics`."""
-        return self.metrics
+    figures = property(lambda self: self.metrics, doc="Version 0.3's name of `metrics`.")
 
 
 def check_comparable(measurements: Sequence[Measurement], names: Sequence[str] | None = None):
@@ -101,10 +98,8 @@ def cannot_be_told(measurements: Sequence[Measurement], names: Sequence[str]) ->
     for key in {key: None for settings in custom for key in settings}:
         told = [settings.get(key) for settings in custom]
         for text in {text: None for text in told if told.count(text) > 1 and text is not None}:
-            alike = " and ".join(name for name, other in zip(names, told, strict=True) if other == text)
-            sentences.append(
-                f"{key} is {text!r} in {alike}: that is a name only, so whether they are equal cannot be told."
-            )
+            alike = f"{text!r} in " + " and ".join(n for n, other in zip(names, told, strict=True) if other == text)
+            sentences.append(f"{key} is {alike}: that is a name only, so whether they are equal cannot be told.")
     return sentences
 
 
@@ -163,14 +158,9 @@ def evaluate(
 ) -> Measurement:
     """The quality of images beside real ones, with a signature.
 
-    Args:
-        batches: of uint8 images [B, H, W, C] (or clips, if `features` takes clips), as of `SampleRequest.batches`.
-        features: those of the reference too.
-        reference: of `reference_of`, or made by hand of `collect`.
-        drawn: what is known of the images, as `SampleRequest.describe` says it.
-        groups, capacity: of the FeatureSet of the images.
-        progress: of `measure`.
-
+    `batches` are uint8 images [B, H, W, C] (clips, if `features` takes clips), as of `SampleRequest.batches`, and
+    `drawn` what is known of them, as `SampleRequest.describe` says it. The reference is of `reference_of`, or made by
+    hand of `collect`; `groups` and `capacity` are of the images' FeatureSet, `progress` is of `measure`.
     Raises ValueError for a reference of other features, before anything is drawn; then as `collect` and `measure`.
     """
     real, kept = reference.features, {"groups": groups, "capacity": capacity}

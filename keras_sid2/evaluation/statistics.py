@@ -36,11 +36,14 @@ def check_widths(first: int, second: int):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureStatistics:
-    """What the Frechet distance needs of a set of features; ValueError for other shapes, or a negative count."""
+    """What the Frechet distance needs of a set of features; ValueError for other shapes, or a negative count.
 
-    count: int  # of images, at least 0
-    mean: np.ndarray  # float64 [D]; of no images, zeros
-    scatter: np.ndarray  # float64 [D, D], the sum of outer products of the features less their mean
+    The number of images; their mean, float64 [D], zeros of no images; their scatter S, float64 [D, D].
+    """
+
+    count: int
+    mean: np.ndarray
+    scatter: np.ndarray
 
     def __post_init__(self):
         if self.count < 0 or self.mean.ndim != 1 or self.scatter.shape != 2 * self.mean.shape:

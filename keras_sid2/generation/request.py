@@ -160,8 +160,8 @@ class SampleRequest:
         Raises NonFiniteImages, a FloatingPointError, in place of a batch with values that are NaN or infinite.
         """
         step = -(-self.num_steps // (_REPORTS if self.progress else 1))
-        for last, run in self._runs([*range(0, self.num_steps, step), self.num_steps]):
-            if last == self.num_steps:
+        for done, run in self._runs([*range(0, self.num_steps, step), self.num_steps]):
+            if done == self.num_steps:
                 yield run.images()
 
     def images(self) -> np.ndarray:
@@ -224,14 +224,15 @@ class SampleRequest:
 
     def describe(self) -> dict:
         """All that decides the images, for a record of what was drawn: plain values and hashes."""
+        model, other = self.model, self.guidance_network
         parts = {
             "images": self.num_images,
             "first_image": self.first_image,
             "seed": self.seed,
             "labels": array_digest(self.labels),
-            "network": config_digest(self.model.network),
-            "prediction": self.model.prediction,
-            "schedule": named(self.model.schedule),
+            "network": config_digest(model.network),
+            "prediction": model.prediction,
+            "schedule": named(model.schedule),
             "sampler": named(getattr(self.sampler, "function", self.sampler)),
             "noise_levels": named(self.noise_levels),
             "num_steps": self.num_steps,
@@ -239,11 +240,11 @@ class SampleRequest:
             "dynamic_threshold": self.dynamic_threshold,
             "t_start": self.t_start,
             "resamplings": self.resamplings,
-            "averaged_weights": self.use_ema and self.model.averages() is not None,
+            "averaged_weights": self.use_ema and model.averages() is not None,
             "training_step": self.step,
-            "weights": self.model.weights_digest(use_ema=self.use_ema),
+            "weights": model.weights_digest(use_ema=self.use_ema),
         }
-        if (other := self.guidance_network) is not None:
+        if other is not None:
             weights = other.weights_digest(use_ema=self.use_ema)
             parts["guidance_network"] = f"{weights} {config_digest(other.network)} {other.prediction}"
         given = {name: getattr(self, name) for name in ("init", "known", "mask")}

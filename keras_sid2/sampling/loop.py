@@ -34,7 +34,7 @@ class SamplingLoop:
 
     Args:
         denoise: used outside the interval of guidance.
-        sampler: a step, see sampling.steps.
+        sampler: see sampling.samplers.
         logsnr: float32 [num_steps + 1], rising; the loop starts from N(0, I) at logsnr[0].
         keys: int32 [B, 2], one random key an example.
         image_shape: of an example, of any rank.
@@ -88,7 +88,7 @@ class SamplingLoop:
         if self.resamplings == 1:
             return lambda i, state: self._once(denoise, i, self._with_history(i, state), self.keys)
 
-        def body(i, state):
+        def repeated(i, state):
             state = self._once(denoise, i, self._without_history(state), self.keys)
 
             def again(repeat, found):
@@ -98,7 +98,7 @@ class SamplingLoop:
 
             return backend.loop(1, self.resamplings, again, state)
 
-        return body
+        return repeated
 
     def _with_history(self, i, state):
         """The state before step i; its carry is zero where the denoise function changes."""
