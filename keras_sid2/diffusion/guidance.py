@@ -2,9 +2,9 @@
 
     (1) x_guided = x_base + scale(logsnr_t) (x_cond - x_base)      where low <= logsnr_t <= high, else x_cond
 
-x_base is the estimate without a class (classifier-free guidance) or that of a weaker network (autoguidance). Sources:
-Ho, Salimans 2207.12598; Karras et al. 2406.02507 for the weaker network; Kynkaanniemi et al. 2404.07724 for the
-interval. x_hat is affine in v and in eps at a given z_t, so guidance in x is guidance in either of them.
+x_base is the estimate without a class (classifier-free guidance, Ho, Salimans 2207.12598) or that of a guidance network
+(autoguidance, Karras et al. 2406.02507); the interval is of Kynkaanniemi et al. 2404.07724. x_hat is affine in v and in
+eps at a given z_t, so guidance in x is guidance in either of them.
 """
 
 import math
@@ -55,7 +55,7 @@ class Guidance:
             levels of all guided steps; where a sampler evaluates between two of them, the scale is straight there.
         interval: (low, high) in logsnr, ends included, in which it acts; None is everywhere.
         one_batch: evaluate both estimates as one batch of twice the size; False is one after the other, slower on
-            accelerators and in half the memory. A weaker network is always evaluated by itself.
+            accelerators and in half the memory. A guidance network is always evaluated by itself.
 
     Raises ValueError unless scale is finite and >= 0, and the interval is (low, high) with low < high.
     """

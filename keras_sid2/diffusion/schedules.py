@@ -8,8 +8,8 @@
 Sources: (1) Nichol, Dhariwal 2102.09672 in the form of Kingma et al. 2107.00630; (2), (3) Hoogeboom et al. 2301.11093
 and SiD2, 2410.19324, whose models use (3) with low = 32, high = the resolution, logsnr before the shift in [-10, 10].
 SiD2's printed listing has the shift with the wrong sign and without the factor 2; taken literally, the mean of a 512 x
-512 image is still visible at t = 1 (logsnr -7.2 in place of -15.5) and sampling from N(0, I) breaks. The correct form
-is the default here; `literal_listing=True` gives the printed one, for comparison only.
+512 image is still visible at t = 1 (logsnr -7.2 in place of -15.5) and sampling from N(0, I) breaks. That form is
+`literal_listing=True`, for comparison only.
 """
 
 import math
@@ -22,10 +22,7 @@ from keras_sid2.shapes import square_side
 
 @settings
 class CosineSchedule:
-    """Eq. (1). `logsnr(t)` falls from logsnr_max at t = 0 to logsnr_min at t = 1.
-
-    Raises ValueError unless logsnr_min < logsnr_max, both finite.
-    """
+    """Eq. (1), from logsnr_max at t = 0 to logsnr_min at t = 1; ValueError unless min < max, both finite."""
 
     logsnr_min: float = -10.0
     logsnr_max: float = 10.0

@@ -5,9 +5,9 @@ The Frechet distance of the sets taken as Gaussians, FID (Heusel et al. 1706.085
     (1) d^2 = |m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^1/2)
     (2) tr((C1 C2)^1/2) = sum of the singular values of L1^T L2,      with C1 = L1 L1^T, C2 = L2 L2^T
 
-Why not sum the roots of eigvalsh(C1^1/2 C2 C1^1/2), which are the same numbers: an eigenvalue's rounding of 1e-16 is
-1e-8 in its root. With 2048 features that gave relative errors of d^2 of 3e-8 for sets of 500 images and of 1e-5 for
-nearly equal covariances of condition number 1e12; Eq. (2) gives 2e-16 and 2e-13, in as much time.
+They are the roots of eigvalsh(C1^1/2 C2 C1^1/2), but there an eigenvalue's rounding of 1e-16 is 1e-8 in its root: with
+2048 features that gave relative errors of d^2 of 3e-8 for sets of 500 images and of 1e-5 for nearly equal covariances
+of condition number 1e12; Eq. (2) gives 2e-16 and 2e-13, in as much time.
 
 The kernel distance, KID (Binkowski et al. 1801.01401), over random subsets, those that torch-fidelity draws:
 
@@ -38,10 +38,10 @@ _SAME = 1e-12
 
 
 def frechet_distance(first: np.ndarray | FeatureStatistics, second: np.ndarray | FeatureStatistics) -> float:
-    """d^2, Eq. (1), between two sets, each features [N, D] or their statistics.
+    """d^2, Eq. (1), between two sets, each features [N, D] or their statistics; rounding may take it below 0.
 
-    Equal sets have 0 but for rounding, which may be below 0. Other sets of one distribution have more, by an amount
-    that falls like 1 / N and grows with D, so only distances of sets of the same size compare.
+    Sets of one distribution have more than 0, by an amount that falls like 1 / N and grows with D, so only distances of
+    sets of the same size compare.
 
     Raises ValueError for features that are not finite, of other shapes, of fewer than 2 images, or of different widths.
     """

@@ -8,6 +8,7 @@ A path is a tuple of steps: Conv, Pool, a list of paths that start from the same
 channels, or a name: the mean over all positions there is a layer that may be asked for.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 SIZE = 299  # height and width of the images that the network sees
@@ -36,58 +37,40 @@ class Pool(NamedTuple):
 
 _3, _5, _ROW, _COLUMN, _HALF = (3, 3), (5, 5), (1, 7), (7, 1), (2, "valid")
 MEAN, MAX, MAX_HALF = Pool("mean"), Pool("max"), Pool("max", *_HALF)
+_FORK = "1 x 3 and 3 x 1 of the same input"
 
 
-def _convs(name: str, *settings: tuple) -> tuple[Conv, ...]:
-    """One after another, called `name`, or name_1, name_2 and so on where they are several."""
-    names = [name] if len(settings) == 1 else [f"{name}_{i}" for i in range(1, len(settings) + 1)]
-    return tuple(Conv(each, *setting) for each, setting in zip(names, settings, strict=True))
+def _block(name: str, *branches: tuple) -> list[tuple]:
+    """Parallel paths, each (its name, pools, settings of convolutions), with a number where it has several of these."""
+    return [tuple(_steps(f"{name}.branch{branch}", steps)) for branch, *steps in branches]
+
+
+def _steps(name: str, steps: list) -> Iterator[Pool | Conv | list[tuple]]:
+    convolutions = [step for step in steps if not isinstance(step, Pool)]
+    names = iter([name] if len(convolutions) == 1 else [f"{name}_{i + 1}" for i in range(len(convolutions))])
+    for step in steps:
+        if isinstance(step, Pool):
+            yield step
+        elif step is _FORK:
+            stem = next(names)
+            yield [(Conv(f"{stem}a", 384, (1, 3)),), (Conv(f"{stem}b", 384, (3, 1)),)]
+        else:
+            yield Conv(next(names), *step)
 
 
 def _at_35(name: str, pooled: int) -> list[tuple]:
-    return [
-        _convs(f"{name}.branch1x1", (64,)),
-        _convs(f"{name}.branch5x5", (48,), (64, _5)),
-        _convs(f"{name}.branch3x3dbl", (64,), (96, _3), (96, _3)),
-        (MEAN, *_convs(f"{name}.branch_pool", (pooled,))),
-    ]
-
-
-def _to_17(name: str) -> list[tuple]:
-    return [
-        _convs(f"{name}.branch3x3", (384, _3, *_HALF)),
-        _convs(f"{name}.branch3x3dbl", (64,), (96, _3), (96, _3, *_HALF)),
-        (MAX_HALF,),
-    ]
+    double = (64,), (96, _3), (96, _3)
+    return _block(name, ("1x1", (64,)), ("5x5", (48,), (64, _5)), ("3x3dbl", *double), ("_pool", MEAN, (pooled,)))
 
 
 def _at_17(name: str, n: int) -> list[tuple]:
-    return [
-        _convs(f"{name}.branch1x1", (192,)),
-        _convs(f"{name}.branch7x7", (n,), (n, _ROW), (192, _COLUMN)),
-        _convs(f"{name}.branch7x7dbl", (n,), (n, _COLUMN), (n, _ROW), (n, _COLUMN), (192, _ROW)),
-        (MEAN, *_convs(f"{name}.branch_pool", (192,))),
-    ]
-
-
-def _to_8(name: str) -> list[tuple]:
-    return [
-        _convs(f"{name}.branch3x3", (192,), (320, _3, *_HALF)),
-        _convs(f"{name}.branch7x7x3", (192,), (192, _ROW), (192, _COLUMN), (192, _3, *_HALF)),
-        (MAX_HALF,),
-    ]
+    seven, double = ((n,), (n, _ROW), (192, _COLUMN)), ((n,), (n, _COLUMN), (n, _ROW), (n, _COLUMN), (192, _ROW))
+    return _block(name, ("1x1", (192,)), ("7x7", *seven), ("7x7dbl", *double), ("_pool", MEAN, (192,)))
 
 
 def _at_8(name: str, pool: Pool) -> list[tuple]:
-    def fork(stem: str) -> list[tuple]:
-        return [(Conv(f"{stem}a", 384, (1, 3)),), (Conv(f"{stem}b", 384, (3, 1)),)]
-
-    return [
-        _convs(f"{name}.branch1x1", (320,)),
-        (Conv(f"{name}.branch3x3_1", 384), fork(f"{name}.branch3x3_2")),
-        (*_convs(f"{name}.branch3x3dbl", (448,), (384, _3)), fork(f"{name}.branch3x3dbl_3")),
-        (pool, *_convs(f"{name}.branch_pool", (192,))),
-    ]
+    double = (448,), (384, _3), _FORK
+    return _block(name, ("1x1", (320,)), ("3x3", (384,), _FORK), ("3x3dbl", *double), ("_pool", pool, (192,)))
 
 
 NETWORK = (
@@ -101,10 +84,15 @@ NETWORK = (
     MAX_HALF,
     "192",
     *(_at_35(name, pooled) for name, pooled in (("Mixed_5b", 32), ("Mixed_5c", 64), ("Mixed_5d", 64))),
-    _to_17("Mixed_6a"),
+    _block("Mixed_6a", ("3x3", (384, _3, *_HALF)), ("3x3dbl", (64,), (96, _3), (96, _3, *_HALF)), ("_pool", MAX_HALF)),
     *(_at_17(f"Mixed_6{letter}", n) for letter, n in (("b", 128), ("c", 160), ("d", 160), ("e", 192))),
     "768",
-    _to_8("Mixed_7a"),
+    _block(
+        "Mixed_7a",
+        ("3x3", (192,), (320, _3, *_HALF)),
+        ("7x7x3", (192,), (192, _ROW), (192, _COLUMN), (192, _3, *_HALF)),
+        ("_pool", MAX_HALF),
+    ),
     _at_8("Mixed_7b", MEAN),
     _at_8("Mixed_7c", MAX),
     "2048",

@@ -38,24 +38,18 @@ def reference_of(
         cache: folder to keep it in, with a warning where it cannot be written. None, or without fingerprint: not kept.
         capacity: most features kept as a sample.
     """
-    if cache is None or fingerprint is None:
-        return _measured(batches(), features, name, capacity)
-    remaining = iter(batches())
-    first = list(itertools.islice(remaining, 1))
-    look = _look(first, features)
-    made_of = json.dumps([METHOD, *features.identity, fingerprint, capacity], sort_keys=True)
-    path = pathlib.Path(cache) / f"{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.npz"
-    kept = _kept(path, look)
-    if kept is not None:
-        return Reference(name=name, digest=kept[0], features=kept[1])
-    reference = _measured(itertools.chain(first, remaining), features, name, capacity)
-    _keep(path, reference, look)
-    return reference
-
-
-def _measured(batches: Iterable[np.ndarray], features: Features, name: str, capacity: int) -> Reference:
-    collected, digest = collect(features, batches, groups=1, capacity=capacity, logits=False)
-    return Reference(name=name, digest=digest, features=collected)
+    remaining, first, found, path = iter(batches()), [], None, None
+    if cache is not None and fingerprint is not None:
+        first = list(itertools.islice(remaining, 1))
+        look = _look(first, features)
+        made_of = json.dumps([METHOD, *features.identity, fingerprint, capacity], sort_keys=True)
+        path = pathlib.Path(cache) / f"{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.npz"
+        found = _kept(path, look)
+    if found is None:
+        found = collect(features, itertools.chain(first, remaining), groups=1, capacity=capacity, logits=False)
+        if path is not None:
+            _keep(path, name, *found, look)
+    return Reference(name=name, digest=found[1], features=found[0])
 
 
 def _look(first: list[np.ndarray], features: Features) -> dict:
@@ -74,22 +68,22 @@ def _same(look: dict, kept: dict) -> bool:
     return bool((abs(means - before) <= _MOST * size).all())
 
 
-def _keep(path: pathlib.Path, reference: Reference, look: dict):
+def _keep(path: pathlib.Path, name: str, features: FeatureSet, digest: str, look: dict):
     """Beside the FeatureSet a file that says of what it is; a warning where that cannot be."""
     try:
-        reference.features.save(path)
-        about = {"name": reference.name, "digest": reference.digest, "file": file_sha256(path), "first": look}
+        features.save(path)
+        about = {"name": name, "digest": digest, "file": file_sha256(path), "first": look}
         write_json(path.with_suffix(".json"), about)
     except OSError as error:
-        warnings.warn(f"The statistics of {reference.name} are not kept in {path.parent}: {error}.", stacklevel=3)
+        warnings.warn(f"The statistics of {name} are not kept in {path.parent}: {error}.", stacklevel=3)
 
 
-def _kept(path: pathlib.Path, look: dict) -> tuple[str, FeatureSet] | None:
-    """(digest of the images, their features) if both files are there, whole, and of what looks the same."""
+def _kept(path: pathlib.Path, look: dict) -> tuple[FeatureSet, str] | None:
+    """What `collect` gave, if both files are there, whole, and of what looks the same."""
     try:
         about = read_json(path.with_suffix(".json"))
         if about["file"] != file_sha256(path) or not _same(look, about["first"]):
             return None
-        return str(about["digest"]), FeatureSet.load(path)
+        return FeatureSet.load(path), str(about["digest"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -204,7 +204,7 @@ class SampleRequest:
         return -(-min(self.batch_size, self.num_images) // shards) * shards
 
     def _parts(self) -> Iterator[tuple[int, dict]]:
-        """(images in it, what each example has) of every batch; the last one is filled up."""
+        """(images in it, what each example has) of every batch; the last one is filled up with its last image."""
         size = self.images_at_once
         numbers = np.arange(self.num_images) + self.first_image
         whole = {"numbers": numbers.astype("int32"), "init": self.init, "known": self.known}
@@ -214,8 +214,8 @@ class SampleRequest:
         if self.mask is not None:
             whole["mask"] = np.broadcast_to(self.mask, (self.num_images, *self.model.sample_shape))
         for start in range(0, self.num_images, size):
-            part = {name: values[start : start + size] for name, values in whole.items()}
-            yield len(part["numbers"]), {name: _padded(values, size) for name, values in part.items()}
+            rows = np.minimum(np.arange(start, start + size), self.num_images - 1)
+            yield min(size, self.num_images - start), {name: values[rows] for name, values in whole.items()}
 
     @property
     def step(self) -> int:
@@ -266,10 +266,6 @@ generate.__signature__ = inspect.signature(SampleRequest).replace(return_annotat
 def trajectory(model, labels=None, *, frames: int = 32, **options) -> tuple[np.ndarray, np.ndarray]:
     """How images come about: (z_t, x_hat), each uint8 [frames, N, H, W, C]; other arguments as `generate`."""
     return SampleRequest(model, labels, **options).trajectory(frames)
-
-
-def _padded(values: np.ndarray, size: int) -> np.ndarray:
-    return np.concatenate([values, np.repeat(values[-1:], size - len(values), axis=0)])
 
 
 def _bar(num_images: int) -> Callable[[int, int], None]:

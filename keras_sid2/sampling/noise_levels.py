@@ -6,9 +6,9 @@
                         signal; Karras et al. 2206.00364, Eq. (5)
 
 The network is evaluated at logsnr[0] to logsnr[n - 1], by samplers of two evaluations also at the end of each step,
-and the last x_hat is the result: no step is taken to z_0, which would add the noise of logsnr(0) back. (1) and (2)
-leave the last step to the samplers; (3), as in its paper, evaluates at logsnr(0) itself, so its last two points are
-one. Noise levels are any function (schedule, num_steps, t_start) of this kind.
+and the last x_hat is the result: no step is taken to z_0, which would add the noise of logsnr(0) back. (3), as in its
+paper, evaluates at logsnr(0) itself, so its last two points are one. Noise levels are any function (schedule,
+num_steps, t_start) of this kind.
 """
 
 import numbers
