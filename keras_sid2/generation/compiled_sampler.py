@@ -1,7 +1,7 @@
-"""The compiled side of sampling: one compiled sampler a kind of request, run with any weights, labels and settings.
+"""Compiled samplers: one for each kind of request, run with any weights, labels and settings.
 
-It advances a batch from one step to another, both given when it runs. So the same one draws a batch at a go, or in
-pieces where somebody watches the progress or keeps the trajectory.
+It advances a batch from one step to another, both given when it runs: at a go, or in pieces where somebody watches the
+progress or keeps the trajectory.
 """
 
 import contextlib
@@ -62,13 +62,12 @@ def compiled_sampler(request) -> Callable[..., "Run"]:
     return functools.partial(Run, ends, steps, {name: ops.convert_to_tensor(v) for name, v in settings.items()})
 
 
-def _kept(programs: dict, key, make: Callable):
-    """programs[key], made if it is not there; the newest is the last one, and the oldest goes where there are many."""
-    found = programs.pop(key, None)
-    programs[key] = make() if found is None else found
-    if len(programs) > _MOST:
-        del programs[next(name for name in programs if not isinstance(name, str))]
-    return programs[key]
+def _kept(kept: dict, key, make: Callable):
+    """kept[key], made if it is not there; the newest is the last one, and the oldest goes where there are many."""
+    kept[key] = kept.pop(key, None) or make()
+    if len(kept) > _MOST:
+        del kept[next(name for name in kept if not isinstance(name, str))]
+    return kept[key]
 
 
 class _Ends:
@@ -97,8 +96,8 @@ def _given(batch: dict, shared: dict) -> dict:
 class _Source:
     """What compiled samplers read of a model, one for as long as it stays the same; it keeps no model alive.
 
-    So those guided by another network do not hold its weights, and none is left that would draw from a network or a
-    variable that was exchanged (LoRA adds some).
+    So those with a guidance network do not hold its weights, and none is left for a network or a variable that was
+    exchanged (LoRA adds some).
     """
 
     def __init__(self, model):
@@ -217,15 +216,15 @@ def _estimate(model, given: dict):
 
 def _network(model) -> Callable:
     """network(z_t, logsnr_t, *conditions in their order) -> its output, kept on the model."""
-    programs = model.sampling_programs
-    if "network" not in programs:
+    kept = model.sampling_programs
+    if "network" not in kept:
 
         def predict(z_t, logsnr_t, *values):
             given = dict(zip(model.conditions, values, strict=True))
             return call_network(model.network, {"z_t": z_t, "logsnr": logsnr_t, **given}, training=False)
 
-        programs["network"] = backend.recorded(predict, model.network.variables)
-    return programs["network"]
+        kept["network"] = backend.recorded(predict, model.network.variables)
+    return kept["network"]
 
 
 class Run:
@@ -269,10 +268,7 @@ class Run:
         return [backend.gathered(images)[:count] for images, _ in stored]
 
     def _first_bad_step(self, num_steps: int) -> int:
-        """The step, from 0, that values which are not finite come from.
-
-        The batch is drawn once more, in ever smaller pieces: what is not finite stays so to the end.
-        """
+        """From 0. The batch runs once more, in ever smaller pieces: what is not finite stays so to the end."""
         finite, bad, state = 0, num_steps, self._begin
         while bad - finite > 1:
             middle = (finite + bad) // 2

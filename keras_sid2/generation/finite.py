@@ -6,14 +6,13 @@ _NAMED = 3  # images and weights in the sentence; the attributes have all of the
 
 
 class NonFiniteImages(FloatingPointError):
-    """SampleRequest gave NaN or infinite values; nothing of the batch was handed out.
+    """A SampleRequest came to NaN or infinite values; nothing of the batch was handed out.
 
     Attributes:
         step: of the sampler, counted from 1, from which on they are not finite, of `num_steps`.
         logsnr: at the beginning of that step.
         seed: of the request.
-        images: numbers of the images, counted as `first_image`.
-        labels: their classes, the null class where they have none.
+        images: numbers of the images, counted as `first_image`; labels: their classes, null where they have none.
         weights: paths of the weights that are not finite themselves.
     """
 

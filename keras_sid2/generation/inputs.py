@@ -27,9 +27,7 @@ def as_array(name: str, values) -> np.ndarray:
 
 
 def given_to(model, labels, conditions, num_images: int | None) -> tuple[int, dict[str, np.ndarray]]:
-    """(N, arrays [N, *shape] of all conditions by name), null values where none are given.
-
-    A value without an axis of samples serves all of them.
+    """(N, arrays [N, *shape] of all conditions by name), null where none are given; one value serves all samples.
 
     ValueError for values that do not fit, and where nothing says how many samples are wanted.
     """
@@ -51,8 +49,8 @@ def given_to(model, labels, conditions, num_images: int | None) -> tuple[int, di
 
 def negatives_of(model, negative, count: int) -> dict[str, np.ndarray]:
     """Arrays [N, *shape] of what guidance leads away from, by name; one value serves all samples."""
-    found = _named(model, "negative_conditions", negative)
-    return {name: _values(name, model.conditions[name], values, count) for name, values in found.items()}
+    given = _named(model, "negative_conditions", negative)
+    return {name: _values(name, model.conditions[name], values, count) for name, values in given.items()}
 
 
 def _named(model, what: str, values) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""A request for images: everything that decides what is drawn, checked before anything is computed."""
+"""A request for images: everything that decides what is generated, checked before anything is computed."""
 
 import dataclasses
 import inspect
@@ -23,7 +23,7 @@ _REPORTS = 20  # pieces that a batch's steps are cut into where somebody watches
 
 @dataclasses.dataclass
 class SampleRequest:
-    """Images to be drawn from `model`, and how.
+    """Images to generate with `model`, and how.
 
     Image i depends on (seed, first_image + i, its label, the settings) and, up to rounding, on nothing else: not on
     batch_size, the other images, the number of devices, or the backend. Labels, images and masks may be lists, arrays,
@@ -50,13 +50,12 @@ class SampleRequest:
             a sampler that goes by the step before, as dpmpp_2m, then takes each step without it, as ddim.
         seed: an integer in [0, 2^32).
         first_image: the number of the first image, for a request that continues another.
-        use_ema: draw from the averaged weights, where there are any.
-        batch_size: images drawn at once; on several devices rounded up to a multiple of them.
+        use_ema: take the averaged weights, where there are any.
+        batch_size: images at once; on several devices rounded up to a multiple of them.
         dtype: "uint8", or "float32" for values in [-1, 1].
         progress: True for a bar that counts images, or called with (steps done, steps in all), about 20 times a batch.
 
-    Raises ValueError for labels outside the classes, labels for a model without classes, guidance without labels or a
-    guidance network, images or masks of another shape, and settings outside their range.
+    Raises ValueError for what does not fit the model or its range, and guidance without labels or guidance network.
     """
 
     model: object
@@ -152,13 +151,8 @@ class SampleRequest:
         if self.mask is not None:
             self.mask = mask_of(self.mask, shape)
 
-    # -- what is drawn -----------------------------------------------------------------------------------------------
-
     def batches(self) -> Iterator[np.ndarray]:
-        """The images in order, [at most `images_at_once`, H, W, C] at a time.
-
-        Raises NonFiniteImages, a FloatingPointError, in place of a batch with values that are NaN or infinite.
-        """
+        """The images in order, [at most `images_at_once`, H, W, C]; NonFiniteImages for a batch that is not finite."""
         step = -(-self.num_steps // (_REPORTS if self.progress else 1))
         for done, run in self._runs([*range(0, self.num_steps, step), self.num_steps]):
             if done == self.num_steps:
@@ -169,10 +163,7 @@ class SampleRequest:
         return np.concatenate(list(self.batches()))
 
     def trajectory(self, frames: int) -> tuple[np.ndarray, np.ndarray]:
-        """(z_t, x_hat), each [frames, N, H, W, C], after evenly many steps; the last x_hat are the images.
-
-        Raises NonFiniteImages as `batches`.
-        """
+        """(z_t, x_hat), each [frames, N, H, W, C], after evenly many steps; the last x_hat are `images()`."""
         if not isinstance(frames, int | np.integer) or not 1 <= frames <= self.num_steps:
             raise ValueError(f"frames must be an integer from 1 to num_steps ({self.num_steps}), got {frames!r}.")
         edges = np.linspace(0, self.num_steps, frames + 1).round().astype(int).tolist()
@@ -223,7 +214,7 @@ class SampleRequest:
         return steps_done(self.model)
 
     def describe(self) -> dict:
-        """All that decides the images, for a record of what was drawn: plain values and hashes."""
+        """All that decides the images, for their provenance: plain values and hashes."""
         model, other = self.model, self.guidance_network
         parts = {
             "images": self.num_images,
@@ -254,7 +245,7 @@ class SampleRequest:
 
 
 def generate(model, labels=None, **options) -> np.ndarray:
-    """Draws images, uint8 [N, H, W, C]; the arguments are those of `SampleRequest`, which see for what they mean."""
+    """Images uint8 [N, H, W, C]; the arguments are those of `SampleRequest`, which says what they mean."""
     return SampleRequest(model, labels, **options).images()
 
 
