@@ -30,7 +30,7 @@ A sampler is a frozen dataclass that owns its step:
 """
 
 import math
-import numbers
+import sys
 import warnings
 from typing import ClassVar
 
@@ -38,11 +38,14 @@ from keras import ops
 
 from keras_sid2.config import settings
 from keras_sid2.diffusion.gaussian import alpha_sigma, expand, posterior
+from keras_sid2.shapes import is_number
 
 
-def is_share(value) -> bool:
-    """Whether it is a number in [0, 1]."""
-    return isinstance(value, numbers.Real) and 0.0 <= value <= 1.0
+def _check(sampler, field: str, most: float, wanted: str):
+    """ValueError, which says what is wanted, unless the field is a number from 0 to `most`."""
+    value = getattr(sampler, field)
+    if not is_number(value) or not 0.0 <= value <= most:
+        raise ValueError(f"{type(sampler).__name__}'s {field} must be {wanted}, got {value!r}.")
 
 
 def flow(*, z_t, x, logsnr_t, logsnr_s):
@@ -73,8 +76,7 @@ class DDPMSampler(Sampler):
     variance: float = 0.2
 
     def __post_init__(self):
-        if not is_share(self.variance):
-            raise ValueError(f"DDPMSampler's variance must be in [0, 1], got {self.variance!r}.")
+        _check(self, "variance", 1.0, "in [0, 1]")
 
     def step(self, denoise, z_t, carry, *, logsnr_t, logsnr_s, noise):
         x_hat = denoise(z_t, logsnr_t)
@@ -89,8 +91,7 @@ class DDIMSampler(Sampler):
     eta: float = 0.0
 
     def __post_init__(self):
-        if not is_share(self.eta):
-            raise ValueError(f"DDIMSampler's eta must be in [0, 1], got {self.eta!r}.")
+        _check(self, "eta", 1.0, "in [0, 1]")
 
     def step(self, denoise, z_t, carry, *, logsnr_t, logsnr_s, noise):
         x_hat = denoise(z_t, logsnr_t)
@@ -137,9 +138,7 @@ class EDMHeunSampler(Sampler):
     def __post_init__(self):
         object.__setattr__(self, "noise_range", tuple(self.noise_range))
         for field in ("churn", "noise_scale"):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0.0 <= value < float("inf"):
-                raise ValueError(f"EDMHeunSampler's {field} must be a number >= 0, got {value!r}.")
+            _check(self, field, sys.float_info.max, "a number >= 0")
         if len(self.noise_range) != 2 or not 0.0 <= self.noise_range[0] < self.noise_range[1]:
             wanted = "two numbers, 0 <= low < high"
             raise ValueError(f"EDMHeunSampler's noise_range must be {wanted}, got {self.noise_range!r}.")
