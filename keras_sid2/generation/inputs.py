@@ -97,8 +97,8 @@ def mask_of(mask, shape: tuple[int, ...]) -> np.ndarray:
     fits = fits and all(size in (1, wanted) for size, wanted in zip(mask.shape[::-1], shape[::-1], strict=False))
     found = np.unique(mask) if mask.dtype.kind in "buif" else None
     if not fits or found is None:
-        given = f"{mask.dtype} {list(mask.shape)}"
-        raise ValueError(f"mask must be bool and broadcast to the images {list(shape)}, true where kept; got {given}.")
+        wanted, given = f"the images {list(shape)}, true where they are kept", f"{mask.dtype} {list(mask.shape)}"
+        raise ValueError(f"mask must be bool and broadcast to {wanted}; got {given}.")
     if not set(found.tolist()) <= {0, 1} and not set(found.tolist()) <= {0, 255}:
         low, high = found[0], found[-1]
         raise ValueError(
