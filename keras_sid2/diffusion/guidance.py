@@ -2,27 +2,23 @@
 
     (1) x_guided = x_base + scale(logsnr_t) (x_cond - x_base)      where low <= logsnr_t <= high, else x_cond
 
-x_base is the estimate without a class (classifier-free guidance) or that of a weaker network (autoguidance). Sources:
-Ho, Salimans 2207.12598; Karras et al. 2406.02507 for the weaker network; Kynkaanniemi et al. 2404.07724 for the
-interval. x_hat is affine in v and in eps at a given z_t, so guidance in x is guidance in either of them.
+x_base is the estimate without a class (classifier-free guidance, Ho, Salimans 2207.12598) or that of a guidance network
+(autoguidance, Karras et al. 2406.02507); the interval is of Kynkaanniemi et al. 2404.07724. x_hat is affine in v and in
+eps at a given z_t, so guidance in x is guidance in either of them.
 """
 
 import math
-import numbers
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from keras import ops
 
 from keras_sid2.config import settings
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+from keras_sid2.shapes import is_number
 
 
 def _is_scale(value) -> bool:
-    return _is_number(value) and 0 <= value < math.inf
+    return is_number(value) and 0 <= value < math.inf
 
 
 @settings
@@ -37,12 +33,10 @@ class ScaleCurve:
 
     def __post_init__(self):
         points = tuple(tuple(p) if isinstance(p, Sequence) else (p,) for p in self.points)
-        valid = len(points) > 1 and all(len(p) == 2 and _is_number(p[0]) and _is_scale(p[1]) for p in points)
+        valid = len(points) > 1 and all(len(p) == 2 and is_number(p[0]) and _is_scale(p[1]) for p in points)
         if not valid or any(a[0] >= b[0] for a, b in zip(points, points[1:], strict=False)):
-            raise ValueError(
-                "A ScaleCurve needs at least two points (logsnr, scale) with rising logsnr and finite scales >= 0, "
-                f"got {self.points!r}."
-            )
+            wanted = "at least two points (logsnr, scale) with rising logsnr and finite scales >= 0"
+            raise ValueError(f"A ScaleCurve needs {wanted}, got {self.points!r}.")
         object.__setattr__(self, "points", points)
 
     def __call__(self, logsnr):
@@ -61,7 +55,7 @@ class Guidance:
             levels of all guided steps; where a sampler evaluates between two of them, the scale is straight there.
         interval: (low, high) in logsnr, ends included, in which it acts; None is everywhere.
         one_batch: evaluate both estimates as one batch of twice the size; False is one after the other, slower on
-            accelerators and in half the memory. A weaker network is always evaluated by itself.
+            accelerators and in half the memory. A guidance network is always evaluated by itself.
 
     Raises ValueError unless scale is finite and >= 0, and the interval is (low, high) with low < high.
     """
@@ -76,10 +70,9 @@ class Guidance:
         if self.interval is None:
             return
         ends = tuple(self.interval) if isinstance(self.interval, Sequence | np.ndarray) else ()
-        if len(ends) != 2 or not all(map(_is_number, ends)) or not ends[0] < ends[1]:
-            raise ValueError(
-                f"The guidance interval must be (low, high) in logsnr with low < high, got {self.interval!r}."
-            )
+        if len(ends) != 2 or not all(map(is_number, ends)) or not ends[0] < ends[1]:
+            wanted = "(low, high) in logsnr with low < high"
+            raise ValueError(f"The guidance interval must be {wanted}, got {self.interval!r}.")
         object.__setattr__(self, "interval", tuple(map(float, ends)))
 
     @property
@@ -101,22 +94,19 @@ class Guidance:
         """
         first, last = self.steps(logsnr[:-1])
         scales = np.ones(len(logsnr), "float32")
-        if not self.acts or first == last:
+        if first == last:
             return scales
-        at = slice(first, last + ends)
-        found = (
-            ops.convert_to_numpy(self.scale(ops.convert_to_tensor(logsnr[at]))) if callable(self.scale) else self.scale
-        )
-        if np.shape(found) not in ((), logsnr[at].shape):
-            wanted = f"one number a level: {list(logsnr[at].shape)}, got {list(np.shape(found))}"
+        at, found = logsnr[first : last + ends], self.scale
+        if callable(found):
+            found = ops.convert_to_numpy(found(ops.convert_to_tensor(at)))
+        if np.shape(found) not in ((), at.shape):
+            wanted = f"one number a level: {list(at.shape)}, got {list(np.shape(found))}"
             raise ValueError(f"A guidance scale that is a function of logsnr must give {wanted}.")
-        scales[at] = found
-        wrong = np.flatnonzero(~(np.isfinite(scales) & (scales >= 0.0)))
-        if len(wrong):
-            raise ValueError(
-                f"The guidance scale must be a finite number >= 0 (1 is none), and is {scales[wrong[0]]} at logsnr "
-                f"{logsnr[wrong[0]]:.4g}."
-            )
+        scales[first : last + ends] = found
+        for level, scale in zip(logsnr, scales, strict=True):
+            if not 0.0 <= scale < math.inf:
+                where = f"and is {scale} at logsnr {level:.4g}"
+                raise ValueError(f"The guidance scale must be a finite number >= 0 (1 is none), {where}.")
         return scales
 
 

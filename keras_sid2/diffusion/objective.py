@@ -22,9 +22,7 @@ class DiffusionObjective:
     Args:
         schedule: logsnr of t, see diffusion.schedules.
         weighting: w, see diffusion.weighting.
-        prediction: what the network's output means: "v", as in the paper, "eps" or "x".
-
-    Raises ValueError for another prediction.
+        prediction: what the network's output means: "v", as in the paper, "eps" or "x"; ValueError for another.
     """
 
     schedule: object

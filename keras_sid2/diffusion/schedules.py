@@ -8,8 +8,8 @@
 Sources: (1) Nichol, Dhariwal 2102.09672 in the form of Kingma et al. 2107.00630; (2), (3) Hoogeboom et al. 2301.11093
 and SiD2, 2410.19324, whose models use (3) with low = 32, high = the resolution, logsnr before the shift in [-10, 10].
 SiD2's printed listing has the shift with the wrong sign and without the factor 2; taken literally, the mean of a 512 x
-512 image is still visible at t = 1 (logsnr -7.2 in place of -15.5) and sampling from N(0, I) breaks. The correct form
-is the default here; `literal_listing=True` gives the printed one, for comparison only.
+512 image is still visible at t = 1 (logsnr -7.2 in place of -15.5) and sampling from N(0, I) breaks. That form is
+`literal_listing=True`, for comparison only.
 """
 
 import math
@@ -20,48 +20,44 @@ from keras_sid2.config import settings
 from keras_sid2.shapes import square_side
 
 
-def _require(condition: bool, message: str):
-    if not condition:
-        raise ValueError(message)
-
-
-def _time(t):
-    return ops.convert_to_tensor(t, "float32")
-
-
 @settings
 class CosineSchedule:
-    """Eq. (1). `logsnr(t)` falls from logsnr_max at t = 0 to logsnr_min at t = 1.
-
-    Raises ValueError unless logsnr_min < logsnr_max, both finite.
-    """
+    """Eq. (1), from logsnr_max at t = 0 to logsnr_min at t = 1; ValueError unless min < max, both finite."""
 
     logsnr_min: float = -10.0
     logsnr_max: float = 10.0
 
     def __post_init__(self):
-        _require(
-            -math.inf < self.logsnr_min < self.logsnr_max < math.inf,
-            f"logsnr_min must be below logsnr_max, both finite, got {self.logsnr_min} and {self.logsnr_max}.",
-        )
+        if not -math.inf < self.logsnr_min < self.logsnr_max < math.inf:
+            found = f"{self.logsnr_min} and {self.logsnr_max}"
+            raise ValueError(f"logsnr_min must be below logsnr_max, both finite, got {found}.")
 
-    def _angles(self) -> tuple[float, float]:
-        start = math.atan(math.exp(-0.5 * self.logsnr_max))
-        return math.atan(math.exp(-0.5 * self.logsnr_min)) - start, start
+    def _angle(self, t):
+        """(a, a t + b)."""
+        b = math.atan(math.exp(-0.5 * self.logsnr_max))
+        a = math.atan(math.exp(-0.5 * self.logsnr_min)) - b
+        return a, a * ops.convert_to_tensor(t, "float32") + b
 
     def logsnr(self, t):
         """logsnr of t, both float32 [B] (or a scalar)."""
-        a, b = self._angles()
-        return -2.0 * ops.log(ops.tan(a * _time(t) + b))
+        return -2.0 * ops.log(ops.tan(self._angle(t)[1]))
 
     def dlogsnr_dt(self, t):
         """The derivative of `logsnr`, negative everywhere."""
-        a, b = self._angles()
-        return -4.0 * a / ops.sin(2.0 * (a * _time(t) + b))
+        a, angle = self._angle(t)
+        return -4.0 * a / ops.sin(2.0 * angle)
+
+
+class _Moved:
+    """A schedule that moves the cosine one, by more or less at different t."""
+
+    @property
+    def _cosine(self) -> CosineSchedule:
+        return CosineSchedule(self.logsnr_min, self.logsnr_max)
 
 
 @settings
-class ShiftedCosineSchedule:
+class ShiftedCosineSchedule(_Moved):
     """Eq. (2): the cosine schedule at `noise_resolution`, moved to `image_resolution` (pixels along one side).
 
     noise_resolution < image_resolution adds noise at every t. SiD1 used noise_resolution 32 or 64.
@@ -73,36 +69,32 @@ class ShiftedCosineSchedule:
     logsnr_max: float = 10.0
 
     def __post_init__(self):
-        _require(
-            self.noise_resolution > 0 and self.image_resolution > 0,
-            "noise_resolution and image_resolution must be positive, "
-            f"got {self.noise_resolution} and {self.image_resolution}.",
-        )
-        CosineSchedule(self.logsnr_min, self.logsnr_max)
+        if not (self.noise_resolution > 0 and self.image_resolution > 0):
+            found = f"{self.noise_resolution} and {self.image_resolution}"
+            raise ValueError(f"noise_resolution and image_resolution must be positive, got {found}.")
+        _ = self._cosine  # checks the range
 
     def logsnr(self, t):
         """logsnr of t, both float32 [B] (or a scalar)."""
-        shift = 2.0 * math.log(self.noise_resolution / self.image_resolution)
-        return CosineSchedule(self.logsnr_min, self.logsnr_max).logsnr(t) + shift
+        return self._cosine.logsnr(t) + 2.0 * math.log(self.noise_resolution / self.image_resolution)
 
     def dlogsnr_dt(self, t):
         """The derivative of `logsnr`; the shift does not enter it."""
-        return CosineSchedule(self.logsnr_min, self.logsnr_max).dlogsnr_dt(t)
+        return self._cosine.dlogsnr_dt(t)
 
 
 @settings
-class CosineInterpolatedSchedule:
+class CosineInterpolatedSchedule(_Moved):
     """Eq. (3), SiD2's schedule: noise resolution `high` at the clean end, `low` at the noisy end.
 
     Args:
-        image_resolution: pixels along one side of the images.
-        low: noise resolution at t = 1; 32 in the paper.
-        high: noise resolution at t = 0; None is image_resolution, as in the paper's
-            "cosine_interpolated_low_32_high_512" at 512.
+        image_resolution: pixels along one side of the images, above 0.
+        low, high: above 0, rising. The paper has 32 and the image's, as in its "cosine_interpolated_low_32_high_512" at
+            512; high=None is image_resolution.
         logsnr_min, logsnr_max: the range of the cosine before the shift.
         literal_listing: take the paper's printed listing at its word (module docstring). Never for a real run.
 
-    Raises ValueError unless 0 < low <= high and image_resolution > 0.
+    Raises ValueError for values outside.
     """
 
     image_resolution: float
@@ -114,22 +106,18 @@ class CosineInterpolatedSchedule:
 
     def __post_init__(self):
         high = self.image_resolution if self.high is None else self.high
-        _require(
-            self.image_resolution > 0 and 0 < self.low <= high,
-            "CosineInterpolatedSchedule needs 0 < low <= high and image_resolution > 0, "
-            f"got low={self.low}, high={high}, image_resolution={self.image_resolution}.",
-        )
-        CosineSchedule(self.logsnr_min, self.logsnr_max)
+        if not (self.image_resolution > 0 and 0 < self.low <= high):
+            found = f"low={self.low}, high={high}, image_resolution={self.image_resolution}"
+            raise ValueError(f"CosineInterpolatedSchedule needs 0 < low <= high and image_resolution > 0, got {found}.")
+        _ = self._cosine  # checks the range
 
     @classmethod
     def for_image_shape(cls, image_shape: tuple[int, int, int]) -> "CosineInterpolatedSchedule":
         """The paper's schedule for square images of at least 32 pixels; ValueError for others."""
         side, told = square_side(image_shape)
         if side is None or side < 32:
-            raise ValueError(
-                "The paper's schedule is for square images of at least 32 pixels, and these are "
-                f"{told}: pass schedule=, for example CosineSchedule()."
-            )
+            found = f"and these are {told}: pass schedule=, for example CosineSchedule()"
+            raise ValueError(f"The paper's schedule is for square images of at least 32 pixels, {found}.")
         return cls(side)
 
     def _shifts(self) -> tuple[float, float]:
@@ -141,10 +129,10 @@ class CosineInterpolatedSchedule:
     def logsnr(self, t):
         """logsnr of t, both float32 [B] (or a scalar)."""
         clean, noisy = self._shifts()
-        t = _time(t)
-        return CosineSchedule(self.logsnr_min, self.logsnr_max).logsnr(t) + (1.0 - t) * clean + t * noisy
+        t = ops.convert_to_tensor(t, "float32")
+        return self._cosine.logsnr(t) + (1.0 - t) * clean + t * noisy
 
     def dlogsnr_dt(self, t):
         """The derivative of `logsnr`."""
         clean, noisy = self._shifts()
-        return CosineSchedule(self.logsnr_min, self.logsnr_max).dlogsnr_dt(t) + (noisy - clean)
+        return self._cosine.dlogsnr_dt(t) + (noisy - clean)

@@ -37,10 +37,7 @@ class ImageClassifier:
         return np.maximum(self._flat(images) @ self._network.coefs_[0] + self._network.intercepts_[0], 0.0)
 
     def as_features(self) -> Features:
-        """Hidden activations and log probabilities of the classes, for `evaluate`.
-
-        The digest is of what the network was fitted on and how, not of its weights: processors round differently.
-        """
+        """Hidden activations and log probabilities of the classes, for `evaluate`."""
 
         def extract(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return self.features(images), np.log(np.maximum(self._network.predict_proba(self._flat(images)), 1e-30))
@@ -51,7 +48,7 @@ class ImageClassifier:
 
 
 def _digest_of(network, images: np.ndarray, labels: np.ndarray) -> str:
-    """16 hexadecimal digits of everything that a fit of `network` depends on but rounding."""
+    """16 hexadecimal digits of what `network` is fitted on and how, not of weights: processors round differently."""
     import sklearn
 
     settings = [sklearn.__version__, images.shape, sorted(network.get_params().items())]
@@ -64,8 +61,8 @@ def _digest_of(network, images: np.ndarray, labels: np.ndarray) -> str:
 def quality(samples: np.ndarray, images: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> dict[str, float]:
     """The quality of `samples`, drawn for `labels`, beside the real `images` [N, H, W, C] of the same labels.
 
-    The real images are cut at random into halves A and B, several times, as one cut alone moves the distances by a
-    tenth. Every distance is between sets of half the size, so that the bias of small sets is the same in all of them:
+    The real images are cut at random into halves A and B ten times, as one cut alone moves the distances by a tenth.
+    Every distance is between sets of half the size, so that the bias of small sets is the same in all of them:
 
         frechet           mean of d(samples with A's labels, B) and d(samples with B's labels, A)
         frechet_halves    mean of d(A, B), what a perfect model would score
@@ -76,20 +73,16 @@ def quality(samples: np.ndarray, images: np.ndarray, labels: np.ndarray, *, seed
     """
     rng = np.random.default_rng(seed)
     cuts = [np.array_split(rng.permutation(len(images)), 2) for _ in range(_CUTS)]
+    both_ways = [pair for a, b in cuts for pair in ((a, b), (b, a))]
     judge = ImageClassifier(images, labels, seed=seed)
     fake, real = judge.features(samples), judge.features(images)
+
+    def accuracy_of_half(fitted, held_out) -> float:
+        return ImageClassifier(images[fitted], labels[fitted], seed=seed).accuracy(images[held_out], labels[held_out])
+
     return {
         "accuracy": judge.accuracy(samples, labels),
-        "accuracy_real": _held_out_accuracy(images, labels, cuts[0], seed),
-        "frechet": float(np.mean([frechet_distance(fake[i], real[j]) for a, b in cuts for i, j in ((a, b), (b, a))])),
+        "accuracy_real": float(np.mean([accuracy_of_half(a, b) for a, b in both_ways[:2]])),
+        "frechet": float(np.mean([frechet_distance(fake[a], real[b]) for a, b in both_ways])),
         "frechet_halves": float(np.mean([frechet_distance(real[a], real[b]) for a, b in cuts])),
     }
-
-
-def _held_out_accuracy(images, labels, halves, seed: int) -> float:
-    """Of a classifier on the half that it was not fitted on, mean of both ways."""
-    first, second = halves
-    pairs = ((first, second), (second, first))
-    return float(
-        np.mean([ImageClassifier(images[a], labels[a], seed=seed).accuracy(images[b], labels[b]) for a, b in pairs])
-    )

@@ -1,12 +1,8 @@
 """What is kept of a set of images of any size: statistics of all, sums for the inception score, and a sample.
 
-The sample is a reservoir (Vitter, "Random sampling with a reservoir", 1985, algorithm R). Image i, from 0, goes to
-
-    (1) place i            if i < capacity
-    (2) place w_i mod i+1  otherwise, and nowhere if that is capacity or more
-
-where w_i is the i-th 64-bit word of PCG64(seed). That is a function of (seed, i) alone, so it does not matter how the
-images were cut into batches, nor whether the set was saved and loaded in between.
+The sample is a reservoir (Vitter, "Random sampling with a reservoir", 1985, algorithm R): image i, from 0, goes to
+place i below the capacity, else to place w_i mod i+1, or nowhere if that is beyond the capacity. w_i is the i-th 64-bit
+word of PCG64(seed), a function of (seed, i) alone: neither batches nor saving and loading in between matter.
 
 Statistics are kept in G groups, for intervals. Of every G images in a row one goes to each group, in an order that is
 drawn anew for each row: with i mod G, ten groups of images of the classes 0 to 9 in turn would be the classes.
@@ -25,38 +21,27 @@ from keras_sid2.io.atomic import atomic_write
 # multiples of it, because rounding then does not depend on the batches either.
 _BLOCK = 4096
 _FORMAT = 2  # of files; counted up whenever they hold something else
-_ARRAYS = {"format", "made_by", "seed", "capacity", "counts", "means", "scatters", "sample"}
-_SCORE = {"split_logits", "split_counts", "split_p", "split_p_log_p"}
 
 
 class FeatureSet:
     """Features of images, added batch by batch.
 
     Memory is groups x D x D x 8 bytes (335 MB for 10 groups of 2048 features), 4096 x D x 8 for images that wait,
-    capacity x D x 4 for the sample, and up to 200 MB for the logits of 1000 classes.
+    capacity x D x 4 for the sample, and up to 200 MB for the logits of 1000 classes. ValueError for other arguments.
 
     Args:
         groups: of images, at least 1, of which statistics are kept apart; equally many in each, up to one.
         capacity: most images in the sample, at least 0.
         seed: of the sample, in [0, 2^32).
         made_by: `Features.identity` of the function that the features are of; None: not known.
-
-    Raises ValueError for other arguments.
     """
 
     def __init__(
-        self,
-        *,
-        groups: int = 10,
-        capacity: int = 10_000,
-        seed: int = 0,
-        made_by: tuple[str, str, str] | None = None,
+        self, *, groups: int = 10, capacity: int = 10_000, seed: int = 0, made_by: tuple[str, str, str] | None = None
     ):
         if groups < 1 or capacity < 0 or not 0 <= seed < 2**32:
-            raise ValueError(
-                f"A feature set needs at least 1 group, a capacity of at least 0 and a seed in [0, 2**32), got "
-                f"groups={groups}, capacity={capacity}, seed={seed}."
-            )
+            found = f"groups={groups}, capacity={capacity}, seed={seed}"
+            raise ValueError(f"A feature set needs at least 1 group, capacity >= 0, 0 <= seed < 2**32, got {found}.")
         self.capacity, self.seed, self.made_by, self.count = capacity, seed, made_by, 0
         self._group_count = groups
         self._widths = None  # of features and logits, which the first batch tells
@@ -73,30 +58,28 @@ class FeatureSet:
         if logits is not None:
             self._score.add(logits)
 
-    def _checked(self, features: np.ndarray, logits: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """Both in float64; ValueErrors of `add`."""
+    def _checked(self, features, logits=None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Both in float64, and room for the first ones; ValueErrors of `add`."""
         features = finite_rows(features)
         logits = None if logits is None else finite_rows(logits, what="Logits")
         if logits is not None and len(logits) != len(features):
             raise ValueError(f"Features and logits must be of the same images, got {len(features)} and {len(logits)}.")
-        self._fix_widths(features.shape[1], None if logits is None else logits.shape[1])
+        widths = features.shape[1], None if logits is None else logits.shape[1]
+        if self._widths is None:
+            self._widths = widths
+            self._groups = [FeatureStatistics.of(np.empty((0, widths[0])))] * self._group_count
+            self._sample = np.empty((self.capacity, widths[0]), "float32")
+            self._score = None if logits is None else StreamedScore(widths[1])
+        elif self._widths != widths:
+            (here, logits_here), (before, logits_before) = widths, self._widths
+            raise ValueError(
+                f"The batches before had {before} features and {logits_before or 'no'} logits an image, this one has "
+                f"{here} and {logits_here or 'no'}."
+            )
         return features, logits
 
-    def _fix_widths(self, features: int, logits: int | None):
-        """Those of the first batch, and room for it; ValueError if a later one has others."""
-        if self._widths is None:
-            self._widths = (features, logits)
-            self._groups = [FeatureStatistics.of(np.empty((0, features)))] * self._group_count
-            self._sample = np.empty((self.capacity, features), "float32")
-            self._score = None if logits is None else StreamedScore(logits)
-        elif self._widths != (features, logits):
-            raise ValueError(
-                f"The batches before had {self._widths[0]} features and {self._widths[1] or 'no'} logits an image, "
-                f"this one has {features} and {logits or 'no'}."
-            )
-
     def _add_to_sample(self, features: np.ndarray):
-        """Eqs. (1) and (2); of two images for one place, numpy leaves the latter there."""
+        """Of two images for one place, numpy leaves the latter there."""
         index = np.arange(self.count, self.count + len(features), dtype="uint64")
         words = np.random.PCG64(self.seed).advance(self.count).random_raw(len(features))
         places = np.where(index < self.capacity, index, words % (index + np.uint64(1)))
@@ -111,6 +94,10 @@ class FeatureSet:
             self._waiting.append(piece.copy())  # callers may write their next batch into the same array
             self.count += len(piece)
 
+    def _check_images(self, what: str):
+        if self._widths is None:
+            raise ValueError(f"A feature set without images has no {what}: add some first.")
+
     @property
     def width(self) -> int | None:
         """Features an image; None before the first batch."""
@@ -119,8 +106,7 @@ class FeatureSet:
     @property
     def groups(self) -> list[FeatureStatistics]:
         """Of each group; ValueError before the first batch."""
-        if self._widths is None:
-            raise ValueError("A feature set without images has no statistics: add some first.")
+        self._check_images("statistics")
         waiting = np.concatenate([np.empty((0, self._widths[0])), *self._waiting])
         first = self.count - len(waiting)
         group = self._groups_of(first, len(waiting))
@@ -142,12 +128,8 @@ class FeatureSet:
 
     @property
     def sample(self) -> np.ndarray:
-        """Features of a random sample without repetition, float32 [min(count, capacity), D].
-
-        Up to capacity it is all images in their order. ValueError before the first batch.
-        """
-        if self._widths is None:
-            raise ValueError("A feature set without images has no sample: add some first.")
+        """Of features, at random, float32 [min(count, capacity), D]; of few, all in order. ValueError as `groups`."""
+        self._check_images("sample")
         return self._sample[: self.count].copy()
 
     @property
@@ -157,8 +139,13 @@ class FeatureSet:
 
     def save(self, path: str | os.PathLike):
         """One atomic .npz file; ValueError before the first batch."""
+        arrays = self._arrays()
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+
+    def _arrays(self) -> dict[str, np.ndarray]:
         groups = self.groups
-        arrays = {
+        return {
             "format": np.int64(_FORMAT),
             "made_by": np.array(self.made_by or (), "str"),
             "seed": np.int64(self.seed),
@@ -169,54 +156,35 @@ class FeatureSet:
             "sample": self.sample,
             **({} if self._score is None else self._score.arrays()),
         }
-        with atomic_write(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "FeatureSet":
         """What `save` wrote, to which more may be added; ValueError for any other file or format, OSError for none."""
         with open(path, "rb") as file:
             try:
-                return cls._from_arrays(_read(file))
-            except (ValueError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
-                raise ValueError(
-                    f"{os.fspath(path)} is not a whole file that FeatureSet.save wrote, in the format of this version."
-                ) from error
+                with np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
+                    return cls._from_arrays(dict(arrays))
+            except (ValueError, TypeError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+                wanted = "a whole file that FeatureSet.save wrote, in the format of this version"
+                raise ValueError(f"{os.fspath(path)} is not {wanted}.") from error
 
     @classmethod
     def _from_arrays(cls, arrays: dict[str, np.ndarray]) -> "FeatureSet":
-        """ValueError where they do not fit together."""
+        """ValueError unless these are what it would save again, and of one set."""
         counts, means, scatters = arrays["counts"], arrays["means"], arrays["scatters"]
         made_by = tuple(map(str, arrays["made_by"])) or None
         loaded = cls(groups=len(counts), capacity=int(arrays["capacity"]), seed=int(arrays["seed"]), made_by=made_by)
-        sample, _ = loaded._checked(arrays["sample"], None)
+        sample, _ = loaded._checked(arrays["sample"])
         loaded._add_to_sample(sample)  # as the first images: all have room, in their order
         loaded.count = int(counts.sum())
         loaded._groups = [FeatureStatistics(int(n), m, s) for n, m, s in zip(counts, means, scatters, strict=True)]
-        if np.ptp(counts) > 1 or sample.shape != (min(loaded.count, loaded.capacity), means.shape[1]):
-            raise ValueError("The groups and the sample are not those of one set.")
-        if made_by is not None and len(made_by) != 3:
-            raise ValueError("A features function has a name, a digest and a rule.")
+        one_set = np.ptp(counts) <= 1 and len(made_by or ()) in (0, 3)
         if "split_logits" in arrays:
-            loaded._go_on_scoring(StreamedScore.from_arrays(arrays))
+            loaded._score = score = StreamedScore.from_arrays(arrays)
+            loaded._widths = (sample.shape[1], score.classes)
+            one_set &= score.count == loaded.count
+        again = loaded._arrays()
+        same = again.keys() == arrays.keys() and all(np.array_equal(arrays[name], again[name]) for name in again)
+        if not one_set or not same:  # NaN is not the same
+            raise ValueError("The arrays are not those of one set.")
         return loaded
-
-    def _go_on_scoring(self, score: StreamedScore):
-        """ValueError if it is of another number of images."""
-        if score.count != self.count:
-            raise ValueError("The sums over splits and the groups are not those of one set.")
-        self._score, self._widths = score, (self._widths[0], score.classes)
-
-
-def _read(file) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file; ValueError if they are others than a feature set's, or not finite."""
-    if not zipfile.is_zipfile(file):
-        raise ValueError("This is no .npz file.")
-    file.seek(0)
-    with np.load(file, allow_pickle=False) as arrays:
-        if set(arrays.files) not in (_ARRAYS, _ARRAYS | _SCORE) or arrays["format"] != _FORMAT:
-            raise ValueError(f"The arrays are {sorted(arrays.files)}.")
-        arrays = dict(arrays)
-    if not all(np.isfinite(array).all() for name, array in arrays.items() if name != "made_by"):
-        raise ValueError("There are values that are not finite.")
-    return arrays

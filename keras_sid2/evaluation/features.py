@@ -40,23 +40,20 @@ class Features:
         features, logits = result if isinstance(result, tuple) else (result, None)
         features = np.asarray(features)
         if features.ndim != 2 or len(features) != len(images):
-            raise ValueError(
-                f"The features function {self.name!r} must give [{len(images)}, D] for {len(images)} images, "
-                f"got {list(features.shape)}."
-            )
-        self._check_finite("features", features)
-        if logits is not None:
-            logits = np.asarray(logits)
-            self._check_finite("logits", logits)
+            wanted = f"[{len(images)}, D] for {len(images)} images"
+            raise ValueError(f"The features function {self.name!r} must give {wanted}, got {list(features.shape)}.")
+        logits = None if logits is None else np.asarray(logits)
+        for what, values in (("features", features), ("logits", logits)):
+            if values is not None:
+                self._check_finite(what, values)
         return features, logits
 
     def _check_finite(self, what: str, values: np.ndarray):
-        sound = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-        if not np.all(sound):
-            bad = np.flatnonzero(~sound)
+        bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+        if len(bad):
             raise FloatingPointError(
                 f"The features function {self.name!r} gave {what} that are NaN or infinite for {len(bad)} of "
-                f"{len(sound)} images, the first of them number {bad[0]} of its batch."
+                f"{len(values)} images, the first of them number {bad[0]} of its batch."
             )
 
 

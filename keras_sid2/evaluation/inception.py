@@ -3,10 +3,9 @@
 Its numbers are those of TensorFlow's graph of 2015-12-05 as torch-fidelity's "inception-v3-compat" and pytorch-fid run
 it. Images are resized as TensorFlow 1 did: pixel x of the result is read at x * old / new, between the two pixels
 there, without half-pixel centres or antialiasing; libraries of today differ, and the distance with them (Parmar et al.
-2104.11222). This is done pixel by pixel, not as a matrix product, which accelerators round to 8 or 11 bits.
-
-Batch normalization (eps 1e-3) never learns here, so it is folded into the convolution before it. Convolutions
-run as the backend runs those of float32, which may round what goes in: to TF32 on GPUs, to bfloat16 on TPUs.
+2104.11222). This is done pixel by pixel, not as a matrix product, which accelerators round to 8 or 11 bits. Batch
+normalization never learns here, so it is folded into the convolution before it. Convolutions run as the backend runs
+those of float32, which may round what goes in: to TF32 on GPUs, to bfloat16 on TPUs.
 """
 
 import os
@@ -19,17 +18,7 @@ from keras import ops
 
 from keras_sid2 import backend
 from keras_sid2.evaluation.features import Features
-from keras_sid2.evaluation.inception_tables import (
-    CLASSES,
-    LAYERS,
-    NETWORK,
-    SIZE,
-    Conv,
-    Parallel,
-    Pool,
-    Tap,
-    convolutions,
-)
+from keras_sid2.evaluation.inception_tables import BATCH_NORM, CLASSES, LAYERS, NETWORK, SIZE, Conv, Pool
 from keras_sid2.evaluation.inception_weights import download_weights, read_weights, weights_digest
 
 CACHE = "~/.cache/keras_sid2"
@@ -37,7 +26,7 @@ RULE = (
     f"grey repeated to three channels; TensorFlow 1's bilinear resize to {SIZE} x {SIZE} (no aligned corners, no "
     "half-pixel centres, no antialiasing), not rounded after it; (x - 128) / 128; float32"
 )
-_EPSILON = 1e-3
+_EPSILON = 1e-3  # of batch normalization
 _AT_ONCE = 64  # images; their largest activation takes 350 MB
 # Not what keras is set to elsewhere: these weights are of this layout and precision.
 _FLOAT = {"dtype": "float32"}
@@ -54,10 +43,9 @@ def inception_features(
         layer: "2048", or another of `LAYERS` ("64", "192", "768": means over an earlier layer; "logits").
         cache: folder for what is downloaded, made when needed; None: ~/.cache/keras_sid2.
 
-    Its `extract` takes uint8 [B, H, W, 1 or 3] of any size and gives float32 ([B, D], logits without bias [B, 1008]),
-    the logits that torch-fidelity scores. Its name is "inception-v3-fid" for the published weights only, else
-    "inception-v3-custom-" and digits of their hash. ValueError for other images or an unknown layer; of files as
-    `read_weights` and `download_weights`.
+    `extract` takes uint8 [B, H, W, 1 or 3] of any size and gives float32 ([B, D], [B, 1008] logits without bias, as
+    torch-fidelity scores them). The name is "inception-v3-fid" for the published weights only, of others
+    "inception-v3-custom-" and digits of their hash. ValueError for an unknown layer; for files as `inception_weights`.
     """
     if layer not in LAYERS:
         raise ValueError(f"Inception features are of one of the layers {', '.join(LAYERS)}, got {layer!r}.")
@@ -91,26 +79,23 @@ class Inception:
     def __init__(self, weights: Mapping[str, np.ndarray]):
         network = inception_network(weights)
         self._values = [ops.convert_to_tensor(v.value) for v in network.variables]
-        self._network = backend.compiled(
-            backend.recorded(network, network.variables), network.variables, jit_compile=False
-        )
+        recorded = backend.recorded(network, network.variables)
+        self._network = backend.compiled(recorded, network.variables, jit_compile=False)
         self._resize = backend.compiled(resize_like_tensorflow_1, [], jit_compile=False)
         self._at_once = 0
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """ValueError for images of another dtype or shape, or none."""
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
-            raise ValueError(
-                f"Inception looks at images uint8 [B, H, W, 1 or 3], got {images.dtype} {list(images.shape)}."
-            )
+            found = f"{images.dtype} {list(images.shape)}"
+            raise ValueError(f"Inception looks at images uint8 [B, H, W, 1 or 3], got {found}.")
         pieces = -(-len(images) // _AT_ONCE)
         self._at_once = max(self._at_once, -(-len(images) // pieces))
         results = [self._piece(images[i : i + self._at_once]) for i in range(0, len(images), self._at_once)]
         return {layer: np.concatenate([result[layer] for result in results]) for layer in LAYERS}
 
     def _piece(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        missing = self._at_once - len(images)
-        filled = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
+        filled = np.pad(images, ((0, self._at_once - len(images)), (0, 0), (0, 0), (0, 0)))
         resized = self._resize([], ops.convert_to_tensor(filled))
         resized = ops.repeat(resized, 3, axis=-1) if images.shape[-1] == 1 else resized
         results = self._network(self._values, resized)
@@ -133,72 +118,47 @@ def resize_like_tensorflow_1(images, size: int = SIZE):
 
 def inception_network(weights: Mapping[str, np.ndarray]) -> keras.Model:
     """float32 [B, 299, 299, 3] in [0, 255] -> {layer: float32 [B, D]} for all `LAYERS`."""
-    images = keras.Input((SIZE, SIZE, 3), dtype="float32")
-    taps = {}
-    _through(NETWORK, keras.layers.Rescaling(1 / 128, offset=-1.0, **_FLOAT)(images), taps)
+    images, results = keras.Input((SIZE, SIZE, 3), dtype="float32"), {}
+    _through(NETWORK, keras.layers.Rescaling(1 / 128, offset=-1.0, **_FLOAT)(images), weights, results)
     dense = keras.layers.Dense(CLASSES, use_bias=False, kernel_initializer="zeros", name="fc", **_FLOAT)
-    bias = _Bias(name="fc_bias", **_FLOAT)
-    taps["logits_unbiased"] = dense(taps["2048"])
-    taps["logits"] = bias(taps["logits_unbiased"])
-    network = keras.Model(images, taps, name="inception")
-    for conv, _ in convolutions():
-        network.get_layer(_layer_name(conv)).set_weights(_folded(weights, conv.name))
+    results["logits_unbiased"] = dense(results["2048"])
     dense.set_weights([weights["fc.weight"].T])
-    bias.set_weights([weights["fc.bias"]])
-    return network
+    results["logits"] = results["logits_unbiased"] + ops.convert_to_tensor(weights["fc.bias"])
+    return keras.Model(images, results, name="inception")
 
 
-class _Bias(keras.layers.Layer):
-    """A layer of its own, as the logits are wanted with and without it."""
-
-    def build(self, input_shape):
-        self.bias = self.add_weight(shape=(input_shape[-1],), initializer="zeros", name="bias")
-
-    def call(self, x):
-        return x + self.bias
-
-
-def _through(path: tuple, x, taps: dict):
-    """`x` after every step of `path`; what is tapped goes into `taps`."""
+def _through(path: tuple, x, weights: Mapping[str, np.ndarray], results: dict):
+    """`x` after every step of `path`; `results` gets the layers that may be asked for."""
     for step in path:
         match step:
             case Conv():
-                x = _convolution(step)(x)
+                x = _convolution(step, x, weights)
             case Pool():
                 x = _pool(step)(x)
-            case Parallel():
-                x = keras.layers.Concatenate(axis=-1, **_FLOAT)([_through(each, x, taps) for each in step.paths])
-            case Tap():
-                taps[step.name] = keras.layers.GlobalAveragePooling2D(**_IMAGE)(x)
+            case list():
+                x = keras.layers.Concatenate(axis=-1, **_FLOAT)([_through(p, x, weights, results) for p in step])
+            case str():
+                results[step] = keras.layers.GlobalAveragePooling2D(**_IMAGE)(x)
     return x
 
 
-def _convolution(conv: Conv) -> keras.layers.Layer:
-    return keras.layers.Conv2D(
-        conv.filters,
-        conv.kernel,
-        conv.stride,
-        conv.padding,
+def _convolution(conv: Conv, x, weights: Mapping[str, np.ndarray]):
+    """`x` after the convolution, with its batch normalization in kernel and bias, and ReLU."""
+    layer = keras.layers.Conv2D(
+        *conv[1:],
         activation="relu",
         kernel_initializer="zeros",  # never used, and cheaper to compile than random ones
-        name=_layer_name(conv),
+        name=conv.name.replace(".", "_"),  # torch allows no dots
         **_IMAGE,
     )
+    result = layer(x)
+    gain, bias, mean, variance = (weights[f"{conv.name}.bn.{part}"].astype("float64") for part in BATCH_NORM)
+    scale = gain / np.sqrt(variance + _EPSILON)
+    kernel = weights[f"{conv.name}.conv.weight"].transpose(2, 3, 1, 0) * scale
+    layer.set_weights([kernel.astype("float32"), (bias - mean * scale).astype("float32")])
+    return result
 
 
 def _pool(pool: Pool) -> keras.layers.Layer:
     kind = {"mean": keras.layers.AveragePooling2D, "max": keras.layers.MaxPooling2D}[pool.kind]
     return kind(3, pool.stride, pool.padding, **_IMAGE)
-
-
-def _layer_name(conv: Conv) -> str:
-    return conv.name.replace(".", "_")  # torch allows no dots
-
-
-def _folded(weights: Mapping[str, np.ndarray], name: str) -> list[np.ndarray]:
-    """[kernel [height, width, in, out], bias [out]] of a convolution with its batch normalization in them."""
-    parts = ("weight", "bias", "running_mean", "running_var")
-    gain, bias, mean, variance = (weights[f"{name}.bn.{part}"].astype("float64") for part in parts)
-    scale = gain / np.sqrt(variance + _EPSILON)
-    kernel = weights[f"{name}.conv.weight"].transpose(2, 3, 1, 0) * scale
-    return [kernel.astype("float32"), (bias - mean * scale).astype("float32")]

@@ -10,10 +10,10 @@ labels drawn at random that is the same to 0.1 %; with labels in turn (as sid2-e
 chance makes it: such images scored 328, not 307.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 from keras_sid2.evaluation.statistics import finite_rows
 
@@ -33,11 +33,10 @@ def inception_score(logits: np.ndarray, *, splits: int = _SPLITS, seed: int = _S
     if splits < 1:
         raise ValueError(f"splits must be at least 1, got {splits}.")
     logits = finite_rows(logits, fewest=splits, what="Logits")
-    return SplitSums.of_none(splits, logits.shape[1]).adding(logits, seed).score()
+    return _Sums.of_none(splits, logits.shape[1]).adding(logits, seed).score()
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class SplitSums:
+class _Sums(NamedTuple):
     """What Eq. (2) needs of the images in each of S splits."""
 
     counts: np.ndarray  # int [S], of images
@@ -45,10 +44,10 @@ class SplitSums:
     p_log_p: np.ndarray  # float64 [S], the sum of their -H(p_i)
 
     @classmethod
-    def of_none(cls, splits: int, classes: int) -> "SplitSums":
+    def of_none(cls, splits: int, classes: int) -> "_Sums":
         return cls(np.zeros(splits, "int64"), np.zeros((splits, classes)), np.zeros(splits))
 
-    def adding(self, logits: np.ndarray, seed: int) -> "SplitSums":
+    def adding(self, logits: np.ndarray, seed: int) -> "_Sums":
         """With the images of finite logits [N, K], which are shuffled among themselves."""
         splits = len(self.counts)
         sizes = np.diff([i * len(logits) // splits for i in range(splits + 1)])
@@ -57,21 +56,19 @@ class SplitSums:
         p, p_log_p = self.p.copy(), self.p_log_p.copy()
         for start in range(0, len(logits), _AT_ONCE):
             here = slice(start, start + _AT_ONCE)
-            log_p = _log_softmax(logits[here].astype("float64"))
+            log_p = special.log_softmax(logits[here].astype("float64"), axis=1)
             member = split[here] == np.arange(splits)[:, None]
             p += member @ np.exp(log_p)
             p_log_p += member @ (np.exp(log_p) * log_p).sum(axis=1)
-        return SplitSums(self.counts + sizes, p, p_log_p)
+        return _Sums(self.counts + sizes, p, p_log_p)
 
     def score(self) -> InceptionScore:
         """Eq. (2); ValueError if a split has no images."""
+        splits, images = len(self.counts), self.counts.sum()
         if not self.counts.all():
-            raise ValueError(
-                f"An inception score over {len(self.counts)} splits needs as many images, got {self.counts.sum()}."
-            )
-        q = self.p / self.counts[:, None]
-        minus_entropy = (q * np.log(np.where(q > 0.0, q, 1.0))).sum(axis=1)  # 0 ln 0 is 0
-        scores = np.exp(self.p_log_p / self.counts - minus_entropy)
+            raise ValueError(f"An inception score over {splits} splits needs as many images, got {images}.")
+        entropy = special.entr(self.p / self.counts[:, None]).sum(axis=1)
+        scores = np.exp(self.p_log_p / self.counts + entropy)
         return InceptionScore(float(np.mean(scores)), float(np.std(scores)))
 
 
@@ -83,10 +80,15 @@ class StreamedScore:
 
     SHUFFLED = 50_000  # images, as many as published scores are of: 200 MB of 1000 classes
 
-    def __init__(self, classes: int, sums: SplitSums | None = None):
+    def __init__(self, classes: int, sums: _Sums | None = None):
         """`sums` of images before, a multiple of SHUFFLED."""
-        self._sums = SplitSums.of_none(_SPLITS, classes) if sums is None else sums
+        self._sums = _Sums.of_none(_SPLITS, classes) if sums is None else sums
         self.classes, self._waiting, self._count = classes, np.empty((self.SHUFFLED, classes), "float32"), 0
+
+    @property
+    def count(self) -> int:
+        """Of images."""
+        return int(self._sums.counts.sum()) + self._count
 
     def add(self, logits: np.ndarray):
         """Of the next images, finite [B, K]."""
@@ -97,7 +99,7 @@ class StreamedScore:
             if self._count == self.SHUFFLED:
                 self._sums, self._count = self._all(), 0
 
-    def _all(self) -> SplitSums:
+    def _all(self) -> _Sums:
         seed = _SEED + int(self._sums.counts.sum()) // self.SHUFFLED
         return self._sums.adding(self._waiting[: self._count], seed)
 
@@ -107,29 +109,16 @@ class StreamedScore:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What `from_arrays` needs to go on from here."""
-        sums = {f"split_{name}": array for name, array in vars(self._sums).items()}
+        sums = {f"split_{name}": array for name, array in self._sums._asdict().items()}
         return {"split_logits": self._waiting[: self._count].copy(), **sums}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "StreamedScore":
         """ValueError where they do not fit together."""
-        parts = {field.name: arrays[f"split_{field.name}"] for field in dataclasses.fields(SplitSums)}
-        logits, whole = arrays["split_logits"], int(parts["counts"].sum())
-        classes = logits.shape[1]
-        expected = {name: array.shape for name, array in vars(SplitSums.of_none(_SPLITS, classes)).items()}
-        if {name: array.shape for name, array in parts.items()} != expected or whole % cls.SHUFFLED:
+        sums, logits = _Sums(*(arrays[f"split_{name}"] for name in _Sums._fields)), arrays["split_logits"]
+        shapes = [array.shape for array in _Sums.of_none(_SPLITS, logits.shape[1])]
+        if [array.shape for array in sums] != shapes or int(sums.counts.sum()) % cls.SHUFFLED:
             raise ValueError("The sums over splits are not those of one set.")
-        found = cls(classes, SplitSums(**parts))
+        found = cls(logits.shape[1], sums)
         found.add(logits)
         return found
-
-    @property
-    def count(self) -> int:
-        """Of images."""
-        return int(self._sums.counts.sum()) + self._count
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    """ln p of Eq. (1)."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

@@ -78,7 +78,13 @@ def download_weights(folder: str | os.PathLike) -> pathlib.Path:
         _check_hash(path)
         return path
     with atomic.atomic_write(path) as temporary:
-        _fetch(temporary)
+        try:  # Keras takes a file that is there for the wanted one, and atomic_write has made an empty one
+            keras.utils.get_file(temporary.name, URL, cache_dir=temporary.parent, cache_subdir="", force_download=True)
+        except Exception as error:  # Keras raises plain Exception here, and sockets errors of their own
+            advice = "fetch that file where there is a network and give its path as `weights`"
+            raise ConnectionError(
+                f"The Inception weights could not be downloaded from {URL} ({error}); {advice}."
+            ) from error
         _check_hash(temporary)
     return path
 
@@ -95,17 +101,6 @@ def weights_digest(weights: Mapping[str, np.ndarray]) -> str:
 def _origin(weights: Mapping[str, np.ndarray]) -> str:
     """What a file says of `weights` that came out of the published file."""
     return f"{FILE_SHA256} {weights_digest(weights)}"
-
-
-def _fetch(path: pathlib.Path):
-    try:
-        # Keras takes a file that is there for the wanted one, and atomic_write has made an empty one.
-        keras.utils.get_file(path.name, URL, cache_dir=str(path.parent), cache_subdir="", force_download=True)
-    except Exception as error:  # Keras raises plain Exception here, and sockets errors of their own
-        raise ConnectionError(
-            f"The Inception weights could not be downloaded from {URL} ({error}); fetch that file where there is a "
-            "network and give its path as `weights`."
-        ) from error
 
 
 def _check_hash(path: pathlib.Path):
@@ -140,8 +135,6 @@ def _checked(arrays: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndar
             raise ValueError(f"Inception weights have no array {name!r}, which {source} has.")
         found = arrays[name]
         if found.shape != shapes[name] or found.dtype != np.float32:
-            raise ValueError(
-                f"Inception weights need {name!r} as float32 {list(shapes[name])}, "
-                f"{source} has {found.dtype} {list(found.shape)}."
-            )
+            wanted, found = f"float32 {list(shapes[name])}", f"{found.dtype} {list(found.shape)}"
+            raise ValueError(f"Inception weights need {name!r} as {wanted}, {source} has {found}.")
     return {name: arrays[name] for name in shapes}

@@ -1,4 +1,4 @@
-"""Every distance of generated images from real ones that there is, from what two feature sets kept."""
+"""All metrics of generated images beside real ones, from what two feature sets kept."""
 
 from collections.abc import Callable
 
@@ -29,16 +29,13 @@ def measure(
                                     no kid_std where every subset would be all images of both sets
         precision, recall           of three nearest neighbours
 
-    With S the samples, G the number of their groups, d_g the distance of S less group g and t the quantile of Student's
-    t with G - 1 degrees of freedom (2.26 for ten groups), the interval is
-
-        frechet +- t ((G - 1) / G  sum_g (d_g - mean d)^2)^1/2
-
-    the delete-a-group jackknife (Efron and Stein, "The jackknife estimate of variance", 1981): how much the distance
-    would move if as many images were drawn anew from the same model. In simulations it held the mean of such draws 95
-    to 98 times of 100; of ten groups, its width is good to about a quarter, near a perfect model up to 2^1/2 too large.
-    It does not cover the choice of the real images, nor the bias of finite sets, which is upwards, falls like 1 / N and
-    is not quite the same for all models (Chong and Forsyth 1911.07023).
+    With d_g the distance of the samples less group g of G and t the quantile of Student's t with G - 1 degrees of
+    freedom (2.26 for ten groups), the interval is frechet +- t ((G - 1) / G  sum_g (d_g - mean d)^2)^1/2, the
+    delete-a-group jackknife (Efron and Stein, "The jackknife estimate of variance", 1981): how much the distance would
+    move if as many images were drawn anew from the same model. In simulations it held the mean of such draws 95 to 98
+    times of 100; of ten groups, its width is good to about a quarter, near a perfect model up to 2^1/2 too large. It
+    does not cover the choice of the real images, nor the bias of finite sets, which is upwards, falls like 1 / N and is
+    not quite the same for all models (Chong and Forsyth 1911.07023).
 
     `progress` is called with (Frechet distances done, in all) after each of the G + 1, which are most of the work.
     Raises ValueError for fewer than 2 groups, 2 samples a group or 2 real images, or sets of different features.
@@ -52,19 +49,18 @@ def measure(
 
 def _frechet(samples: FeatureSet, reference: FeatureSet, progress: Callable[[int, int], None]) -> dict[str, float]:
     groups, real = samples.groups, reference.statistics
-    if len(groups) < 2:
+    count, fewest = len(groups), 2 * len(groups)
+    if count < 2:
         raise ValueError("The interval of the Frechet distance needs samples in at least 2 groups, got 1.")
-    if samples.count < 2 * len(groups):
-        raise ValueError(
-            f"The Frechet distance of samples in {len(groups)} groups needs at least {2 * len(groups)} samples, "
-            f"got {samples.count}."
-        )
-    sets, distances = [groups, *(groups[:g] + groups[g + 1 :] for g in range(len(groups)))], []
+    if samples.count < fewest:
+        needed = f"at least {fewest} samples, got {samples.count}"
+        raise ValueError(f"The Frechet distance of samples in {count} groups needs {needed}.")
+    sets, distances = [groups, *(groups[:g] + groups[g + 1 :] for g in range(count))], []
     for parts in sets:
         distances.append(frechet_distance(parts[0].merged(*parts[1:]), real))
         progress(len(distances), len(sets))
     distance, *without = distances
-    margin = special.stdtrit(len(groups) - 1, 0.975) * np.sqrt((len(groups) - 1) * np.var(without))
+    margin = special.stdtrit(count - 1, 0.975) * np.sqrt((count - 1) * np.var(without))
     return {"frechet": distance, "frechet_low": float(distance - margin), "frechet_high": float(distance + margin)}
 
 

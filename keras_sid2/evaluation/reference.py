@@ -13,7 +13,7 @@ import numpy as np
 from keras_sid2.evaluation.feature_set import FeatureSet
 from keras_sid2.evaluation.features import Features, ImagesDigest
 from keras_sid2.evaluation.signature import METHOD, Reference, collect
-from keras_sid2.io.atomic import file_sha256, write_json
+from keras_sid2.io.atomic import file_sha256, read_json, write_json
 
 _MOST = 1e-3  # by which means of features may differ, as a share of them or of all of them
 
@@ -30,35 +30,26 @@ def reference_of(
     """The Reference of real images, read only if it is not kept from an earlier time.
 
     Args:
-        batches: gives uint8 batches [B, H, W, C].
+        batches: gives uint8 batches [B, H, W, C]. The first is read in any case: if its images or features are others
+            than those of the reference that is kept, that is made anew.
         features: what to measure with.
         name: of the images, for people.
         fingerprint: plain values that change when the images do (names, sizes and times of files).
-        cache: folder to keep it in; None, or a fingerprint of None: it is not kept; with a warning also where it cannot
-            be written. The first batch is read in any case: if its images or features are others, it is made anew.
+        cache: folder to keep it in, with a warning where it cannot be written. None, or without fingerprint: not kept.
         capacity: most features kept as a sample.
     """
-    if cache is None or fingerprint is None:
-        return _measured(batches(), features, name, capacity)
-    remaining = iter(batches())
-    first = list(itertools.islice(remaining, 1))
-    look = _look(first, features)
-    path = pathlib.Path(cache) / f"{_key([*features.identity, fingerprint, capacity])}.npz"
-    kept = _kept(path, look)
-    if kept is not None:
-        return Reference(name=name, digest=kept[0], features=kept[1])
-    reference = _measured(itertools.chain(first, remaining), features, name, capacity)
-    _keep(path, reference, look)
-    return reference
-
-
-def _measured(batches: Iterable[np.ndarray], features: Features, name: str, capacity: int) -> Reference:
-    collected, digest = collect(features, batches, groups=1, capacity=capacity, logits=False)
-    return Reference(name=name, digest=digest, features=collected)
-
-
-def _key(made_of: list) -> str:
-    return hashlib.sha256(json.dumps([METHOD, *made_of], sort_keys=True).encode()).hexdigest()[:32]
+    remaining, first, found, path = iter(batches()), [], None, None
+    if cache is not None and fingerprint is not None:
+        first = list(itertools.islice(remaining, 1))
+        look = _look(first, features)
+        made_of = json.dumps([METHOD, *features.identity, fingerprint, capacity], sort_keys=True)
+        path = pathlib.Path(cache) / f"{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.npz"
+        found = _kept(path, look)
+    if found is None:
+        found = collect(features, itertools.chain(first, remaining), groups=1, capacity=capacity, logits=False)
+        if path is not None:
+            _keep(path, name, *found, look)
+    return Reference(name=name, digest=found[1], features=found[0])
 
 
 def _look(first: list[np.ndarray], features: Features) -> dict:
@@ -77,22 +68,22 @@ def _same(look: dict, kept: dict) -> bool:
     return bool((abs(means - before) <= _MOST * size).all())
 
 
-def _keep(path: pathlib.Path, reference: Reference, look: dict):
+def _keep(path: pathlib.Path, name: str, features: FeatureSet, digest: str, look: dict):
     """Beside the FeatureSet a file that says of what it is; a warning where that cannot be."""
     try:
-        reference.features.save(path)
-        about = {"name": reference.name, "digest": reference.digest, "file": file_sha256(path), "first": look}
+        features.save(path)
+        about = {"name": name, "digest": digest, "file": file_sha256(path), "first": look}
         write_json(path.with_suffix(".json"), about)
     except OSError as error:
-        warnings.warn(f"The statistics of {reference.name} are not kept in {path.parent}: {error}.", stacklevel=3)
+        warnings.warn(f"The statistics of {name} are not kept in {path.parent}: {error}.", stacklevel=3)
 
 
-def _kept(path: pathlib.Path, look: dict) -> tuple[str, FeatureSet] | None:
-    """(digest of the images, their features) if both files are there, whole, and of what looks the same."""
+def _kept(path: pathlib.Path, look: dict) -> tuple[FeatureSet, str] | None:
+    """What `collect` gave, if both files are there, whole, and of what looks the same."""
     try:
-        about = json.loads(path.with_suffix(".json").read_text())
+        about = read_json(path.with_suffix(".json"))
         if about["file"] != file_sha256(path) or not _same(look, about["first"]):
             return None
-        return str(about["digest"]), FeatureSet.load(path)
+        return FeatureSet.load(path), str(about["digest"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -19,7 +19,7 @@ from keras_sid2.evaluation.features import Features, ImagesDigest
 from keras_sid2.evaluation.measure import measure
 from keras_sid2.evaluation.statistics import check_widths
 from keras_sid2.generation.provenance import custom_in
-from keras_sid2.io.atomic import write_json
+from keras_sid2.io.atomic import read_json, write_json
 
 METHOD = "keras_sid2.evaluation.measure 2"  # counted up whenever a figure of the same sets would come out differently
 
@@ -43,7 +43,7 @@ class Measurement:
 
     def signature(self) -> str:
         """One line that says all of it, for tables and papers."""
-        parts = {**self.measured, **self.drawn}  # both say how many images there are
+        parts = self.measured | self.drawn  # both say how many images there are
         return "  ".join(f"{name}={value}" for name, value in parts.items() if value is not None)
 
     def digest(self) -> str:
@@ -62,7 +62,7 @@ class Measurement:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is no file.")
         try:
-            return cls.from_json(json.loads(path.read_text()))
+            return cls.from_json(read_json(path))
         except ValueError as error:
             raise ValueError(f"{path} is no measurement of sid2-evaluate.") from error
 
@@ -75,10 +75,7 @@ class Measurement:
             raise ValueError(f"A measurement has {', '.join(fields)}, got {', '.join(map(str, values))}.")
         return cls(**values | {"drawn": renamed.recorded(values["drawn"])})
 
-    @property
-    def figures(self) -> dict[str, float]:
-        """Version 0.3's name of `metrics`."""
-        return self.metrics
+    figures = property(lambda self: self.metrics, doc="Version 0.3's name of `metrics`.")
 
 
 def check_comparable(measurements: Sequence[Measurement], names: Sequence[str] | None = None):
@@ -89,10 +86,8 @@ def check_comparable(measurements: Sequence[Measurement], names: Sequence[str] |
         for key in {**first, **other.measured}:
             here, there = first.get(key), other.measured.get(key)
             if here != there:
-                raise ValueError(
-                    f"The metrics of {names[0]} and {name} do not compare: {key} is {here!r} in the one and {there!r} "
-                    "in the other."
-                )
+                difference = f"{key} is {here!r} in the one and {there!r} in the other"
+                raise ValueError(f"The metrics of {names[0]} and {name} do not compare: {difference}.")
 
 
 def cannot_be_told(measurements: Sequence[Measurement], names: Sequence[str]) -> list[str]:
@@ -103,10 +98,8 @@ def cannot_be_told(measurements: Sequence[Measurement], names: Sequence[str]) ->
     for key in {key: None for settings in custom for key in settings}:
         told = [settings.get(key) for settings in custom]
         for text in {text: None for text in told if told.count(text) > 1 and text is not None}:
-            alike = " and ".join(name for name, other in zip(names, told, strict=True) if other == text)
-            sentences.append(
-                f"{key} is {text!r} in {alike}: that is a name only, so whether they are equal cannot be told."
-            )
+            alike = f"{text!r} in " + " and ".join(n for n, other in zip(names, told, strict=True) if other == text)
+            sentences.append(f"{key} is {alike}: that is a name only, so whether they are equal cannot be told.")
     return sentences
 
 
@@ -138,8 +131,8 @@ def how_measured(
     features: Features, reference: Reference, *, images: int, groups: int = 10, capacity: int = 10_000
 ) -> dict:
     """`Measurement.measured` of so many images; ValueError for a reference of other features."""
-    real = reference.features
     _check_made_by(features, reference)
+    real = reference.features
     return {
         "method": METHOD,
         "features": features.name,
@@ -165,14 +158,9 @@ def evaluate(
 ) -> Measurement:
     """The quality of images beside real ones, with a signature.
 
-    Args:
-        batches: of uint8 images [B, H, W, C] (or clips, if `features` takes clips), as of `SampleRequest.batches`.
-        features: those of the reference too.
-        reference: of `reference_of`, or made by hand of `collect`.
-        drawn: what is known of the images, as `SampleRequest.describe` says it.
-        groups, capacity: of the FeatureSet of the images.
-        progress: of `measure`.
-
+    `batches` are uint8 images [B, H, W, C] (clips, if `features` takes clips), as of `SampleRequest.batches`, and
+    `drawn` what is known of them, as `SampleRequest.describe` says it. The reference is of `reference_of`, or made by
+    hand of `collect`; `groups` and `capacity` are of the images' FeatureSet, `progress` is of `measure`.
     Raises ValueError for a reference of other features, before anything is drawn; then as `collect` and `measure`.
     """
     real, kept = reference.features, {"groups": groups, "capacity": capacity}
@@ -185,14 +173,10 @@ def evaluate(
 
 def _check_made_by(features: Features, reference: Reference):
     """ValueError, naming the first difference, unless `reference` is of `features`."""
-    made_by = reference.features.made_by
+    name, made_by = f"The reference {reference.name!r}", reference.features.made_by
     if made_by is None:
-        raise ValueError(
-            f"The reference {reference.name!r} does not tell what features it is of: make it by `collect`."
-        )
+        raise ValueError(f"{name} does not tell what features it is of: make it by `collect`.")
     for part, ours, theirs in zip(("name", "digest", "rule"), features.identity, made_by, strict=True):
         if ours != theirs:
-            raise ValueError(
-                f"The reference {reference.name!r} is of other features: their {part} is {theirs!r}, and {ours!r} of "
-                "those to measure with."
-            )
+            difference = f"their {part} is {theirs!r}, and {ours!r} of those to measure with"
+            raise ValueError(f"{name} is of other features: {difference}.")

@@ -38,10 +38,7 @@ def check_widths(first: int, second: int):
 class FeatureStatistics:
     """What the Frechet distance needs of a set of features; ValueError for other shapes, or a negative count.
 
-    Args:
-        count: number of images, at least 0.
-        mean: float64 [D]; of no images, zeros.
-        scatter: float64 [D, D], the sum of outer products of the features less their mean.
+    The number of images; their mean, float64 [D], zeros of no images; their scatter S, float64 [D, D].
     """
 
     count: int
@@ -50,10 +47,8 @@ class FeatureStatistics:
 
     def __post_init__(self):
         if self.count < 0 or self.mean.ndim != 1 or self.scatter.shape != 2 * self.mean.shape:
-            raise ValueError(
-                f"Statistics need a count of at least 0, a mean [D] and a scatter [D, D], got count {self.count}, "
-                f"mean {list(self.mean.shape)} and scatter {list(self.scatter.shape)}."
-            )
+            found = f"count {self.count}, mean {list(self.mean.shape)} and scatter {list(self.scatter.shape)}"
+            raise ValueError(f"Statistics need a count of at least 0, a mean [D] and a scatter [D, D], got {found}.")
 
     @classmethod
     def of(cls, features: np.ndarray) -> "FeatureStatistics":

@@ -1,7 +1,7 @@
-"""The compiled side of sampling: one program for each kind of request, run with any weights, labels and settings.
+"""Compiled samplers: one for each kind of request, run with any weights, labels and settings.
 
-A program advances a batch from one step to another, both given when it runs. So the same one draws a batch at a go,
-or in pieces where somebody watches the progress or keeps the trajectory.
+It advances a batch from one step to another, both given when it runs: at a go, or in pieces where somebody watches the
+progress or keeps the trajectory.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from keras import ops
 
 from keras_sid2 import backend, threefry
 from keras_sid2.conditions import call_network
+from keras_sid2.generation.finite import non_finite_images
 from keras_sid2.sampling import (
     Sampler,
     SamplingLoop,
@@ -28,30 +29,49 @@ from keras_sid2.sampling import (
 )
 
 _SAMPLE = 2  # stream of a seed, beside those of sid2_model
-_MOST = 12  # programs that a model keeps; the one that was not used for longest goes
+_MOST = 12  # compiled samplers that a model keeps; the one that was not used for longest goes
 
 
-def program(request) -> "Program":
-    """The program of a SampleRequest with its settings, kept on the model: made at the first request of its kind."""
-    kind = _Kind.of(request)
-    model, programs = request.model, request.model.sampling_programs
-    jit_compile = bool(model.compiled and model.jit_compile)
-    of_ends = ("ends", request.dtype, *kind.shape)  # the same for all kinds with these shapes
-    ends = _kept(programs, of_ends, lambda: _Ends(model.sample_shape, request.dtype, jit_compile))
-    return Program(ends, _kept(programs, kind, lambda: _Compiled(kind, request.sampler, jit_compile)), request)
+def compiled_sampler(request) -> Callable[..., "Run"]:
+    """begin(request, batch, count) -> Run, of a SampleRequest; what is compiled is kept on the model for its kind.
+
+    `batch` holds numbers int32 [B], given/NAME, negative/NAME, init, known and mask; the first `count` are asked for.
+    """
+    model, other, guidance = request.model, request.guidance_network, request.guidance
+    shape = (request.images_at_once, request.num_steps, request.init is not None, request.known is not None)
+    kind = {
+        "source": _Source.of(model),
+        "other": None if other is None else _Source.of(other),
+        "acts": guidance.acts,
+        "one_batch": guidance.one_batch,
+        "curve": callable(guidance.scale),
+        "threshold": request.dynamic_threshold,
+        "resamplings": request.resamplings,
+    }
+    kept, jit_compile = model.sampling_programs, bool(model.compiled and model.jit_compile)
+    # The ends are the same for all kinds with these shapes.
+    ends = _kept(kept, ("ends", request.dtype, *shape), lambda: _Ends(model.sample_shape, request.dtype, jit_compile))
+    key = (_told_apart(request.sampler), *kind.values(), shape)
+    steps = _kept(kept, key, lambda: _Steps(request.sampler, jit_compile, **kind))
+    settings = {
+        "key": threefry.key(request.seed, _SAMPLE),
+        "logsnr": request.logsnr,
+        "guided_steps": np.asarray(guidance.steps(request.logsnr[:-1]), "int32"),
+        "scale": request.scale,
+    }
+    return functools.partial(Run, ends, steps, {name: ops.convert_to_tensor(v) for name, v in settings.items()})
 
 
-def _kept(programs: dict, key, make: Callable):
-    """programs[key], made if it is not there; the newest is the last one, and the oldest goes where there are many."""
-    found = programs.pop(key, None)
-    programs[key] = make() if found is None else found
-    if len(programs) > _MOST:
-        del programs[next(name for name in programs if not isinstance(name, str))]
-    return programs[key]
+def _kept(kept: dict, key, make: Callable):
+    """kept[key], made if it is not there; the newest is the last one, and the oldest goes where there are many."""
+    kept[key] = kept.pop(key, None) or make()
+    if len(kept) > _MOST:
+        del kept[next(name for name in kept if not isinstance(name, str))]
+    return kept[key]
 
 
 class _Ends:
-    """What is done before the first step and after the last one, compiled: operations one by one are programs, too."""
+    """What is done before the first step and after the last, compiled: else each operation is compiled by itself."""
 
     def __init__(self, image_shape: tuple[int, ...], dtype: str, jit_compile: bool):
         def start(batch: dict, shared: dict):
@@ -60,9 +80,9 @@ class _Ends:
             return loop.start()[:2], batch["keys"]
 
         def store(x):
-            sound = ops.all(ops.isfinite(x), axis=tuple(range(1, len(x.shape))))
+            finite = ops.all(ops.isfinite(x), axis=tuple(range(1, len(x.shape))))
             x = ops.clip(x, -1.0, 1.0)
-            return (x if dtype == "float32" else ops.cast(ops.round((x + 1.0) * 127.5), "uint8")), sound
+            return (x if dtype == "float32" else ops.cast(ops.round((x + 1.0) * 127.5), "uint8")), finite
 
         self.start, self.store = (backend.compiled(f, [], jit_compile=jit_compile) for f in (start, store))
 
@@ -74,10 +94,10 @@ def _given(batch: dict, shared: dict) -> dict:
 
 
 class _Source:
-    """What programs read of a model, one for as long as it stays the same; it keeps no model alive.
+    """What compiled samplers read of a model, one for as long as it stays the same; it keeps no model alive.
 
-    So programs of a guidance network do not hold its weights, and of a network or a variable that was exchanged (LoRA
-    adds some) there is no program left that would draw from what it was.
+    So those with a guidance network do not hold its weights, and none is left for a network or a variable that was
+    exchanged (LoRA adds some).
     """
 
     def __init__(self, model):
@@ -87,7 +107,7 @@ class _Source:
 
     @classmethod
     def of(cls, model) -> "_Source":
-        """The model's, which is made anew, with all its programs, where the model has changed."""
+        """The model's; where the model has changed it is made anew, and all that was compiled goes."""
         found = model.sampling_programs.get("source")
         if found is None or not found._fits(model):
             model.sampling_programs.clear()
@@ -113,36 +133,6 @@ class _Source:
         return [ops.convert_to_tensor(value) for _, value in self.model.network_values(use_ema=use_ema)]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Kind:
-    """What a program is compiled for."""
-
-    source: _Source
-    guidance_network: _Source | None
-    sampler: object
-    acts: bool
-    one_batch: bool
-    curve: bool
-    threshold: float | None
-    resamplings: int
-    shape: tuple
-
-    @classmethod
-    def of(cls, request) -> "_Kind":
-        guidance, guidance_network = request.guidance, request.guidance_network
-        return cls(
-            source=_Source.of(request.model),
-            guidance_network=None if guidance_network is None else _Source.of(guidance_network),
-            sampler=_told_apart(request.sampler),
-            acts=guidance.acts,
-            one_batch=guidance.one_batch,
-            curve=callable(guidance.scale),
-            threshold=request.dynamic_threshold,
-            resamplings=request.resamplings,
-            shape=(request.images_at_once, request.num_steps, request.init is not None, request.known is not None),
-        )
-
-
 def _told_apart(sampler):
     """Itself where equal ones do the same; else which object it is and what it holds now, as it may be changed."""
     if dataclasses.is_dataclass(sampler) and sampler.__dataclass_params__.frozen:
@@ -154,14 +144,23 @@ def _told_apart(sampler):
     return id(owner), getattr(sampler, "__func__", None), str(getattr(owner, "__dict__", ""))
 
 
-class _Compiled:
+@dataclasses.dataclass(eq=False)
+class _Steps:
     """The compiled steps of one kind of request; what is no shape is given when they run."""
 
-    def __init__(self, kind: _Kind, sampler: Callable, jit_compile: bool):
-        self.kind, self.sampler = kind, sampler
-        self._sources = [kind.source] if kind.guidance_network is None else [kind.source, kind.guidance_network]
-        threshold = kind.threshold
-        self._limited = clipped if threshold is None else lambda denoise: thresholded(denoise, threshold)
+    sampler: Callable
+    jit_compile: dataclasses.InitVar[bool]
+    source: _Source
+    other: _Source | None  # of the guidance network
+    acts: bool
+    one_batch: bool
+    curve: bool
+    threshold: float | None
+    resamplings: int
+
+    def __post_init__(self, jit_compile: bool):
+        self._sources = [self.source] if self.other is None else [self.source, self.other]
+        self._limited = clipped if self.threshold is None else lambda denoise: thresholded(denoise, self.threshold)
         self._limited(lambda z_t, logsnr_t: z_t)  # refuses a quantile that is none
         self.advance = functools.partial(backend.compiled(self._advance, [], jit_compile=jit_compile), [])
 
@@ -170,7 +169,6 @@ class _Compiled:
         return [v for source in self._sources for v in source.variables]
 
     def values(self, use_ema: bool) -> list:
-        """Of the variables that the program reads."""
         return [value for source in self._sources for value in source.values(use_ema)]
 
     def _advance(self, values: list, state, batch: dict, shared: dict, first, last):
@@ -178,24 +176,24 @@ class _Compiled:
             return self._loop(batch, shared).advance(state, first, last)
 
     def _loop(self, batch: dict, shared: dict) -> SamplingLoop:
-        given, kind = _under("given", batch), self.kind
-        scale = scale_between(shared["logsnr"], shared["scale"]) if kind.curve else shared["scale"]
+        given, model = _under("given", batch), self.source.model
+        scale = scale_between(shared["logsnr"], shared["scale"]) if self.curve else shared["scale"]
         return SamplingLoop(
-            denoise=self._limited(_estimate(kind.source.model, given)),
-            denoise_guided=self._limited(self._guided(given, _under("negative", batch), scale)) if kind.acts else None,
-            guided_steps=(shared["guided_steps"][0], shared["guided_steps"][1]) if kind.acts else (0, 0),
+            denoise=self._limited(_estimate(model, given)),
+            denoise_guided=self._limited(self._guided(given, _under("negative", batch), scale)) if self.acts else None,
+            guided_steps=(shared["guided_steps"][0], shared["guided_steps"][1]) if self.acts else (0, 0),
             sampler=self.sampler,
-            image_shape=kind.source.model.sample_shape,
-            resamplings=kind.resamplings,
+            image_shape=model.sample_shape,
+            resamplings=self.resamplings,
             **_given(batch, shared),
         )
 
     def _guided(self, given: dict, negative: dict, scale):
-        model, guidance_network = self.kind.source.model, self.kind.guidance_network
-        if guidance_network is not None:
-            return guided(_estimate(model, given), _estimate(guidance_network.model, given), scale)
+        model = self.source.model
+        if self.other is not None:
+            return guided(_estimate(model, given), _estimate(self.other.model, given), scale)
         base = {**given, **{name: _null(model, name, given[name]) for name in model.guided_conditions}, **negative}
-        if self.kind.one_batch:
+        if self.one_batch:
             both = {name: ops.concatenate([values, base[name]]) for name, values in given.items()}
             return guided_in_one_batch(_estimate(model, both), scale)
         return guided(_estimate(model, given), _estimate(model, base), scale)
@@ -218,86 +216,75 @@ def _estimate(model, given: dict):
 
 def _network(model) -> Callable:
     """network(z_t, logsnr_t, *conditions in their order) -> its output, kept on the model."""
-    programs = model.sampling_programs
-    if "network" not in programs:
+    kept = model.sampling_programs
+    if "network" not in kept:
 
         def predict(z_t, logsnr_t, *values):
             given = dict(zip(model.conditions, values, strict=True))
             return call_network(model.network, {"z_t": z_t, "logsnr": logsnr_t, **given}, training=False)
 
-        programs["network"] = backend.recorded(predict, model.network.variables)
-    return programs["network"]
-
-
-class Program:
-    """Compiled functions with the settings of one SampleRequest."""
-
-    def __init__(self, ends: _Ends, compiled: _Compiled, request):
-        self._ends, self._compiled = ends, compiled
-        settings = {
-            "key": threefry.key(request.seed, _SAMPLE),
-            "logsnr": request.logsnr,
-            "guided_steps": np.asarray(request.guidance.steps(request.logsnr[:-1]), "int32"),
-            "scale": request.scale,
-        }
-        self._shared = {name: ops.convert_to_tensor(value) for name, value in settings.items()}
-
-    def run(self, batch: dict[str, np.ndarray], use_ema: bool) -> "Run":
-        """A batch at its first state; `batch` holds numbers int32 [B], given/NAME, negative/NAME, init, known, mask."""
-        batch = {name: backend.on_batch_shards(values) for name, values in batch.items()}
-        return Run(self._ends, self._compiled, batch, self._shared, use_ema)
+        kept["network"] = backend.recorded(predict, model.network.variables)
+    return kept["network"]
 
 
 class Run:
-    """A batch on its way; `state` is that of a SamplingLoop."""
+    """A batch of a SampleRequest on its way, of which the first `count` are asked for; `state` is a SamplingLoop's."""
 
-    def __init__(self, ends: _Ends, compiled: _Compiled, batch: dict, shared: dict, use_ema: bool):
+    def __init__(self, ends: _Ends, steps: _Steps, shared: dict, request, batch: dict[str, np.ndarray], count: int):
+        self._request, self._numbers = request, batch["numbers"][:count]
+        batch = {name: backend.on_batch_shards(values) for name, values in batch.items()}
         begin, keys = ends.start([], batch, shared)
-        self._begin = (*begin, compiled.sampler.carry(begin[0]))
-        self.state, self._batch, self._shared = self._begin, {**batch, "keys": keys}, shared
-        self._store, self._compiled, self._values = ends.store, compiled, compiled.values(use_ema)
+        self._begin = self.state = (*begin, steps.sampler.carry(begin[0]))
+        self._batch, self._shared = {**batch, "keys": keys}, shared
+        self._store, self._steps, self._values = ends.store, steps, steps.values(request.use_ema)
 
     def advance(self, first: int, last: int):
         """Does the steps first <= i < last."""
         edges = (ops.convert_to_tensor(np.int32(edge)) for edge in (first, last))
-        self.state = self._compiled.advance(self._values, self.state, self._batch, self._shared, *edges)
+        self.state = self._steps.advance(self._values, self.state, self._batch, self._shared, *edges)
 
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """(images of the request's dtype [B, H, W, C]: x_hat with what is known in its place; bool [B]: finite)."""
-        x_hat = self.state[1]
-        if "known" in self._batch:
-            x_hat = ops.where(self._batch["mask"], self._batch["known"], x_hat)
-        return self._stored(x_hat)
+    def wait(self):
+        """Until the steps are done: jax runs ahead of the host."""
+        backend.gathered(self.state[0][:1])
 
-    def noisy(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same of z_t."""
-        return self._stored(self.state[0])
+    def images(self) -> np.ndarray:
+        """x_hat with what is known in its place, of the request's dtype, [count, H, W, C]; or NonFiniteImages."""
+        return self._stored(self._x_hat())[0]
 
-    def _stored(self, x) -> tuple[np.ndarray, np.ndarray]:
-        stored, sound = self._store([], x)
-        return backend.gathered(stored), backend.gathered(sound)
+    def frame(self) -> list[np.ndarray]:
+        """[z_t, images], both as `images`."""
+        return self._stored(self.state[0], self._x_hat())
 
-    def first_bad_step(self, num_steps: int) -> int:
-        """Of a run that ended in values that are not finite: the step, from 0, that they come from.
+    def _x_hat(self):
+        x_hat, batch = self.state[1], self._batch
+        return ops.where(batch["mask"], batch["known"], x_hat) if "known" in batch else x_hat
 
-        The batch is drawn once more, in ever smaller pieces: what is not finite stays so to the end.
-        """
-        sound, bad, state = 0, num_steps, self._begin
-        while bad - sound > 1:
-            middle = (sound + bad) // 2
+    def _stored(self, *tensors) -> list[np.ndarray]:
+        stored, count = [self._store([], x) for x in tensors], len(self._numbers)
+        finite = np.all([backend.gathered(each) for _, each in stored], axis=0)[:count]
+        if not finite.all():
+            step = self._first_bad_step(self._request.num_steps)
+            raise non_finite_images(self._request, self._numbers[~finite], step, self._bad_weights())
+        return [backend.gathered(images)[:count] for images, _ in stored]
+
+    def _first_bad_step(self, num_steps: int) -> int:
+        """From 0. The batch runs once more, in ever smaller pieces: what is not finite stays so to the end."""
+        finite, bad, state = 0, num_steps, self._begin
+        while bad - finite > 1:
+            middle = (finite + bad) // 2
             self.state = state
-            self.advance(sound, middle)
-            if all(_finite(part) for part in self.state[:2]):
-                sound, state = middle, self.state
+            self.advance(finite, middle)
+            if all(_is_finite(part) for part in self.state[:2]):
+                finite, state = middle, self.state
             else:
                 bad = middle
-        return sound
+        return finite
 
-    def bad_weights(self) -> list[str]:
+    def _bad_weights(self) -> list[str]:
         """Paths of the weights, or averages of them, that are not finite."""
-        pairs = zip(self._compiled.variables, self._values, strict=True)
-        return [v.path for v, value in pairs if "float" in v.dtype and not _finite(value)]
+        pairs = zip(self._steps.variables, self._values, strict=True)
+        return [v.path for v, value in pairs if "float" in v.dtype and not _is_finite(value)]
 
 
-def _finite(tensor) -> bool:
+def _is_finite(tensor) -> bool:
     return bool(backend.gathered(ops.all(ops.isfinite(tensor))))

@@ -2,20 +2,17 @@
 
 import numpy as np
 
-from keras_sid2.generation.compiled_sampler import Run
-
 _NAMED = 3  # images and weights in the sentence; the attributes have all of them
 
 
 class NonFiniteImages(FloatingPointError):
-    """SampleRequest gave NaN or infinite values; nothing of the batch was handed out.
+    """A SampleRequest came to NaN or infinite values; nothing of the batch was handed out.
 
     Attributes:
         step: of the sampler, counted from 1, from which on they are not finite, of `num_steps`.
         logsnr: at the beginning of that step.
         seed: of the request.
-        images: numbers of the images, counted as `first_image`.
-        labels: their classes, the null class where they have none.
+        images: numbers of the images, counted as `first_image`; labels: their classes, null where they have none.
         weights: paths of the weights that are not finite themselves.
     """
 
@@ -24,30 +21,20 @@ class NonFiniteImages(FloatingPointError):
         self.__dict__.update(attributes)
 
 
-def check_finite(request, run: Run, numbers: np.ndarray, sound: np.ndarray):
-    """NonFiniteImages unless all are `sound`, bool [N], of the images `numbers` that `run` drew for a SampleRequest.
-
-    Only then is the batch drawn once more, to name the step.
-    """
-    if not sound.all():
-        raise _error(request, run, numbers[: len(sound)][~sound])
-
-
-def _error(request, run: Run, numbers: np.ndarray) -> NonFiniteImages:
-    step, weights = run.first_bad_step(request.num_steps), run.bad_weights()
+def non_finite_images(request, numbers: np.ndarray, step: int, weights: list[str]) -> NonFiniteImages:
+    """The error of a SampleRequest whose images `numbers` are not finite from `step`, counted from 0, on."""
     images, labels = numbers.tolist(), request.labels[numbers - request.first_image].tolist()
     found = {"step": step + 1, "num_steps": request.num_steps, "logsnr": float(request.logsnr[step])}
     found |= {"seed": request.seed, "images": images, "labels": labels, "weights": weights}
+    plural = "s" * (len(images) > 1)
+    which = f"image{plural} {_few(images)}"
+    which += f" (label{plural} {_few(labels)})" if request.model.num_classes else ""
     dtype = getattr(getattr(request.model.network, "dtype_policy", None), "name", "unknown")
-    which = f"image{'s' * (len(images) > 1)} {_few(images)}"
-    which += f" (label{'s' * (len(images) > 1)} {_few(labels)})" if request.model.num_classes else ""
-    if weights:
-        cause = f"The weights are not finite: {_few(weights)}."
-    else:
-        cause = "Usual causes: float16 or guidance that overflows; a sampler or a network of one's own."
+    cause = "Usual causes: float16 or guidance that overflows; a sampler or a network of one's own."
     return NonFiniteImages(
         f"{which} of seed {request.seed} became NaN or infinite in step {step + 1} of {request.num_steps}, at logsnr "
-        f"{found['logsnr']:.4g} (sampler {request.sampler}, network in {dtype}). {cause}",
+        f"{found['logsnr']:.4g} (sampler {request.sampler}, network in {dtype}). "
+        f"{f'The weights are not finite: {_few(weights)}.' if weights else cause}",
         **found,
     )
 

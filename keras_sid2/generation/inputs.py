@@ -5,17 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-
-def is_integer(value, least: int) -> bool:
-    """Whether it is an integer of at least `least`; numpy's are, True is none."""
-    return not isinstance(value, bool | np.bool_) and isinstance(value, int | np.integer) and value >= least
-
-
-def integer(name: str, value, least: int) -> int:
-    """`value` as an int; ValueError unless it is an integer of at least `least`."""
-    if not is_integer(value, least):
-        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}.")
-    return int(value)
+from keras_sid2.shapes import whole_number
 
 
 def optional_float(value):
@@ -31,17 +21,13 @@ def as_array(name: str, values) -> np.ndarray:
     try:
         array = np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(
-            f"{name} must be an array of numbers, and a {type(values).__name__} is none: {reason}"
-        ) from error
+        kind, reason = type(values).__name__, str(error).strip().partition("\n")[0]
+        raise ValueError(f"{name} must be an array of numbers, and a {kind} is none: {reason}") from error
     return array.astype("float32") if "float" in str(array.dtype) else array
 
 
 def given_to(model, labels, conditions, num_images: int | None) -> tuple[int, dict[str, np.ndarray]]:
-    """(N, arrays [N, *shape] of all conditions by name), null values where none are given.
-
-    A value without an axis of samples serves all of them.
+    """(N, arrays [N, *shape] of all conditions by name), null where none are given; one value serves all samples.
 
     ValueError for values that do not fit, and where nothing says how many samples are wanted.
     """
@@ -51,20 +37,20 @@ def given_to(model, labels, conditions, num_images: int | None) -> tuple[int, di
             raise ValueError("This model has no classes: pass num_images and no labels.")
         given["label"] = np.atleast_1d(as_array("labels", labels))
     sizes = {name: len(v) for name, v in given.items() if v.ndim > len(model.conditions[name].shape)}
-    if not sizes and not is_integer(num_images, 1):
-        raise ValueError(f"Without labels, num_images must be an integer >= 1, got {num_images!r}.")
+    if not sizes:
+        num_images = whole_number("Without labels, num_images", num_images)
     counts = set(sizes.values()) or {num_images}
     count = counts.pop()
     if counts or num_images not in (None, count) or not count:
         sizes = ", ".join(f"{size} {name}" for name, size in sizes.items())
         raise ValueError(f"labels must be one an image, at least one; got {sizes} and num_images={num_images}.")
-    return int(count), {name: _values(name, c, given.get(name), count) for name, c in model.conditions.items()}
+    return count, {name: _values(name, c, given.get(name), count) for name, c in model.conditions.items()}
 
 
 def negatives_of(model, negative, count: int) -> dict[str, np.ndarray]:
     """Arrays [N, *shape] of what guidance leads away from, by name; one value serves all samples."""
-    found = _named(model, "negative_conditions", negative)
-    return {name: _values(name, model.conditions[name], values, count) for name, values in found.items()}
+    given = _named(model, "negative_conditions", negative)
+    return {name: _values(name, model.conditions[name], values, count) for name, values in given.items()}
 
 
 def _named(model, what: str, values) -> dict[str, np.ndarray]:
@@ -93,9 +79,8 @@ def scaled_images(name: str, images, shape: tuple[int, ...]) -> np.ndarray:
     images = as_array(name, images)
     floats = np.issubdtype(images.dtype, np.floating)
     if images.shape != shape or not (images.dtype == np.uint8 or floats):
-        raise ValueError(
-            f"{name} must be images {list(shape)}, uint8 or float in [-1, 1]; got {images.dtype} {list(images.shape)}."
-        )
+        found = f"{images.dtype} {list(images.shape)}"
+        raise ValueError(f"{name} must be images {list(shape)}, uint8 or float in [-1, 1]; got {found}.")
     if not floats:
         return images.astype("float32") / 127.5 - 1.0
     if not np.isfinite(images).all():
@@ -108,21 +93,16 @@ def scaled_images(name: str, images, shape: tuple[int, ...]) -> np.ndarray:
 def mask_of(mask, shape: tuple[int, ...]) -> np.ndarray:
     """bool, of an axis less than `shape` or as many, that broadcasts to it; of numbers, 0 is false, 1 or 255 true."""
     mask = as_array("mask", mask)
-    fits = mask.ndim in (len(shape) - 1, len(shape)) and _broadcasts(mask.shape, shape)
+    fits = mask.ndim in (len(shape) - 1, len(shape))
+    fits = fits and all(size in (1, wanted) for size, wanted in zip(mask.shape[::-1], shape[::-1], strict=False))
     found = np.unique(mask) if mask.dtype.kind in "buif" else None
     if not fits or found is None:
-        raise ValueError(
-            f"mask must be bool and broadcast to the images {list(shape)}, true where they are kept; got "
-            f"{mask.dtype} {list(mask.shape)}."
-        )
+        wanted, given = f"the images {list(shape)}, true where they are kept", f"{mask.dtype} {list(mask.shape)}"
+        raise ValueError(f"mask must be bool and broadcast to {wanted}; got {given}.")
     if not set(found.tolist()) <= {0, 1} and not set(found.tolist()) <= {0, 255}:
+        low, high = found[0], found[-1]
         raise ValueError(
-            f"mask must be bool, 0 and 1, or 0 and 255, and has {len(found)} values from {found[0]:.4g} to "
-            f"{found[-1]:.4g}: give mask > {(found[0] + found[-1]) / 2:.4g}, or another threshold, true where images "
-            "are kept."
+            f"mask must be bool, 0 and 1, or 0 and 255, and has {len(found)} values from {low:.4g} to {high:.4g}: give "
+            f"mask > {(low + high) / 2:.4g}, or another threshold, true where images are kept."
         )
     return mask.astype(bool)
-
-
-def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    return all(size in (1, wanted) for size, wanted in zip(shape[::-1], to[::-1], strict=False))

@@ -1,8 +1,5 @@
 """Provenance of samples: what they were drawn by, as texts in which different settings differ, alike on every backend.
 
-A frozen configuration (a frozen dataclass, or an object that Keras has registered) is told with all its values. Of
-anything else, such as a closure, nobody can tell from outside what it does: it is "custom" and its qualified name.
-
 NAME.npz has its provenance in NAME.npz.json beside it, a folder of PNG files in images.json in it: what
 `SampleRequest.describe` says, and the digest of the images, by which it is known whether they are still the same.
 """
@@ -23,6 +20,7 @@ from keras_sid2.config import PACKAGE
 from keras_sid2.diffusion import Guidance
 from keras_sid2.io.atomic import read_json, write_json
 
+_OURS = f"{PACKAGE}."
 CUSTOM = "custom "  # how the text of a setting begins, or a value in it, of which no more than the name is known
 
 
@@ -44,17 +42,23 @@ def config_digest(network) -> str:
 
 
 def named(setting) -> str:
-    """A name as it is, a frozen configuration with its values, anything else as "custom" and its qualified name."""
+    """A name as it is, a frozen configuration with its values, anything else as "custom" and its qualified name.
+
+    A frozen configuration is a frozen dataclass, or an object that Keras has registered. Of anything else, such as a
+    closure, nobody can tell from outside what it does.
+    """
     if dataclasses.is_dataclass(setting) and not isinstance(setting, type) and setting.__dataclass_params__.frozen:
-        values = {field.name: getattr(setting, field.name) for field in dataclasses.fields(setting)}
-        return f"{_class_name(setting)}({', '.join(f'{name}={_value(values[name])}' for name in values)})"
+        values = [f"{field.name}={_value(getattr(setting, field.name))}" for field in dataclasses.fields(setting)]
+        # This library's own are told without their place, as its first versions did.
+        name = type(setting).__qualname__ if type(setting).__module__.startswith(_OURS) else _place(setting)
+        return f"{name}({', '.join(values)})"
     if isinstance(setting, str):
         return setting
-    if inspect.isfunction(setting) and setting.__module__.startswith(f"{PACKAGE}.") and setting.__closure__ is None:
+    if inspect.isfunction(setting) and setting.__module__.startswith(_OURS) and setting.__closure__ is None:
         return _place(setting)
-    if _is_registered(setting):
-        config = json.dumps(setting.get_config(), sort_keys=True, default=named)
-        return f"{keras.saving.get_registered_name(type(setting))}({config})"
+    registered = keras.saving.get_registered_name(type(setting))
+    if hasattr(setting, "get_config") and registered != type(setting).__name__:
+        return f"{registered}({json.dumps(setting.get_config(), sort_keys=True, default=named)})"
     return CUSTOM + _place(setting)
 
 
@@ -85,17 +89,6 @@ def _value(value) -> str:
     return named(value)
 
 
-def _is_registered(setting) -> bool:
-    kind = type(setting)
-    return hasattr(setting, "get_config") and keras.saving.get_registered_name(kind) != kind.__name__
-
-
-def _class_name(setting) -> str:
-    """Of this library's own without their place, as its first versions told them."""
-    kind = type(setting)
-    return kind.__qualname__ if kind.__module__.startswith(f"{PACKAGE}.") else _place(setting)
-
-
 def _place(setting) -> str:
     setting = setting.func if isinstance(setting, functools.partial) else setting
     kind = setting if hasattr(setting, "__qualname__") else type(setting)
@@ -118,10 +111,7 @@ def write_provenance(images: str | os.PathLike, images_digest: str, drawn: dict)
 
 
 def read_provenance(images: str | os.PathLike) -> dict | None:
-    """What `write_provenance` wrote: `drawn` and images_digest; None where there is none.
-
-    Raises ValueError for a file that it did not write.
-    """
+    """What `write_provenance` wrote: `drawn` and images_digest; None for no file, ValueError for another one."""
     path = provenance_path(images)
     if not path.is_file():
         return None

@@ -1,7 +1,8 @@
-"""A request for images: everything that decides what is drawn, checked before anything is computed."""
+"""A request for images: everything that decides what is generated, checked before anything is computed."""
 
 import dataclasses
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 
 import keras
@@ -10,11 +11,11 @@ import numpy as np
 from keras_sid2 import backend, renamed, threefry
 from keras_sid2.backend import steps_done
 from keras_sid2.diffusion import Guidance
-from keras_sid2.generation.compiled_sampler import program
-from keras_sid2.generation.finite import check_finite
-from keras_sid2.generation.inputs import given_to, integer, mask_of, negatives_of, optional_float, scaled_images
+from keras_sid2.generation.compiled_sampler import Run, compiled_sampler
+from keras_sid2.generation.inputs import given_to, mask_of, negatives_of, optional_float, scaled_images
 from keras_sid2.generation.provenance import array_digest, config_digest, named, named_guidance
 from keras_sid2.sampling import evaluations, get_sampler, logsnr_of
+from keras_sid2.shapes import whole_number
 
 _NUMBERS = 2**31  # of images: they are folded into keys as int32
 _REPORTS = 20  # pieces that a batch's steps are cut into where somebody watches
@@ -22,44 +23,39 @@ _REPORTS = 20  # pieces that a batch's steps are cut into where somebody watches
 
 @dataclasses.dataclass
 class SampleRequest:
-    """Images to be drawn from `model`, and how.
+    """Images to generate with `model`, and how.
 
     Image i depends on (seed, first_image + i, its label, the settings) and, up to rounding, on nothing else: not on
-    batch_size, the other images, the number of devices, or the backend.
+    batch_size, the other images, the number of devices, or the backend. Labels, images and masks may be lists, arrays,
+    or tensors of any backend.
 
     Args:
         model: a SiD2Model.
-        labels: int [N], one class an image: the condition "label". None for a model without classes, or for images of
-            no class.
+        labels: int [N], one class an image: the condition "label". None: no classes, or images of no class.
         num_images: N, needed where there are neither labels nor conditions.
-        conditions: values [N, ...], or one for all samples, by the names of the model's conditions; those not named are
-            null.
+        conditions: values [N, ...], or one for all samples, by the model's names; those not named are null.
         negative_conditions: the same of what guidance leads away from; None: the null values of what training drops.
         num_steps: steps of the sampler; the paper takes 512.
         guidance: a `Guidance`; it needs labels, or `guidance_network`. None: none.
-        guidance_network: a SiD2Model of the same images and classes to be guided away from (autoguidance): a smaller
-            network, or an earlier checkpoint. None: guidance goes away from the estimate without a class.
+        guidance_network: a SiD2Model of the same images and classes to be guided away from (autoguidance), smaller or
+            an earlier checkpoint. None: guidance goes away from the estimate without a class.
         sampler: "ddpm", "ddim", "heun", "dpmpp_2m", "edm_heun" or a sampler of `keras_sid2.sampling`.
         noise_levels: "uniform_t", "uniform_logsnr", "edm_rho" or a function as those of `sampling.noise_levels`.
         dynamic_threshold: quantile in (0, 1] of `sampling.thresholded`; None clips x_hat to [-1, 1].
         init: images [N, H, W, C] to start from, uint8 or float in [-1, 1] (image to image); needs t_start.
         t_start: in (0, 1], how much of the noise is put on them: 1 leaves nothing of them.
         known: images [N, H, W, C] of which a part is to be kept (inpainting); needs `mask`.
-        mask: bool [N, H, W, C], or of 3 or 4 axes that broadcast to it, as [H, W, 1]: true is kept. Numbers too, if
-            they are 0 and 1, or 0 and 255.
+        mask: bool, or numbers 0 and 1, or 0 and 255, [N, H, W, C] or 3 or 4 axes that broadcast to it: true is kept.
         resamplings: how often each step is done, >= 1: with `known`, more make the rest fit it better, at their cost;
             a sampler that goes by the step before, as dpmpp_2m, then takes each step without it, as ddim.
         seed: an integer in [0, 2^32).
         first_image: the number of the first image, for a request that continues another.
-        use_ema: draw from the averaged weights, where there are any.
-        batch_size: images drawn at once; on several devices rounded up to a multiple of them.
+        use_ema: take the averaged weights, where there are any.
+        batch_size: images at once; on several devices rounded up to a multiple of them.
         dtype: "uint8", or "float32" for values in [-1, 1].
         progress: True for a bar that counts images, or called with (steps done, steps in all), about 20 times a batch.
 
-    Labels, images and masks may be lists, arrays, or tensors of any backend.
-
-    Raises ValueError for labels outside the classes, labels for a model without classes, guidance without labels or a
-    guidance network, images or masks of another shape, and settings outside their range.
+    Raises ValueError for what does not fit the model or its range, and guidance without labels or guidance network.
     """
 
     model: object
@@ -100,8 +96,10 @@ class SampleRequest:
         t_start = 1.0 if self.t_start is None else self.t_start
         self.logsnr = logsnr_of(self.noise_levels, self.model.schedule, self.num_steps, t_start)
         self.num_steps = int(self.num_steps)
-        self.scale = self._scale()
-        self._program = program(self)
+        curve, ends = callable(self.guidance.scale), evaluations(self.sampler) > 1
+        # As compiled samplers take it: one a level [num_steps + 1], or a float32 scalar.
+        self.scale = self.guidance.scales(self.logsnr, ends=ends) if curve else np.float32(self.guidance.scale)
+        self._begin = compiled_sampler(self)
 
     def _check_guidance(self):
         model, other = self.model, self.guidance_network
@@ -114,10 +112,8 @@ class SampleRequest:
             if here != there:
                 raise ValueError(f"The guidance network must have the images and classes {here}, got {there}.")
         elif self.guidance.acts and not self._is_guided():
-            raise ValueError(
-                "Guidance needs labels to be guided by, or a guidance network; got guidance scale "
-                f"{self.guidance.scale} and no labels."
-            )
+            found = f"guidance scale {self.guidance.scale} and no labels"
+            raise ValueError(f"Guidance needs labels to be guided by, or a guidance network; got {found}.")
         if self.negative_conditions and (other is not None or not self.guidance.acts):
             raise ValueError("negative_conditions are for guidance=Guidance(scale) without a guidance network.")
 
@@ -125,12 +121,6 @@ class SampleRequest:
         """Whether any sample is conditioned on anything that guidance can lead to."""
         pairs = ((name, self.model.conditions[name].null) for name in self.model.guided_conditions)
         return bool(self.negative_conditions) or any((self.conditions[name] != null).any() for name, null in pairs)
-
-    def _scale(self) -> np.ndarray:
-        """What guidance a program gets: a float32 scalar, or one a level [num_steps + 1]."""
-        if not callable(self.guidance.scale):
-            return np.float32(self.guidance.scale)
-        return self.guidance.scales(self.logsnr, ends=evaluations(self.sampler) > 1)
 
     def _check_numbers(self):
         threefry.key(self.seed)  # refuses what is no seed
@@ -140,7 +130,7 @@ class SampleRequest:
             raise ValueError(f"first_image must be an integer >= 0, {most}, got {self.first_image!r}.")
         self.first_image = int(self.first_image)
         for name in ("batch_size", "resamplings"):
-            setattr(self, name, integer(name, getattr(self, name), 1))
+            setattr(self, name, whole_number(name, getattr(self, name)))
         for name in ("t_start", "dynamic_threshold"):
             setattr(self, name, optional_float(getattr(self, name)))
         if not isinstance(self.use_ema, bool | np.bool_):
@@ -161,49 +151,42 @@ class SampleRequest:
         if self.mask is not None:
             self.mask = mask_of(self.mask, shape)
 
-    # -- what is drawn -----------------------------------------------------------------------------------------------
-
     def batches(self) -> Iterator[np.ndarray]:
-        """The images in order, [at most `images_at_once`, H, W, C] at a time.
-
-        Raises NonFiniteImages, a FloatingPointError, in place of a batch with values that are NaN or infinite.
-        """
-        ticks = _Ticks(self)
-        step = -(-self.num_steps // (_REPORTS if ticks.watched else 1))
-        edges = [*range(0, self.num_steps, step), self.num_steps]
-        for count, batch in self._parts():
-            run = self._program.run(batch, self.use_ema)
-            for first, last in zip(edges, edges[1:], strict=False):
-                run.advance(first, last)
-                ticks.advance(last - first, run)
-            images, sound = run.result()
-            check_finite(self, run, batch["numbers"], sound[:count])
-            yield images[:count]
+        """The images in order, [at most `images_at_once`, H, W, C]; NonFiniteImages for a batch that is not finite."""
+        step = -(-self.num_steps // (_REPORTS if self.progress else 1))
+        for done, run in self._runs([*range(0, self.num_steps, step), self.num_steps]):
+            if done == self.num_steps:
+                yield run.images()
 
     def images(self) -> np.ndarray:
         """All of them, [N, H, W, C]."""
         return np.concatenate(list(self.batches()))
 
     def trajectory(self, frames: int) -> tuple[np.ndarray, np.ndarray]:
-        """(z_t, x_hat), each [frames, N, H, W, C], after evenly many steps; the last x_hat are the images.
-
-        Raises NonFiniteImages as `batches`.
-        """
+        """(z_t, x_hat), each [frames, N, H, W, C], after evenly many steps; the last x_hat are `images()`."""
         if not isinstance(frames, int | np.integer) or not 1 <= frames <= self.num_steps:
             raise ValueError(f"frames must be an integer from 1 to num_steps ({self.num_steps}), got {frames!r}.")
-        edges = np.linspace(0, self.num_steps, frames + 1).round().astype(int)
-        ticks, batches = _Ticks(self), []
-        for count, batch in self._parts():
-            run, kept = self._program.run(batch, self.use_ema), []
-            for first, last in zip(edges, edges[1:], strict=False):
-                run.advance(int(first), int(last))
-                ticks.advance(int(last - first), run)
-                (noisy, sound), (images, also) = run.noisy(), run.result()
-                check_finite(self, run, batch["numbers"], (sound & also)[:count])
-                kept.append([noisy[:count], images[:count]])
-            batches.append(kept)
-        z_t, x_hat = np.concatenate([np.swapaxes(np.array(kept), 0, 1) for kept in batches], axis=2)
+        edges = np.linspace(0, self.num_steps, frames + 1).round().astype(int).tolist()
+        kept = [run.frame() for _, run in self._runs(edges)]  # of the first batch, then of the next
+        z_t, x_hat = (
+            np.stack([np.concatenate(of_batches[i::frames]) for i in range(frames)])
+            for of_batches in zip(*kept, strict=True)
+        )
         return z_t, x_hat
+
+    def _runs(self, edges: list[int]) -> Iterator[tuple[int, Run]]:
+        """(steps done, Run) of every batch at each of `edges` but the first, 0."""
+        report = _bar(self.num_images) if self.progress is True else self.progress
+        done, total = 0, self.num_steps * -(-self.num_images // self.images_at_once)
+        for count, batch in self._parts():
+            run = self._begin(self, batch, count)
+            for first, last in itertools.pairwise(edges):
+                run.advance(first, last)
+                done += last - first
+                if report:
+                    run.wait()
+                    report(done, total)
+                yield last, run
 
     @property
     def images_at_once(self) -> int:
@@ -212,7 +195,7 @@ class SampleRequest:
         return -(-min(self.batch_size, self.num_images) // shards) * shards
 
     def _parts(self) -> Iterator[tuple[int, dict]]:
-        """(images in it, what each example has) of every batch; the last one is filled up."""
+        """(images in it, what each example has) of every batch; the last one is filled up with its last image."""
         size = self.images_at_once
         numbers = np.arange(self.num_images) + self.first_image
         whole = {"numbers": numbers.astype("int32"), "init": self.init, "known": self.known}
@@ -222,8 +205,8 @@ class SampleRequest:
         if self.mask is not None:
             whole["mask"] = np.broadcast_to(self.mask, (self.num_images, *self.model.sample_shape))
         for start in range(0, self.num_images, size):
-            part = {name: values[start : start + size] for name, values in whole.items()}
-            yield len(part["numbers"]), {name: _padded(values, size) for name, values in part.items()}
+            rows = np.minimum(np.arange(start, start + size), self.num_images - 1)
+            yield min(size, self.num_images - start), {name: values[rows] for name, values in whole.items()}
 
     @property
     def step(self) -> int:
@@ -231,15 +214,16 @@ class SampleRequest:
         return steps_done(self.model)
 
     def describe(self) -> dict:
-        """All that decides the images, for a record of what was drawn: plain values and hashes."""
+        """All that decides the images, for their provenance: plain values and hashes."""
+        model, other = self.model, self.guidance_network
         parts = {
             "images": self.num_images,
             "first_image": self.first_image,
             "seed": self.seed,
             "labels": array_digest(self.labels),
-            "network": config_digest(self.model.network),
-            "prediction": self.model.prediction,
-            "schedule": named(self.model.schedule),
+            "network": config_digest(model.network),
+            "prediction": model.prediction,
+            "schedule": named(model.schedule),
             "sampler": named(getattr(self.sampler, "function", self.sampler)),
             "noise_levels": named(self.noise_levels),
             "num_steps": self.num_steps,
@@ -247,11 +231,11 @@ class SampleRequest:
             "dynamic_threshold": self.dynamic_threshold,
             "t_start": self.t_start,
             "resamplings": self.resamplings,
-            "averaged_weights": self.use_ema and self.model.averages() is not None,
+            "averaged_weights": self.use_ema and model.averages() is not None,
             "training_step": self.step,
-            "weights": self.model.weights_digest(use_ema=self.use_ema),
+            "weights": model.weights_digest(use_ema=self.use_ema),
         }
-        if (other := self.guidance_network) is not None:
+        if other is not None:
             weights = other.weights_digest(use_ema=self.use_ema)
             parts["guidance_network"] = f"{weights} {config_digest(other.network)} {other.prediction}"
         given = {name: getattr(self, name) for name in ("init", "known", "mask")}
@@ -261,41 +245,18 @@ class SampleRequest:
 
 
 def generate(model, labels=None, **options) -> np.ndarray:
-    """Draws images, uint8 [N, H, W, C]; the arguments are those of `SampleRequest`, which see for what they mean."""
+    """Images uint8 [N, H, W, C]; the arguments are those of `SampleRequest`, which says what they mean."""
     return SampleRequest(model, labels, **options).images()
 
 
 SampleRequest.__init__ = renamed.arguments(grid="noise_levels", weaker="guidance_network")(SampleRequest.__init__)
-generate.__signature__ = inspect.signature(SampleRequest).replace(
-    return_annotation=np.ndarray
-)  # so that help() and editors show the arguments
+# So that help() and editors show the arguments.
+generate.__signature__ = inspect.signature(SampleRequest).replace(return_annotation=np.ndarray)
 
 
 def trajectory(model, labels=None, *, frames: int = 32, **options) -> tuple[np.ndarray, np.ndarray]:
     """How images come about: (z_t, x_hat), each uint8 [frames, N, H, W, C]; other arguments as `generate`."""
     return SampleRequest(model, labels, **options).trajectory(frames)
-
-
-def _padded(values: np.ndarray, size: int) -> np.ndarray:
-    return np.concatenate([values, np.repeat(values[-1:], size - len(values), axis=0)])
-
-
-class _Ticks:
-    """Counts steps for `progress`."""
-
-    def __init__(self, request: SampleRequest):
-        self.done, self.total = 0, request.num_steps * -(-request.num_images // request.images_at_once)
-        self._report = _bar(request.num_images) if request.progress is True else request.progress
-
-    @property
-    def watched(self) -> bool:
-        return bool(self._report)
-
-    def advance(self, steps: int, run):
-        self.done += steps
-        if self._report:
-            backend.gathered(run.state[0][:1])  # jax runs ahead of the host: wait until they are done
-            self._report(self.done, self.total)
 
 
 def _bar(num_images: int) -> Callable[[int, int], None]:

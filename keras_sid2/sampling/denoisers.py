@@ -57,8 +57,7 @@ def guided(denoise: Callable, base: Callable, scale) -> Callable:
     """Guidance away from `base`: `scale` is a number, a scalar tensor, or a function of logsnr_t [B] -> [B]."""
 
     def denoise_guided(z_t, logsnr_t):
-        at = expand(scale(logsnr_t), z_t) if callable(scale) else scale
-        return guide(denoise(z_t, logsnr_t), base(z_t, logsnr_t), at)
+        return guide(denoise(z_t, logsnr_t), base(z_t, logsnr_t), _scale_at(scale, z_t, logsnr_t))
 
     return denoise_guided
 
@@ -67,11 +66,14 @@ def guided_in_one_batch(denoise_both: Callable, scale) -> Callable:
     """As `guided`, where denoise_both takes [2 B]: first the guided half, then the base."""
 
     def denoise_guided(z_t, logsnr_t):
-        at = expand(scale(logsnr_t), z_t) if callable(scale) else scale
         both = denoise_both(ops.concatenate([z_t, z_t]), ops.concatenate([logsnr_t, logsnr_t]))
-        return guide(*ops.split(both, 2), at)
+        return guide(*ops.split(both, 2), _scale_at(scale, z_t, logsnr_t))
 
     return denoise_guided
+
+
+def _scale_at(scale, z_t, logsnr_t):
+    return expand(scale(logsnr_t), z_t) if callable(scale) else scale
 
 
 def scale_between(logsnr, scales) -> Callable:

@@ -1,15 +1,14 @@
 """The sampling loop. It gets denoise functions (sampling.denoisers), never a model.
 
 Noise of example i at step n is a function of (keys[i], n) alone, so an image does not depend on its neighbours. The
-interval of guidance is known before the loop starts and the steps are in order, so the loop is three loops: outside,
-inside, outside; only the middle one pays for guidance.
+interval of guidance is known beforehand and the steps are in order, so the loop is three loops: outside, inside,
+outside; only the middle one pays for guidance.
 
 Known parts of an image (inpainting, continuing frames) are replaced in every z_s by a draw from q(z_s | z_t, x) of the
 known x: the lower variance of gaussian.posterior with x_hat = x, or the flow for a deterministic sampler. So known
-pixels carry the noise of their level at every step, and their path is that of the forward process. It is the
-replacement of Song et al. 2011.13456 and Ho et al. 2204.03458. What is drawn beside the known part follows
-p(unknown | known) only roughly, as the estimate of it sees no more than a noisy known part; `resamplings` brings it
-closer, by noising z_s to z_t again and repeating the step (Lugmayr et al. 2201.09865).
+pixels carry the noise of their level at every step (Song et al. 2011.13456, Ho et al. 2204.03458). What is drawn beside
+them follows p(unknown | known) only roughly, as its estimate sees no more than a noisy known part; `resamplings` brings
+it closer, by noising z_s to z_t again and repeating the step (Lugmayr et al. 2201.09865).
 """
 
 import dataclasses
@@ -29,12 +28,11 @@ _REPEATS = 2**31 - 1  # no pixel and no step has this number: keys of repetition
 class SamplingLoop:
     """A run of a sampler that can be advanced piece by piece; `sample` runs it whole.
 
-    Its state is (z_t, the newest x_hat, the sampler's carry): of a sampler that evaluates twice a step, x_hat is the
-    estimate at the step's end.
+    Its state is (z_t, the newest x_hat, the sampler's carry): after two evaluations a step, x_hat is that at its end.
 
     Args:
         denoise: used outside the interval of guidance.
-        sampler: a step, see sampling.steps.
+        sampler: see sampling.samplers.
         logsnr: float32 [num_steps + 1], rising; the loop starts from N(0, I) at logsnr[0].
         keys: int32 [B, 2], one random key an example.
         image_shape: of an example, of any rank.
@@ -88,7 +86,7 @@ class SamplingLoop:
         if self.resamplings == 1:
             return lambda i, state: self._once(denoise, i, self._with_history(i, state), self.keys)
 
-        def body(i, state):
+        def repeated(i, state):
             state = self._once(denoise, i, self._without_history(state), self.keys)
 
             def again(repeat, found):
@@ -98,7 +96,7 @@ class SamplingLoop:
 
             return backend.loop(1, self.resamplings, again, state)
 
-        return body
+        return repeated
 
     def _with_history(self, i, state):
         """The state before step i; its carry is zero where the denoise function changes."""

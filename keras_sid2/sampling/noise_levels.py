@@ -6,15 +6,17 @@
                         signal; Karras et al. 2206.00364, Eq. (5)
 
 The network is evaluated at logsnr[0] to logsnr[n - 1], by samplers of two evaluations also at the end of each step,
-and the last x_hat is the result: no step is taken to z_0, which would add the noise of logsnr(0) back. (1) and (2)
-leave the last step to the samplers; (3), as in its paper, evaluates at logsnr(0) itself, so its last two points are
-one. Noise levels are any function (schedule, num_steps, t_start) of this kind.
+and the last x_hat is the result: no step is taken to z_0, which would add the noise of logsnr(0) back. (3), as in its
+paper, evaluates at logsnr(0) itself, so its last two points are one. Noise levels are any function (schedule,
+num_steps, t_start) of this kind.
 """
 
 import numbers
 
 import numpy as np
 from keras import ops
+
+from keras_sid2.shapes import whole_number
 
 _BLOCK = 128
 
@@ -48,11 +50,10 @@ def get_noise_levels(noise_levels):
     """Noise levels by name, or `noise_levels` itself if it is a function already."""
     if callable(noise_levels):
         return noise_levels
-    if not isinstance(noise_levels, str) or noise_levels not in NOISE_LEVELS:
-        raise ValueError(
-            f"noise_levels must be one of {', '.join(NOISE_LEVELS)} or a function of this kind, got {noise_levels!r}."
-        )
-    return NOISE_LEVELS[noise_levels]
+    if isinstance(noise_levels, str) and noise_levels in NOISE_LEVELS:
+        return NOISE_LEVELS[noise_levels]
+    known = ", ".join(NOISE_LEVELS)
+    raise ValueError(f"noise_levels must be one of {known} or a function of this kind, got {noise_levels!r}.")
 
 
 def logsnr_of(noise_levels, schedule, num_steps: int, t_start: float = 1.0) -> np.ndarray:
@@ -60,16 +61,13 @@ def logsnr_of(noise_levels, schedule, num_steps: int, t_start: float = 1.0) -> n
     _check(num_steps, t_start)
     logsnr = np.asarray(get_noise_levels(noise_levels)(schedule, num_steps, t_start), "float32")
     if logsnr.shape != (num_steps + 1,) or not np.isfinite(logsnr).all() or (np.diff(logsnr) < 0).any():
-        raise ValueError(
-            f"noise_levels must give {num_steps + 1} finite values of logsnr for {num_steps} steps, none below the one "
-            f"before it; got shape {list(logsnr.shape)}, {logsnr}."
-        )
+        wanted = f"{num_steps + 1} finite values of logsnr for {num_steps} steps, none below the one before it"
+        raise ValueError(f"noise_levels must give {wanted}; got shape {list(logsnr.shape)}, {logsnr}.")
     return logsnr
 
 
 def _check(num_steps, t_start):
-    if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 1:
-        raise ValueError(f"num_steps must be an integer >= 1, got {num_steps!r}.")
+    whole_number("num_steps", num_steps)
     if not isinstance(t_start, numbers.Real) or not 0.0 < t_start <= 1.0:
         raise ValueError(f"t_start must be in (0, 1], got {t_start!r}.")
 

@@ -11,10 +11,9 @@
     (7) churn    z_t / alpha_t + s sqrt(r_u^2 - r_t^2) noise at r_u = (1 + churn) r_t, then (6) from there
 
 with mean, lower and upper variance and c of gaussian.posterior. (1) to (3) are of first order in the step, (4) to (6)
-of second, (4) and (6) for two evaluations of the network and (5) for one. Measured on a Gaussian and a mixture with
-exact denoisers, cosine schedule: on uniform_t, whose ends are steep, (6) is of second order from 32 steps on, and (4)
-only above 300 (1.5 at 32 steps, 1.8 at 256), with 3.5 to 5 times the error of (6) at 256; on uniform_logsnr their
-errors are equal, on edm_rho (4) has 1.3 times that of (6). So (6) is the better one of them on the default grid.
+of second, (4) and (6) for two evaluations of the network and (5) for one. With exact denoisers (6) beats (4) on
+uniform_t, the default, whose ends are steep: of second order from 32 steps on, (4) only above 300, with 3.5 to 5 times
+the error of (6) at 256. On uniform_logsnr their errors are equal, on edm_rho (4) has 1.3 times that of (6).
 
 Sources: (2) Ho, Jain, Abbeel 2006.11239 with the variance between its bounds as in Nichol, Dhariwal 2102.09672; (3)
 Song, Meng, Ermon 2010.02502; (4) and (5) Lu et al. 2211.01095: their 2S with its inner point at the end of the step,
@@ -31,7 +30,7 @@ A sampler is a frozen dataclass that owns its step:
 """
 
 import math
-import numbers
+import sys
 import warnings
 from typing import ClassVar
 
@@ -39,11 +38,14 @@ from keras import ops
 
 from keras_sid2.config import settings
 from keras_sid2.diffusion.gaussian import alpha_sigma, expand, posterior
+from keras_sid2.shapes import is_number
 
 
-def is_share(value) -> bool:
-    """Whether it is a number in [0, 1]."""
-    return isinstance(value, numbers.Real) and 0.0 <= value <= 1.0
+def _check(sampler, field: str, most: float, wanted: str):
+    """ValueError, which says what is wanted, unless the field is a number from 0 to `most`."""
+    value = getattr(sampler, field)
+    if not is_number(value) or not 0.0 <= value <= most:
+        raise ValueError(f"{type(sampler).__name__}'s {field} must be {wanted}, got {value!r}.")
 
 
 def flow(*, z_t, x, logsnr_t, logsnr_s):
@@ -67,16 +69,14 @@ class DDPMSampler(Sampler):
     """Eq. (2). `variance` is g in [0, 1]: 0 the lower bound, 1 the upper one.
 
     The lineage uses 0.1, 0.2 and 0.3; which of them SiD2 used is not known: 0.2 is our choice. Low ones draw too little
-    variance where data varies little: on pixels N(0, s^2), with the exact denoiser and 512 steps of uniform_t on the
-    cosine schedule, 0.2 loses 1.1 % of it at s = 0.5, 1.8 % at 0.3, 5 % at 0.1 and 17 % at 0.03. benchmarks/README.md
-    has a table, and sid2-evaluate sweeps it.
+    variance where data varies little: on pixels N(0, s^2), with the exact denoiser and 512 steps, 0.2 loses 1.1 % of it
+    at s = 0.5, 5 % at 0.1 and 17 % at 0.03. benchmarks/README.md has a table, and sid2-evaluate sweeps it.
     """
 
     variance: float = 0.2
 
     def __post_init__(self):
-        if not is_share(self.variance):
-            raise ValueError(f"DDPMSampler's variance must be in [0, 1], got {self.variance!r}.")
+        _check(self, "variance", 1.0, "in [0, 1]")
 
     def step(self, denoise, z_t, carry, *, logsnr_t, logsnr_s, noise):
         x_hat = denoise(z_t, logsnr_t)
@@ -91,8 +91,7 @@ class DDIMSampler(Sampler):
     eta: float = 0.0
 
     def __post_init__(self):
-        if not is_share(self.eta):
-            raise ValueError(f"DDIMSampler's eta must be in [0, 1], got {self.eta!r}.")
+        _check(self, "eta", 1.0, "in [0, 1]")
 
     def step(self, denoise, z_t, carry, *, logsnr_t, logsnr_s, noise):
         x_hat = denoise(z_t, logsnr_t)
@@ -126,12 +125,9 @@ class EDMHeunSampler(Sampler):
 
     Args:
         churn: by what share noise is raised before each step, >= 0; in EDM's words gamma = S_churn / number of steps,
-            which are 0.16 and 0.31 in its settings for ImageNet 64 and CIFAR-10 (256 steps; at most sqrt(2) - 1 there).
-            0 is deterministic.
+            0.16 and 0.31 for ImageNet 64 and CIFAR-10 (at most sqrt(2) - 1 there). 0 is deterministic.
         noise_range: (low, high) of sigma / alpha within which it is raised, S_tmin and S_tmax.
         noise_scale: s, S_noise: slightly above 1 makes up for what denoisers take away.
-
-    Raises ValueError, naming the field, for values outside.
     """
 
     churn: float = 0.0
@@ -142,13 +138,10 @@ class EDMHeunSampler(Sampler):
     def __post_init__(self):
         object.__setattr__(self, "noise_range", tuple(self.noise_range))
         for field in ("churn", "noise_scale"):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0.0 <= value < float("inf"):
-                raise ValueError(f"EDMHeunSampler's {field} must be a number >= 0, got {value!r}.")
+            _check(self, field, sys.float_info.max, "a number >= 0")
         if len(self.noise_range) != 2 or not 0.0 <= self.noise_range[0] < self.noise_range[1]:
-            raise ValueError(
-                f"EDMHeunSampler's noise_range must be two numbers, 0 <= low < high, got {self.noise_range!r}."
-            )
+            wanted = "two numbers, 0 <= low < high"
+            raise ValueError(f"EDMHeunSampler's noise_range must be {wanted}, got {self.noise_range!r}.")
 
     def step(self, denoise, z_t, carry, *, logsnr_t, logsnr_s, noise):
         if self.churn:

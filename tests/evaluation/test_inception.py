@@ -12,7 +12,7 @@ from inception_parts import random_weights, write_pth
 
 from keras_sid2 import backend
 from keras_sid2.evaluation import inception, inception_weights
-from keras_sid2.evaluation.inception_tables import LAYERS, NETWORK, Parallel, channels_after, weight_shapes
+from keras_sid2.evaluation.inception_tables import LAYERS, NETWORK, channels_after, weight_shapes
 
 SIZES = {"square": (32, 32), "not resized": (299, 299), "wide": (64, 96)}
 BATCH = 2
@@ -175,7 +175,7 @@ def test_numbers_of_weights():
 @pytest.mark.backend_free
 def test_channels_after_each_block_are_those_of_the_paper():
     """Szegedy et al. 1512.00567, table 1, where 35 x 35 x 288, 17 x 17 x 768, 8 x 8 x 1280 and 2048 are named."""
-    blocks = [i for i, step in enumerate(NETWORK) if isinstance(step, Parallel)]
+    blocks = [i for i, step in enumerate(NETWORK) if isinstance(step, list)]
     after = [channels_after(NETWORK[: i + 1], 3) for i in blocks]
     assert after == [256, 288, 288, 768, 768, 768, 768, 768, 1280, 2048, 2048]
 

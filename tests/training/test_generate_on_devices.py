@@ -23,8 +23,8 @@ for count in (1, 7, 64):
     for sampler in ("ddpm", "dpmpp_2m"):
         request = SampleRequest(model, np.arange(count) % 3, num_steps=6, sampler=sampler, 
                           guidance=Guidance(1.5, (-3, 5)), dtype="float32")
-        (_, batch), = request._parts()
-        used = len(request._program.run(batch, True).state[0].sharding.device_set)
+        (in_it, batch), = request._parts()
+        used = len(request._begin(request, batch, in_it).state[0].sharding.device_set)
         assert used == devices, used
         drawn[f"{sampler}_{count}"] = request.images()
 np.savez(out, **drawn)
