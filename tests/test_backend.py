@@ -6,47 +6,12 @@ import pytest
 from helpers import BACKEND, images, only_on_jax, only_on_torch, to_numpy
 from keras import ops
 
-from keras_sid2 import backend, threefry
+from keras_sid2 import backend
 from keras_sid2.parallel import replicas
 
 
 def test_the_name_is_keras_s():
     assert backend.name() == BACKEND in ("jax", "tensorflow", "torch")
-
-
-# FixedSeed. (Attention is among the layers' equations.)
-
-
-def dropped(key, size=2000):
-    return to_numpy(keras.random.dropout(ops.ones((size,)), 0.25, seed=backend.FixedSeed(key)))
-
-
-def test_a_fixed_seed_determines_a_draw_of_keras():
-    first, again, *others = (dropped(threefry.fold_in(threefry.key(0), step)) for step in (1, 1, 2, 3, 4))
-    np.testing.assert_array_equal(first, again)
-    for other in others:
-        assert 0.32 < (other != first).mean() < 0.43  # 2 * 0.75 * 0.25 = 0.375 for independent masks
-    np.testing.assert_allclose(first[first > 0], 1 / 0.75, rtol=1e-6)
-    assert abs((first == 0).mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / first.size)
-
-
-def test_both_words_of_a_key_count():
-    masks = {dropped(ops.convert_to_tensor(np.int32(key)), 64).tobytes() for key in ((5, 6), (5, 7), (4, 6))}
-    assert len(masks) == 3
-
-
-def test_a_fixed_seed_makes_no_variable():
-    assert not [v for v in vars(backend.FixedSeed(threefry.key(0))).values() if isinstance(v, keras.Variable)]
-
-
-def test_keras_s_own_seed_generator_still_has_the_interface_that_is_replaced():
-    generator = keras.random.SeedGenerator(0)
-    assert tuple(generator.next().shape) == (2,)
-    assert {"_initial_seed", "backend"} <= set(vars(generator))
-    assert keras.src.backend.random_seed_dtype() in ("int32", "uint32", "int64")
-
-
-# compiled.
 
 
 def test_compiled_uses_the_values_it_is_given_and_leaves_the_variables_alone():

@@ -3,7 +3,6 @@
 from keras_sid2.backend.accumulation import accumulated
 from keras_sid2.backend.compilation import compiled, recorded, tensors_stay_tensors
 from keras_sid2.backend.ops import (
-    FixedSeed,
     attention,
     convolution,
     dense,
@@ -24,7 +23,6 @@ from keras_sid2.backend.state import (
 )
 
 __all__ = [
-    "FixedSeed",
     "accumulated",
     "attention",
     "batch_shards",

@@ -48,20 +48,6 @@ def fused_group_norm(inputs, scale, offset, *, groups: int, epsilon: float):
     return result.permute(0, 2, 3, 1).to(inputs.dtype)
 
 
-class FixedSeed(keras.random.SeedGenerator):
-    """Lets `keras.random` draw once from `key`, an int32 tensor [2], with no state to carry or to save.
-
-    keras looks only at isinstance(seed, SeedGenerator) and at `next`; the base class's __init__ would make a variable.
-    """
-
-    def __init__(self, key):
-        self._key, self._initial_seed, self.backend = key, 0, keras.backend
-
-    def next(self, ordered=True):
-        dtype = keras.src.backend.random_seed_dtype()
-        return ops.cast(ops.bitwise_and(self._key, 0x7FFFFFFF), dtype)  # torch and tensorflow want them positive
-
-
 def dense(gradients: Sequence) -> list:
     """Gradients as plain tensors. TensorFlow's of an embedding lists a row for each lookup, the same row many times:
     its squares are not those of their sum."""

@@ -15,9 +15,9 @@ import math
 import keras
 from keras import ops
 
-from keras_sid2.backend import FixedSeed
 from keras_sid2.config import register
 from keras_sid2.layers.attention import NORM_EPSILON, SelfAttention
+from keras_sid2.layers.dropout import dropout
 from keras_sid2.layers.fused import Convolution, GroupNorm
 from keras_sid2.shapes import rate
 
@@ -35,7 +35,7 @@ def group_norm(channels: int, **options) -> keras.layers.Layer:
 
 
 class _Block(keras.layers.Layer):
-    """What both kinds share: dropout by an explicit seed, scale and shift, configuration."""
+    """What both kinds share: dropout by an explicit seed an example, scale and shift, configuration."""
 
     def __init__(self, dropout: float = 0.0, **kwargs):
         super().__init__(**kwargs)
@@ -45,8 +45,10 @@ class _Block(keras.layers.Layer):
         if not training or not self.dropout:
             return h
         if seed is None:
-            raise ValueError(f"{self.name} has dropout {self.dropout}: in training it needs a seed, int32 [2].")
-        return keras.random.dropout(h, self.dropout, seed=FixedSeed(seed))
+            raise ValueError(
+                f"{self.name} has dropout {self.dropout}: in training it needs a seed, int32 [2] or [B, 2]."
+            )
+        return dropout(h, seed, self.dropout)
 
     def _modulate(self, h, emb):
         """h (1 + scale) + shift, with [B, 2F] from emb broadcast over positions."""

@@ -4,6 +4,7 @@ Of clips [B, F, H, W, C] each does so with every frame.
 """
 
 import keras
+from keras import ops
 
 from keras_sid2.config import register
 from keras_sid2.layers.fused import CHANNELS_LAST, Convolution, per_image
@@ -11,11 +12,19 @@ from keras_sid2.layers.fused import CHANNELS_LAST, Convolution, per_image
 
 @register
 class Patchify(Convolution):
-    """[B, H, W, C] -> [B, H/p, W/p, filters]: a p x p convolution with stride p."""
+    """[B, H, W, C] -> [B, H/p, W/p, filters]: a p x p convolution with stride p, as a product over patches."""
 
     def __init__(self, filters: int, patch_size: int, **kwargs):
         super().__init__(filters, patch_size, strides=patch_size, **kwargs)
         self.patch_size = patch_size
+
+    def convolution_op(self, inputs, kernel):
+        p, (_, height, width, channels) = self.patch_size, inputs.shape
+        pixels = ops.reshape(inputs, (-1, height // p, p, width // p, p, channels))
+        patches = ops.reshape(
+            ops.transpose(pixels, (0, 1, 3, 2, 4, 5)), (-1, height // p, width // p, p * p * channels)
+        )
+        return ops.matmul(patches, ops.reshape(kernel, (p * p * channels, self.filters)))
 
     def get_config(self):
         return _patch_config(super().get_config(), self.patch_size)
@@ -23,7 +32,8 @@ class Patchify(Convolution):
 
 @register
 class Unpatchify(keras.layers.Conv2DTranspose):
-    """[B, H/p, W/p, C] -> [B, H, W, filters]: a p x p transposed convolution with stride p, zero when new."""
+    """[B, H/p, W/p, C] -> [B, H, W, filters]: a p x p transposed convolution with stride p, as a product; zero when
+    new."""
 
     def __init__(self, filters: int, patch_size: int, **kwargs):
         options = {"kernel_initializer": "zeros", **kwargs, **CHANNELS_LAST}
@@ -34,7 +44,14 @@ class Unpatchify(keras.layers.Conv2DTranspose):
         super().build((None, *input_shape[-3:]))
 
     def call(self, h):
-        return per_image(super().call, h)
+        return per_image(self._unpatched, h)
+
+    def _unpatched(self, h):
+        p, (_, rows, columns, channels) = self.patch_size, h.shape
+        kernel = ops.reshape(ops.transpose(self.kernel, (3, 0, 1, 2)), (channels, p * p * self.filters))
+        patches = ops.reshape(ops.matmul(h, kernel), (-1, rows, columns, p, p, self.filters))
+        pixels = ops.reshape(ops.transpose(patches, (0, 1, 3, 2, 4, 5)), (-1, rows * p, columns * p, self.filters))
+        return pixels if self.bias is None else pixels + self.bias
 
     def get_config(self):
         return _patch_config(super().get_config(), self.patch_size)

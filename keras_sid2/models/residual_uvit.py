@@ -30,6 +30,7 @@ from keras_sid2.layers import (
     Unpatchify,
     Upsample,
 )
+from keras_sid2.layers.dropout import example_keys
 from keras_sid2.models.level import Level, as_levels, check_image_shape, check_widths
 from keras_sid2.models.tracing import NetworkCost, abstract_variables, trace
 from keras_sid2.parallel.rules import Rule
@@ -60,8 +61,8 @@ class ResidualUViT(keras.Model):
             half precision, while logsnr's embedding, the weights and the output stay float32. None is keras's global
             policy.
 
-    `seed`, an int32 tensor [2], determines all dropout of the call; without it, in training, the network draws one
-    from a generator of its own.
+    `seed`, int32 [B, 2], a key for each example, determines all dropout of the call; one key [2] is folded with the
+    examples' numbers; without it, in training, the network draws one from a generator of its own.
 
     Raises ValueError for a shape that cannot be halved, a condition that it has no place for, a level that cannot be
     built, an embedding_dim or num_classes below 1, another dtype, or a keras.config.floatx() that is not float32.
@@ -183,12 +184,25 @@ class ResidualUViT(keras.Model):
         z_t, images = inputs["z_t"], [k for k, c in self._conditions if isinstance(c, Image)]
         given = {k: inputs.get(k) if k == "label" else inputs[k] for k, _ in self._conditions if k not in images}
         emb = self.embedding(inputs["logsnr"], **given)
-        if training and seed is None and any(level.dropout for level in self._levels):
-            seed = ops.cast(self.seeds.next(), "int32")
-        run = _BlockRunner(emb, training, seed, sum(level.blocks * 2 for level in self._levels))
+        run = _BlockRunner(emb, training, self._block_seeds(seed, ops.shape(z_t)[0]) if training else None)
         if images:
             z_t = ops.concatenate([z_t, *(inputs[name] for name in images)], axis=-1)
         return self.unpatchify(self._level(0, self.patchify(z_t), run))
+
+    @property
+    def seed_per_example(self) -> bool:
+        """Whether training wants `seed` [B, 2]: it has dropout."""
+        return any(level.dropout for level in self._levels)
+
+    def _block_seeds(self, seed, batch):
+        """int32 [blocks, B, 2], each a function of (the example's key, the block's number); None without dropout."""
+        if not self.seed_per_example:
+            return None
+        if seed is None:
+            seed = ops.cast(self.seeds.next(), "int32")
+        return threefry.fold_in(
+            example_keys(seed, batch), ops.arange(sum(level.blocks * 2 for level in self._levels))[:, None]
+        )
 
     def _level(self, i: int, h, run: "_BlockRunner"):
         if self._levels[i].kind == "transformer":
@@ -296,15 +310,14 @@ def network_cost(*args, **config) -> NetworkCost:
 
 
 class _BlockRunner:
-    """Runs blocks in order, each with a dropout seed of its own: the call's seed folded with the block's number.
+    """Runs blocks in order, each with its own of the dropout seeds [blocks, B, 2].
 
     With `remat`, keras.remat gets what has a gradient as arguments, and the block's whole __call__: torch's backward
     pass may run it in another thread, which knows nothing of the autocasting of this one.
     """
 
-    def __init__(self, emb, training, seed, num_blocks: int):
-        self.emb, self.training, self.count = emb, training, 0
-        self.seeds = None if seed is None or not training else threefry.fold_in(seed, ops.arange(num_blocks))
+    def __init__(self, emb, training, seeds):
+        self.emb, self.training, self.seeds, self.count = emb, training, seeds, 0
 
     def __call__(self, blocks, h, remat: bool):
         for block in blocks:

@@ -4,7 +4,7 @@
 
 Rows of a batch are split over the axes data and fsdp together; variables, with all that the optimizer keeps of them,
 by the network's rules (rules.py). All noise is a function of (seed, step, example), so a mesh changes results by
-rounding only (and dropout masks, on tensorflow and torch).
+rounding only.
 
 jax can do every mesh: XLA adds the communication. tensorflow and torch can do meshes along data: each device has a copy
 of the model (replicas.py), with a strategy of tf.distribute, or one device in each process of torch.distributed. Where

@@ -77,8 +77,9 @@ class EmaAdam(_Adam):
 def accumulated_losses(losses_of: Callable, inputs: dict, variables: Sequence, trainable: Sequence, parts: int):
     """losses_of(inputs) -> float32 [B] with the gradient of their mean, Eq. (1), computed in `parts` microbatches.
 
-    Each takes every `parts`-th example, so that on several devices each computes with its own examples; inputs' seed,
-    which belongs to no example, is another in each. Raises ValueError where B is no multiple of `parts`.
+    Each takes every `parts`-th example, so that on several devices each computes with its own examples; inputs' `seed`,
+    which belongs to no example, is another in each, and `example_seeds` go with their examples. Raises ValueError where
+    B is no multiple of `parts`.
     """
     batch = inputs["weight"].shape[0]
     if batch is not None and batch % parts:
@@ -154,7 +155,7 @@ class AdamRecipe:
             without after 500 steps, 0.16 and 0.34 after 1500.
         clip_norm: bound of the gradient's norm; 0 is none.
         accumulation_steps: microbatches of a batch, which it divides, each in the memory of the one before. The result
-            is that of the batch in one piece, but for other dropout masks.
+            is that of the batch in one piece, dropout masks too.
 
     Raises ValueError, naming the field, for anything else.
     """

@@ -183,7 +183,7 @@ class SiD2Model(CheckedModel):
         """A batch at random noise levels, as a function of `keys` [4, 2] alone; t by Eq. (1).
 
         What the objective's `corrupt` makes of it (its weight is 0 for a wrong example), the conditions, replaced by
-        their null values with probability dropout[name], the seed of the network's dropout, and faults of the data.
+        their null values with probability dropout[name], the seeds of the network's dropout, and faults of the data.
         With `first`, the number of the first example, noise is by the examples' numbers, and t by Eq. (2).
         """
         samples, given = unpack(data, self.conditions)
@@ -203,6 +203,8 @@ class SiD2Model(CheckedModel):
         t = ops.mod(threefry.uniform(keys[0]) + fractions, 1.0)
         inputs = self.objective.corrupt(x, t, threefry.normal(keys[2], self.sample_shape, index=order))
         inputs |= {"faults": faults, "seed": replicas.key_of_replica(keys[3]), "weight": share * inputs["weight"]}
+        if getattr(self.network, "seed_per_example", False):
+            inputs["example_seeds"] = threefry.fold_in(keys[3], order)
         if given:
             draw = threefry.uniform(keys[1], index=order)
             null = null_like(self.conditions, ops.shape(x)[0])
@@ -251,7 +253,8 @@ class SiD2Model(CheckedModel):
 
     def step_losses(self, inputs: Mapping, training: bool | None):
         """The objective's losses, float32 [B], of a corrupted batch or microbatch."""
-        predict = functools.partial(self._predict, training=training, seed=inputs.get("seed"))
+        seed = inputs.get("example_seeds", inputs.get("seed"))
+        predict = functools.partial(self._predict, training=training, seed=seed)
         return self.objective.losses(predict, inputs)
 
     def variables_of_step(self) -> list:

@@ -39,7 +39,7 @@ if os.environ.get("VIRTUAL_DEVICES", "1") != "1":
 
 LEVELS = (
     {"kind": "res", "channels": 64, "blocks": 1},
-    {"kind": "transformer", "channels": 128, "blocks": 1, "head_dim": 32},
+    {"kind": "transformer", "channels": 128, "blocks": 1, "head_dim": 32, "dropout": 0.1},
 )
 # A true gradient of zero (that of key_norm/beta) is rounding noise, which an epsilon of 1e-12 would make a step of.
 RECIPE = AdamRecipe(learning_rate=1e-3, warmup_steps=2, ema_decay=0.9, epsilon=1e-6)

@@ -239,6 +239,7 @@ def test_no_two_blocks_share_their_dropout(with_dropout, monkeypatch):
 
     drawn = run(seeds, threefry.key(1), *network_inputs(with_dropout))
     assert len(np.unique(drawn, axis=0)) == len(drawn) == 4
+    assert len(np.unique(drawn.reshape(-1, 2), axis=0)) == drawn.size // 2  # nor two examples
 
 
 def test_without_a_seed_training_draws_its_own(with_dropout):

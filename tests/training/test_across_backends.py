@@ -17,9 +17,9 @@ pytestmark = pytest.mark.slow
 
 OTHERS = [name for name in ("jax", "tensorflow", "torch") if name != BACKEND]
 ALL_KINDS = (
-    {"kind": "res", "channels": 8, "blocks": 1},
+    {"kind": "res", "channels": 8, "blocks": 1, "dropout": 0.1},
     {"kind": "transformer", "channels": 8, "blocks": 1, "head_dim": 4},
-    {"kind": "transformer", "channels": 16, "blocks": 1, "head_dim": 8},
+    {"kind": "transformer", "channels": 16, "blocks": 1, "head_dim": 8, "dropout": 0.25},
 )
 
 
