@@ -40,9 +40,7 @@ class EvaluateFlags(sampling_flags.SamplingFlags, sweep.SweepFlags):
     crop: str | None = flag(None, "center: cut and resize a data set's images to the size of ours", one_of("center"))
     features: str = flag("inception", measuring.FEATURES_TEXT)
     inception_weights: str | None = flag(None, measuring.WEIGHTS_TEXT, needs="features=inception")
-    num_images: int | None = flag(
-        None, f"as many as real ones, up to {_MOST}; to {sweep.IMAGES} in sweeps", at_least(20)
-    )
+    num_images: int | None = flag(None, f"as many as real ones, to {_MOST}; in sweeps to {sweep.IMAGES}", at_least(20))
     out: str | None = flag(None, "where to write, without suffix; not given: evaluation/ in the workdir")
     cache: str = flag(measuring.CACHE, measuring.CACHE_TEXT)
     compare: list | None = flag(None, "only print these side by side: .json, .jsonl files, or lines, as a.jsonl:3")
@@ -77,23 +75,17 @@ def _check_out(out: str | pathlib.Path):
         Measurement.read(f"{out}.json")
 
 
-def _open_images(path: str, **options) -> measuring.Images:
-    """As measuring's; a signal may end the program between two batches."""
-    found = measuring.open_images(path, **options)
-    return dataclasses.replace(found, batches=lambda: signals.looking_between(found.batches()))
-
-
 def _measured_by(values, shape: tuple, console, image_size=None) -> dict:
     """Features and reference, as arguments of `evaluate`, for images of a `shape` (H, W, C)."""
     reading = {"split": values.split, "data_dir": values.data_dir, "image_size": image_size, "crop": values.crop}
-    real = _open_images(values.reference, **reading)
+    real = measuring.open_images(values.reference, **reading)
     if unlike := measuring.check_alike(shape, real, values.features):
         console.print(f"Note: {unlike}", highlight=False, soft_wrap=True)
     return measuring.measured_by(real, values.features, values.inception_weights, values.cache)
 
 
 def _measure_files(values, console) -> int:
-    images, provenance = _open_images(values.samples), read_provenance(values.samples)
+    images, provenance = measuring.open_images(values.samples), read_provenance(values.samples)
     how = _measured_by(values, images.shape, console, tuple(images.shape[:2]) if values.crop else None)
     found = evaluate(images.batches(), **how, drawn={"samples": images.name}, progress=signals.look)
     if provenance is not None and provenance["images_digest"] == found.drawn["images_digest"]:

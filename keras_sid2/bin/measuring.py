@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 import pipelines
+from keras_sid2.bin.signals import looking_between
 from keras_sid2.evaluation import Features, ImageClassifier, inception_features, reference_of
 from keras_sid2.io.image_reading import iterate_npz, iterate_pngs, png_paths
 
@@ -35,14 +36,14 @@ def open_images(path: str, *, split: str = "train", data_dir: str | None = None,
     """The images in an .npz, a folder of PNG files, or a prepared data set, of which `split` may name several as "a,b".
 
     `options`: image_size, crop and max_bad_records of `pipelines.make_dataset`; for a data set, as all but the path.
-    Raises ValueError or FileNotFoundError for what is none of these.
+    A signal may end the program between two batches. ValueError or FileNotFoundError for what is none of these.
     """
     if not are_files(path):
         return _data_set(path, split.split(","), data_dir, options)
     folder = pathlib.Path(path)
     iterate, paths = (iterate_npz, [folder]) if folder.suffix == ".npz" else (iterate_pngs, png_paths(folder))
     shape = next(iterate(folder, 1)).shape[1:]
-    return Images(folder.name, pipelines.file_stamps(paths), shape, lambda: iterate(folder, _BATCH))
+    return Images(folder.name, pipelines.file_stamps(paths), shape, lambda: looking_between(iterate(folder, _BATCH)))
 
 
 def are_files(path: str) -> bool:
@@ -58,7 +59,7 @@ def _data_set(path: str, splits: list[str], data_dir: str | None, reading: dict)
     def batches(key: str) -> Iterator[np.ndarray]:
         for split in splits:
             options = {"split": split, "data_dir": data_dir, "training": False, "batch_size": _BATCH, **reading}
-            for batch in pipelines.make_dataset(path, **options).as_numpy_iterator():
+            for batch in looking_between(pipelines.make_dataset(path, **options).as_numpy_iterator()):
                 yield batch[key]
 
     labelled = all(d.num_classes for d in described)

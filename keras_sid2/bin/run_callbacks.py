@@ -26,7 +26,7 @@ class RunLog(ProgressLine):
 
     def __init__(self, run: RunContext, step: int):
         super().__init__(run.console, "train", run.settings.steps, step)
-        self._writer = SummaryWriter(logdir=str(run.output / "tensorboard"), purge_step=step + 1 if step else None)
+        self.writer = SummaryWriter(logdir=str(run.output / "tensorboard"), purge_step=step + 1 if step else None)
         self._bad_records, self.note = run.bad_records, run.note
         path, tflops = run.output / "goodput.jsonl", run.settings.peak_tflops
         peak = peak_of(backend.device_kind(), run.mesh.size) if tflops is None else tflops * 1e12
@@ -49,19 +49,16 @@ class RunLog(ProgressLine):
 
     def scalars(self, group: str, step: int, values: dict[str, float]):
         for name, value in values.items():
-            self._writer.add_scalar(f"{group}/{name}", value, step)
+            self.writer.add_scalar(f"{group}/{name}", value, step)
 
     def measured(self, step: int, metrics: dict[str, float]):
         self.scalars("samples", step, metrics)
         told = "{frechet:.4g} ({frechet_low:.4g} to {frechet_high:.4g})".format(**metrics)
         self.note(f"step {step}: Frechet distance of samples {told}")
 
-    def image(self, name: str, picture, step: int):
-        self._writer.add_image(name, picture, step, dataformats="HWC")
-
     def __exit__(self, *error):
         super().__exit__(*error)
-        self._writer.close()
+        self.writer.close()
 
 
 class RunCallbacks:
@@ -116,7 +113,7 @@ class RunCallbacks:
             labels=[i % min(classes, 10) for i in range(20)] if classes else None,
             num_images=None if classes else 16,
             generate_options=self._sampling,
-            log_image=log.image,
+            log_image=functools.partial(log.writer.add_image, dataformats="HWC"),
             note=self._run.note,
         )
 

@@ -46,19 +46,12 @@ class SampleFlags(sampling_flags.SamplingFlags):
     )
     num_images: int | None = flag(None, "how many; with classes and no --labels, the classes in turn", at_least(1))
     labels: list | None = flag(None, "a class for each image, as 0,1,2; or none, for images of no class")
-    first_image: int = flag(
-        0, "number of the first image (and class in turn), to continue another request", at_least(0)
-    )
+    first_image: int = flag(0, "number of the first image, and of its class, to continue a request", at_least(0))
     init: str | None = flag(None, "start from these images: a PNG for all, or an .npz; with --t_start")
     t_start: float | None = flag(None, "in (0, 1], how much of the noise is put on --init", IN_UNIT_INTERVAL)
     known: str | None = flag(None, "keep a part of these images: a PNG for all, or an .npz; with --mask")
     mask: str | None = flag(None, "a PNG, white where --known is kept")
-    resamplings: int = flag(
-        1,
-        "how often each step is done: more make the rest fit --known better, at their cost",
-        at_least(1),
-        needs="known",
-    )
+    resamplings: int = flag(1, "times each step is done: more fit --known better, and cost", at_least(1), needs="known")
     frames: int = flag(32, "of the animation; never more than --num_steps", at_least(1))
 
 

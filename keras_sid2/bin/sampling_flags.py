@@ -15,9 +15,7 @@ from keras_sid2.training.preset_folder import is_folder, is_preset_folder
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingFlags:
     workdir: str | None = flag(None, "work directory of sid2-train; its newest checkpoint is used")
-    weights: str | None = flag(
-        None, "a .keras file, a checkpoint's or preset's folder; X.weights.h5, with --preset or --config"
-    )
+    weights: str | None = flag(None, "a .keras file, a checkpoint's or preset's folder; X.weights.h5 of a preset")
     preset: str | None = flag(None, "a folder of save_preset, or hf://user/name; or what X.weights.h5 is of")
     config: str | None = flag(None, "sid2-train's, if it defines the network's class; or what X.weights.h5 is of")
     set: tuple = flag((), "path=value: changes the preset that --weights=X.weights.h5 is of")

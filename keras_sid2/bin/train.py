@@ -24,11 +24,7 @@ from keras_sid2.parallel import processes
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainFlags(TrainSettings):
-    verify_resume: int = flag(
-        0,
-        "train nothing: show that this many steps and as many again, in two processes, end as twice as many at a go",
-        at_least(0),
-    )
+    verify_resume: int = flag(0, "train nothing: show that N and N steps, in two processes, end as 2 N do", at_least(0))
 
 
 def main(values) -> int:
