@@ -37,9 +37,7 @@ def check_channels(channels: int, formats: list[str]):
     """ValueError for pictures of a model whose images are none: four channels may be a mask's or anything."""
     pictures = ",".join(name for name in formats if name != "npz")
     if pictures and channels not in (1, 3):
-        raise ValueError(
-            f"--format={pictures} takes 1 or 3 channels, and this model has {channels}: give --format=npz."
-        )
+        raise ValueError(f"--format={pictures} takes 1 or 3 channels, and the model has {channels}: give --format=npz.")
 
 
 def check_folder(folder: pathlib.Path, settings: dict):

@@ -71,12 +71,13 @@ def _install(sentence: str, tell: Callable[[int], None]) -> dict:
     came = []
 
     def handler(number, _):
-        text = (_SHOW_CURSOR if os.isatty(2) else "") if came else f"{sentence}\n"
+        came.append(number)  # before anything else: the second one may come within this call
+        again = len(came) > 1
+        text = (_SHOW_CURSOR if os.isatty(2) else "") if again else f"{sentence}\n"
         with contextlib.suppress(OSError):
             os.write(2, text.encode())  # past Python's buffers: the signal may have come in the midst of a print
-        if came:
+        if again:
             os._exit(128 + number)
-        came.append(number)
         tell(number)
 
     return {number: signal.signal(number, handler) for number in _SIGNALS}
