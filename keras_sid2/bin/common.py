@@ -1,12 +1,12 @@
-"""What the programs share: errors as one line, progress on a terminal and in a log file."""
+"""What the programs share: errors as one line, progress on a terminal and in a log file, folders, checkpoints."""
 
 import contextlib
 import errno
+import math
 import os
 import pathlib
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -16,20 +16,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import pipelines
-from keras_sid2.bin import signals
+from keras_sid2.bin import flag_table, signals
+from keras_sid2.checkpoints import checkpoints, newest_sound
 
 # What a user can mend by reading one sentence; anything else is a defect of ours and keeps its traceback.
 _USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError)
-_WRONG_PATHS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_FAILURES = (OSError, FloatingPointError, pipelines.BadRecord)  # on the way, as a full disk, a NaN, bad data
+_WRONG_PATHS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # are of what was asked for
 
 _LINES = 20  # that a sampling program prints, at most, where it has no terminal
 
 
-def run_program(main: Callable[[list[str]], int | None], usage: str, *, looks: bool = False):
-    """Runs an absl program; wrong input ends it with one line on stderr and exit code 2, a failure with 1.
+def run_program(main: Callable[[flags.FlagValues], int | None], usage: str, table: type, *, looks: bool = False):
+    """Runs an absl program with the flags of a table; `main` gives its exit code, None being 0.
 
-    --help shows the docstring and the flags of the module of `main`. Ctrl-C ends it with 130. With `looks` it and
-    SIGTERM (143) wait until the program calls `signals.look()`.
+    Wrong input ends it with one line on stderr and exit code 2, a failure with 1, Ctrl-C with 130. With `looks` it and
+    SIGTERM (143) wait until the program calls `signals.look()`. --help shows the docstring of the module of `main`.
     """
 
     def guarded(argv: list[str]) -> int:
@@ -37,11 +39,14 @@ def run_program(main: Callable[[list[str]], int | None], usage: str, *, looks: b
             logging.set_verbosity(logging.WARNING)  # tensorflow-datasets tells of every file it opens
         if looks:
             signals.wait_for_a_look()
-        _expand_home()
+        for name in flags.FLAGS:  # ~, which shells leave alone behind a =
+            flag = flags.FLAGS[name]
+            if isinstance(flag.value, str) and flag.value.startswith("~"):
+                flag.value = os.path.expanduser(flag.value)
         try:
             if len(argv) > 1:
                 raise ValueError(f"{usage} takes flags only, got {' '.join(map(repr, argv[1:]))}.")
-            return main(argv) or 0
+            return main(flags.FLAGS) or 0
         except _USER_ERRORS as error:
             return tell(error, usage)
         except KeyboardInterrupt as error:
@@ -58,19 +63,12 @@ def run_program(main: Callable[[list[str]], int | None], usage: str, *, looks: b
             sys.exit(0)
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):  # an installed program is a module without any
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    flag_table.define(table)
+    for flag in flags.FLAGS.get_key_flags_for_module(flag_table.__name__):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # whose flags --help shows
     about = sys.modules[main.__module__].__doc__  # absl shows that of __main__, with % for the program's name
     sys.modules["__main__"].__doc__ = about.replace("%", "%%")
     app.run(guarded, flags_parser=parsed)
-
-
-def _expand_home():
-    """~ in the value of a flag is the user's home, which shells leave alone behind a =."""
-    for name in flags.FLAGS:
-        flag = flags.FLAGS[name]
-        if isinstance(flag.value, str) and flag.value.startswith("~"):
-            flag.value = os.path.expanduser(flag.value)
 
 
 def tell(error: Exception, usage: str) -> int:
@@ -80,46 +78,25 @@ def tell(error: Exception, usage: str) -> int:
         return 1
     told = error.strerror if isinstance(error, OSError) and not error.filename and error.strerror else error
     print(f"{usage}: {told}", file=sys.stderr)
-    return 1 if _is_failure(error) else 2
+    on_the_way = isinstance(error, _FAILURES) and not isinstance(error, _WRONG_PATHS)
+    return 1 if on_the_way else 2
 
 
-def _is_failure(error: Exception) -> bool:
-    """Whether something went wrong on the way (a NaN, bad data, a full disk), and not in what was asked for."""
-    if isinstance(error, OSError):
-        return not isinstance(error, _WRONG_PATHS)
-    return isinstance(error, (FloatingPointError, pipelines.BadRecord))
-
-
-class ProgressLine:
+class ProgressLine(Progress):
     """A bar with a text behind it on a terminal; elsewhere one line each time the text changes."""
 
-    def __init__(self, console: Console, title: str, total: int):
-        self._console, self._title, self._total = console, title, total
-        self._bar = Progress(
-            TextColumn(title),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task(title, total=total, text="")
+    def __init__(self, console: Console, title: str, total: int, start: int = 0):
+        parts = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
+        quiet = not console.is_terminal
+        super().__init__(TextColumn(title), *parts, console=console, disable=quiet, speed_estimate_period=math.inf)
+        self.add_task(title, total=total, completed=start, text="")
+        (self.task,) = self.tasks
 
-    def advance_to(self, done: int):
-        self._bar.update(self._task, completed=done)
-
-    def say(self, done: int, text: str):
-        self._bar.update(self._task, completed=done, text=text)
-        if not self._console.is_terminal:
-            self._console.print(f"{self._title} {done}/{self._total}  {text}", highlight=False, soft_wrap=True)
-
-    def __enter__(self):
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_):
-        self._bar.stop()
+    def say(self, done: float, text: str):
+        self.update(self.task.id, completed=done, text=text)
+        if not self.console.is_terminal:
+            told = f"{self.task.description} {int(done)}/{self.task.total}  {text}"
+            self.console.print(told, highlight=False, soft_wrap=True)
 
 
 class SamplingProgress(ProgressLine):
@@ -129,11 +106,9 @@ class SamplingProgress(ProgressLine):
     """
 
     def __init__(self, console: Console, images: int, start: int = 0, title: str = "images"):
-        super().__init__(console, title, images)
-        self._seen = None  # (seconds, images) at the first report: what comes before it is compiling
+        super().__init__(console, title, images, start)
         self._lines = min(_LINES, images)
         self._mark = self._lines * start // images
-        self.advance_to(start)
 
     def __enter__(self):
         signals.look()
@@ -144,20 +119,20 @@ class SamplingProgress(ProgressLine):
         return lambda done, total: self._report(first + count * done / total)
 
     def _report(self, done: float):
-        now, mark = time.perf_counter(), int(self._lines * done / self._total)
-        self._seen = self._seen or (now, done)
-        if self._console.is_terminal or mark > self._mark:
+        mark = int(self._lines * done / self.task.total)
+        self.update(self.task.id, completed=done)
+        if self.console.is_terminal or mark > self._mark:
             self._mark = mark
-            self.say(int(done), self._speed(now, done))
+            self.say(done, self._speed())
         signals.look()
 
-    def _speed(self, now: float, done: float) -> str:
-        seconds, images = now - self._seen[0], done - self._seen[1]
-        if not seconds or not images:
+    def _speed(self) -> str:
+        speed = self.task.speed  # since the first report: what comes before it is compiling
+        if not speed:
             return ""
-        rate, left = images / seconds, round((self._total - done) * seconds / images)
-        speed = f"{rate:.0f} images/s" if rate >= 100 else f"{rate:.3g} images/s"
-        return speed if self._console.is_terminal else f"{speed}, {timedelta(seconds=left)} left"
+        told = f"{speed:.0f} images/s" if speed >= 100 else f"{speed:.3g} images/s"
+        left = timedelta(seconds=self.task.time_remaining)
+        return told if self.console.is_terminal else f"{told}, {left} left"
 
 
 def check_folder(flag: str, folder: str):
@@ -173,26 +148,27 @@ def check_folder(flag: str, folder: str):
         raise NotADirectoryError(f"--{flag} must be a folder, and {there} is a file.")
 
 
-def make_folder(flag: str, folder: str | os.PathLike):
-    """Makes a folder that a flag names; ValueError, in one sentence, unless files can be written there."""
-    with _one_sentence(flag, folder):
-        os.makedirs(folder, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+def make_folders(flag: str, given: str | os.PathLike, *folders: str | os.PathLike):
+    """Makes folders for what a flag names; ValueError, in one sentence, unless files can be written there."""
+    with _one_sentence(flag, given):
+        for folder in folders:
+            os.makedirs(folder, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
 
 
 @contextlib.contextmanager
-def _one_sentence(flag: str, folder: str | os.PathLike) -> Iterator[None]:
+def _one_sentence(flag: str, given: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(f"--{flag}={folder} cannot be made or written in: {error.strerror}.") from error
+        raise ValueError(f"--{flag}={given} cannot be written: {error.strerror}.") from error
 
 
-def check_writable(out: str, *folders: pathlib.Path):
-    """ValueError, in one sentence, unless files can be made beside --out, whose folder is made, and in `folders`."""
-    try:
-        pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
-        for folder in (pathlib.Path(out).parent, *folders):
-            tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise ValueError(f"--out={out} cannot be written: {error.strerror}.") from error
+def newest_checkpoint(flag: str, workdir: str) -> pathlib.Path:
+    """The newest valid one of a work directory that a flag names, corrupt ones told; FileNotFoundError for none."""
+    folder = pathlib.Path(workdir) / "checkpoints"
+    found = newest_sound(folder, lambda sentence: print(sentence, file=sys.stderr), set_aside=False)
+    if found is None:
+        what = "valid checkpoint" if checkpoints(folder) else "checkpoints"
+        raise FileNotFoundError(f"--{flag}={workdir} holds no {what}: train there with sid2-train.")
+    return found

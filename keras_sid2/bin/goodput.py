@@ -46,25 +46,16 @@ def peak_of(device_kind: str, devices: int) -> float | None:
 
 
 class Goodput(keras.callbacks.Callback):
-    """Writes the line of each log interval, an epoch of fit, and stands before the callbacks that it times:
+    """Adds a line to the file at `path` for each log interval, an epoch of fit, that no guard ended.
 
-        [goodput, save, goodput.mark("saving"), sample, goodput.mark("sampling")]
-
-    An interval that a guard ended has no line.
-
-    Args:
-        path: of the file that lines are added to.
-        batch_size: images a step.
-        multiply_adds: of a forward pass of one image.
-        peak: operations a second of all devices, or None.
-        log: called with (step, metrics, line).
-
-    `waited`, which gives the seconds spent waiting for data since it was last called, is set for each fit.
+    It stands before the callbacks that it times: [goodput, save, goodput.mark("saving"), sample, ...]. `log` is called
+    with (step, metrics, line). `multiply_adds` are those of a forward pass of one image, `peak` the operations a second
+    of all devices. `waited`, set for each fit, gives the seconds spent waiting for data since it was last called.
     """
 
-    def __init__(self, path, *, batch_size: int, multiply_adds: int, peak: float | None, log: Callable):
+    def __init__(self, path: pathlib.Path, *, batch_size: int, multiply_adds: int, peak: float | None, log: Callable):
         super().__init__()
-        self.path, self.batch_size, self.multiply_adds, self.peak = pathlib.Path(path), batch_size, multiply_adds, peak
+        self.path, self.batch_size, self.multiply_adds, self.peak = path, batch_size, multiply_adds, peak
         self.log, self.waited = log, lambda: 0.0
         self._last = self._mark = time.perf_counter()
         self._spent = dict.fromkeys(KINDS, 0.0)
@@ -84,10 +75,13 @@ class Goodput(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if self.model.non_finite is None:  # else what is told of it is no training
             metrics = {name: float(value) for name, value in (logs or {}).items()}  # waits for the last step
-            self.log(steps_done(self.model), metrics, self._write(metrics))
+            line = self._line()
+            with contextlib.suppress(OSError), open(self.path, "a") as file:  # a full disk: training matters more
+                file.write(json.dumps({**line, **metrics}) + "\n")
+            self.log(line["step"], metrics, line)
         self._mark = time.perf_counter()
 
-    def _write(self, metrics: dict[str, float]) -> dict:
+    def _line(self) -> dict:
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         self._spent["waiting"] += self.waited()
@@ -104,30 +98,13 @@ class Goodput(keras.callbacks.Callback):
             "training": max(0.0, 1.0 - sum(shares.values())),
             **shares,
         }
-        line = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in line.items()}
-        with contextlib.suppress(OSError):  # a full disk: the run is worth more than its log
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a") as file:
-                file.write(json.dumps({**line, **metrics}) + "\n")
-        return line
+        return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in line.items()}
 
     def mark(self, kind: str) -> keras.callbacks.Callback:
         """A callback; what the one before it does at the ends of log intervals and of fit counts as one of KINDS."""
-        return _Mark(self, kind)
 
-    def passed(self, kind: str):
-        """The time since the mark before was one of KINDS."""
-        before, self._mark = self._mark, time.perf_counter()
-        self._spent[kind] += self._mark - before
+        def passed(*_):
+            before, self._mark = self._mark, time.perf_counter()
+            self._spent[kind] += self._mark - before
 
-
-class _Mark(keras.callbacks.Callback):
-    def __init__(self, goodput: Goodput, kind: str):
-        super().__init__()
-        self._goodput, self._kind = goodput, kind
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._goodput.passed(self._kind)
-
-    def on_train_end(self, logs=None):
-        self._goodput.passed(self._kind)
+        return keras.callbacks.LambdaCallback(on_epoch_end=passed, on_train_end=passed)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Iterator
 
 from keras_sid2.evaluation import Measurement
@@ -13,7 +14,7 @@ _BEGINNINGS = (b'{"metrics": {', b'{"figures": {')  # of each line that a sweep 
 _OF_TRAINING = ("step", "seconds")
 
 
-def measurement_in(line: str | bytes, beside: tuple[str, ...] = ()):
+def measurement_in(line: str | bytes, beside: tuple[str, ...] = ()) -> Measurement | None:
     """The Measurement in a line, which may hold the values `beside` too; None if it is none."""
     try:
         values = json.loads(line)
@@ -24,11 +25,10 @@ def measurement_in(line: str | bytes, beside: tuple[str, ...] = ()):
 
 def read_measurements(text: str) -> dict:
     """{name: Measurement} of a .json file, of all lines of a .jsonl file, or of line 3 of it as "a.jsonl:3"."""
-    path, _, number = text.rpartition(":")
-    if not path.endswith(".jsonl"):
-        path, number = text, ""
-    if not path.endswith(".jsonl"):
-        return {text: Measurement.read(path)}
+    parts = re.fullmatch(r"(.*\.jsonl)(?::(.*))?", text)
+    if parts is None:
+        return {text: Measurement.read(text)}
+    path, number = parts.groups()
     if not pathlib.Path(path).is_file():
         raise FileNotFoundError(f"{path} is no file.")
     lines = dict(enumerate(pathlib.Path(path).read_text(errors="replace").splitlines(), 1))
@@ -54,7 +54,7 @@ def sweep_lines(path: pathlib.Path) -> Iterator["SweepLines"]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a process that ends in any way gives it back
         except BlockingIOError:
             raise ValueError(f"{path} is in use by another sweep: wait for its end, or give another --out.") from None
-        yield SweepLines(file, path)
+        yield SweepLines(file)
 
 
 class SweepLines:
@@ -63,37 +63,34 @@ class SweepLines:
     A last line that was cut by an end in the midst of it is left out and made anew.
     """
 
-    def __init__(self, file, path: pathlib.Path):
+    def __init__(self, file):
         self._file = file
         file.seek(0)
         *whole, last = (content := file.read()).split(b"\n")
         self.found = [measurement_in(line) for line in whole]
         if None in self.found:
             line = self.found.index(None) + 1
-            raise ValueError(
-                f"Line {line} of {path} is no measurement of a sweep: give another --out, or mend the file if it "
-                "is a sweep's."
-            )
+            raise ValueError(f"Line {line} of {file.name} is no measurement of a sweep: mend it or give another --out.")
         if not any(last.startswith(beginning[: len(last)]) for beginning in _BEGINNINGS):
-            raise ValueError(f"{path} is no file of a sweep: give another --out.")
-        if measurement_in(last) is not None:
-            self.found.append(measurement_in(last))
+            raise ValueError(f"{file.name} is no file of a sweep: give another --out.")
+        if complete := measurement_in(last):
+            self.found.append(complete)
             file.write(b"\n")
         elif last:
             file.truncate(len(content) - len(last))
 
-    def find(self, drawn: dict, measured: dict):
-        """The measurement of the same images, measured alike, or None; None where that cannot be told."""
+    def find(self, drawn: dict, measured: dict) -> Measurement | None:
+        """That of the same images, measured alike; None where that cannot be told."""
         if custom_in(drawn):
             return None
-        drawn, measured = json.loads(json.dumps([drawn, measured]))
-        for measurement in self.found:
-            known = {key: value for key, value in measurement.drawn.items() if key != "images_digest"}
-            if known == drawn and measurement.measured == measured:
-                return measurement
+        wanted = json.loads(json.dumps([drawn, measured]))
+        for found in self.found:
+            known = {key: value for key, value in found.drawn.items() if key != "images_digest"}
+            if [known, found.measured] == wanted:
+                return found
         return None
 
-    def add(self, measurement):
+    def add(self, measurement: Measurement):
         line = json.dumps(dataclasses.asdict(measurement)).encode()
         self._file.write(line + b"\n")
         self._file.flush()

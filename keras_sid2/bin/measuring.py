@@ -8,68 +8,47 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 import pipelines
+from keras_sid2.bin.signals import looking_between
 from keras_sid2.evaluation import Features, ImageClassifier, inception_features, reference_of
 from keras_sid2.io.image_reading import iterate_npz, iterate_pngs, png_paths
 
 FEATURES = ("inception", "classifier")
 CACHE = "~/.cache/keras_sid2/references"
+CACHE_TEXT = "folder that keeps the statistics of real images"
+FEATURES_TEXT = "inception; classifier, fitted on real images with labels; or MODULE:FUNCTION that returns Features"
+WEIGHTS_TEXT = "the FID's Inception-v3, a .pth or .npz file; downloaded if not given"
 _BATCH = 64
 _MOST_IN_MEMORY = 100_000  # images that a classifier is fitted on
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Images on disk.
-
-    Args:
-        name: for people.
-        fingerprint: changes when they do, and where they lie elsewhere.
-        shape: (H, W, C), None where that is not known.
-        batches: gives uint8 [B, H, W, C], the same images at every call.
-        labels: gives their classes int [N], or None where they have none.
-    """
+    """Images on disk."""
 
     name: str
-    fingerprint: list
-    shape: tuple[int | None, int | None, int]
-    batches: Callable[[], Iterator[np.ndarray]]
-    labels: Callable[[], np.ndarray] | None = None
+    fingerprint: list  # changes when they do, and where they lie elsewhere
+    shape: tuple[int | None, int | None, int]  # (H, W, C), None where that is not known
+    batches: Callable[[], Iterator[np.ndarray]]  # uint8 [B, H, W, C], the same images at every call
+    labels: Callable[[], np.ndarray] | None = None  # int [N]; None where there are no classes
 
 
 def open_images(path: str, *, split: str = "train", data_dir: str | None = None, **options) -> Images:
     """The images in an .npz, a folder of PNG files, or a prepared data set, of which `split` may name several as "a,b".
 
     `options`: image_size, crop and max_bad_records of `pipelines.make_dataset`; for a data set, as all but the path.
-    Raises ValueError or FileNotFoundError for what is none of these.
+    A signal may end the program between two batches. ValueError or FileNotFoundError for what is none of these.
     """
     if not are_files(path):
         return _data_set(path, split.split(","), data_dir, options)
     folder = pathlib.Path(path)
     iterate, paths = (iterate_npz, [folder]) if folder.suffix == ".npz" else (iterate_pngs, png_paths(folder))
     shape = next(iterate(folder, 1)).shape[1:]
-    return Images(folder.name, pipelines.file_stamps(paths), shape, lambda: iterate(folder, _BATCH))
+    return Images(folder.name, pipelines.file_stamps(paths), shape, lambda: looking_between(iterate(folder, _BATCH)))
 
 
 def are_files(path: str) -> bool:
     """Whether it names an .npz or a folder of PNG files, and not a data set."""
     return pathlib.Path(path).suffix == ".npz" or bool(png_paths(path))
-
-
-def check_alike(shape: tuple, real: Images, features: str) -> str | None:
-    """What is to be said of images of one `shape` (H, W, C) beside real ones of another; None if they are alike.
-
-    ValueError for them with `features` other than "inception", which resizes both.
-    """
-    if not any(here and there and here != there for here, there in zip(shape, real.shape, strict=True)):
-        return None
-    unlike = f"the images are {_sized(shape)} and those of {real.name} are {_sized(real.shape)}"
-    if features != "inception":
-        raise ValueError(f"Images are measured beside real ones of their shape, and {unlike}: resize one of them.")
-    return f"{unlike[0].upper()}{unlike[1:]}: Inception resizes both, which metrics of others do not compare with."
-
-
-def _sized(shape: tuple) -> str:
-    return "x".join("?" if size is None else str(size) for size in shape)
 
 
 def _data_set(path: str, splits: list[str], data_dir: str | None, reading: dict) -> Images:
@@ -80,7 +59,7 @@ def _data_set(path: str, splits: list[str], data_dir: str | None, reading: dict)
     def batches(key: str) -> Iterator[np.ndarray]:
         for split in splits:
             options = {"split": split, "data_dir": data_dir, "training": False, "batch_size": _BATCH, **reading}
-            for batch in pipelines.make_dataset(path, **options).as_numpy_iterator():
+            for batch in looking_between(pipelines.make_dataset(path, **options).as_numpy_iterator()):
                 yield batch[key]
 
     labelled = all(d.num_classes for d in described)
@@ -95,6 +74,20 @@ def _data_set(path: str, splits: list[str], data_dir: str | None, reading: dict)
     )
 
 
+def check_alike(shape: tuple, real: Images, features: str) -> str | None:
+    """What is to be said of images of one `shape` (H, W, C) beside real ones of another; None if they are alike.
+
+    ValueError for them with `features` other than "inception", which resizes both.
+    """
+    if not any(here and there and here != there for here, there in zip(shape, real.shape, strict=True)):
+        return None
+    ours, theirs = ("x".join("?" if size is None else str(size) for size in sizes) for sizes in (shape, real.shape))
+    unlike = f"the images are {ours} and those of {real.name} are {theirs}"
+    if features != "inception":
+        raise ValueError(f"Images are measured beside real ones of their shape, and {unlike}: resize one of them.")
+    return f"{unlike[0].upper()}{unlike[1:]}: Inception resizes both, which metrics of others do not compare with."
+
+
 def check_features(kind: str):
     """ValueError unless `kind` can be asked of `make_features`."""
     module, _, name = kind.partition(":")
@@ -102,13 +95,21 @@ def check_features(kind: str):
         raise ValueError(f"Features must be {', '.join(FEATURES)}, or MODULE:FUNCTION of your own; got {kind!r}.")
 
 
-def make_features(kind: str, real: Images, inception_weights: str | None = None):
-    """The Features of a flag: "inception", "classifier" or "package.module:function"; ValueError if it fails."""
+def measured_by(real: Images, kind: str, inception_weights: str | None, cache: str) -> dict:
+    """`evaluate`'s features, "inception", "classifier" or "package.module:function", and its reference, of real images.
+
+    The reference comes from the folder `cache` if it was made before. ValueError for features that cannot be made.
+    """
     check_features(kind)
     if kind == "inception":
-        return inception_features(inception_weights)
-    if kind == "classifier":
-        return _classifier(real)
+        features = inception_features(inception_weights)
+    else:
+        features = _classifier(real) if kind == "classifier" else _own(kind)
+    folder, about = pathlib.Path(cache).expanduser(), {"name": real.name, "fingerprint": real.fingerprint}
+    return {"features": features, "reference": reference_of(real.batches, features, **about, cache=folder)}
+
+
+def _own(kind: str) -> Features:
     module, _, name = kind.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
@@ -120,16 +121,10 @@ def make_features(kind: str, real: Images, inception_weights: str | None = None)
     return features
 
 
-def _classifier(real: Images):
+def _classifier(real: Images) -> Features:
     if real.labels is None:
         raise ValueError(f"A classifier is fitted on real images with labels, and {real.name} has none.")
     labels = real.labels()
     if len(labels) > _MOST_IN_MEMORY:
         raise ValueError(f"A classifier is fitted on at most {_MOST_IN_MEMORY} images, and {real.name} has more.")
     return ImageClassifier(np.concatenate(list(real.batches())), labels).as_features()
-
-
-def make_reference(real: Images, features, cache: str | None):
-    """The Reference of real images, from `cache` if it was made before."""
-    folder = None if cache is None else pathlib.Path(cache).expanduser()
-    return reference_of(real.batches, features, name=real.name, fingerprint=real.fingerprint, cache=folder)

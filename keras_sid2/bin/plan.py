@@ -9,160 +9,137 @@ here, too; for a large network that takes minutes. Leave room for what the runti
 """
 
 import dataclasses
+import functools
 import re
 
-from absl import flags
-
-from keras_sid2.bin import preset_flags
+from keras_sid2 import Guidance, SiD2Model, backend
 from keras_sid2.bin.common import run_program
+from keras_sid2.bin.flag_table import IN_UNIT_INTERVAL, at_least, check, flag, one_of, parsed
+from keras_sid2.bin.goodput import PEAKS
+from keras_sid2.bin.preset_flags import PresetFlags, chosen_preset
+from keras_sid2.models import abstract_variables, largest_batch, memory_plan, trace
+from keras_sid2.parallel import ahead
 from keras_sid2.parallel.rules import Mesh, table
+from keras_sid2.sampling import evaluations, get_sampler
+from keras_sid2.sampling.noise_levels import logsnr_of
 
 _GIB = 2**30
 _SAMPLES = 50_000  # as many as papers evaluate
-_PRECISIONS = ("float32", "mixed_bfloat16")
-
-preset_flags.define()
-flags.adopt_module_key_flags(preset_flags)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "images a step, of all devices; the preset's if not given")
-_MESH = flags.DEFINE_string(
-    "mesh", None, "devices along data, fsdp and model, as data:4,fsdp:2,model:1: prints what lies where, too"
-)
-_PRECISION = flags.DEFINE_string("precision", "float32", "float32 or mixed_bfloat16")
-_REMAT = flags.DEFINE_bool("remat", False, "recompute every block in the backward pass")
-_ACCUMULATION = flags.DEFINE_integer("accumulation_steps", 1, "parts of a batch, one after another")
-_PLATFORM = flags.DEFINE_string("platform", "gpu", "gpu, tpu or cpu: the devices that activations are estimated for")
-_BACKEND = flags.DEFINE_string("backend", None, "jax, tensorflow or torch, which keep other activations; that of now")
-_COMPILE = flags.DEFINE_bool("compile", False, "compile the step for --platform, and say what memory XLA wants (jax)")
-_TOPOLOGY = flags.DEFINE_string("topology", "v5p:2x2x1", "the TPU of --compile --platform=tpu; needs libtpu, no TPU")
-_MEMORY = flags.DEFINE_string("memory", None, "of a device, as 80GiB: prints the largest batch that fits")
-_ACCELERATOR = flags.DEFINE_string("accelerator", None, "as h100 or tpu-v5p: prints the days that --mesh of them take")
-_SHARE = flags.DEFINE_float("share_of_peak", 0.3, "of the accelerator's operations a second that the program does")
-_STEPS = flags.DEFINE_integer("steps", 1_000_000, "of training")
-_NUM_STEPS = flags.DEFINE_integer("num_steps", None, "of sampling; the preset's if not given")
-_SAMPLER = flags.DEFINE_string("sampler", "ddpm", "as sid2-sample's")
-_GUIDED = flags.DEFINE_list("guidance_interval", None, "low,high in logsnr, where guidance acts; the preset's")
 
 
-def _main(_):
-    print_plan(preset_flags.preset_from_flags())
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanFlags(PresetFlags):
+    batch_size: int | None = flag(None, "images a step, of all devices; the preset's if not given")
+    mesh: str | None = flag(None, "devices, as data:4,fsdp:2,model:1: prints what lies where, too")
+    precision: str = flag("float32", "float32 or mixed_bfloat16", one_of("float32", "mixed_bfloat16"))
+    remat: bool = flag(False, "recompute every block in the backward pass")
+    accumulation_steps: int = flag(1, "parts of a batch, one after another")
+    platform: str = flag("gpu", "gpu, tpu or cpu: the devices that activations are estimated for")
+    backend: str | None = flag(None, "jax, tensorflow or torch, which keep other activations; that of now")
+    compile: bool = flag(False, "compile the step for --platform, and say what memory XLA wants (jax)")
+    topology: str = flag("v5p:2x2x1", "the TPU of --compile --platform=tpu; needs libtpu, no TPU")
+    memory: str | None = flag(None, "of a device, as 80GiB: prints the largest batch that fits")
+    accelerator: str | None = flag(None, "as h100 or tpu-v5p: prints the days that --mesh of them take")
+    share_of_peak: float = flag(0.3, "of the accelerator's operations a second that are reached", IN_UNIT_INTERVAL)
+    steps: int = flag(1_000_000, "of training", at_least(1))
+    num_steps: int | None = flag(None, "of sampling; the preset's if not given", at_least(1))
+    sampler: str = flag("ddpm", "as sid2-sample's")
+    guidance_interval: list | None = flag(None, "low,high in logsnr, where guidance acts; the preset's")
 
 
-def print_plan(preset):
-    """Prints the plan of a `Preset` by the flags."""
-    from keras_sid2 import backend
-    from keras_sid2.models import abstract_variables, largest_batch, memory_plan, trace
-    from keras_sid2.parallel import ahead
-
-    mesh = Mesh() if _MESH.value is None else Mesh.parse(_MESH.value)
-    devices = ahead.devices(_PLATFORM.value, _TOPOLOGY.value, mesh.size) if _COMPILE.value else None
-    batch = preset.batch_size if _BATCH_SIZE.value is None else _BATCH_SIZE.value
-    kind = {"platform": _PLATFORM.value, "backend": _BACKEND.value or backend.name()}
-    options = {**kind, "mesh": mesh, "accumulation_steps": _ACCUMULATION.value}
-    memory, evaluations, speed = _memory(), _evaluations(preset), _speed(mesh)
-    if _PRECISION.value not in _PRECISIONS:
-        raise ValueError(f"--precision must be {' or '.join(_PRECISIONS)}, got {_PRECISION.value!r}.")
+def main(values):
+    """Prints the plan that the flags ask for."""
+    check(PlanFlags, values)
+    preset = chosen_preset(values)
+    mesh = Mesh() if values.mesh is None else Mesh.parse(values.mesh)
+    devices = ahead.devices(values.platform, values.topology, mesh.size) if values.compile else None
+    batch = preset.batch_size if values.batch_size is None else values.batch_size
+    kind = {"platform": values.platform, "backend": values.backend or backend.name()}
+    options = {**kind, "mesh": mesh, "accumulation_steps": values.accumulation_steps}
+    memory, sampling, speed = _memory(values.memory), _evaluations(values, preset), _speed(values, mesh)
     with abstract_variables():
-        network = preset.make_network(dtype=_PRECISION.value, remat=_REMAT.value)
+        network = preset.make_network(dtype=values.precision, remat=values.remat)
     traced = trace(network)
     estimate = memory_plan(traced, batch_size=batch, **options)
-    compiled = None if devices is None else _compiled(preset, mesh, batch, devices)
-    lines = [] if _MESH.value is None else [f"{table(network, mesh)}\n"]
-    lines += _costs(traced.cost, batch, evaluations, speed)
-    lines += _parts(estimate, f"batch {batch} on {mesh}, {_PRECISION.value}, {kind['backend']} on {kind['platform']}")
-    lines += [] if compiled is None else [_told(compiled)]
+    compiled = None if devices is None else _compiled(values, preset, mesh, batch, devices)
+    lines = [] if values.mesh is None else [f"{table(network, mesh)}\n"]
+    lines += _costs(values, traced.cost, batch, sampling, speed)
+    lines.append(f"A device, batch {batch} on {mesh}, {values.precision}, {kind['backend']} on {kind['platform']}:")
+    parts = {**dataclasses.asdict(estimate), "total": estimate.total}
+    lines += [f"{part:>14} {_bytes(size):>12}" for part, size in parts.items()]
+    lines += [] if compiled is None else [compiled]
     if memory is not None:
         fits = largest_batch(traced, memory, **options)
-        lines.append(f"Largest batch in {_MEMORY.value}: {fits}" if fits else f"No batch fits {_MEMORY.value}.")
-    for line in lines:
-        print(line)
+        lines.append(f"Largest batch in {values.memory}: {fits}" if fits else f"No batch fits {values.memory}.")
+    print(*lines, sep="\n")
 
 
 # -- flags ---------------------------------------------------------------------------------------------------------
 
 
-def _memory() -> int | None:
+def _memory(text: str | None) -> int | None:
     """Bytes; a number without a unit is of GiB."""
-    if _MEMORY.value is None:
+    if text is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+) ?(GiB|GB|)", _MEMORY.value)
+    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+) ?(GiB|GB|)", text)
     if not found or not float(found[1]):
-        raise ValueError(f"--memory must be a size above 0 such as 80GiB or 80GB, got {_MEMORY.value!r}.")
+        raise ValueError(f"--memory must be a size above 0 such as 80GiB or 80GB, got {text!r}.")
     return int(float(found[1]) * (10**9 if found[2] == "GB" else _GIB))
 
 
-def _evaluations(preset) -> tuple[str, int]:
+def _evaluations(values, preset) -> tuple[str, int]:
     """(in words, number) of the evaluations of the network for one sample: guided steps evaluate it twice."""
-    from keras_sid2 import Guidance
-    from keras_sid2.bin.sampling_flags import check_at_least, numbers
-    from keras_sid2.sampling import evaluations, get_sampler
-    from keras_sid2.sampling.noise_levels import logsnr_of
-
-    check_at_least(flags.FLAGS, num_steps=1, steps=1)
-    steps = preset.num_steps if _NUM_STEPS.value is None else _NUM_STEPS.value
-    interval = numbers(flags.FLAGS, "guidance_interval", float)
+    steps = preset.num_steps if values.num_steps is None else values.num_steps
+    interval = parsed("guidance_interval", values.guidance_interval, float)
     guidance = preset.guidance or Guidance() if interval is None else Guidance(2.0, tuple(interval))
     first, last = guidance.steps(logsnr_of("uniform_t", preset.schedule, steps)[:-1])
-    count = evaluations(get_sampler(_SAMPLER.value)) * (steps + last - first)
-    return f"{steps} steps of {_SAMPLER.value}, {last - first} of them guided", count
+    count = evaluations(get_sampler(values.sampler)) * (steps + last - first)
+    return f"{steps} steps of {values.sampler}, {last - first} of them guided", count
 
 
-def _speed(mesh: Mesh) -> tuple[str, float] | None:
+def _speed(values, mesh: Mesh) -> tuple[str, float] | None:
     """(in words, multiply-adds a second) of the accelerators of `mesh`."""
-    from keras_sid2.bin.goodput import PEAKS
-
-    if not 0.0 < _SHARE.value <= 1.0:
-        raise ValueError(f"--share_of_peak must be in (0, 1], got {_SHARE.value}.")
-    if _ACCELERATOR.value is None:
+    if values.accelerator is None:
         return None
     known = {kind.lower().replace(" lite", "e").replace(" ", "-"): peak for kind, peak in PEAKS.items()}
-    peak = known.get(_ACCELERATOR.value.lower())
+    peak = known.get(values.accelerator.lower())
     if peak is None:
-        raise ValueError(f"--accelerator must be one of {', '.join(sorted(known))}, got {_ACCELERATOR.value!r}.")
-    words = f"{mesh.size} {_ACCELERATOR.value} at {_SHARE.value:g} of {peak / 1e12:g} TFLOP/s"
-    return words, mesh.size * _SHARE.value * peak / 2
+        raise ValueError(f"--accelerator must be one of {', '.join(sorted(known))}, got {values.accelerator!r}.")
+    words = f"{mesh.size} {values.accelerator} at {values.share_of_peak:g} of {peak / 1e12:g} TFLOP/s"
+    return words, mesh.size * values.share_of_peak * peak / 2
 
 
 # -- what is printed -----------------------------------------------------------------------------------------------
 
 
-def _costs(cost, batch: int, evaluations: tuple[str, int], speed: tuple[str, float] | None) -> list[str]:
-    step = (4 if _REMAT.value else 3) * cost.multiply_adds * batch  # the backward pass takes twice the forward one's
-    samples = _SAMPLES * evaluations[1] * cost.multiply_adds
+def _costs(values, cost, batch: int, sampling: tuple[str, int], speed: tuple[str, float] | None) -> list[str]:
+    step = (4 if values.remat else 3) * cost.multiply_adds * batch  # the backward pass takes twice the forward one's
+    samples = _SAMPLES * sampling[1] * cost.multiply_adds
     blocks = f"; of its blocks {cost.block_multiply_adds / 1e9:,.5g} G" if cost.block_multiply_adds else ""
     lines = [
         f"parameters {cost.parameters:,}",
         f"multiply-adds of an image {cost.multiply_adds / 1e9:,.5g} G{blocks}",
         f"multiply-adds of a training step {step / 1e12:,.5g} T",
-        f"multiply-adds of {_SAMPLES:,} samples {samples / 1e15:,.5g} P: {evaluations[0]}",
+        f"multiply-adds of {_SAMPLES:,} samples {samples / 1e15:,.5g} P: {sampling[0]}",
     ]
     if speed is None:
         return lines
-    times = [(f"{_STEPS.value:,} steps", _STEPS.value * step), (f"{_SAMPLES:,} samples", samples)]
+    times = [(f"{values.steps:,} steps", values.steps * step), (f"{_SAMPLES:,} samples", samples)]
     return lines + [f"{what} on {speed[0]}: {work / speed[1] / 86400:,.3g} days" for what, work in times]
-
-
-def _parts(estimate, title: str) -> list[str]:
-    parts = {**dataclasses.asdict(estimate), "total": estimate.total}
-    return [f"A device, {title}:", *(f"{part:>14} {_bytes(size):>12}" for part, size in parts.items())]
 
 
 def _bytes(size: int) -> str:
     return f"{size / _GIB:.2f} GiB" if size >= _GIB / 10 else f"{size / 2**20:.2f} MiB"
 
 
-def _compiled(preset, mesh: Mesh, batch: int, devices: list):
+def _compiled(values, preset, mesh: Mesh, batch: int, devices: list) -> str:
     """XLA's own account of the memory of a train step on one of the mesh's devices."""
-    from keras_sid2 import SiD2Model
-    from keras_sid2.parallel import ahead
-
-    recipe = dataclasses.replace(preset.recipe, accumulation_steps=_ACCUMULATION.value)
-    with ahead.shapes_on(mesh, devices, _PLATFORM.value) as shapes:
-        model = dataclasses.replace(preset, recipe=recipe).build(SiD2Model, dtype=_PRECISION.value, remat=_REMAT.value)
+    recipe = dataclasses.replace(preset.recipe, accumulation_steps=values.accumulation_steps)
+    with ahead.shapes_on(mesh, devices, values.platform) as shapes:
+        preset = dataclasses.replace(preset, recipe=recipe)
+        model = preset.build(SiD2Model, dtype=values.precision, remat=values.remat)
         model.compile()
-        return ahead.compiled_train_step(model, shapes, batch).memory_analysis()
-
-
-def _told(memory) -> str:
+        memory = ahead.compiled_train_step(model, shapes, batch).memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     temporary = memory.temp_size_in_bytes
     return (
@@ -171,10 +148,7 @@ def _told(memory) -> str:
     )
 
 
-def run():
-    """The console program."""
-    run_program(_main, "sid2-plan")
-
+run = functools.partial(run_program, main, "sid2-plan", PlanFlags)
 
 if __name__ == "__main__":
     run()

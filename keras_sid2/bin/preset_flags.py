@@ -1,47 +1,38 @@
 """--preset, --config and --set: which preset a program works with."""
 
+import dataclasses
 import functools
-import importlib.util
 import pathlib
 import sys
 import traceback
-from collections.abc import Iterable
+import types
 
-from absl import flags
-
+from keras_sid2.bin.flag_table import flag
 from keras_sid2.training import Preset, find_preset
 from keras_sid2.training.overrides import overridden
 from keras_sid2.training.preset_folder import is_folder
 
-TEXTS = {
-    "preset": "name of the model, see keras_sid2.list_presets()",
-    "config": "a Python file that defines `preset`, a keras_sid2.training.Preset; it may define a network's class, too",
-    "set": "path=value, any number of times: changes the preset, as objective.weighting.bias=-2",
-}
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PresetFlags:
+    """The three flags."""
+
+    preset: str | None = flag(None, "name of the model, see keras_sid2.list_presets()", defines=True)
+    config: str | None = flag(None, "a Python file that defines `preset`, a keras_sid2.training.Preset")
+    set: tuple = flag((), "path=value, any number of times: changes the preset, as objective.weighting.bias=-2")
 
 
-def define(values: flags.FlagValues = flags.FLAGS, **texts: str):
-    """Defines the three flags; `texts` say otherwise what they are."""
-    texts = {**TEXTS, **texts}
-    flags.DEFINE_string("preset", None, texts["preset"], flag_values=values)
-    flags.DEFINE_string("config", None, texts["config"], flag_values=values)
-    flags.DEFINE_multi_string("set", [], texts["set"], flag_values=values)
+def chosen_preset(asked) -> Preset:
+    """What --preset or --config, one of both, name, with the changes of --set; `asked` has the three as attributes.
 
-
-def preset_from_flags(values: flags.FlagValues = flags.FLAGS) -> Preset:
-    """The preset that the flags say; raises, in one sentence, what is wrong with them."""
-    return chosen_preset(values.preset, values.config, values.set)
-
-
-def chosen_preset(name: str | None, config: str | None, changes: Iterable[str] = ()) -> Preset:
-    """Of a name or a --config file, one of both, with changes; ValueError or FileNotFoundError for what is none."""
+    ValueError or FileNotFoundError, in one sentence, for what is none.
+    """
+    name, config = asked.preset, asked.config
     if (name is None) == (config is None):
         raise ValueError("Give --preset, the name of one, or --config, a file that defines one.")
     if name is not None and is_folder(name):
-        raise ValueError(
-            f"--preset={name} is no name: a folder of save_preset says nothing of training, sid2-sample takes it."
-        )
-    return overridden(find_preset(name) if config is None else read_config(config), changes)
+        raise ValueError(f"--preset={name} is no name: a folder of save_preset says nothing of training.")
+    return overridden(find_preset(name) if config is None else read_config(config), asked.set)
 
 
 def read_config(path: str) -> Preset:
@@ -62,8 +53,7 @@ def read_config(path: str) -> Preset:
 @functools.cache
 def _module(path: pathlib.Path, _):
     name = f"sid2_config_{path.stem}"
-    spec = importlib.util.spec_from_loader(name, loader=None, origin=str(path))
-    module = importlib.util.module_from_spec(spec)
+    module = types.ModuleType(name)
     module.__file__ = str(path)
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))  # as of a program's own file
@@ -72,7 +62,7 @@ def _module(path: pathlib.Path, _):
         exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
         sys.modules.pop(name)
-        raise ValueError(f"--config={path}, {_where(error, path)}: {_told(error)}") from error
+        raise ValueError(f"--config={path}, {_where(error, path)}: {_reason(error)}") from error
     return module
 
 
@@ -83,7 +73,7 @@ def _where(error: BaseException, path: pathlib.Path) -> str:
     return f"line {lines[-1]}" if lines else "read as Python"
 
 
-def _told(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
     message = str(error.msg if isinstance(error, SyntaxError) else error).strip() or "no reason given"
     return f"{kind}{' '.join(message.split())}" + "." * (not message.endswith((".", "?")))

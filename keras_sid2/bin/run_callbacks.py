@@ -1,7 +1,6 @@
 """What happens at the ends of a training run's log intervals: its callbacks, and the log that they write to."""
 
 import functools
-import signal
 from collections.abc import Callable
 
 import keras
@@ -22,15 +21,13 @@ from keras_sid2.parallel import processes
 from keras_sid2.training.guards import StopOnExplosion
 
 
-class RunLog:
+class RunLog(ProgressLine):
     """The progress line, TensorBoard, and the clock between them."""
 
     def __init__(self, run: RunContext, step: int):
-        self._writer = SummaryWriter(logdir=str(run.output / "tensorboard"), purge_step=step + 1 if step else None)
-        self._line = ProgressLine(run.console, "train", run.settings.steps)
-        self._line.advance_to(step)
-        self._console = run.console
-        self._bad_records = run.bad_records
+        super().__init__(run.console, "train", run.settings.steps, step)
+        self.writer = SummaryWriter(logdir=str(run.output / "tensorboard"), purge_step=step + 1 if step else None)
+        self._bad_records, self.note = run.bad_records, run.note
         path, tflops = run.output / "goodput.jsonl", run.settings.peak_tflops
         peak = peak_of(backend.device_kind(), run.mesh.size) if tflops is None else tflops * 1e12
         drop_lines_after(path, step)
@@ -39,63 +36,62 @@ class RunLog:
 
     def _interval(self, step: int, metrics: dict[str, float], spent: dict):
         skipped = self._bad_records.count
-        told = {name: spent[name] for name in ("images_per_second", "waiting")} | {"bad_records": skipped}
-        self.scalars(step, {f"train/{name}": value for name, value in {**metrics, **told}.items()})
-        self.scalars(step, {f"time/{kind}": spent[kind] for kind in ("training", *KINDS)})
+        speed = {name: spent[name] for name in ("images_per_second", "waiting")}
+        self.scalars("train", step, {**metrics, **speed, "bad_records": skipped})
+        self.scalars("time", step, {kind: spent[kind] for kind in ("training", *KINDS)})
         told = [f"loss {metrics['loss']:.4f}", f"{spent['images_per_second']:.0f} images/s"]
         if spent["share_of_peak"] is not None:
             told.append(f"{100 * spent['share_of_peak']:.2g} % of peak")
         told.append(f"waiting for data {100 * spent['waiting']:.1f} %")
         told += [f"{kind} {100 * spent[kind]:.0f} %" for kind in KINDS[1:] if spent[kind] >= 0.005]
         told += [f"{skipped} bad records skipped"] if skipped else []
-        self._line.say(step, "  ".join(told))
+        self.say(step, "  ".join(told))
 
-    def scalars(self, step: int, values: dict[str, float]):
+    def scalars(self, group: str, step: int, values: dict[str, float]):
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self.writer.add_scalar(f"{group}/{name}", value, step)
 
     def measured(self, step: int, metrics: dict[str, float]):
-        self.scalars(step, {f"samples/{name}": value for name, value in metrics.items()})
+        self.scalars("samples", step, metrics)
         told = "{frechet:.4g} ({frechet_low:.4g} to {frechet_high:.4g})".format(**metrics)
         self.note(f"step {step}: Frechet distance of samples {told}")
 
-    def image(self, name: str, picture, step: int):
-        self._writer.add_image(name, picture, step, dataformats="HWC")
-
-    def note(self, text: str):
-        self._console.print(text, highlight=False)
-
-    def __enter__(self):
-        self._line.__enter__()
-        return self
-
     def __exit__(self, *error):
-        self._line.__exit__(*error)
-        self._writer.close()
+        super().__exit__(*error)
+        self.writer.close()
 
 
 class RunCallbacks:
-    """Makes them for each fit of a run; what measures samples, and what knows usual losses, live as long as the run."""
+    """Makes them for each fit of a run; what stops it, measures, and knows usual losses lives as long as the run."""
 
     def __init__(self, run: RunContext):
         self._run, self._settings = run, run.settings
-        self._measure = self._measuring_samples() if run.settings.measure_every else None
-        factor = self._settings.explosion_factor
-        self._guards = [StopOnExplosion(factor)] if factor else []
+        preset, factor = run.preset, run.settings.explosion_factor
+        steps = run.settings.sample_steps or preset.num_steps
+        self._sampling = {"num_steps": steps, "guidance": preset.guidance, "sampler": preset.sampler}
+        self._measure = self._measuring() if run.settings.measure_every else None
+        self._guards = [*([StopOnExplosion(factor)] if factor else []), run.stopped]
 
     def make(self, log: RunLog, waited: Callable[[], float]) -> list[keras.callbacks.Callback]:
         """In the order in which they run; `waited` gives the seconds that were waited for data since it was asked."""
         log.goodput.waited = waited
+        settings, run = self._settings, self._run
+        draws = settings.sample_every and run.preset.sample_shape[-1] in (1, 3)  # of others there are no pictures
         others = {  # saving first: what comes behind it may take long, or fail
             "saving": self._save(),
-            "evaluating": Evaluate(self._run, log) if self._settings.eval_split else None,
-            "sampling": self._sample_grids(log) if self._run.draws_pictures else None,
+            "evaluating": Evaluate(run, log) if settings.eval_split else None,
+            "sampling": self._sample_grids(log) if draws else None,
             "measuring": self._measure,
         }
         if self._measure is not None:
             self._measure.log = log.measured
         timed = [[callback, log.goodput.mark(kind)] for kind, callback in others.items() if callback is not None]
-        return [*self._guards, _StopAsked(self._run), log.goodput, *sum(timed, [])]
+        return [*self._guards, log.goodput, *sum(timed, [])]
+
+    def release_model(self):
+        """Before another one is made: there may be no room for two."""
+        for callback in (*self._guards, *([self._measure] if self._measure else [])):
+            callback.set_model(None)
 
     def _save(self) -> SaveCheckpoints:
         settings, run = self._settings, self._run
@@ -116,27 +112,13 @@ class RunCallbacks:
             every=self._settings.sample_every,
             labels=[i % min(classes, 10) for i in range(20)] if classes else None,
             num_images=None if classes else 16,
-            generate_options=self._sampling(),
-            log_image=log.image,
+            generate_options=self._sampling,
+            log_image=functools.partial(log.writer.add_image, dataformats="HWC"),
             note=self._run.note,
         )
 
-    def _measuring_samples(self) -> MeasureSamples:
-        settings, run = self._settings, self._run
-        classes = run.num_classes
-        return MeasureSamples(
-            self._measuring(),
-            every=settings.measure_every,
-            labels=[i % classes for i in range(settings.measure_images)] if classes else None,
-            num_images=settings.measure_images,
-            generate_options=self._sampling(),
-            path=run.output / "measurements.jsonl",
-            grids=run.output / "measured",
-            note=run.note,
-        )
-
-    def _measuring(self) -> Callable:
-        """The `measure` of MeasureSamples; its features are made, and its real images read."""
+    def _measuring(self) -> MeasureSamples:
+        """Its features are made, and its real images read."""
         settings, run = self._settings, self._run
         run.note("Reading the real images that samples are measured against.")
         real = measuring.open_images(
@@ -147,31 +129,18 @@ class RunCallbacks:
             crop="center" if settings.crop else None,
             max_bad_records=settings.max_bad_records,
         )
-        features = measuring.make_features(settings.measure_features, real, settings.inception_weights)
-        reference = measuring.make_reference(real, features, settings.measure_cache)
-        return functools.partial(evaluate, features=features, reference=reference)
-
-    def _sampling(self) -> dict:
-        """How samples are drawn while training goes on."""
-        preset = self._run.preset
-        steps = self._settings.sample_steps or preset.num_steps
-        return {"num_steps": steps, "guidance": preset.guidance, "sampler": preset.sampler}
-
-
-class _StopAsked(keras.callbacks.Callback):
-    """Stops fit when a signal came; also one that came before fit began, which forgets what was asked before."""
-
-    def __init__(self, run: RunContext):
-        super().__init__()
-        self._run = run
-
-    def on_train_begin(self, logs=None):
-        self.model.stop_training = self._run.stopped_by is not None
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self._run.agreement.stop(self._run.asked_by is not None):
-            self._run.stopped_by = self._run.asked_by or signal.SIGTERM  # that came to another process
-            self.model.stop_training = True
+        how = settings.measure_features, settings.inception_weights, settings.measure_cache
+        classes, count = run.num_classes, settings.measure_images
+        return MeasureSamples(
+            functools.partial(evaluate, **measuring.measured_by(real, *how)),
+            every=settings.measure_every,
+            labels=[i % classes for i in range(count)] if classes else None,
+            num_images=count,
+            generate_options=self._sampling,
+            path=run.output / "measurements.jsonl",
+            grids=run.output / "measured",
+            note=run.note,
+        )
 
 
 class Evaluate(keras.callbacks.Callback):
@@ -193,9 +162,6 @@ class Evaluate(keras.callbacks.Callback):
         step = steps_done(self.model)
         if step % self._every == 0:
             with training_goes_on("Evaluating", self._log.note):
-                self._evaluate(step)
-
-    def _evaluate(self, step: int):
-        values = self.model.evaluate(self._dataset, steps=self._batches, return_dict=True, verbose=0)
-        self._log.scalars(step, {f"eval/{name}": float(value) for name, value in values.items()})
-        self._log.note(f"step {step}: eval loss {float(values['loss']):.4f}")
+                values = self.model.evaluate(self._dataset, steps=self._batches, return_dict=True, verbose=0)
+                self._log.scalars("eval", step, {name: float(value) for name, value in values.items()})
+                self._log.note(f"step {step}: eval loss {float(values['loss']):.4f}")

@@ -1,23 +1,53 @@
-"""What the parts of a training run share: what was asked for, its data and folders, and who asked it to stop."""
+"""What the parts of a training run share: what was asked for, its data and folders, and whether it is to stop."""
 
-import hashlib
-import json
 import pathlib
+import signal
 from typing import TYPE_CHECKING
 
+import keras
 from rich.console import Console
 
 import pipelines
-from keras_sid2.bin import run_preset
 from keras_sid2.bin.common import check_folder
+from keras_sid2.bin.run_identity import CONFIG, check_same_run
 from keras_sid2.bin.train_settings import TrainSettings
-from keras_sid2.checkpoints import checkpoints
-from keras_sid2.io.atomic import read_json
+from keras_sid2.models.level import as_levels
 from keras_sid2.parallel import processes
 from keras_sid2.parallel.rules import Mesh
+from keras_sid2.training.proposal import SIZES
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+
+class StopAsked(keras.callbacks.Callback):
+    """Stops fit when a signal came; also one that came before fit began, which forgets what was asked before.
+
+    Attributes:
+        by: the number of the signal that stopped it, or None.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.by: int | None = None
+        self._asked_by: int | None = None
+        self._agreement = processes.Agreement()
+
+    def ask(self, number: int):
+        """For a handler of the signal `number`."""
+        self._asked_by = number
+        if processes.count() == 1:  # several agree on a step first
+            self.by = number
+            if self.model is not None:
+                self.model.stop_training = True
+
+    def on_train_begin(self, logs=None):
+        self.model.stop_training = self.by is not None
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._agreement.stop(self._asked_by is not None):
+            self.by = self._asked_by or signal.SIGTERM  # that came to another process
+            self.model.stop_training = True
 
 
 class RunContext:
@@ -29,53 +59,15 @@ class RunContext:
         self.settings, self.preset = settings.resolved(self.experiment)
         check_folder("workdir", settings.workdir)
         self.workdir = self.output = pathlib.Path(settings.workdir)  # where this process writes
-        self.remarks = run_preset.remarks(self.workdir, self.experiment, settings) + self.settings.remarks(settings)
+        self.checkpoint_dir = self.workdir / "checkpoints"
+        self.num_classes: int | None = getattr(self.preset.conditions.get("label"), "num_classes", None)
         self.mesh = Mesh() if settings.mesh is None else Mesh.parse(settings.mesh)
         self._check_data(settings.split)
         self.eval_batches = self._full_batches(self._check_data(settings.eval_split)) if settings.eval_split else None
         self.bad_records = pipelines.BadRecords(self.settings.max_bad_records)
-        self.data_digest = self._check_same_run()
+        self.data_digest = check_same_run(self)
         self._check_processes()
-        self.agreement = processes.Agreement()
-        self.asked_by: int | None = None  # the number of a signal
-        self.stopped_by: int | None = None
-
-    @property
-    def checkpoint_dir(self) -> pathlib.Path:
-        return self.workdir / "checkpoints"
-
-    @property
-    def num_classes(self) -> int | None:
-        """That samples are drawn of."""
-        return getattr(self.preset.conditions.get("label"), "num_classes", None)
-
-    @property
-    def draws_pictures(self) -> bool:
-        """Whether grids of samples are drawn on the way: of three or one channel there are pictures."""
-        return bool(self.settings.sample_every) and self.preset.sample_shape[-1] in (1, 3)
-
-    def _check_same_run(self) -> str | None:
-        """The digest of the data; ValueError if the work directory is of a run that other settings or data define."""
-        digest = data_digest(self.settings)
-        path = self.workdir / "run.json"
-        if not path.exists():
-            if checkpoints(self.checkpoint_dir):
-                raise ValueError(f"{self.workdir} has checkpoints but no run.json: give another --workdir.")
-            return digest
-        now = self.settings.defining()
-        # What a run of before did not say, as it had no such flag, it did as the preset says.
-        unsaid = {name: now[name] if name in TrainSettings.OF_RECIPE else TrainSettings.default(name) for name in now}
-        before = unsaid | read_run(path)
-        changed = [f"--{k}={now[k]} (there: {before[k]})" for k in now if k != "data" and before[k] != now[k]]
-        if other := other_data(self.settings, digest, before):
-            changed.append(other)
-        changed += run_preset.changes(self.workdir, self.experiment, self.asked.config)
-        if changed:
-            raise ValueError(
-                f"{self.workdir} holds a run with other settings: {', '.join(changed)}. "
-                "Give the same flags to continue it, or another --workdir."
-            )
-        return digest or before.get("data_digest")
+        self.stopped = StopAsked()
 
     def _full_batches(self, data: pipelines.DatasetDescription) -> int | None:
         """How many `data` has on a mesh, which takes no others; ValueError if that is none, or not known."""
@@ -89,51 +81,53 @@ class RunContext:
 
     def _check_data(self, split: str) -> pipelines.DatasetDescription:
         """What the data is; ValueError if it does not fit the preset."""
-        missing = self.settings.max_bad_records > 0
-        data = pipelines.describe(
-            self.settings.data, split=split, data_dir=self.settings.data_dir, missing_shards=missing
-        )
-        shape, conditions = self.preset.sample_shape, self.preset.conditions
-        there, cropped = data.sample_shape, self.settings.crop is not None or None in data.sample_shape
+        settings, shape, classes = self.settings, self.preset.sample_shape, self.num_classes
+        missing = settings.max_bad_records > 0
+        data = pipelines.describe(settings.data, split=split, data_dir=settings.data_dir, missing_shards=missing)
+        there, cropped = data.sample_shape, settings.crop is not None or None in data.sample_shape
         fits = there == shape or (cropped and (*there[:-3], there[-1]) == (*shape[:-3], shape[-1]))
-        classes = self.num_classes
         if not fits or (classes and data.num_classes != classes):
-            raise ValueError(
-                f"{self._preset_in_words()} is for {_in_words(shape, classes)}, and --data={self.settings.data} has "
-                f"{_in_words(there, data.num_classes)}."
-            )
-        for name, condition in conditions.items():
+            raise self._unfit(f"is for {_in_words(shape, classes)}", _in_words(there, data.num_classes))
+        for name, condition in self.preset.conditions.items():
             spec = data.values.get(name)
             if name != "label" and (spec is None or spec.shape != condition.shape):
                 has = "none" if spec is None else f"it of shape {spec.shape}"
-                raise ValueError(
-                    f"{self._preset_in_words()} is conditioned on {name} of shape {condition.shape}, and "
-                    f"--data={self.settings.data} has {has}."
-                )
+                raise self._unfit(f"is conditioned on {name} of shape {condition.shape}", has)
         return data
 
-    def _preset_in_words(self) -> str:
-        config = self.asked.config
-        if self.asked.proposes:
-            return "The proposed network"
-        return f"--preset={self.preset.name}" if config is None else f"--config={config}"
+    def _unfit(self, preset: str, data: str) -> ValueError:
+        named = f"--preset={self.preset.name}" if self.asked.config is None else f"--config={self.asked.config}"
+        named = "The proposed network" if self.asked.proposes else named
+        return ValueError(f"{named} {preset}, and --data={self.settings.data} has {data}.")
 
     def _check_processes(self):
         """ValueError for what several processes cannot do, or one would do alone."""
-        count = processes.count()
+        count, settings = processes.count(), self.settings
         if count == 1:
             return
-        if self.settings.mesh is None:
+        if settings.mesh is None:
             raise ValueError(f"{count} processes train together on a --mesh, such as data:{count}; got none.")
-        if self.settings.measure_every:
+        if settings.measure_every:
             raise ValueError(f"--measure_every is for one process, got {count}: use sid2-evaluate on the checkpoints.")
-        if self.settings.batch_size % count:
-            raise ValueError(
-                f"--batch_size must be divisible by the {count} processes, got {self.settings.batch_size}."
-            )
+        if settings.batch_size % count:
+            raise ValueError(f"--batch_size must be divisible by the {count} processes, got {settings.batch_size}.")
 
     def note(self, text: str):
         self.console.print(text, highlight=False, soft_wrap=True)
+
+    def note_remarks(self):
+        """Says what was proposed, if anything was, and what of the settings was changed."""
+        if self.asked.proposes:
+            network, objective = self.experiment.network, self.experiment.objective
+            levels = [f"{level.blocks} {level.kind} {level.channels} wide" for level in as_levels(network["levels"])]
+            self.note(
+                f"{self.experiment.description.capitalize()} (--size: {', '.join(SIZES)}), patches of "
+                f"{network['patch_size']}, blocks {', '.join(levels)}, {type(objective.schedule).__name__}, bias "
+                f"{objective.weighting.bias:g}. To change it give --set, or {self.workdir / CONFIG}, edited, as "
+                "--config."
+            )
+        for sentence in self.settings.remarks(self.asked):
+            self.note(sentence)
 
     def dataset(self, split: str, bad_records: pipelines.BadRecords, **options) -> "tf.data.Dataset":
         """Batches of one split for this preset; `options` as `pipelines.make_dataset`."""
@@ -152,54 +146,4 @@ class RunContext:
 
 
 def _in_words(shape: tuple, classes: int | None) -> str:
-    kind = "images" if len(shape) == 3 else "clips"
-    return f"{kind} {tuple(shape)} of {classes or 'no'} classes"
-
-
-def data_digest(settings: TrainSettings, data: str | None = None) -> str | None:
-    """Of the size and both ends of each shard that is trained on; None where shards are missing, which may be.
-
-    It is the same wherever they lie and whatever they are called. Raises what `pipelines.fingerprint` raises.
-    """
-    try:
-        stamps = pipelines.fingerprint(data or settings.data, split=settings.split, data_dir=settings.data_dir)
-    except FileNotFoundError:
-        if settings.max_bad_records:
-            return None
-        raise
-    shards = [(size, digest) for _, size, _, digest in stamps]
-    return hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:32]
-
-
-def read_run(path: pathlib.Path) -> dict:
-    """run.json of a work directory; ValueError, in one sentence, for what is none."""
-    if (found := read_json(path)) is None:
-        raise ValueError(f"{path} is damaged, so it is not known which run this is: give another --workdir.")
-    return found
-
-
-def other_data(settings: TrainSettings, digest: str | None, before: dict) -> str | None:
-    """What a sentence says of data that are not those of the run in `before`; None if they are."""
-    same_name = before["data"] == settings.data
-    if same_name and settings.max_bad_records:  # damaged since then, perhaps, and that is allowed
-        return None
-    if _digest_of(settings, before) == digest is not None:
-        return None
-    if not same_name:
-        return f"--data={settings.data} (there: {before['data']})"
-    if "data_digest" in before:
-        return f"--data={settings.data}, whose records have changed"
-    return None
-
-
-def _digest_of(settings: TrainSettings, before: dict) -> str | None:
-    """As it was written, or, by a version that did not, of what lies there now."""
-    if "data_digest" in before:
-        return before["data_digest"]
-    for data_dir in {settings.data_dir, None}:
-        try:
-            asked = {"data": before["data"], "data_dir": data_dir, "split": before["split"]}
-            return data_digest(TrainSettings(preset=settings.preset, workdir=settings.workdir, **asked))
-        except (ValueError, OSError):
-            continue
-    return None
+    return f"{'images' if len(shape) == 3 else 'clips'} {tuple(shape)} of {classes or 'no'} classes"

@@ -14,17 +14,18 @@ overwritten, but pieces and a folder with PNGs, which two requests could mix in,
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterator
 
 import numpy as np
-from absl import flags
 from rich.console import Console
 
-from keras_sid2 import SampleRequest
+from keras_sid2 import SampleRequest, SiD2Model
 from keras_sid2.bin import sampling_flags, signals
 from keras_sid2.bin.common import SamplingProgress, run_program
-from keras_sid2.bin.sample_files import FORMATS, check_channels, check_folder, check_out, open_npz, paths
+from keras_sid2.bin.flag_table import IN_UNIT_INTERVAL, at_least, check, flag, parsed
+from keras_sid2.bin.sample_files import FORMATS, check_channels, check_folder, check_out, finish_npz, open_npz, paths
 from keras_sid2.evaluation import ImagesDigest
 from keras_sid2.generation.provenance import write_provenance
 from keras_sid2.generation.request import array_digest
@@ -37,48 +38,42 @@ _SECONDS = 4.0  # that an animation takes
 _SPAN = 1024  # images, about, that one SampleRequest is made of: it holds what is given for them in float32
 
 
-def define(values: flags.FlagValues = flags.FLAGS):
-    """Defines the program's flags."""
-    sampling_flags.define(values)
-    flags.adopt_module_key_flags(sampling_flags, values)  # --help shows them
-    add = {"flag_values": values}
-    text = "path of the files, without suffix; a finished .npz of the same request is not drawn again"
-    flags.DEFINE_string("out", "samples", text, **add)
-    text = f"what to write: {', '.join(FORMATS)}; a grid has the first {_SHOWN} images, an animation {_ANIMATED}"
-    flags.DEFINE_list("format", ["grid", "npz"], text, **add)
-    flags.DEFINE_integer("num_images", None, "how many; with classes and no --labels, the classes in turn", **add)
-    flags.DEFINE_list("labels", None, "a class for each image, as 0,1,2; or none, for images of no class", **add)
-    text = "number of the first image, to continue another request; the classes in turn go on, too"
-    flags.DEFINE_integer("first_image", 0, text, **add)
-    flags.DEFINE_string("init", None, "start from these images: a PNG for all, or an .npz; with --t_start", **add)
-    flags.DEFINE_float("t_start", None, "in (0, 1], how much of the noise is put on --init", **add)
-    flags.DEFINE_string("known", None, "keep a part of these images: a PNG for all, or an .npz; with --mask", **add)
-    flags.DEFINE_string("mask", None, "a PNG, white where --known is kept", **add)
-    text = "with --known, how often each step is done: more make what is drawn fit --known better, at their cost"
-    flags.DEFINE_integer("resamplings", 1, text, **add)
-    flags.DEFINE_integer("frames", 32, "of the animation; never more than --num_steps", **add)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleFlags(sampling_flags.SamplingFlags):
+    out: str = flag("samples", "path of the files, without suffix; a finished .npz of the same request stays")
+    format: list = flag(
+        ("grid", "npz"), f"{', '.join(FORMATS)}; a grid has the first {_SHOWN} images, an animation {_ANIMATED}"
+    )
+    num_images: int | None = flag(None, "how many; with classes and no --labels, the classes in turn", at_least(1))
+    labels: list | None = flag(None, "a class for each image, as 0,1,2; or none, for images of no class")
+    first_image: int = flag(0, "number of the first image, and of its class, to continue a request", at_least(0))
+    init: str | None = flag(None, "start from these images: a PNG for all, or an .npz; with --t_start")
+    t_start: float | None = flag(None, "in (0, 1], how much of the noise is put on --init", IN_UNIT_INTERVAL)
+    known: str | None = flag(None, "keep a part of these images: a PNG for all, or an .npz; with --mask")
+    mask: str | None = flag(None, "a PNG, white where --known is kept")
+    resamplings: int = flag(1, "times each step is done: more fit --known better, and cost", at_least(1), needs="known")
+    frames: int = flag(32, "of the animation; never more than --num_steps", at_least(1))
 
 
 @dataclasses.dataclass
-class _Request:
+class Request:
     """What to draw; a SampleRequest of all of it would hold what is given for each image, so it is drawn in spans.
 
     Args:
-        model: a SiD2Model.
         options: arguments of `SampleRequest` that are the same for all images.
         labels: int [count], or None for a model without classes.
         given: "init" and "known", where they are, as uint8 [1 or count, H, W, C].
     """
 
-    model: object
+    model: SiD2Model
     count: int
     first_image: int
     labels: np.ndarray | None
     options: dict
     given: dict[str, np.ndarray]
 
-    def sample_request(self, first: int, last: int, progress=None):
-        """The SampleRequest of images first <= i < last."""
+    def sample_request(self, first: int, last: int, progress=None) -> SampleRequest:
+        """Of images first <= i < last."""
         given = {
             name: np.broadcast_to(images, (self.count, *images.shape[1:]))[first:last]
             for name, images in self.given.items()
@@ -110,16 +105,19 @@ class _Request:
 
 
 def _read_flags(values) -> dict:
-    """Arguments of `_Request` beside the model, whose labels may yet be missing; raises for all that is wrong in it."""
-    sampling_flags.check_at_least(values, num_images=1, first_image=0, frames=1, resamplings=1)
-    labels = None if values.labels == ["none"] else sampling_flags.numbers(values, "labels", int)
+    """Arguments of `Request` beside the model, whose labels may yet be missing; raises for all that is wrong in it."""
+    labels = None if values.labels == ["none"] else parsed("labels", values.labels, int)
     if labels is not None and values.num_images not in (None, len(labels)):
         raise ValueError(f"--labels are {len(labels)} and --num_images={values.num_images}: give one of them.")
+    for first, second in (("init", "t_start"), ("known", "mask")):
+        if (values[first].value is None) != (values[second].value is None):
+            raise ValueError(f"--{first} and --{second} go together: give both or neither.")
     count = len(labels) if labels is not None else values.num_images or 16
-    if values["resamplings"].present and values.known is None:
-        raise ValueError("--resamplings goes with --known and --mask.")
-    given = _given_images(values, count)
-    alike = {"t_start": values.t_start, "mask": _mask(values), "resamplings": values.resamplings}
+    given = {name: read_images(values[name].value) for name in ("init", "known") if values[name].value is not None}
+    for name, images in given.items():
+        if len(images) not in (1, count):
+            raise ValueError(f"--{name} must hold one image, or one for each of the {count}, got {len(images)}.")
+    alike = {"t_start": values.t_start, "mask": _mask(values.mask), "resamplings": values.resamplings}
     return {
         "count": count,
         "first_image": values.first_image,
@@ -129,56 +127,45 @@ def _read_flags(values) -> dict:
     }
 
 
-def _formats(values) -> list[str]:
-    wrong = [name for name in values.format if name not in FORMATS]
-    if wrong or not values.format:
+def _mask(path: str | None) -> np.ndarray | None:
+    """bool [H, W, 1], true where the file is white, or 1 where it holds nothing but 0 and 1."""
+    if path is None:
+        return None
+    pictures = read_images(path)
+    if len(pictures) > 1:
+        raise ValueError(f"--mask={path} must be one picture, got {len(pictures)}.")
+    kept = pictures[0].mean(axis=-1, keepdims=True) > (0.5 if pictures.max() <= 1 else 127.5)
+    if not kept.any():
+        raise ValueError(f"--mask={path} is white nowhere, so that nothing of --known would be kept.")
+    return kept
+
+
+def _check_formats(values):
+    if not values.format or not set(values.format) <= set(FORMATS):
         got = ",".join(values.format)
         raise ValueError(f"--format must be among {', '.join(FORMATS)}, with commas between, got {got!r}.")
     if values["frames"].present and not {"gif", "webp"}.intersection(values.format):
         raise ValueError("--frames goes with --format=gif or webp.")
-    if values["frames"].present and values.frames > values.num_steps >= 1:
+    if values["frames"].present and values.frames > values.num_steps:
         raise ValueError(f"--frames must be at most --num_steps ({values.num_steps}), got {values.frames}.")
-    return values.format
 
 
-def _given_images(values, count: int) -> dict[str, np.ndarray]:
-    for first, second in (("init", "t_start"), ("known", "mask")):
-        if (values[first].value is None) != (values[second].value is None):
-            raise ValueError(f"--{first} and --{second} go together: give both or neither.")
-    sampling_flags.check_in_unit_interval(values, "t_start")
-    given = {name: read_images(values[name].value) for name in ("init", "known") if values[name].value is not None}
-    for name, images in given.items():
-        if len(images) not in (1, count):
-            raise ValueError(f"--{name} must hold one image, or one for each of the {count}, got {len(images)}.")
-    return given
-
-
-def _mask(values) -> np.ndarray | None:
-    """bool [H, W, 1], true where the file is white, or 1 where it holds nothing but 0 and 1."""
-    if values.mask is None:
-        return None
-    pictures = read_images(values.mask)
-    if len(pictures) > 1:
-        raise ValueError(f"--mask={values.mask} must be one picture, got {len(pictures)}.")
-    kept = pictures[0].mean(axis=-1, keepdims=True) > (0.5 if pictures.max() <= 1 else 127.5)
-    if not kept.any():
-        raise ValueError(f"--mask={values.mask} is white nowhere, so that nothing of --known would be kept.")
-    return kept
-
-
-def draw(values: flags.FlagValues, console: Console) -> int:
+def main(values, console: Console | None = None) -> int:
     """The program; its exit code."""
-    formats = _formats(values)
-    request = _Request(model=None, **_read_flags(values))
-    check_out(values.out, formats)
+    console = console or Console(stderr=True)
+    check(SampleFlags, values)
+    _check_formats(values)
+    request = Request(model=None, **_read_flags(values))
+    check_out(values.out, values.format)
     request.model = model = sampling_flags.load_model_from_flags(values)
-    check_channels(model.sample_shape[-1], formats)
+    check_channels(model.sample_shape[-1], values.format)
     if values.labels is None and model.num_classes is not None:
         request.labels = (request.first_image + np.arange(request.count)) % model.num_classes
     settings = request.describe()
-    if "pngs" in formats:
+    if "pngs" in values.format:
         check_folder(pathlib.Path(values.out), settings)
-    npz = open_npz(pathlib.Path(f"{values.out}.npz"), settings) if "npz" in formats else contextlib.nullcontext()
+    wants_npz = "npz" in values.format
+    npz = open_npz(pathlib.Path(f"{values.out}.npz"), settings) if wants_npz else contextlib.nullcontext()
     with npz as pieces:
         try:
             _write(values, request, settings, pieces, console)
@@ -188,7 +175,7 @@ def draw(values: flags.FlagValues, console: Console) -> int:
             there = f"{pieces.done} of {request.count} images are in {pieces.folder}"
             console.print(f"sid2-sample: interrupted; {there}: the same command goes on.", soft_wrap=True)
             return signals.exit_code(error)
-    console.print(_summary(values.out, formats, request.count), highlight=False, soft_wrap=True)
+    console.print(_summary(values.out, values.format, request.count), highlight=False, soft_wrap=True)
     return 0
 
 
@@ -196,30 +183,8 @@ def _summary(out: str, formats: list[str], count: int) -> str:
     """How many images were drawn, and where they are."""
     drawn = max(_needed(formats, count), min(count, _ANIMATED) if {"gif", "webp"}.intersection(formats) else 0)
     notes = {"grid": f" (the first {_SHOWN})" if drawn > _SHOWN else "", "pngs": "/"}
-    written = [f"{path}{notes.get(name, '')}" for name, path in zip(formats, paths(out, formats), strict=True)]
+    written = [f"{path}{notes.get(name, '')}" for name, path in paths(out, formats).items()]
     return f"{count if drawn == count else f'{drawn} of {count}'} images: {', '.join(written)}"
-
-
-def _write(values, request: _Request, settings: dict, pieces, console: Console):
-    """Draws and writes everything."""
-    out, formats, shown, done, digest = values.out, values.format, [], 0, ImagesDigest()
-    for images in digest.passing(_images(request, _needed(formats, request.count), pieces, console)):
-        if "grid" in formats:
-            shown.extend(images[: _SHOWN - len(shown)])
-        if "pngs" in formats:
-            if not done:  # says whose pictures an interrupted program leaves
-                write_provenance(out, ImagesDigest().hexdigest(), settings)
-            write_pngs(out, images, start=request.first_image + done)
-        done += len(images)
-    if "grid" in formats:
-        write_png(f"{out}.png", image_grid(np.stack(shown), request.captions(len(shown))))
-    _write_animations([f"{out}.{name}" for name in ("gif", "webp") if name in formats], values.frames, request, console)
-    if "pngs" in formats:
-        write_provenance(out, digest.hexdigest(), settings)
-    if pieces is not None:
-        # First, so that no end in between leaves images without it.
-        write_provenance(pieces.path, digest.hexdigest(), settings)
-        pieces.finish()
 
 
 def _needed(formats: list[str], count: int) -> int:
@@ -229,8 +194,31 @@ def _needed(formats: list[str], count: int) -> int:
     return min(count, _SHOWN) if "grid" in formats else 0
 
 
-def _images(request: _Request, stop: int, pieces, console: Console) -> Iterator[np.ndarray]:
-    """All images in order, those in the pieces first; new ones go into the pieces."""
+def _write(values, request: Request, settings: dict, pieces, console: Console):
+    """Draws and writes everything."""
+    out, formats, shown, done, digest = values.out, values.format, [], 0, ImagesDigest()
+    for images in digest.passing(drawn(request, _needed(formats, request.count), pieces, console)):
+        if "grid" in formats:
+            shown.extend(images[: _SHOWN - len(shown)])
+        if "pngs" in formats:
+            if not done:  # says whose pictures an interrupted program leaves
+                write_provenance(out, ImagesDigest().hexdigest(), settings)
+            write_pngs(out, images, start=request.first_image + done)
+        done += len(images)
+    if "grid" in formats:
+        write_png(f"{out}.png", image_grid(np.stack(shown), request.captions(len(shown))))
+    animations = [f"{out}.{name}" for name in ("gif", "webp") if name in formats]
+    pictures = _frames(request, values.frames, console) if animations else []
+    for path in animations:
+        write_animation(path, pictures, _SECONDS)
+    if "pngs" in formats:
+        write_provenance(out, digest.hexdigest(), settings)
+    if pieces is not None:
+        finish_npz(pieces, digest, settings)
+
+
+def drawn(request: Request, stop: int, pieces, console: Console) -> Iterator[np.ndarray]:
+    """Images before `stop` in order, those in the pieces first; new ones go into the pieces, unless these are None."""
     done = 0 if pieces is None else pieces.done
     if done:
         console.print(f"{done} of {stop} images are there already.", highlight=False)
@@ -246,28 +234,18 @@ def _images(request: _Request, stop: int, pieces, console: Console) -> Iterator[
             signals.look()  # what is drawn is written
 
 
-def _write_animations(paths: list[str], frames: int, request: _Request, console: Console):
+def _frames(request: Request, frames: int, console: Console) -> list[np.ndarray]:
     """How the first images come about: x_hat to the left, z_t to the right."""
-    if not paths:
-        return
     count = min(request.count, _ANIMATED)
     with SamplingProgress(console, count, title="animation") as line:
         asked = request.sample_request(0, count, line.part(0, count))
         z_t, x_hat = asked.trajectory(min(frames, asked.num_steps))
     captions = request.captions(count)
-    pictures = [
-        np.concatenate([image_grid(x, captions), image_grid(z, captions)], axis=1)
-        for x, z in zip(x_hat, z_t, strict=True)
-    ]
-    for path in paths:
-        write_animation(path, pictures, _SECONDS)
+    pairs = zip(x_hat, z_t, strict=True)
+    return [np.concatenate([image_grid(images, captions) for images in pair], axis=1) for pair in pairs]
 
 
-def run():
-    """The console program."""
-    define()
-    run_program(lambda _: draw(flags.FLAGS, Console(stderr=True)), "sid2-sample", looks=True)
-
+run = functools.partial(run_program, main, "sid2-sample", SampleFlags, looks=True)
 
 if __name__ == "__main__":
     run()

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from keras_sid2.bin.common import check_writable
+from keras_sid2.bin.common import make_folders
 from keras_sid2.evaluation import ImagesDigest
-from keras_sid2.generation.provenance import custom_in, read_provenance
+from keras_sid2.generation.provenance import custom_in, read_provenance, write_provenance
 from keras_sid2.io.image_files import NpzPieces, changes
 from keras_sid2.io.image_reading import iterate_npz, npz_shape, png_paths
 
@@ -16,10 +16,10 @@ FORMATS = ("grid", "npz", "pngs", "gif", "webp")
 _BLOCK = 256  # images that are read at once
 
 
-def paths(out: str, formats: list[str]) -> list[pathlib.Path]:
-    """What is written: a file for each format, and a folder for pngs."""
-    names = {"grid": f"{out}.png", "pngs": out}
-    return [pathlib.Path(names.get(name, f"{out}.{name}")) for name in formats]
+def paths(out: str, formats: list[str]) -> dict[str, pathlib.Path]:
+    """What is written by format: files, and a folder for pngs."""
+    named = {"grid": f"{out}.png", "pngs": out}
+    return {name: pathlib.Path(named.get(name, f"{out}.{name}")) for name in formats}
 
 
 def check_out(out: str, formats: list[str]):
@@ -27,20 +27,17 @@ def check_out(out: str, formats: list[str]):
     path = pathlib.Path(out)
     if not path.name or out.endswith("/"):
         raise ValueError(f"--out must be a path of files, without suffix, as runs/digits, got {out!r}.")
-    for name, target in zip(formats, paths(out, formats), strict=True):
+    for name, target in paths(out, formats).items():
         if target.exists() and target.is_dir() != (name == "pngs"):
             raise ValueError(f"--out={out} cannot be written: {target} is {'a' if target.is_dir() else 'no'} folder.")
-    check_writable(out, *([path] if "pngs" in formats and path.exists() else []))
+    make_folders("out", out, path.parent, *([path] if "pngs" in formats and path.exists() else []))
 
 
 def check_channels(channels: int, formats: list[str]):
     """ValueError for pictures of a model whose images are none: four channels may be a mask's or anything."""
-    pictures = [name for name in formats if name != "npz"]
+    pictures = ",".join(name for name in formats if name != "npz")
     if pictures and channels not in (1, 3):
-        raise ValueError(
-            f"--format={','.join(pictures)} takes images of 1 or 3 channels, and this model's have {channels}: give "
-            "--format=npz."
-        )
+        raise ValueError(f"--format={pictures} takes 1 or 3 channels, and the model has {channels}: give --format=npz.")
 
 
 def check_folder(folder: pathlib.Path, settings: dict):
@@ -48,19 +45,22 @@ def check_folder(folder: pathlib.Path, settings: dict):
     if not png_paths(folder):
         return
     before, now = _told(folder), json.loads(json.dumps(settings))
-    if before is None:
-        raise ValueError(f"{folder} holds pictures and does not say of what: remove it, or give another --out.")
     if before != now:
-        raise ValueError(
-            f"{folder} holds pictures of another request: {changes(before, now)}; remove it, or give another --out."
-        )
+        of = "and does not say of what" if before is None else f"of another request: {changes(before, now)}"
+        raise ValueError(f"{folder} holds pictures {of}: remove it, or give another --out.")
 
 
 def open_npz(path: pathlib.Path, settings: dict) -> "NpzPieces | FinishedNpz":
     """What the images go into; where all of them are there already, what they come from. Errors as `NpzPieces`."""
-    if not pathlib.Path(f"{path}.pieces").exists() and is_finished(path, settings):
+    if not pathlib.Path(f"{path}.pieces").exists() and _is_finished(path, settings):
         return FinishedNpz(path)
     return NpzPieces(path, settings=settings)
+
+
+def finish_npz(pieces: "NpzPieces | FinishedNpz", digest: ImagesDigest, settings: dict):
+    """Makes one file of the pieces, whose provenance comes first: no end in between leaves images without it."""
+    write_provenance(pieces.path, digest.hexdigest(), settings)
+    pieces.finish()
 
 
 class FinishedNpz:
@@ -77,15 +77,14 @@ class FinishedNpz:
         pass
 
     def batches(self) -> Iterator[np.ndarray]:
-        """The images, some at a time."""
         return iterate_npz(self.path, _BLOCK)
 
     def finish(self):
-        """Nothing is left to do."""
+        pass
 
 
-def is_finished(path: pathlib.Path, settings: dict) -> bool:
-    """Whether an .npz holds the images that its provenance says, all of them read, and that is of these settings.
+def _is_finished(path: pathlib.Path, settings: dict) -> bool:
+    """Whether an .npz holds the images, all of them read, that its provenance says, and that is of these settings.
 
     Never with custom ones, of which that cannot be told.
     """

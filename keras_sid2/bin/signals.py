@@ -29,27 +29,21 @@ def exit_code(error: KeyboardInterrupt) -> int:
 
 def end_at_once(usage: str):
     """From now on a signal ends the process, with a line: for where nothing is being written."""
-
-    def handler(number, _):
-        _write(f"{usage}: interrupted.\n")
-        os._exit(128 + number)
-
-    for number in _SIGNALS:
-        signal.signal(number, handler)
+    _install(f"{usage}: interrupted.", lambda number: os._exit(128 + number))
 
 
 def wait_for_a_look():
     """From now on, to the end of the process, the first signal waits until `look` is called."""
-    _install("Stopping when this step is done, or loading, or compiling; again to end at once.", _note)
+
+    def note(number: int):
+        global _came
+        _came = number
+
+    _install("Stopping when this step is done, or loading, or compiling; again to end at once.", note)
 
 
-def _note(number: int):
-    global _came
-    _came = number
-
-
-def look():
-    """Raises Interrupted if a signal waits; does nothing where `wait_for_a_look` was not called."""
+def look(*_):
+    """Raises Interrupted if a signal waits, where `wait_for_a_look` was called. May be a progress function."""
     if _came is not None:
         raise Interrupted(_came)
 
@@ -77,17 +71,13 @@ def _install(sentence: str, tell: Callable[[int], None]) -> dict:
     came = []
 
     def handler(number, _):
-        if came:
-            _write(_SHOW_CURSOR if os.isatty(2) else "")
+        came.append(number)  # before anything else: the second one may come within this call
+        again = len(came) > 1
+        text = (_SHOW_CURSOR if os.isatty(2) else "") if again else f"{sentence}\n"
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode())  # past Python's buffers: the signal may have come in the midst of a print
+        if again:
             os._exit(128 + number)
-        came.append(number)
-        _write(f"{sentence}\n")
         tell(number)
 
     return {number: signal.signal(number, handler) for number in _SIGNALS}
-
-
-def _write(text: str):
-    """To stderr, past Python's buffers: the signal may have come in the midst of a print."""
-    with contextlib.suppress(OSError):
-        os.write(2, text.encode())

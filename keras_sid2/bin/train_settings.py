@@ -1,167 +1,105 @@
 """What sid2-train is asked for: a flag each."""
 
 import dataclasses
+import functools
 
 import pipelines
-from keras_sid2.bin.measuring import CACHE, check_features
-from keras_sid2.bin.preset_flags import chosen_preset
+from keras_sid2.bin.flag_table import REQUIRED, Accepted, at_least, check, flag, names, one_of
+from keras_sid2.bin.measuring import CACHE, CACHE_TEXT, FEATURES_TEXT, WEIGHTS_TEXT, check_features
+from keras_sid2.bin.preset_flags import PresetFlags, chosen_preset
 from keras_sid2.checkpoints.sharded import check_available
 from keras_sid2.parallel.rules import Mesh
 from keras_sid2.training import Preset
 from keras_sid2.training.overrides import overridden
 from keras_sid2.training.preset import DATA_OPTIONS
-from keras_sid2.training.proposal import proposed_preset
+from keras_sid2.training.proposal import SIZES, proposed_preset
 
-# What says nothing without measure_every.
-MEASURING = ("measure_images", "measure_features", "inception_weights", "measure_share", "measure_cache")
-PRECISIONS = ("float32", "mixed_bfloat16")
-CHECKPOINTS = ("portable", "sharded")
-
-
-def _multiple(number: int, of: int) -> int:
-    """The first multiple at or above a number."""
-    return -(-number // of) * of
+_SEEDS = Accepted("in [0, 2**32)", lambda seed: 0 <= seed < 2**32)
+_POSITIVE = Accepted("positive", lambda value: value > 0)
+_FACTORS = Accepted("above 1, or 0 for never", lambda factor: factor == 0 or factor > 1)
+_of_run = functools.partial(flag, defines=True)  # a run goes on with the same value only
+_of_measuring = functools.partial(flag, needs="measure_every")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """What `sid2-train` was asked for; None is the preset's. Fields in DEFINING make the run, others may change."""
+class TrainSettings(PresetFlags):
+    """What `sid2-train` was asked for; None is the preset's."""
 
-    workdir: str
-    data: str
-    preset: str | None = None
-    config: str | None = None
-    set: tuple[str, ...] = ()
-    size: str | None = None
-    image_size: str | None = None
-    data_dir: str | None = None
-    split: str = "train"
-    eval_split: str | None = None
-    steps: int = 1000
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    warmup_steps: int | None = None
-    lr_decay: str | None = None
-    ema_decay: float | None = None
-    ema_warmup: bool | None = None
-    flip: bool | None = None
-    crop: str | None = None
-    max_bad_records: int = 0
-    seed: int = 0
-    precision: str = "float32"
-    remat: bool = False
-    accumulation_steps: int = 1
-    mesh: str | None = None
-    coordinator: str | None = None
-    process_count: int | None = None
-    process_id: int | None = None
-    log_every: int = 50
-    eval_every: int = 500
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 3
-    keep_every: int = 0
-    checkpoints: str = "portable"
-    sample_every: int = 500
-    sample_steps: int | None = None
-    measure_every: int = 0
-    measure_images: int = 1000
-    measure_features: str = "inception"
-    inception_weights: str | None = None
-    measure_share: float | None = None
-    measure_cache: str = CACHE
-    peak_tflops: float | None = None
-    on_nan: str = "stop"
-    explosion_factor: float = 100.0
+    workdir: str = flag(REQUIRED, "folder of the run; a run that is in it is continued")
+    data: str = _of_run(REQUIRED, "name or folder of a prepared data set (sid2-data prepare)")
+    size: str | None = flag(None, f"of the network proposed without --preset and --config: {', '.join(SIZES)}")
+    image_size: str | None = flag(None, "that it is for, as 64 or 48x64, where the data's differ or with --crop")
+    data_dir: str | None = flag(None, "where data sets lie that are given by name; tfds' own folder if not given")
+    split: str = _of_run("train", "split to train on")
+    eval_split: str | None = flag(None, "split to evaluate on; none if not given")
+    steps: int = flag(1000, "training steps in all, those of an earlier start counted in", at_least(1))
+    batch_size: int | None = _of_run(None, "images a step; the preset's if not given", at_least(1))
+    learning_rate: float | None = _of_run(None, "after warm-up; the preset's if not given")
+    warmup_steps: int | None = _of_run(None, "steps of linear warm-up; the preset's if not given")
+    lr_decay: str | None = _of_run(None, "constant, inverse_sqrt, or linear or cosine to 0 at --steps; the preset's")
+    ema_decay: float | None = _of_run(None, "of the averaged weights; the preset's if not given")
+    ema_warmup: bool | None = _of_run(None, "average over fewer steps at first; the preset's if not given")
+    flip: bool | None = _of_run(None, "mirror half of the images")
+    crop: str | None = _of_run(None, "center or random: cut, resize to the preset's size", one_of("center", "random"))
+    max_bad_records: int = flag(0, "damaged records that are skipped and counted before training stops", at_least(0))
+    seed: int = _of_run(0, "of the initial weights, the data's order and all noise", _SEEDS)
+    precision: str = _of_run("float32", "float32 or mixed_bfloat16", one_of("float32", "mixed_bfloat16"))
+    remat: bool = _of_run(False, "recompute blocks in the backward pass: less memory, a quarter more work; not on CPUs")
+    accumulation_steps: int = _of_run(1, "microbatches that a batch is cut into, one after another", at_least(1))
+    mesh: str | None = flag(None, "devices, as data:4,fsdp:2,model:1 (tensorflow, torch: data alone); one if not given")
+    coordinator: str | None = flag(None, "host:port of process 0; else the environment tells (see BUILD.md)")
+    process_count: int | None = flag(None, "processes that train together")
+    process_id: int | None = flag(None, "of this one, from 0")
+    log_every: int = flag(50, "steps between lines of the log", at_least(1))
+    eval_every: int = flag(500, "steps between evaluations, rounded up to a multiple of log_every", at_least(1))
+    checkpoint_every: int = flag(500, "steps between checkpoints, rounded up to a multiple of log_every", at_least(1))
+    keep_checkpoints: int = flag(3, "how many of the newest checkpoints to keep", at_least(1))
+    keep_every: int = flag(0, "keep those at multiples of this, rounded up to checkpoint_every's; 0: none", at_least(0))
+    checkpoints: str = flag("portable", "portable, for every backend, or sharded (jax)", one_of("portable", "sharded"))
+    sample_every: int = flag(500, "steps between sample grids, rounded up likewise; 0 is never", at_least(0))
+    sample_steps: int | None = flag(None, "sampler steps, for grids and measurements; the preset's", at_least(1))
+    measure_every: int = flag(0, "steps between measurements of samples, rounded up likewise; 0 is never", at_least(0))
+    measure_images: int = _of_measuring(1000, "how many are drawn each time", at_least(20))
+    measure_features: str = _of_measuring("inception", FEATURES_TEXT)
+    inception_weights: str | None = _of_measuring(None, WEIGHTS_TEXT)
+    measure_share: float | None = _of_measuring(None, "deprecated, without effect")
+    measure_cache: str = _of_measuring(CACHE, CACHE_TEXT)
+    peak_tflops: float | None = flag(None, "10^12 dense operations a second of all devices; a table's", _POSITIVE)
+    on_nan: str = flag("stop", "stop; or skip: go back to a checkpoint, leave the batch out", one_of("stop", "skip"))
+    explosion_factor: float = flag(100.0, "times the least mean of 20 losses is as bad as a NaN; 0: never", _FACTORS)
 
-    DEFINING = (
-        "preset",
-        "data",
-        "split",
-        "batch_size",
-        "learning_rate",
-        "warmup_steps",
-        "lr_decay",
-        "ema_decay",
-        "ema_warmup",
-        "flip",
-        "crop",
-        "seed",
-        "precision",
-        "remat",
-        "accumulation_steps",
-    )
-
-    OF_RECIPE = {  # and the field there
-        "learning_rate": "learning_rate",
-        "warmup_steps": "warmup_steps",
-        "lr_decay": "decay",
-        "ema_decay": "ema_decay",
-        "ema_warmup": "ema_warmup",
-    }
-
+    # Flags that are fields of the recipe, with their names there.
+    OF_RECIPE = {name: name for name in ("learning_rate", "warmup_steps", "ema_decay", "ema_warmup")}
+    OF_RECIPE["lr_decay"] = "decay"
     EVERY = ("eval_every", "checkpoint_every", "sample_every", "measure_every")
 
     def __post_init__(self):
-        for field in ("steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"--{field} must be at least 1, got {getattr(self, field)}.")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"--seed must be in [0, 2**32), got {self.seed}.")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"--batch_size must be at least 1, got {self.batch_size}.")
-        if self.max_bad_records < 0:
-            raise ValueError(f"--max_bad_records must be at least 0, got {self.max_bad_records}.")
-        if self.on_nan not in ("stop", "skip"):
-            raise ValueError(f"--on_nan must be stop or skip, got {self.on_nan!r}.")
-        if self.explosion_factor and not self.explosion_factor > 1.0:
-            raise ValueError(f"--explosion_factor must be above 1, or 0 for never, got {self.explosion_factor}.")
-        if self.crop not in (None, "center", "random"):
-            raise ValueError(f"--crop must be center or random, got {self.crop!r}.")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
-        if self.checkpoints not in CHECKPOINTS:
-            raise ValueError(f"--checkpoints must be {' or '.join(CHECKPOINTS)}, got {self.checkpoints!r}.")
-        for field in ("sample_every", "measure_every", "keep_every"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"--{field} must be at least 0 (0 is never), got {getattr(self, field)}.")
-        if self.sample_steps is not None and self.sample_steps < 1:
-            raise ValueError(f"--sample_steps must be at least 1, got {self.sample_steps}.")
-        if self.measure_images < 20:
-            raise ValueError(f"--measure_images must be at least 20, got {self.measure_images}.")
-        if self.peak_tflops is not None and not self.peak_tflops > 0:
-            raise ValueError(f"--peak_tflops must be positive, got {self.peak_tflops}.")
+        check(TrainSettings, self)
         check_features(self.measure_features)
 
-    def resolved(self, experiment: Preset | None = None) -> tuple["TrainSettings", Preset]:
-        """These settings with the preset's numbers filled in, and the preset with these settings' numbers.
+    def resolved(self, preset: Preset) -> tuple["TrainSettings", Preset]:
+        """These settings with the numbers of `experiment()` filled in, and that preset with these settings' numbers.
 
         Numbers of steps that go by the log's are rounded up to multiples of it (`remarks` says which).
         ImportError, or ValueError, for sharded checkpoints where they cannot be.
         """
-        preset = experiment or self.experiment()
-        recipe, data = preset.recipe, DATA_OPTIONS | preset.data
         if self.checkpoints == "sharded":
             check_available()
-        chosen = {
-            field: getattr(recipe, name) if getattr(self, field) is None else getattr(self, field)
-            for field, name in self.OF_RECIPE.items()
-        }
-        chosen |= {
-            name: data[name] if getattr(self, name) is None else getattr(self, name) for name in ("flip", "crop")
-        }
-        batch_size = self.batch_size or preset.batch_size
-        self._check_parts(batch_size)
-        ends = chosen["lr_decay"] in ("linear", "cosine")
+        preset_says = {field: getattr(preset.recipe, name) for field, name in self.OF_RECIPE.items()}
+        preset_says |= {name: (DATA_OPTIONS | preset.data)[name] for name in ("flip", "crop")}
+        preset_says["batch_size"] = preset.batch_size
+        given = {name: value for name in preset_says if (value := getattr(self, name)) is not None}
+        found = dataclasses.replace(self, preset=preset.name, **{**preset_says, **given}, **self._rounded())
+        found._check_parts()
+        ends = found.lr_decay in ("linear", "cosine")
         recipe = dataclasses.replace(
-            recipe,
-            **{name: chosen[field] for field, name in self.OF_RECIPE.items()},
-            decay_steps=(recipe.decay_steps or self.steps) if ends else None,
+            preset.recipe,
+            **{name: getattr(found, field) for field, name in self.OF_RECIPE.items()},
+            decay_steps=(preset.recipe.decay_steps or self.steps) if ends else None,
             accumulation_steps=self.accumulation_steps,
         )
         network = {**preset.network, "remat": True} if self.remat else preset.network
-        preset = dataclasses.replace(preset, recipe=recipe, network=network, batch_size=batch_size)
-        found = dataclasses.replace(self, preset=preset.name, **chosen, batch_size=batch_size, **self._rounded())
-        return found, preset
+        return found, dataclasses.replace(preset, recipe=recipe, network=network, batch_size=found.batch_size)
 
     @property
     def proposes(self) -> bool:
@@ -174,7 +112,7 @@ class TrainSettings:
             given = [flag for flag in ("size", "image_size") if getattr(self, flag) is not None]
             if given:
                 raise ValueError(f"--{given[0]} is of a proposed network: leave it out, or --preset and --config.")
-            return chosen_preset(self.preset, self.config, self.set)
+            return chosen_preset(self)
         missing = self.max_bad_records > 0
         data = pipelines.describe(self.data, split=self.split, data_dir=self.data_dir, missing_shards=missing)
         shape = self._sample_shape(data)
@@ -203,28 +141,25 @@ class TrainSettings:
 
     def remarks(self, asked: "TrainSettings") -> list[str]:
         """A sentence for each number of steps that `resolved` rounded up, and for flags that do nothing any more."""
-        changed = [f for f in (*self.EVERY, "keep_every") if getattr(self, f) != getattr(asked, f)]
         gone = "--measure_share does nothing, and goes with the next version: --measure_every and --measure_images do."
+        of = dict.fromkeys(self.EVERY, f"--log_every={self.log_every}") | {"keep_every": "--checkpoint_every"}
         return [gone] * (self.measure_share is not None) + [
-            f"--{field}={getattr(asked, field)} is {getattr(self, field)} here: a multiple of "
-            + ("--checkpoint_every" if field == "keep_every" else f"--log_every={self.log_every}")
-            + "."
-            for field in changed
+            f"--{field}={getattr(asked, field)} is {getattr(self, field)} here: a multiple of {divisor}."
+            for field, divisor in of.items()
+            if getattr(self, field) != getattr(asked, field)
         ]
 
-    def _check_parts(self, batch_size: int):
+    def _check_parts(self):
         """ValueError unless every device has as many rows of every part of a batch."""
         shards = 1 if self.mesh is None else Mesh.parse(self.mesh).batch_shards
-        if self.accumulation_steps < 1 or batch_size % (shards * self.accumulation_steps):
-            raise ValueError(
-                f"A batch of {batch_size} must be divisible by the {shards} devices that share it times "
-                f"--accumulation_steps={self.accumulation_steps}."
-            )
-
-    @classmethod
-    def default(cls, name: str):
-        """Of a field; None where it must be given."""
-        return getattr(cls, name, None)
+        if self.batch_size % (shards * self.accumulation_steps):
+            by = f"the {shards} devices that share it times --accumulation_steps={self.accumulation_steps}"
+            raise ValueError(f"A batch of {self.batch_size} must be divisible by {by}.")
 
     def defining(self) -> dict:
-        return {field: getattr(self, field) for field in self.DEFINING}
+        return {name: getattr(self, name) for name in names(self, "defines")}
+
+
+def _multiple(number: int, of: int) -> int:
+    """The first multiple at or above a number."""
+    return -(-number // of) * of

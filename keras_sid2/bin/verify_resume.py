@@ -9,7 +9,9 @@ import subprocess
 import sys
 import tempfile
 
-from keras_sid2.bin.train_settings import MEASURING, TrainSettings
+import keras
+
+from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.checkpoints import checkpoints, load_model
 
 
@@ -30,11 +32,12 @@ def verify_resume(settings: TrainSettings, *, steps: int) -> str:
 def _train(settings: TrainSettings, workdir: pathlib.Path, steps: int):
     every = dict.fromkeys(("log_every", "eval_every", "checkpoint_every"), steps)
     never = dict.fromkeys(("sample_every", "measure_every", "keep_every"), 0)
-    measuring = {f.name: f.default for f in dataclasses.fields(settings) if f.name in MEASURING}
-    small = {"workdir": str(workdir), "steps": steps, "eval_split": None, **every, **never, **measuring}
-    asked = dataclasses.asdict(dataclasses.replace(settings, **small))
-    texts = [f"--set={change}" for change in asked.pop("set")]
-    texts += [f"--{name}={value}" for name, value in asked.items() if value != TrainSettings.default(name)]
+    changed = {"workdir": str(workdir), "steps": steps, "eval_split": None, **every, **never}
+    texts = [f"--set={change}" for change in settings.set]
+    for field in dataclasses.fields(settings):
+        value = changed.get(field.name, getattr(settings, field.name))
+        if value != field.default and field.name != "set" and "needs" not in field.metadata:  # of what is never done
+            texts.append(f"--{field.name}={value}")
     result = subprocess.run([sys.executable, "-m", "keras_sid2.bin.train", *texts], capture_output=True, text=True)
     if result.returncode:
         raise ValueError(f"sid2-train ended with {result.returncode}: {result.stderr.strip().splitlines()[-1]}")
@@ -42,22 +45,15 @@ def _train(settings: TrainSettings, workdir: pathlib.Path, steps: int):
 
 def _variables(workdir: pathlib.Path) -> dict:
     """Weights and all that the optimizer keeps, by name, from the newest checkpoint."""
-    from keras import ops
-
     model = load_model(checkpoints(workdir / "checkpoints")[-1])
-    return {v.path: ops.convert_to_numpy(v.value) for v in (*model.variables, *model.optimizer.variables)}
+    return {v.path: keras.ops.convert_to_numpy(v.value) for v in (*model.variables, *model.optimizer.variables)}
 
 
 def _compared(whole: dict, parts: dict, steps: int) -> str:
+    ways = f"{2 * steps} steps at a go and {steps} + {steps} steps in two processes"
     for name, values in whole.items():
         if values.tobytes() != parts[name].tobytes():
             far = abs(values.astype("float64") - parts[name].astype("float64")).max()
-            raise FloatingPointError(
-                f"Resuming is not exact here: after {steps} + {steps} steps {name} differs from {2 * steps} steps at a "
-                f"go, by {far:.3g} at most."
-            )
+            raise FloatingPointError(f"Resuming is not exact here: {name} differs by up to {far:.3g} after {ways}.")
     numbers = sum(values.size for values in whole.values())
-    return (
-        f"Resuming is exact: {len(whole)} variables with {numbers:,} numbers are equal to the bit after {2 * steps} "
-        f"steps at a go and {steps} + {steps} steps in two processes."
-    )
+    return f"Resuming is exact: {len(whole)} variables with {numbers:,} numbers are equal to the bit after {ways}."

@@ -10,6 +10,7 @@ from absl import flags
 from training_helpers import fit_steps, stripes, tiny_model
 
 from keras_sid2.bin import evaluate as program
+from keras_sid2.bin.flag_table import define
 from keras_sid2.checkpoints import save_checkpoint
 from keras_sid2.io.image_files import write_npz, write_pngs
 
@@ -26,7 +27,7 @@ def rows():
 def evaluate(folder, *texts) -> int:
     """The program without a process of its own; its exit status."""
     values = flags.FlagValues()
-    program.define(values)
+    define(program.EvaluateFlags, values)
     values(["sid2-evaluate", f"--cache={folder / 'cache'}", *texts])
     return program.main(values)
 

@@ -8,6 +8,7 @@ from absl import flags
 from rich.console import Console
 
 from keras_sid2.bin import sample
+from keras_sid2.bin.flag_table import define
 from keras_sid2.io.image_reading import read_images
 
 WHITE = np.full((4, 4, 1), 255, "uint8")
@@ -26,7 +27,7 @@ def last_line(stderr: str) -> str:
 def parsed(*given: str) -> flags.FlagValues:
     """The program's flags."""
     values = flags.FlagValues()
-    sample.define(values)
+    define(sample.SampleFlags, values)
     values(["sid2-sample", *given])
     return values
 
@@ -34,7 +35,7 @@ def parsed(*given: str) -> flags.FlagValues:
 def draw(*given: str) -> tuple[int, str]:
     """(exit code, what was printed) of the program in this process."""
     console = Console(file=io.StringIO(), width=200)
-    code = sample.draw(parsed(*given), console)
+    code = sample.main(parsed(*given), console)
     return code, console.file.getvalue()
 
 

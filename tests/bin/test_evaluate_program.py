@@ -14,6 +14,7 @@ from training_helpers import stripes, tiny_model
 import pipelines
 from keras_sid2.bin import sample, sweep
 from keras_sid2.bin.common import tell
+from keras_sid2.bin.flag_table import define
 from keras_sid2.evaluation import ImagesDigest
 from keras_sid2.generation.provenance import write_provenance
 from keras_sid2.io.image_files import write_npz
@@ -103,9 +104,9 @@ def test_images_in_a_file_are_measured(folder):
 def draw(folder, *texts):
     """sid2-sample."""
     values = flags.FlagValues()
-    sample.define(values)
+    define(sample.SampleFlags, values)
     values(["sid2-sample", f"--workdir={folder / 'run'}", "--num_steps=2", "--num_images=60", *texts])
-    assert sample.draw(values, Console(quiet=True)) == 0
+    assert sample.main(values, Console(quiet=True)) == 0
 
 
 def test_images_in_files_have_the_signature_of_those_that_are_drawn(folder, capsys):
@@ -148,7 +149,7 @@ def test_a_sweep_draws_fewer_images_if_nobody_says_how_many(folder, monkeypatch)
     common = (f"--workdir={folder / 'run'}", f"--reference={folder / 'real.npz'}", "--features=own_features:rows")
     counts = []
     monkeypatch.setattr(sweep, "IMAGES", 40)
-    monkeypatch.setattr(sweep, "run", lambda _, measuring, *__: counts.append(measuring.request["num_images"]))
+    monkeypatch.setattr(sweep, "run", lambda _, measuring, *__: counts.append(measuring.count))
     for given in ((), ("--num_images=60",)):
         evaluate(folder, *common, "--sweep", f"--out={folder / 'few'}", *given)
     assert counts == [40, 60]
@@ -172,7 +173,7 @@ def test_a_prepared_data_set_is_a_reference_and_fits_a_classifier(folder):
         (("--samples=drawn.npz", "--reference=real.npz", "--out=o", "--num_steps=9"), "--num_steps does nothing with"),
         (
             ("--workdir=run", "--reference=real.npz", "--sweep_scales=1,2"),
-            "--sweep_scales does nothing with no --sweep",
+            "--sweep_scales does nothing without --sweep",
         ),
         (("--samples=drawn.npz", "--reference=real.npz", "--sweep", "--out=o"), "--samples are measured as they are"),
         (("--samples=wrong.npz", "--reference=real.npz", "--out=o"), "must hold images as arr_0"),

@@ -1,5 +1,7 @@
 """sid2-export: one file of a run's checkpoint, and what it refuses."""
 
+import contextlib
+import io
 import os
 import pathlib
 import shutil
@@ -12,6 +14,7 @@ from helpers import only_on_jax
 from training_helpers import all_weights, fit_steps, same_weights, tiny_model
 
 from keras_sid2.bin import export
+from keras_sid2.bin.flag_table import define
 from keras_sid2.checkpoints import MODEL, checkpoints, load_model, save_checkpoint
 from keras_sid2.checkpoints.sharded import ShardedSaver
 
@@ -30,9 +33,11 @@ def digest(model):
 
 def run(*given: str) -> str:
     values = flags.FlagValues()
-    export.define(values)
+    define(export.ExportFlags, values)
     values(["sid2-export", *given])
-    return export.export(values)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        export.export(values)
+    return printed.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +63,7 @@ def test_a_portable_checkpoint_is_copied(portable, tmp_path):
 @pytest.mark.parametrize(
     "given, error, sentence",
     [
-        ([], ValueError, "Give --workdir, and --out"),
+        ([], ValueError, "--workdir, --out must be given"),
         (["--workdir={run}", "--out=model.h5"], ValueError, "--out must end in .keras, got 'model.h5'"),
         (["--workdir={run}", "--out={there}"], ValueError, "is there already: give another, or --overwrite"),
         (["--workdir=/nowhere", "--out=new.keras"], FileNotFoundError, "holds no checkpoints"),
@@ -79,7 +84,7 @@ def test_a_damaged_one_is_not_exported(portable, tmp_path, capsys):
     file = checkpoints(tmp_path / "run" / "checkpoints")[1] / MODEL
     file.write_bytes(file.read_bytes()[:-1])
     given = (f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out.keras'}")
-    with pytest.raises(ValueError, match="step_0000000001 is not sound: model.keras has"):
+    with pytest.raises(ValueError, match="step_0000000001 is not valid: model.keras has"):
         run(*given, "--step=1")
     assert "step_0000000000" in run(*given)
     assert "step_0000000001 is not sound" in capsys.readouterr().err

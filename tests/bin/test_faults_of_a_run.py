@@ -60,12 +60,12 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_run_ends_as_ever(data, tmp
     assert [path.name for path in corrupt_checkpoints(again.checkpoint_dir)] == ["corrupt_step_0000000008"]
 
 
-def test_a_run_without_any_sound_checkpoint_does_not_begin_anew_by_itself(data, tmp_path):
+def test_a_run_without_any_valid_checkpoint_does_not_begin_anew_by_itself(data, tmp_path):
     run_in(data, tmp_path, steps=4).train()
     for path in checkpoints(tmp_path / "checkpoints"):
         (path / MODEL).unlink()
     for _ in range(2):
-        with pytest.raises(ValueError, match="No checkpoint in .* is sound"):
+        with pytest.raises(ValueError, match="No checkpoint in .* is valid"):
             run_in(data, tmp_path).train()
 
 
@@ -186,7 +186,7 @@ def test_a_signal_before_the_first_step_stops_the_run(data, tmp_path):
 
     run.dataset = dataset
     run.train()
-    assert run.stopped_by == signal.SIGTERM
+    assert run.stopped.by == signal.SIGTERM
     assert [checkpoint_step(path) for path in checkpoints(run.checkpoint_dir)] == [1]
 
 
@@ -203,7 +203,8 @@ def test_a_list_of_what_is_skipped_keeps_the_batches_of_all_other_steps(tmp_path
         skipped.add(batch)
     again = Skipped(tmp_path / "skipped.json")
     assert [again.batch(step) for step in range(12)] == [0, 1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 14]
-    assert again.runs(0, 12) == [(0, 6), (6, 9), (9, 12)] and again.runs(6, 9) == [(6, 9)]
+    assert again.intervals(0, 12, 3) == [(0, 3, 2), (7, 3, 1), (12, 3, 1)] and again.intervals(6, 9, 3) == [(7, 3, 1)]
+    assert again.intervals(0, 12, 12) == [(0, 6, 1), (7, 3, 1), (12, 3, 1)]
     for batch in range(20, 27):
         skipped.add(batch)
     with pytest.raises(FloatingPointError, match="10 batches were left out already"):

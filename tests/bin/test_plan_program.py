@@ -70,11 +70,13 @@ import json, sys
 from absl import flags
 from absl.testing import flagsaver
 from keras_sid2.bin import plan
+from keras_sid2.bin.flag_table import define
+define(plan.PlanFlags)
 for arguments in json.loads(sys.argv[1]):
     with flagsaver.flagsaver():
         flags.FLAGS(["plan", *arguments])
         try:
-            plan._main([])
+            plan.main(flags.FLAGS)
             print("accepted")
         except ValueError as error:
             print(error)

@@ -10,7 +10,7 @@ import time
 import pytest
 
 import pipelines
-from keras_sid2.bin.common import check_folder, make_folder
+from keras_sid2.bin.common import check_folder, make_folders
 from keras_sid2.checkpoints import checkpoint_step, checkpoints
 
 
@@ -39,8 +39,8 @@ IN_THE_WAY = {
     "file": "--workdir must be a folder, and file is a file.",
     "file/run": "--workdir(=file/run cannot be .*: Not a directory| must be a folder, and .*file is a file)",
     "": "--workdir must name a folder, got nothing",
-    "/proc/no/such": "--workdir=/proc/no/such cannot be made or written in: ",
-    "x" * 300: "--workdir=x+ cannot be made or written in: File name too long",
+    "/proc/no/such": "--workdir=/proc/no/such cannot be written: ",
+    "x" * 300: "--workdir=x+ cannot be written: File name too long",
 }
 
 
@@ -51,7 +51,7 @@ def test_a_work_directory_that_cannot_be_is_refused_in_one_sentence(tmp_path, wo
     (tmp_path / "file").write_text("")
     with pytest.raises((ValueError, NotADirectoryError), match=IN_THE_WAY[workdir]):
         check_folder("workdir", workdir)
-        make_folder("workdir", workdir)
+        make_folders("workdir", workdir, workdir)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -66,14 +66,14 @@ def test_so_it_is_in_a_program(tmp_path):
 @pytest.mark.backend_free
 def test_a_folder_that_is_not_ours_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(ValueError, match=r"--workdir=.*/new cannot be made or written in: Permission denied\."):
+    with pytest.raises(ValueError, match=r"--workdir=.*/new cannot be written: Permission denied\."):
         check_folder("workdir", str(tmp_path / "new"))
 
 
 @pytest.mark.backend_free
 def test_a_tilde_behind_an_equals_sign_is_the_home_folder(tmp_path):
     result = program("export", "--workdir=~/run", "--out=x.keras", env={**os.environ, "HOME": str(tmp_path)})
-    assert result.returncode == 2 and f"{tmp_path}/run/checkpoints holds no checkpoints" in last_line(result)
+    assert result.returncode == 2 and f"--workdir={tmp_path}/run holds no checkpoints" in last_line(result)
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_the_demo_from_nothing_to_pictures_and_figures(tmp_path):
     again = program("demo", *flags)
     assert again.returncode == 0 and again.stdout == result.stdout
     assert "20 steps are done, nothing to train" in again.stderr
-    assert "holds these 1797 digits already, nothing to draw" in again.stderr
+    assert "1797 of 1797 images are there already" in again.stderr
     assert "class accuracy" in result.stdout and "Frechet distance" in result.stdout
     for name in ("digits.png", "digits.npz", "quality.json"):
         assert (pathlib.Path(tmp_path) / name).stat().st_size > 0

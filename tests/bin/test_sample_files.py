@@ -25,7 +25,7 @@ def no_drawing(monkeypatch):
     def batches(*_):
         raise AssertionError("drawn again")
 
-    monkeypatch.setattr(sample._Request, "batches", batches)
+    monkeypatch.setattr(sample.Request, "batches", batches)
 
 
 @pytest.fixture(scope="module")
@@ -105,14 +105,14 @@ def test_a_folder_with_pictures_of_another_request_is_refused_and_kept(workdir, 
 
 def test_pictures_that_an_end_left_are_completed(workdir, drawn, tmp_path, monkeypatch):
     how = (*request(workdir, tmp_path / "a"), "--format=pngs")
-    batches = sample._Request.batches
+    batches = sample.Request.batches
 
     def interrupted(self, *args):
         yield next(batches(self, *args))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sample._Request, "batches", interrupted)
+        patch.setattr(sample.Request, "batches", interrupted)
         with pytest.raises(KeyboardInterrupt):
             draw(*how)
     assert len(list((tmp_path / "a").glob("*.png"))) == 4
@@ -159,10 +159,10 @@ def test_images_of_no_class(tmp_path):
 def test_four_channels_go_into_an_npz_and_are_no_picture(tmp_path, no_drawing, monkeypatch):
     tiny_model(network=tiny_network(image_shape=(4, 4, 4))).save(tmp_path / "four.keras")
     how = (f"--weights={tmp_path / 'four.keras'}", f"--out={tmp_path / 'a'}", "--num_images=3", "--num_steps=2")
-    with pytest.raises(ValueError, match="--format=grid takes images of 1 or 3 channels, and this model's have 4"):
+    with pytest.raises(ValueError, match="--format=grid takes 1 or 3 channels, and the model has 4"):
         draw(*how)
     for name in ("pngs", "gif", "webp"):
-        with pytest.raises(ValueError, match=f"--format={name} takes images of 1 or 3 channels"):
+        with pytest.raises(ValueError, match=f"--format={name} takes 1 or 3 channels"):
             check_channels(2, ["npz", name])
     assert [path.name for path in tmp_path.iterdir()] == ["four.keras"]
     monkeypatch.undo()

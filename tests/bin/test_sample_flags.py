@@ -58,7 +58,7 @@ PAIRS = "--guidance_scale must be a number, or logsnr:scale pairs"
         (("--frames=3",), "--frames goes with --format=gif or webp"),
         (("--format=gif", "--frames=0"), "--frames must be at least 1, got 0"),
         (("--format=gif", "--frames=50", "--num_steps=4"), "--frames must be at most --num_steps (4), got 50"),
-        (("--resamplings=3",), "--resamplings goes with --known and --mask"),
+        (("--resamplings=3",), "--resamplings does nothing without --known"),
         (("--out=",), "--out must be a path of files, without suffix, as runs/digits, got ''"),
         (("--out={tmp}/",), "--out must be a path of files"),
         (("--out={tmp}/white.png/a",), "white.png/a cannot be written: "),
@@ -70,8 +70,8 @@ PAIRS = "--guidance_scale must be a number, or logsnr:scale pairs"
         (("--num_images=0",), "--num_images must be at least 1, got 0"),
         (("--first_image=-1",), "--first_image must be at least 0, got -1"),
         (("--seed=-1",), "--seed must be at least 0, got -1"),
-        (("--labels=0,x",), "--labels must be numbers with commas between, got '0,x'"),
-        (("--labels=",), "--labels must be numbers with commas between, got ''"),
+        (("--labels=0,x",), "--labels must be numbers, with commas between, got '0,x'"),
+        (("--labels=",), "--labels must be numbers, with commas between, got ''"),
         (("--labels=0,1", "--num_images=3"), "--labels are 2 and --num_images=3: give one of them"),
         (("--sampler=euler",), "sampler must be one of ddpm, ddim, heun, dpmpp_2m"),
         (("--sampler=heun", "--churn=0.1"), "--churn goes with --sampler=edm_heun, got --sampler=heun"),
@@ -81,7 +81,7 @@ PAIRS = "--guidance_scale must be a number, or logsnr:scale pairs"
         (("--sampler=ddim", "--eta=2"), "eta must be in [0, 1], got 2.0"),
         (("--noise_levels=log",), "noise_levels must be one of uniform_t, uniform_logsnr, edm_rho"),
         (("--dynamic_threshold=1.5",), "--dynamic_threshold must be in (0, 1], got 1.5"),
-        (("--guidance_scale=x",), f"{PAIRS} as -3:1,0:2.5,5:1, got 'x'"),
+        (("--guidance_scale=x",), f"{PAIRS} as -3:1,0:2.5,5:1, with commas between, got 'x'"),
         (("--guidance_scale=-1",), "The guidance scale must be a finite number >= 0"),
         (("--guidance_scale=1:2:3",), "A ScaleCurve needs at least two points"),
         (("--guidance_scale=3:1,0:2",), "with rising logsnr"),
@@ -187,11 +187,11 @@ def test_a_shell_gets_one_sentence_and_exit_code_2(workdir, tmp_path, given, sen
 
 
 @pytest.mark.backend_free
-def test_without_a_sound_checkpoint_nothing_is_said_of_an_earlier_one(workdir, tmp_path, capsys):
+def test_without_a_valid_checkpoint_nothing_is_said_of_an_earlier_one(workdir, tmp_path, capsys):
     shutil.copytree(workdir, tmp_path / "run")
     (path,) = checkpoints(tmp_path / "run" / "checkpoints")
     (path / MODEL).write_bytes(b"damaged")
-    with pytest.raises(FileNotFoundError, match="run holds no sound checkpoint: train there with sid2-train"):
+    with pytest.raises(FileNotFoundError, match="run holds no valid checkpoint: train there with sid2-train"):
         draw(f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'a'}")
     assert "is not sound: model.keras has 7 bytes" in (said := capsys.readouterr().err) and "passed over" in said
 

@@ -75,7 +75,7 @@ def test_a_mesh_that_cannot_be_is_refused_before_anything_is_written(data, tmp_p
     [
         (dict(mesh="data:4", batch_size=18), "A batch of 18 must be divisible by the 4 devices that share it"),
         (dict(accumulation_steps=5, batch_size=16), "times --accumulation_steps=5"),
-        (dict(accumulation_steps=0), "times --accumulation_steps=0"),
+        (dict(accumulation_steps=0), "--accumulation_steps must be at least 1, got 0"),
         (dict(mesh="rows:4"), "A mesh has the axes data, fsdp, model"),
     ],
 )

@@ -13,7 +13,7 @@ from rich.console import Console
 
 import keras_sid2
 from keras_sid2.bin.train_settings import TrainSettings
-from keras_sid2.bin.training_run import TrainingRun, windows
+from keras_sid2.bin.training_run import Skipped, TrainingRun
 from keras_sid2.checkpoints import checkpoint_step, checkpoints
 from keras_sid2.evaluation import Features
 from keras_sid2.training import Preset, find_preset, preset, register_preset
@@ -124,7 +124,7 @@ def test_sigterm_does_not_wait_for_a_measurement(data, tmp_path):
     asked = settings(data, tmp_path / "run", measure_every=4, measure_images=200, **own)
     run = TrainingRun(asked, Console(record=True, width=200, file=open("/dev/null", "w")))
     run.train()
-    assert run.stopped_by == signal.SIGTERM and _passed_on == [64]
+    assert run.stopped.by == signal.SIGTERM and _passed_on == [64]
     assert "Measuring samples at step 4 was broken off" in run.console.export_text()
     assert not (tmp_path / "run" / "measurements.jsonl").exists()
     assert [checkpoint_step(p) for p in checkpoints(tmp_path / "run" / "checkpoints")] == [4]
@@ -159,7 +159,7 @@ def test_bfloat16_runs_and_its_checkpoint_keeps_the_policy(data, tmp_path):
         ({"batch_size": 0}, ValueError, "--batch_size must be at least 1"),
         ({"learning_rate": -1.0}, ValueError, "learning_rate must be positive"),
         ({"ema_decay": 1.5}, ValueError, r"ema_decay must be in \[0, 1\)"),
-        ({"precision": "float8"}, ValueError, "--precision must be one of float32, mixed_bfloat16"),
+        ({"precision": "float8"}, ValueError, "--precision must be float32 or mixed_bfloat16"),
         ({"checkpoints": "both"}, ValueError, "--checkpoints must be portable or sharded, got 'both'"),
         ({"seed": -1}, ValueError, r"--seed must be in \[0, 2\*\*32\), got -1"),
         (dict(measure_features="fid"), ValueError, "Features must be inception, classifier, or MODULE:FUNCTION"),
@@ -273,8 +273,8 @@ def test_a_workdir_that_is_a_file(data, tmp_path):
         (12, 12, 4, []),
     ],
 )
-def test_windows_end_at_multiples_and_at_the_end(start, stop, length, expected):
-    assert windows(start, stop, length) == expected
+def test_intervals_end_at_multiples_and_at_the_end(tmp_path, start, stop, length, expected):
+    assert Skipped(tmp_path / "skipped.json").intervals(start, stop, length) == expected
 
 
 @pytest.mark.parametrize("name", ["sid2_imagenet512_uvit4", "sid2_photo_patches", "sid2_digits"])
