@@ -49,6 +49,19 @@ def variables_survive(model: keras.Model):
                 variable._value = value
 
 
+@contextlib.contextmanager
+def replaced(owner, **attributes):
+    """Other attributes of a class or a module of keras's within the block, where keras has no hook of its own."""
+    before = {name: getattr(owner, name) for name in attributes}
+    try:
+        for name, value in attributes.items():
+            setattr(owner, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(owner, name, value)
+
+
 def on_batch_shards(values):
     """An array [B, ...], B divisible by `batch_shards()`, as a tensor whose examples are spread over the devices."""
     tensor = ops.convert_to_tensor(values)

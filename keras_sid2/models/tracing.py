@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
-from unittest import mock
 
 import keras
 from keras import ops
@@ -102,8 +101,8 @@ def trace(network) -> Trace:
 
     with (
         abstract_variables(),
-        mock.patch.object(layer, "__call__", lambda *args, **kwargs: recorder.of_layer(call, args, kwargs)),
-        mock.patch.object(nn, "dot_product_attention", lambda *a, **k: recorder.of_attention(*a) or attention(*a, **k)),
+        backend.replaced(layer, __call__=lambda *args, **kwargs: recorder.of_layer(call, args, kwargs)),
+        backend.replaced(nn, dot_product_attention=lambda *a, **k: recorder.of_attention(*a) or attention(*a, **k)),
     ):
         for _ in range(1 if network.built else 2):  # to make weights keras calls layers once more
             keras.src.backend.compute_output_spec(run, *inputs.values())
