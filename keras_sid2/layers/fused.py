@@ -20,9 +20,8 @@ def per_image(function: Callable, h):
     return ops.reshape(found, (-1, frames, *found.shape[1:]))
 
 
-@register
-class Convolution(keras.layers.Conv2D):
-    """keras's Conv2D over [B, H, W, C], or over each frame; on torch without the copies to channels-first and back."""
+class PerImage:
+    """What a convolution of keras's needs to go over [B, H, W, C], or over each frame of clips."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **{**kwargs, **CHANNELS_LAST})
@@ -32,6 +31,11 @@ class Convolution(keras.layers.Conv2D):
 
     def call(self, inputs):
         return per_image(super().call, inputs)
+
+
+@register
+class Convolution(PerImage, keras.layers.Conv2D):
+    """keras's Conv2D over [B, H, W, C], or over each frame; on torch without the copies to channels-first and back."""
 
     def convolution_op(self, inputs, kernel):
         return backend.convolution(inputs, kernel, strides=self.strides, padding=self.padding)

@@ -6,44 +6,32 @@ Of clips [B, F, H, W, C] each does so with every frame.
 import keras
 
 from keras_sid2.config import register
-from keras_sid2.layers.fused import CHANNELS_LAST, Convolution, per_image
+from keras_sid2.layers.fused import CHANNELS_LAST, Convolution, PerImage, per_image
 
 
-@register
-class Patchify(Convolution):
-    """[B, H, W, C] -> [B, H/p, W/p, filters]: a p x p convolution with stride p."""
+class _Patches(PerImage):
+    """Kernel size and strides are one patch size, in the configuration too."""
 
     def __init__(self, filters: int, patch_size: int, **kwargs):
         super().__init__(filters, patch_size, strides=patch_size, **kwargs)
         self.patch_size = patch_size
 
     def get_config(self):
-        return _patch_config(super().get_config(), self.patch_size)
+        config = {k: v for k, v in super().get_config().items() if k not in ("kernel_size", "strides")}
+        return {**config, "patch_size": self.patch_size}
 
 
 @register
-class Unpatchify(keras.layers.Conv2DTranspose):
+class Patchify(_Patches, Convolution):
+    """[B, H, W, C] -> [B, H/p, W/p, filters]: a p x p convolution with stride p."""
+
+
+@register
+class Unpatchify(_Patches, keras.layers.Conv2DTranspose):
     """[B, H/p, W/p, C] -> [B, H, W, filters]: a p x p transposed convolution with stride p, zero when new."""
 
     def __init__(self, filters: int, patch_size: int, **kwargs):
-        options = {"kernel_initializer": "zeros", **kwargs, **CHANNELS_LAST}
-        super().__init__(filters, patch_size, strides=patch_size, **options)
-        self.patch_size = patch_size
-
-    def build(self, input_shape):
-        super().build((None, *input_shape[-3:]))
-
-    def call(self, h):
-        return per_image(super().call, h)
-
-    def get_config(self):
-        return _patch_config(super().get_config(), self.patch_size)
-
-
-def _patch_config(config: dict, patch_size: int) -> dict:
-    """The convolution's configuration with one patch size in place of its kernel size and strides."""
-    kept = {k: v for k, v in config.items() if k not in ("kernel_size", "strides")}
-    return {**kept, "patch_size": patch_size}
+        super().__init__(filters, patch_size, **{"kernel_initializer": "zeros", **kwargs})
 
 
 class _Resample(keras.layers.Layer):
@@ -56,9 +44,7 @@ class _Resample(keras.layers.Layer):
 
     def build(self, input_shape):
         self.conv.build((None, None, None, input_shape[-1]))
-        self.resize.build(
-            (None, *input_shape[-3:])
-        )  # keras's trainers want every layer built, also one without weights
+        self.resize.build((None, *input_shape[-3:]))  # keras's trainers want layers without weights built, too
 
     def get_config(self):
         return {**super().get_config(), "channels": self.channels}

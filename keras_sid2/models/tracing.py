@@ -4,9 +4,9 @@
                      2 N M C of attention of N queries over M keys (keras.ops.dot_product_attention)
     tensors          each one that goes into or comes out of a layer: what training keeps is made of these
 
-Products that a network makes by hand, as ops.matmul, are not seen: a class that has them says its own count by a method
-`multiply_adds()`, of one example. Two methods, which a network may have, say more of it: `traced_blocks()`, the layers
-that it consists of, and `recomputed_blocks()`, those of them that training computes again in the backward pass.
+Products made by hand, as ops.matmul, are not seen: a class that has them says its own count, of one example, by a
+method `multiply_adds()`. By two more a network may say which layers it consists of, `traced_blocks()`, and which of
+them training computes again in the backward pass, `recomputed_blocks()`.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras
 
 @dataclasses.dataclass(frozen=True)
 class NetworkCost:
-    """parameters; multiply-adds for one example of the blocks alone and of the whole forward pass.
+    """Numbers in the weights, and multiply-adds for one example of the blocks alone and of the whole forward pass.
 
     Those of the blocks are the figure that papers citing SiD2 call "Gflops" (137 and 653 for the ImageNet models).
     """
@@ -39,7 +39,7 @@ class NetworkCost:
 
 @dataclasses.dataclass
 class Part:
-    """A block, or all that is in none: bytes of its input and of all tensors, numbers in attention's [heads, N, M]."""
+    """A block, or all that is in none: bytes of its input and of all tensors, numbers in attention's matrices."""
 
     is_block: bool = False
     recomputed: bool = False
@@ -79,13 +79,13 @@ class Trace:
 def abstract_variables() -> Iterator[None]:
     """Variables that are made within it have shapes and no values: a network of any size takes no memory."""
     state, name = keras.src.backend.common.global_state, "uninitialized_variables"
-    before = state.get_global_attribute(name)
+    before = state.get_global_attribute(name) or []
     state.set_global_attribute(name, [])
     try:
         with keras.StatelessScope(initialize_variables=False):
             yield
     finally:  # keras would give those in its list values at the end of the next scope
-        state.set_global_attribute(name, before or [])
+        state.set_global_attribute(name, before)
 
 
 def trace(network) -> Trace:
