@@ -60,8 +60,8 @@ def umask() -> int:
 def locked(folder: str | os.PathLike, advice: str = "wait for its end") -> Iterator[None]:
     """Holds folder/lock for as long as the block runs; ValueError if another process does, naming it, with `advice`.
 
-    The operating system gives the lock back when a process ends in any way. Who holds it may rename or remove the
-    folder. On a network file system it holds as far as that passes on flock.
+    The operating system gives it back when a process ends in any way. Who holds it may rename or remove the folder. On
+    a network file system it holds as far as that passes on flock.
     """
     import fcntl  # there is none on Windows, where all else here works
 
@@ -102,9 +102,7 @@ def drop_lines_after(path: str | os.PathLike, step: int):
     A last line that was cut by an end in the midst of it goes too. No file: nothing happens.
     """
     path = pathlib.Path(path)
-    if not path.exists():
-        return
-    lines = path.read_text().splitlines()
+    lines = path.read_text().splitlines() if path.exists() else []
     kept = [line for line in lines if _step_of(line) <= step]
     if len(kept) < len(lines):
         with atomic_write(path) as temporary:
