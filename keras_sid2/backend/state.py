@@ -13,11 +13,8 @@ from keras_sid2.backend.platform import batch_shards, name
 
 
 def step_value(variable, variables: Sequence, values: Sequence | None):
-    """`variable`'s value inside a train or test step.
-
-    jax hands its steps the state explicitly: `values` are those of `variables`, in order. Elsewhere `values` is None
-    and the variable holds its value itself.
-    """
+    """`variable`'s value inside a train or test step: on jax among `values`, the state of `variables`; elsewhere these
+    are None and it holds its value itself."""
     if values is None:
         return ops.copy(variable.value)  # torch's would change under the reader, tensorflow's cannot leave a step
     return values[next(i for i, v in enumerate(variables) if v is variable)]
@@ -33,8 +30,8 @@ def sync_variables(model: keras.Model):
 def variables_survive(model: keras.Model):
     """Puts the weights back if jax's fit dies before its first step is done.
 
-    keras empties the variables when it hands their values to the first step; an error there (bad data, an interrupt
-    while compiling) leaves them None and the weights are gone. No memory is held: once a step ran, these are donated.
+    keras empties the variables when it hands their values to the first step, and an error there (bad data, an interrupt
+    while compiling) would leave them None. No memory is held: once a step ran, the values are donated.
     """
     if name() != "jax":
         yield
@@ -80,10 +77,8 @@ def gathered(tensor):
 
 
 def read_torch_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Tensors by name from a file of torch.save, as numpy arrays, whichever backend runs.
-
-    ValueError where it holds anything but tensors by name: nothing else is unpickled. ImportError without PyTorch.
-    """
+    """Tensors by name from a file of torch.save, as numpy arrays, on any backend. ValueError where it holds anything
+    else, which is not unpickled; ImportError without PyTorch."""
     try:
         import torch
     except ImportError as error:

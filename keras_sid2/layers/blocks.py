@@ -17,7 +17,7 @@ from keras import ops
 from keras_sid2.backend import FixedSeed
 from keras_sid2.config import register
 from keras_sid2.layers.attention import NORM_EPSILON, SelfAttention
-from keras_sid2.layers.fused import Convolution, GroupNorm
+from keras_sid2.layers.convolutions import Convolution, GroupNorm
 from keras_sid2.shapes import rate
 
 

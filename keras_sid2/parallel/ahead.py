@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from keras_sid2 import backend
+from keras_sid2.backend.platform import jax
 from keras_sid2.parallel.mesh import Mesh, distributed
 
 _NO_TPU_HERE = {  # libtpu must not look for one, ask what it is, or lock it
@@ -29,8 +30,6 @@ def devices(platform: str, topology: str, count: int) -> list:
     """
     if backend.name() != "jax":
         raise ValueError(f"Compiling ahead of time needs the jax backend, got {backend.name()}: set KERAS_BACKEND=jax.")
-    import jax
-
     if platform != "gpu":
         jax.config.update("jax_platforms", "cpu")
     if platform == "tpu":
@@ -57,7 +56,6 @@ def shapes_alone(sharding) -> Iterator[None]:
 
     It replaces two methods of keras's variable (3.15) on jax.
     """
-    import jax
     from keras.src.backend.jax.core import JaxVariable
 
     def hold(variable, shape, dtype):
@@ -82,8 +80,6 @@ class Shapes:
     rows: object  # a sharding
 
     def array(self, shape: tuple[int, ...], dtype: str):
-        import jax
-
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self.rows)
 
     def batch(self, model, size: int) -> dict:
@@ -96,8 +92,6 @@ class Shapes:
 @contextlib.contextmanager
 def shapes_on(mesh: Mesh, devices: Sequence, platform: str) -> Iterator[Shapes]:
     """Models that are made within it are shapes on `mesh`, over the first of `devices`."""
-    import jax
-
     whole = jax.sharding.SingleDeviceSharding(devices[0])
     with distributed(mesh, devices=devices[: mesh.size]) as distribution, shapes_alone(whole):
         yield Shapes(platform, whole if distribution is None else distribution.get_data_layout(None).backend_layout)

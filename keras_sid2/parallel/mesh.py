@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 import keras
 
 from keras_sid2 import backend
+from keras_sid2.backend.platform import jax, tf
 from keras_sid2.parallel import processes, replicas
 from keras_sid2.parallel.replicas import Replicas
 from keras_sid2.parallel.rules import AXES, Mesh, Rule, Table, place, table
@@ -32,8 +33,6 @@ class _RowsLayout(keras.distribution.TensorLayout):
 
     @property
     def backend_layout(self):
-        import jax
-
         return jax.sharding.NamedSharding(self.device_mesh.backend_mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
 
 
@@ -77,15 +76,11 @@ def _of_network(attribute: str):
 
 def _devices() -> list:
     """All devices, process by process, so that on the leading axes each process has rows of its own."""
-    import jax
-
     return sorted(jax.devices(), key=lambda device: device.process_index)
 
 
 def _local_devices() -> list:
     """tensorflow's GPUs, or where there are none its CPUs, which may be virtual."""
-    import tensorflow as tf
-
     return tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
 
 
@@ -121,8 +116,6 @@ def _make(mesh: Mesh, rules: Sequence[Rule] | None, devices: Sequence | None = N
         return MeshDistribution(mesh, rules, devices)
     if backend.name() == "torch":
         return Replicas(mesh, count)
-    import tensorflow as tf
-
     strategy = processes.strategy() or tf.distribute.MirroredStrategy([device.name for device in _local_devices()])
     return Replicas(mesh, count, strategy)
 
@@ -142,8 +135,6 @@ def distribute(mesh: Mesh, rules: Sequence[Rule] | None = None) -> MeshDistribut
     if distribution is not None:
         _set(distribution)
         if backend.name() == "tensorflow":
-            import tensorflow as tf
-
             tf.distribute.experimental_set_strategy(distribution.strategy)
     return distribution
 
@@ -203,8 +194,6 @@ def _is_on(variable, distribution: MeshDistribution | Replicas) -> bool:
     if backend.name() == "jax":
         return len(variable.value.sharding.device_set) == distribution.mesh.size
     if backend.name() == "tensorflow":
-        import tensorflow as tf
-
         return isinstance(variable.value, tf.distribute.DistributedValues)
     return True
 
@@ -218,8 +207,6 @@ def spread(data, rows: int):
     distribution = current()
     if not isinstance(distribution, Replicas) or distribution.num_processes == 1 or distribution.strategy is None:
         return data
-    import tensorflow as tf
-
     if not isinstance(data, tf.data.Dataset):
         raise ValueError(
             "With several processes of tensorflow data must be a tf.data.Dataset of this process's part of every "

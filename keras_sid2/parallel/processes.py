@@ -13,7 +13,10 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 
+import numpy as np
+
 from keras_sid2 import backend
+from keras_sid2.backend.platform import jax, tf, torch
 
 HEARTBEAT_SECONDS = 30  # without a sign of life, after which a process counts as lost (jax)
 TORCH_SECONDS = 3600  # that a process waits for the others, who wait while the first one saves
@@ -54,35 +57,26 @@ def start(*, coordinator: str | None = None, count: int | None = None, index: in
 
 
 def _start_jax(coordinator, count, index):
-    import jax
-
     if jax.distributed.is_initialized():
         return
     jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM, which is ours: see Agreement
     times = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "shutdown_timeout_seconds": HEARTBEAT_SECONDS}
-    if coordinator is not None:
-        jax.distributed.initialize(coordinator, count, index, **times)
-        return
     try:
-        jax.distributed.initialize(**times)
-    except ValueError as error:
-        if "should be defined" not in str(error) and "must be defined" not in str(error):
+        jax.distributed.initialize(coordinator, count, index, **times)
+    except ValueError as error:  # without arguments one that something is not defined: no cluster that jax knows
+        if coordinator is not None or not re.search("(should|must) be defined", str(error)):
             raise
-        # No cluster that jax knows: one process.
 
 
 def _start_torch(coordinator, count, index):
-    import torch
-    from torch import distributed
-
-    if distributed.is_initialized() or (coordinator is None and int(os.environ.get("WORLD_SIZE", 1)) == 1):
+    if torch.distributed.is_initialized() or (coordinator is None and int(os.environ.get("WORLD_SIZE", 1)) == 1):
         return
     where = {} if coordinator is None else {"init_method": f"tcp://{coordinator}", "world_size": count, "rank": index}
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", (index or 0) % torch.cuda.device_count())))
     ways = "cpu:gloo,cuda:nccl" if cuda else "gloo"  # numbers of `summed` lie on the host, gradients on the device
-    distributed.init_process_group(ways, timeout=timedelta(seconds=TORCH_SECONDS), **where)
+    torch.distributed.init_process_group(ways, timeout=timedelta(seconds=TORCH_SECONDS), **where)
 
 
 def _start_tensorflow(coordinator, count, index):
@@ -95,8 +89,6 @@ def _start_tensorflow(coordinator, count, index):
         raise ValueError(f"TF_CONFIG must be JSON as tensorflow wants it, got {os.environ['TF_CONFIG']!r}.") from error
     if len(workers) < 2 or _strategy is not None:
         return
-    import tensorflow as tf
-
     _strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
 
@@ -117,13 +109,10 @@ def index() -> int:
 
 def _count_and_index() -> tuple[int, int]:
     if backend.name() == "jax":
-        import jax
-
         return (jax.process_count(), jax.process_index()) if jax.distributed.is_initialized() else (1, 0)
     if backend.name() == "torch":
-        from torch import distributed
-
-        return (distributed.get_world_size(), distributed.get_rank()) if distributed.is_initialized() else (1, 0)
+        group = torch.distributed
+        return (group.get_world_size(), group.get_rank()) if group.is_initialized() else (1, 0)
     if _strategy is None:
         return 1, 0
     resolver = _strategy.cluster_resolver
@@ -164,38 +153,23 @@ class Agreement:
 
 def _summing(value: int) -> Callable[[], int]:
     """Begins to add up; what is returned waits for the sum."""
-    if backend.name() == "jax":
-        return functools.partial(int, _jax_sum()(value))
     if backend.name() == "torch":
-        import torch
-
         number = torch.tensor(value, dtype=torch.int64)
         work = torch.distributed.all_reduce(number, async_op=True)
         return lambda: (work.wait(), int(number))[1]
-    return functools.partial(int, _tensorflow_sum()(value))
+    return functools.partial(int, _jax_sum(value) if backend.name() == "jax" else _tensorflow_sum()(value))
 
 
-@functools.cache
-def _jax_sum() -> Callable:
-    import jax
-    import numpy as np
-
+def _jax_sum(value: int):
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("devices",))
-    spread, whole = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*a)) for a in (["devices"], []))
-    add = jax.jit(lambda numbers: numbers.sum(), out_shardings=whole)
-
-    def total(value):
-        own = np.zeros(jax.local_device_count(), "int32")
-        own[0] = value
-        return add(jax.make_array_from_process_local_data(spread, own))
-
-    return total
+    own = np.zeros(jax.local_device_count(), "int32")
+    own[0] = value
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
+    return jax.make_array_from_process_local_data(split, own).sum()
 
 
 @functools.cache
 def _tensorflow_sum() -> Callable:
-    import tensorflow as tf
-
     replicas_here = _strategy.num_replicas_in_sync // count()
 
     @tf.function(autograph=False)

@@ -14,6 +14,7 @@ import keras
 from keras import ops
 
 from keras_sid2 import backend, threefry
+from keras_sid2.backend.platform import tf, torch
 from keras_sid2.parallel import processes
 from keras_sid2.parallel.rules import Mesh
 
@@ -44,8 +45,6 @@ def current() -> Replicas | None:
 def count() -> int:
     """Replicas; 1 outside a strategy, or where processes train models of their own."""
     if backend.name() == "tensorflow":
-        import tensorflow as tf
-
         return tf.distribute.get_strategy().num_replicas_in_sync
     return _current.num_processes if _current and backend.name() == "torch" else 1
 
@@ -56,8 +55,6 @@ def index():
 
 
 def _context():
-    import tensorflow as tf
-
     return tf.distribute.get_replica_context()
 
 
@@ -81,8 +78,6 @@ def gathered(values):
         return values
     if backend.name() == "tensorflow":
         return _context().all_gather(values, axis=0)
-    import torch
-
     parts = [torch.empty_like(values) for _ in range(count())]
     torch.distributed.all_gather(parts, values.contiguous())
     return torch.cat(parts)
@@ -108,8 +103,6 @@ def averaged_gradients(gradients: Sequence) -> list:
         return gradients
     if backend.name() == "tensorflow":
         return _context().all_reduce("SUM", gradients)
-    import torch
-
     flat = torch.cat([g.reshape(-1) for g in gradients])  # one message, not one for each of a thousand
     torch.distributed.all_reduce(flat)
     parts = flat.div_(count()).split([g.numel() for g in gradients])
@@ -142,8 +135,6 @@ def check_optimizer(optimizer):
 def broadcast(variables: Sequence):
     """Gives the variables of every process of torch the values of the first one; elsewhere they have them."""
     if backend.name() == "torch" and count() > 1:
-        import torch
-
         for variable in variables:
             torch.distributed.broadcast(variable.value.data, 0)
 
@@ -154,7 +145,6 @@ def update(variables: Sequence, values: Sequence):
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
         return
-    import tensorflow as tf
 
     def assign_all(strategy, values):
         for variable, value in zip(variables, values, strict=True):
