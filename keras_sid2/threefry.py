@@ -7,7 +7,7 @@ Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3
     (3) uniform = (top 24 bits + 1/2) / 2^24                    in (0, 1]
     (4) normal  = sqrt(-2 ln u1) (cos 2 pi u2, sin 2 pi u2)     Box and Muller
 
-Why not `keras.random`: its backends have three unrelated streams, it draws a batch from one seed, and on torch the seeds
+Why not `keras.random`: its backends have unrelated streams, it draws a batch from one seed, and on torch the seeds
 s + 1 and s give the same stream one draw apart. Here noise is a function of (seed, step, example) alone.
 
 A call costs about 120 small operations to trace, so draw much in one call: `index` serves many examples at once.

@@ -82,10 +82,4 @@ def update_averages(averages: Sequence, variables: Sequence, momentum, *, assign
     assign(averages, [momentum * average + (1.0 - momentum) * variable for average, variable in pairs])
 
 
-def loop(start, stop, body: Callable, carry):
-    """carry = body(i, carry) for start <= i < stop: one compiled loop, or a Python loop on torch."""
-    if name() != "torch":
-        return ops.fori_loop(start, stop, body, carry)
-    for i in range(int(start), int(stop)):
-        carry = body(i, carry)
-    return carry
+loop = ops.fori_loop  # carry = body(i, carry) for start <= i < stop: compiled, or a Python loop on torch

@@ -44,7 +44,6 @@ def read_json(path: str | os.PathLike) -> dict | None:
 
 
 def file_sha256(path: str | os.PathLike) -> str:
-    """In hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -72,20 +71,13 @@ def locked(folder: str | os.PathLike, advice: str = "wait for its end") -> Itera
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"{folder} is in use by {_owner(file)}: {advice}.") from None
-        if not _still_there(file):
+        if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
             raise ValueError(f"{folder} was removed by another process just now: start again.")
         file.truncate(0)
         about = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         file.write(json.dumps(about))
         file.flush()
         yield
-
-
-def _still_there(file) -> bool:
-    """Whether an open file has its name still: its folder may have been removed before it was locked."""
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.stat(file.name), os.fstat(file.fileno()))
-    return False
 
 
 def _owner(file) -> str:

@@ -102,7 +102,7 @@ def write_npz(path: str | os.PathLike, images: np.ndarray, labels: np.ndarray | 
         np.savez(file, *arrays)
 
 
-class NpzPieces:
+class NpzPieces(contextlib.AbstractContextManager):
     """An .npz as that of `write_npz`, of any number of images, written piece by piece; an interrupted one goes on.
 
     The pieces lie in `folder`, `<path>.pieces`, an .npz (which has checksums) of each call of `add`. `finish` makes one
@@ -116,15 +116,13 @@ class NpzPieces:
 
     def __init__(self, path: str | os.PathLike, *, settings: dict):
         self.path, self.folder = pathlib.Path(path), pathlib.Path(f"{path}.pieces")
+        self._aside = f".{self.folder.name}-"  # how the names of folders that are being removed begin
         self._settings = json.loads(json.dumps(settings))
         self.done, self._kind, self._pieces = 0, None, []
         with contextlib.ExitStack() as lock:
             lock.enter_context(locked(self.folder, "wait for its end, or write to another path"))
             self._begin()
             self._lock = lock.pop_all()
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_):
         self.close()
@@ -156,10 +154,6 @@ class NpzPieces:
             told = changes(before, self._settings)
             raise ValueError(f"{self.folder} holds pieces of another request: {told}; remove it to start anew.")
 
-    @property
-    def _aside(self) -> str:
-        return f".{self.folder.name}-"
-
     def _next(self) -> pathlib.Path:
         return self.folder / f"{self.done:09d}.npz"
 
@@ -185,11 +179,8 @@ class NpzPieces:
         write_npz(self._next(), images, labels)
         self._count(len(images), *kind)
 
-    def batches(self) -> Iterator[np.ndarray]:
-        """The images that are there, a piece at a time."""
-        return self._arrays("arr_0")
-
-    def _arrays(self, name: str) -> Iterator[np.ndarray]:
+    def batches(self, name: str = "arr_0") -> Iterator[np.ndarray]:
+        """The images that are there (or their labels, "arr_1"), a piece at a time."""
         for path in self._pieces:
             with np.load(path, allow_pickle=False) as arrays:
                 yield arrays[name]
@@ -214,7 +205,7 @@ class NpzPieces:
             header = {"descr": dtype, "fortran_order": False, "shape": (self.done, *shape)}
             np.lib.format.write_array_header_1_0(member, header)
             missing = math.prod(header["shape"])
-            for values in self._arrays(name):
+            for values in self.batches(name):
                 member.write(values.astype(dtype).tobytes())
                 missing -= values.size
         if missing:

@@ -91,19 +91,13 @@ def abstract_variables() -> Iterator[None]:
 def trace(network) -> Trace:
     """Calls `network`, made or abstract, on the shapes of one example; one that has no weights yet gets them."""
     recorder, inputs = _Recorder(network), _inputs(network)
-    layer, nn = keras.layers.Layer, keras.src.backend.nn
-    call, attention = layer.__call__, nn.dot_product_attention
 
     def run(*values):
         recorder.begin()
         with keras.StatelessScope([(v, ops.zeros(v.shape, v.dtype)) for v in network.variables]):
             return call_network(network, dict(zip(inputs, values, strict=True)), training=False)
 
-    with (
-        abstract_variables(),
-        backend.replaced(layer, __call__=lambda *args, **kwargs: recorder.of_layer(call, args, kwargs)),
-        backend.replaced(nn, dot_product_attention=lambda *a, **k: recorder.of_attention(*a) or attention(*a, **k)),
-    ):
+    with abstract_variables(), recorder.looking():
         for _ in range(1 if network.built else 2):  # to make weights keras calls layers once more
             keras.src.backend.compute_output_spec(run, *inputs.values())
     return Trace(network, tuple(recorder.parts))
@@ -132,18 +126,33 @@ def _multiply_adds(layer, given, made) -> int:
 
 
 class _Recorder:
-    """Is told of every layer's call, and of attention's."""
+    """Looks at every call of a layer, and of attention, within `looking`."""
 
     def __init__(self, network):
         recomputed = {id(block) for block in getattr(network, "recomputed_blocks", list)()}
         self._blocks = {id(block): id(block) in recomputed for block in getattr(network, "traced_blocks", list)()}
+
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[None]:
+        layer, nn = keras.layers.Layer, keras.src.backend.nn
+        call, attention = layer.__call__, nn.dot_product_attention
+
+        def attention_seen(query, key, *args, **kwargs):
+            matrix = _size(query) // query.shape[-1] * key.shape[1]
+            self._part.matrices += matrix
+            self._part.multiply_adds += 2 * matrix * query.shape[-1]
+            return attention(query, key, *args, **kwargs)
+
+        layers_seen = backend.replaced(layer, __call__=lambda *args, **kwargs: self._of_layer(call, args, kwargs))
+        with layers_seen, backend.replaced(nn, dot_product_attention=attention_seen):
+            yield
 
     def begin(self):
         """Forgets what there was: keras may try twice."""
         self.parts, self._seen, self._calls = [Part()], {}, 0
         self._part = self.parts[0]
 
-    def of_layer(self, call, args, kwargs):
+    def _of_layer(self, call, args, kwargs):
         layer, tensors = args[0], [value for value in keras.tree.flatten((args[1:], kwargs)) if ops.is_tensor(value)]
         outer, before = self._part, self._calls
         self._calls += 1
@@ -152,24 +161,16 @@ class _Recorder:
             self.parts.append(self._part)
         made = _run(call, tensors, args, kwargs)
         if self._calls == before + 1:  # it has no layers inside
-            self._see(tensors, made)
+            for tensor in keras.tree.flatten((tensors, made)):
+                if ops.is_tensor(tensor) and id(tensor) not in self._seen:
+                    self._seen[id(tensor)] = tensor  # kept, for ids of others are used again
+                    self._part.tensors += _bytes(tensor)
             if getattr(layer, "kernel", None) is not None:
                 of_example = len(tensors[0].shape) == 2  # conditioning, one vector an example, is not a block's
                 part = self.parts[0] if of_example else self._part
                 part.multiply_adds += _multiply_adds(layer, tensors[0], made)
         self._part = outer
         return made
-
-    def of_attention(self, query, key, *_):
-        matrix = _size(query) // query.shape[-1] * key.shape[1]
-        self._part.matrices += matrix
-        self._part.multiply_adds += 2 * matrix * query.shape[-1]
-
-    def _see(self, *tensors):
-        for tensor in keras.tree.flatten(tensors):
-            if ops.is_tensor(tensor) and id(tensor) not in self._seen:
-                self._seen[id(tensor)] = tensor
-                self._part.tensors += _bytes(tensor)
 
 
 def _run(call, tensors, args, kwargs):

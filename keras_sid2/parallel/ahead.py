@@ -23,8 +23,7 @@ _NO_TPU_HERE = {  # libtpu must not look for one, ask what it is, or lock it
 
 
 def devices(platform: str, topology: str, count: int) -> list:
-    """The devices to compile for: this process's "cpu" (as many virtual ones) or "gpu", or those of a TPU topology such
-    as "v5p:2x2x1".
+    """Those to compile for: "cpu" (`count` virtual ones) or "gpu" of here, or of a TPU `topology` such as "v5p:2x2x1".
 
     Raises ValueError on another backend than jax and where there are fewer than `count`, ImportError without libtpu.
     """

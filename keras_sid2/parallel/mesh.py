@@ -7,8 +7,7 @@ by the network's rules (rules.py). All noise is a function of (seed, step, examp
 rounding only (and dropout masks, on tensorflow and torch).
 
 jax can do every mesh: XLA adds the communication. tensorflow and torch can do meshes along data, with a replica of the
-model on each device (replicas.py). Where there are several processes, `processes.start` comes first, and each feeds its
-own part of every batch.
+model on each device (replicas.py). With several processes `processes.start` comes first, and each feeds its own rows.
 """
 
 import contextlib
@@ -37,11 +36,8 @@ class _RowsLayout(keras.distribution.TensorLayout):
 
 
 class MeshDistribution(keras.distribution.ModelParallel):
-    """keras's distribution for a `Mesh` over all devices; variables made while it is set are laid out by `rules`.
-
-    None are the rules of the network that is being built, the outermost layer with `sharding_rules`. Each process feeds
-    the rows of its own devices: the first ones of a global batch are process 0's.
-    """
+    """keras's distribution for a `Mesh`; variables made while it is set are laid out by `rules`, or by those of the
+    network that is built. Each process feeds the rows of its own devices: the first ones are process 0's."""
 
     def __init__(self, mesh: Mesh, rules: Sequence[Rule] | None = None, devices: Sequence | None = None):
         self.mesh, self.rules = mesh, rules
@@ -50,7 +46,6 @@ class MeshDistribution(keras.distribution.ModelParallel):
 
     @property
     def num_model_replicas(self) -> int:
-        """Parts of a batch."""
         return self.mesh.batch_shards
 
     def get_data_layout(self, data_shape):
@@ -85,12 +80,11 @@ def _local_devices() -> list:
 
 
 def _device_count() -> int:
-    if backend.name() == "jax":
-        return len(_devices())
     if backend.name() == "torch":
         return processes.count()
-    strategy = processes.strategy()
-    return strategy.num_replicas_in_sync if strategy else len(_local_devices())
+    if processes.strategy():
+        return processes.strategy().num_replicas_in_sync
+    return len(_devices() if backend.name() == "jax" else _local_devices())
 
 
 def _make(mesh: Mesh, rules: Sequence[Rule] | None, devices: Sequence | None = None):
@@ -109,8 +103,7 @@ def _make(mesh: Mesh, rules: Sequence[Rule] | None, devices: Sequence | None = N
         raise ValueError(f"The mesh {mesh} is one of {mesh.size} devices, and there are {there}{where}.")
     if mesh.batch_shards % count:
         raise ValueError(
-            f"Each process feeds rows of its own, so the {count} processes must divide data times fsdp, "
-            f"got the mesh {mesh}."
+            f"Each of {count} processes feeds its own rows, so they must divide data times fsdp; got {mesh}."
         )
     if backend.name() == "jax":
         return MeshDistribution(mesh, rules, devices)
@@ -164,8 +157,8 @@ def current() -> MeshDistribution | Replicas | None:
 def check_model(model) -> Table | None:
     """The table of a compiled `model` on the current mesh, None without one.
 
-    ValueError if the mesh cannot hold the model (see `rules.table`), or does not: one that was made before `distribute`
-    is on one device, and a weight that was made outside of its network's build() does not lie as the rules say.
+    ValueError if the mesh cannot hold the model (see `rules.table`), it was made before `distribute`, or a weight was
+    made outside of its network's build(), where the rules did not reach it.
     """
     distribution = current()
     if distribution is None:
@@ -201,8 +194,8 @@ def _is_on(variable, distribution: MeshDistribution | Replicas) -> bool:
 def spread(data, rows: int):
     """Data for fit and evaluate as the mesh wants it; `rows` are those of a batch of this process.
 
-    Several processes of tensorflow would share out again what each has read for itself, unless it is a tf.data.Dataset;
-    ValueError for other data.
+    Several processes of tensorflow would share out again what each has read; ValueError for data of which that cannot
+    be prevented.
     """
     distribution = current()
     if not isinstance(distribution, Replicas) or distribution.num_processes == 1 or distribution.strategy is None:
@@ -218,10 +211,7 @@ def spread(data, rows: int):
 
 
 def check_batch_size(rows: int, batch_size: int | None = None):
-    """ValueError unless the devices that share a batch divide `rows` examples, or every `batch_size` of them.
-
-    Both are numbers of this process, whose devices are its part of the mesh.
-    """
+    """ValueError unless this process's devices divide its `rows` examples, or every `batch_size` of them."""
     distribution = current()
     if distribution is None:
         return

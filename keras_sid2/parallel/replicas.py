@@ -32,7 +32,7 @@ _current: Replicas | None = None
 
 
 def use(replicas: Replicas | None):
-    """Models made from now on are of `replicas`. A process group alone does not say so: it may be for other things."""
+    """Models made from now on are of `replicas`; a process group alone may be for other things."""
     global _current
     _current = replicas
 

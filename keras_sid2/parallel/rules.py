@@ -43,8 +43,7 @@ class Mesh:
     def parse(cls, text: str) -> "Mesh":
         """The mesh of a text such as "data:4,fsdp:2": axes in any order, 1 where not named; str() writes it back.
 
-        No size is filled up from the devices there are: a run that finds fewer than it was meant for stops. ValueError
-        for an axis that is unknown or named twice, and a size that is no integer >= 1.
+        ValueError for an axis that is unknown or named twice, and a size that is no integer >= 1.
         """
         sizes: dict[str, int] = {}
         for part in text.split(","):
@@ -53,7 +52,7 @@ class Mesh:
                 raise ValueError(f"A mesh has the axes {', '.join(AXES)}, as in data:4,fsdp:2,model:1; got {text!r}.")
             if axis in sizes:
                 raise ValueError(f"A mesh names each axis once, got {axis} twice in {text!r}.")
-            if not re.fullmatch(r"[0-9]+", size):
+            if not re.fullmatch("[0-9]+", size):
                 raise ValueError(f"A mesh's {axis} axis must be an integer >= 1, got {size!r} in {text!r}.")
             sizes[axis] = int(size)
         return cls(**sizes)
