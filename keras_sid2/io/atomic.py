@@ -6,7 +6,6 @@ import json
 import math
 import os
 import pathlib
-import shutil
 import socket
 import tempfile
 import time
@@ -14,18 +13,37 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """A temporary path, of the same suffix, in the folder of `path`; it becomes `path` when the block ends well."""
-    path = pathlib.Path(path)
+def _aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A path of the same name and on the same file system, where nothing is; gone when the block ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".writing-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    try:
-        yield pathlib.Path(name)
-        os.chmod(name, 0o666 & ~umask())
-        os.replace(name, path)
-    finally:
-        pathlib.Path(name).unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent, ignore_cleanup_errors=True) as folder:
+        yield pathlib.Path(folder) / path.name
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A temporary path, of the same suffix; what is written there becomes `path` when the block ends well."""
+    with _aside(pathlib.Path(path)) as temporary:
+        yield temporary
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def written_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A temporary folder, which becomes `path` when the block ends well; what was there is gone then."""
+    path = pathlib.Path(os.path.abspath(path))
+    with _aside(path) as temporary:
+        temporary.mkdir()
+        yield temporary
+        before = temporary.with_name(f"{path.name}-old")
+        if path.exists():
+            os.rename(path, before)
+        try:
+            os.rename(temporary, path)
+        except OSError:
+            if before.exists():
+                os.rename(before, path)
+            raise
 
 
 def write_json(path: str | os.PathLike, values):
@@ -49,7 +67,7 @@ def file_sha256(path: str | os.PathLike) -> str:
 
 
 def umask() -> int:
-    """The process's umask, which mkstemp's files do not follow."""
+    """The process's umask, which folders of mkdtemp do not follow."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -71,13 +89,20 @@ def locked(folder: str | os.PathLike, advice: str = "wait for its end") -> Itera
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"{folder} is in use by {_owner(file)}: {advice}.") from None
-        if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+        if not _still_there(file):
             raise ValueError(f"{folder} was removed by another process just now: start again.")
         file.truncate(0)
         about = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         file.write(json.dumps(about))
         file.flush()
         yield
+
+
+def _still_there(file) -> bool:
+    """Whether an open file has its name still: its folder may have been removed before it was locked."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.stat(file.name), os.fstat(file.fileno()))
+    return False
 
 
 def _owner(file) -> str:
@@ -106,26 +131,3 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return math.inf
-
-
-@contextlib.contextmanager
-def written_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """A temporary folder beside `path`, which becomes it when the block ends well; what was there is gone then."""
-    path = pathlib.Path(os.path.abspath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
-    before = temporary.with_name(f"{temporary.name}-old")
-    try:
-        yield temporary
-        os.chmod(temporary, 0o777 & ~umask())
-        if path.exists():
-            os.rename(path, before)
-        try:
-            os.rename(temporary, path)
-        except OSError:
-            if before.exists():
-                os.rename(before, path)
-            raise
-    finally:
-        for folder in (temporary, before):
-            shutil.rmtree(folder, ignore_errors=True)

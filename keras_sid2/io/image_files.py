@@ -81,8 +81,7 @@ def write_animation(path: str | os.PathLike, frames: Sequence[np.ndarray], secon
     """
     from PIL import Image
 
-    path = pathlib.Path(path)
-    options = {".gif": {"format": "GIF"}, ".webp": {"format": "WEBP", "lossless": True}}.get(path.suffix)
+    options = {".gif": {}, ".webp": {"lossless": True}}.get(pathlib.Path(path).suffix)
     if options is None:
         raise ValueError(f"An animation is a .gif or a .webp file, got {str(path)!r}.")
     shapes = {(str(frame.dtype), *frame.shape) for frame in frames}

@@ -12,6 +12,8 @@ import numpy as np
 
 from keras_sid2.shapes import whole_number
 
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
 
 def read_images(path: str | os.PathLike) -> np.ndarray:
     """All images of an .npz, uint8 [N, H, W, C]; or the one of a PNG file, with N = 1.
@@ -62,21 +64,16 @@ def _npz_images(path) -> Iterator[tuple]:
                 held = ", ".join(archive.namelist()) or "nothing"
                 raise ValueError(f"{path} must hold images as arr_0, the ADM layout; it holds {held}.")
             with archive.open("arr_0.npy") as member:
-                yield member, _read_shape(path, member)
+                try:
+                    shape, fortran_order, dtype = _HEADERS[np.lib.format.read_magic(member)](member)
+                except (KeyError, ValueError) as error:
+                    raise ValueError(f"arr_0 of {path} is no array of numpy's format 1 or 2.") from error
+                if dtype != np.uint8 or len(shape) != 4 or not all(shape) or fortran_order:
+                    found = f"{dtype} {list(shape)}" + " in Fortran's order" * fortran_order
+                    raise ValueError(f"arr_0 of {path} must be uint8 [N, H, W, C], got {found}.")
+                yield member, shape
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ValueError(f"{path} is no .npz file that can be read: {error}") from error
-
-
-def _read_shape(path, member) -> tuple[int, ...]:
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    try:
-        shape, fortran_order, dtype = readers[np.lib.format.read_magic(member)](member)
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"arr_0 of {path} is no array of numpy's format 1 or 2.") from error
-    if dtype != np.uint8 or len(shape) != 4 or not all(shape) or fortran_order:
-        order = " in Fortran's order" if fortran_order else ""
-        raise ValueError(f"arr_0 of {path} must be uint8 [N, H, W, C], got {dtype} {list(shape)}{order}.")
-    return shape
 
 
 def iterate_pngs(folder: str | os.PathLike, batch_size: int) -> Iterator[np.ndarray]:

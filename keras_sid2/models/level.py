@@ -46,10 +46,8 @@ class Level:
         if self.attention not in ATTENTIONS:
             raise ValueError(f"A level's attention is one of {ATTENTIONS}, got {self.attention!r}.")
         if self.kind == "transformer" and self.channels % self.attention_head_dim:
-            raise ValueError(
-                f"A level's head_dim must divide its channels, got head_dim={self.attention_head_dim} "
-                f"and channels={self.channels}."
-            )
+            sizes = f"head_dim={self.attention_head_dim} and channels={self.channels}"
+            raise ValueError(f"A level's head_dim must divide its channels, got {sizes}.")
 
     @property
     def attention_head_dim(self) -> int:
@@ -62,9 +60,9 @@ class Level:
             return value
         if not isinstance(value, Mapping):
             raise ValueError(f"A level is a keras_sid2.Level or a dict of its fields, got {value!r}.")
-        if unknown := set(value) - {*cls.__dataclass_fields__}:
-            known = ", ".join(cls.__dataclass_fields__)
-            raise ValueError(f"A level has the fields {known}; got also {', '.join(sorted(unknown))}.")
+        known = cls.__dataclass_fields__
+        if unknown := sorted(set(value) - set(known)):
+            raise ValueError(f"A level has the fields {', '.join(known)}; got also {', '.join(unknown)}.")
         if missing := {"kind", "channels", "blocks"} - set(value):
             raise ValueError(f"A level needs {', '.join(sorted(missing))}, got only {', '.join(value)}.")
         return cls(**value)
@@ -74,10 +72,9 @@ def as_levels(levels) -> tuple[Level, ...]:
     """`Level`s or dicts of their fields, at least one; ValueError for anything else."""
     if isinstance(levels, Level | Mapping | str) or not isinstance(levels, Iterable):
         raise ValueError(f"levels must be a list of levels, highest resolution first, got {levels!r}.")
-    found = tuple(Level.of(level) for level in levels)
-    if not found:
-        raise ValueError("levels must name at least one level, got none.")
-    return found
+    if found := tuple(map(Level.of, levels)):
+        return found
+    raise ValueError("levels must name at least one level, got none.")
 
 
 def check_image_shape(image_shape, patch_size: int, num_levels: int) -> tuple[int, ...]:

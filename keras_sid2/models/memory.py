@@ -19,8 +19,8 @@ ONE_DEVICE = Mesh()
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """Eq. (2): `share` in float32 and in half precision, `matrix` in bytes; whether half-precision weights are kept beside
-    the others, and whether what is to be recomputed is."""
+    """Eq. (2): `share` in float32 and in half precision, `matrix` in bytes; whether weights are kept in half precision,
+    too, and whether what is to be recomputed is."""
 
     share: tuple[float, float]
     matrix: float = 0.0

@@ -258,16 +258,15 @@ class ResidualUViT(keras.Model):
 
 def _check_conditions(conditions: Mapping, sample_shape: tuple[int, ...]):
     for name, condition in conditions.items():
-        if isinstance(condition, Image) and condition.shape[:-1] != sample_shape[:-1]:
-            raise ValueError(
-                f"An image that a ResidualUViT is conditioned on must be {[*sample_shape[:-1], 'channels']}, as its "
-                f"samples are; {name} is {list(condition.shape)}."
-            )
         if not isinstance(condition, ClassLabel | Vector | Image):
             raise ValueError(
                 f"A ResidualUViT is conditioned on ClassLabel, Vector and Image, and {name} is a "
                 f"{type(condition).__name__}: that needs a network of yours, see keras_sid2.conditions."
             )
+        if isinstance(condition, Image) and condition.shape[:-1] != sample_shape[:-1]:
+            must = [*sample_shape[:-1], "channels"]
+            found = list(condition.shape)
+            raise ValueError(f"An image for a ResidualUViT must be {must}, as its samples are; {name} is {found}.")
 
 
 def network_cost(*args, **config) -> NetworkCost:

@@ -102,9 +102,7 @@ def _make(mesh: Mesh, rules: Sequence[Rule] | None, devices: Sequence | None = N
         where = f" in {count} processes" if count > 1 else ", one in each process" * (backend.name() == "torch")
         raise ValueError(f"The mesh {mesh} is one of {mesh.size} devices, and there are {there}{where}.")
     if mesh.batch_shards % count:
-        raise ValueError(
-            f"Each of {count} processes feeds its own rows, so they must divide data times fsdp; got {mesh}."
-        )
+        raise ValueError(f"The {count} processes feed rows of their own and must divide data times fsdp, got {mesh}.")
     if backend.name() == "jax":
         return MeshDistribution(mesh, rules, devices)
     if backend.name() == "torch":
@@ -138,11 +136,10 @@ def distributed(
 ) -> Iterator[MeshDistribution | Replicas | None]:
     """`distribute` within a block, on jax also over `devices` alone; then the distribution is what it was before."""
     before, distribution = current(), _make(mesh, rules, devices)
-    scope = getattr(distribution, "strategy", None)
-    if distribution is not None:
-        _set(distribution)
+    strategy = getattr(distribution, "strategy", None)
+    _set(before if distribution is None else distribution)
     try:
-        with contextlib.nullcontext() if scope is None else scope.scope():
+        with strategy.scope() if strategy else contextlib.nullcontext():
             yield distribution
     finally:
         _set(before)
@@ -197,8 +194,8 @@ def spread(data, rows: int):
     Several processes of tensorflow would share out again what each has read; ValueError for data of which that cannot
     be prevented.
     """
-    distribution = current()
-    if not isinstance(distribution, Replicas) or distribution.num_processes == 1 or distribution.strategy is None:
+    distribution = replicas.current()
+    if distribution is None or distribution.num_processes == 1 or distribution.strategy is None:
         return data
     if not isinstance(data, tf.data.Dataset):
         raise ValueError(

@@ -39,9 +39,8 @@ def start(*, coordinator: str | None = None, count: int | None = None, index: in
     given = {"coordinator": coordinator, "process_count": count, "process_id": index}
     named = [name for name, value in given.items() if value is not None]
     if named and len(named) < 3:
-        raise ValueError(
-            f"--coordinator, --process_count and --process_id go together, got {' and '.join(named)} alone."
-        )
+        told = " and ".join(named)
+        raise ValueError(f"--coordinator, --process_count and --process_id go together, got {told} alone.")
     if named and not re.fullmatch(r"\S+:\d+", coordinator):
         raise ValueError(f"coordinator must be host:port, got {coordinator!r}.")
     if named and not 0 <= index < count:
@@ -87,9 +86,8 @@ def _start_tensorflow(coordinator, count, index):
         workers = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {}).get("worker", [])
     except (ValueError, AttributeError) as error:
         raise ValueError(f"TF_CONFIG must be JSON as tensorflow wants it, got {os.environ['TF_CONFIG']!r}.") from error
-    if len(workers) < 2 or _strategy is not None:
-        return
-    _strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    if len(workers) > 1 and _strategy is None:
+        _strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
 
 def strategy():

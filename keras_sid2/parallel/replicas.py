@@ -120,12 +120,14 @@ def step_logs(logs: dict) -> dict:
 def check_optimizer(optimizer):
     """ValueError for an optimizer that several replicas cannot share: one that scales the loss, which each would do for
     itself, and on torch one that does not average their gradients, as keras's own."""
-    if count() > 1 and isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+    if count() == 1:
+        return
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         raise ValueError(
             f"A LossScaleOptimizer, which float16 needs, would scale the loss of each of the {count()} replicas of the "
             "model by itself: train in mixed_bfloat16."
         )
-    if backend.name() == "torch" and count() > 1 and not getattr(optimizer, "averages_over_copies", False):
+    if backend.name() == "torch" and not getattr(optimizer, "averages_over_copies", False):
         raise ValueError(
             f"On torch the gradients of several processes are averaged by EmaAdam, got {type(optimizer).__name__}: "
             "compile() without an optimizer takes the recipe's."
