@@ -14,17 +14,22 @@ def compiled(function: Callable, variables: Sequence, *, jit_compile: bool) -> C
     jax and tensorflow compile the whole function (tensorflow through XLA if `jit_compile`); torch runs it as it is,
     without gradients.
     """
+    run = _with_values(function, variables)
+    if name() == "jax":
+        return jax.jit(run)
+    if name() == "tensorflow":
+        return tf.function(run, jit_compile=jit_compile, autograph=False)
+    return torch.no_grad()(run)
+
+
+def _with_values(function: Callable, variables: Sequence) -> Callable:
     variables = list(variables)
 
     def run(values, *tensors):
         with keras.StatelessScope(list(zip(variables, values, strict=True))):
             return function(*tensors)
 
-    if name() == "jax":
-        return jax.jit(run)
-    if name() == "tensorflow":
-        return tf.function(run, jit_compile=jit_compile, autograph=False)
-    return torch.no_grad()(run)
+    return run
 
 
 def recorded(function: Callable, variables: Sequence) -> Callable:
@@ -58,6 +63,7 @@ class _Recorded:
 
     def __init__(self, function: Callable, variables: Sequence):
         self._function, self._variables, self._graphs = function, list(variables), {}
+        self._run = _with_values(function, variables)
 
     def __call__(self, *tensors):
         values = [v.value for v in self._variables]
@@ -79,7 +85,3 @@ class _Recorded:
             reason = f"{self._function} cannot be recorded: {str(error).strip().splitlines()[0]}"
             warnings.warn(f"Sampling is slower than it could be: {reason}", stacklevel=2)
             return self._run
-
-    def _run(self, values: list, *tensors):
-        with keras.StatelessScope(list(zip(self._variables, values, strict=True))):
-            return self._function(*tensors)

@@ -82,8 +82,8 @@ def _local_devices() -> list:
 def _device_count() -> int:
     if backend.name() == "torch":
         return processes.count()
-    if processes.strategy():
-        return processes.strategy().num_replicas_in_sync
+    if processes.strategy:
+        return processes.strategy.num_replicas_in_sync
     return len(_devices() if backend.name() == "jax" else _local_devices())
 
 
@@ -107,12 +107,12 @@ def _make(mesh: Mesh, rules: Sequence[Rule] | None, devices: Sequence | None = N
         return MeshDistribution(mesh, rules, devices)
     if backend.name() == "torch":
         return Replicas(mesh, count)
-    strategy = processes.strategy() or tf.distribute.MirroredStrategy([device.name for device in _local_devices()])
+    strategy = processes.strategy or tf.distribute.MirroredStrategy([device.name for device in _local_devices()])
     return Replicas(mesh, count, strategy)
 
 
 def _set(distribution: MeshDistribution | Replicas | None):
-    replicas.use(distribution if isinstance(distribution, Replicas) else None)
+    replicas.present = distribution if isinstance(distribution, Replicas) else None
     if backend.name() == "jax":
         keras.distribution.set_distribution(distribution)
 
@@ -148,7 +148,7 @@ def distributed(
 def current() -> MeshDistribution | Replicas | None:
     """What `distribute` has set, if it has."""
     distribution = keras.distribution.distribution()
-    return distribution if isinstance(distribution, MeshDistribution) else replicas.current()
+    return distribution if isinstance(distribution, MeshDistribution) else replicas.present
 
 
 def check_model(model) -> Table | None:
@@ -194,7 +194,7 @@ def spread(data, rows: int):
     Several processes of tensorflow would share out again what each has read; ValueError for data of which that cannot
     be prevented.
     """
-    distribution = replicas.current()
+    distribution = replicas.present
     if distribution is None or distribution.num_processes == 1 or distribution.strategy is None:
         return data
     if not isinstance(data, tf.data.Dataset):

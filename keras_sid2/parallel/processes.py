@@ -26,7 +26,7 @@ _LOST = re.compile(
     r"|failed to connect to all addresses|UnavailableError|DEADLINE_EXCEEDED|Gloo",
     re.IGNORECASE,
 )
-_strategy = None  # tensorflow's for several processes, which must be made before anything else
+strategy = None  # tensorflow's for several processes, which `start` makes, for it must come before anything else
 
 
 def start(*, coordinator: str | None = None, count: int | None = None, index: int | None = None):
@@ -79,20 +79,15 @@ def _start_torch(coordinator, count, index):
 
 
 def _start_tensorflow(coordinator, count, index):
-    global _strategy
+    global strategy
     if coordinator is not None:
         raise ValueError("On tensorflow processes are named by TF_CONFIG, with the addresses of all workers.")
     try:
         workers = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {}).get("worker", [])
     except (ValueError, AttributeError) as error:
         raise ValueError(f"TF_CONFIG must be JSON as tensorflow wants it, got {os.environ['TF_CONFIG']!r}.") from error
-    if len(workers) > 1 and _strategy is None:
-        _strategy = tf.distribute.MultiWorkerMirroredStrategy()
-
-
-def strategy():
-    """tensorflow's MultiWorkerMirroredStrategy, where several processes were started; else None."""
-    return _strategy
+    if len(workers) > 1 and strategy is None:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
 
 def count() -> int:
@@ -111,9 +106,9 @@ def _count_and_index() -> tuple[int, int]:
     if backend.name() == "torch":
         group = torch.distributed
         return (group.get_world_size(), group.get_rank()) if group.is_initialized() else (1, 0)
-    if _strategy is None:
+    if strategy is None:
         return 1, 0
-    resolver = _strategy.cluster_resolver
+    resolver = strategy.cluster_resolver
     return len(resolver.cluster_spec().as_dict()["worker"]), resolver.task_id
 
 
@@ -168,7 +163,7 @@ def _jax_sum(value: int):
 
 @functools.cache
 def _tensorflow_sum() -> Callable:
-    replicas_here = _strategy.num_replicas_in_sync // count()
+    replicas_here = strategy.num_replicas_in_sync // count()
 
     @tf.function(autograph=False)
     def add(number):
@@ -176,7 +171,7 @@ def _tensorflow_sum() -> Callable:
             on_device = tf.identity(number)  # an argument lies nowhere, and the sum goes where it lies
             return tf.distribute.get_replica_context().all_reduce("SUM", on_device)
 
-        return _strategy.experimental_local_results(_strategy.run(in_replica))[0] // replicas_here
+        return strategy.experimental_local_results(strategy.run(in_replica))[0] // replicas_here
 
     return lambda value: add(tf.constant(value, "int64"))
 

@@ -28,25 +28,14 @@ class Replicas:
     strategy: object = None
 
 
-_current: Replicas | None = None
-
-
-def use(replicas: Replicas | None):
-    """Models made from now on are of `replicas`; a process group alone may be for other things."""
-    global _current
-    _current = replicas
-
-
-def current() -> Replicas | None:
-    """What `use` was told last."""
-    return _current
+present: Replicas | None = None  # set by mesh.py alone; a process group by itself may be for other things
 
 
 def count() -> int:
     """Replicas; 1 outside a strategy, or where processes train models of their own."""
     if backend.name() == "tensorflow":
         return tf.distribute.get_strategy().num_replicas_in_sync
-    return _current.num_processes if _current and backend.name() == "torch" else 1
+    return present.num_processes if present and backend.name() == "torch" else 1
 
 
 def index():
