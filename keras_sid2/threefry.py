@@ -63,10 +63,8 @@ def _to_uniform(words):
 
 
 def evenly(index):
-    """float32 in (0, 1] of int32 `index`: the fractions of index (sqrt(5) - 1) / 2, which cover [0, 1] evenly.
-
-    Any stretch of them does, of any length. The product wraps in integers, so it is exact for every index.
-    """
+    """float32 in (0, 1] of int32 `index`: the fractions of index (sqrt(5) - 1) / 2, which cover [0, 1] evenly. Any
+    stretch of them does, of any length. The product wraps in integers, so it is exact for every index."""
     return _to_uniform(ops.cast(index, "int32") * _GOLDEN)
 
 

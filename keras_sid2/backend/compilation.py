@@ -9,11 +9,9 @@ from keras_sid2.backend.platform import jax, name, tf, torch
 
 
 def compiled(function: Callable, variables: Sequence, *, jit_compile: bool) -> Callable:
-    """`call(values, *tensors)`: function(*tensors) with `variables` set to `values`, others at each call.
-
-    jax and tensorflow compile the whole function (tensorflow through XLA if `jit_compile`); torch runs it as it is,
-    without gradients.
-    """
+    """`call(values, *tensors)`: function(*tensors) with `variables` set to `values`, others at each call. jax and
+    tensorflow compile the whole function (tensorflow through XLA if `jit_compile`); torch runs it as it is, without
+    gradients."""
     run = _with_values(function, variables)
     if name() == "jax":
         return jax.jit(run)

@@ -9,11 +9,9 @@ from keras_sid2.backend.platform import jax_platform, name, tf, torch
 
 
 def attention(query, key, value):
-    """softmax(q k^T / sqrt(d)) v over [B, N, heads, d], not causal, through the backend's fused kernel if any.
-
-    On TPU keras 3.15's Splash path masks causally and does not scale, for lengths that 128 divides: there XLA's own
-    attention is used. XLA for CPU has no product of float16 summed in float32, which jax asks for: float32 is used.
-    """
+    """softmax(q k^T / sqrt(d)) v over [B, N, heads, d], not causal, through the backend's fused kernel if any. On TPU
+    keras 3.15's Splash path masks causally and does not scale, for lengths that 128 divides: there XLA's own attention
+    is used. XLA for CPU has no product of float16 summed in float32, which jax asks for: float32 is used."""
     platform, dtype = jax_platform(), keras.backend.standardize_dtype(query.dtype)
     if platform == "cpu" and dtype == "float16":
         return ops.cast(attention(*(ops.cast(part, "float32") for part in (query, key, value))), dtype)
@@ -21,10 +19,8 @@ def attention(query, key, value):
 
 
 def convolution(inputs, kernel, *, strides: tuple[int, int], padding: str):
-    """[B, H, W, C] by a kernel [h, w, C, F]; padding "valid" or "same". As keras.ops.conv, channels last.
-
-    On torch keras 3.15 copies the images to channels first and back; torch takes them as they lie, by other strides.
-    """
+    """[B, H, W, C] by a kernel [h, w, C, F]; padding "valid" or "same". As keras.ops.conv, channels last. On torch
+    keras 3.15 copies the images to channels first and back; torch takes them as they lie, by other strides."""
     if name() != "torch" or (padding == "same" and tuple(strides) != (1, 1)):
         return ops.conv(inputs, kernel, strides=strides, padding=padding, data_format="channels_last")
     images, weights = ops.convert_to_tensor(inputs).permute(0, 3, 1, 2), ops.convert_to_tensor(kernel)
@@ -43,10 +39,8 @@ def fused_group_norm(inputs, scale, offset, *, groups: int, epsilon: float):
 
 
 class FixedSeed(keras.random.SeedGenerator):
-    """Lets `keras.random` draw once from `key`, an int32 tensor [2], with no state to carry or to save.
-
-    keras looks only at isinstance(seed, SeedGenerator) and at `next`; the base class's __init__ would make a variable.
-    """
+    """Lets `keras.random` draw once from `key`, an int32 tensor [2], with no state to carry or to save. keras looks
+    only at isinstance(seed, SeedGenerator) and at `next`; the base class's __init__ would make a variable."""
 
     def __init__(self, key):
         self._key, self._initial_seed, self.backend = key, 0, keras.backend

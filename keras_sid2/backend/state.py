@@ -28,11 +28,9 @@ def sync_variables(model: keras.Model):
 
 @contextlib.contextmanager
 def variables_survive(model: keras.Model):
-    """Puts the weights back if jax's fit dies before its first step is done.
-
-    keras empties the variables when it hands their values to the first step, and an error there (bad data, an interrupt
-    while compiling) would leave them None. No memory is held: once a step ran, the values are donated.
-    """
+    """Puts the weights back if jax's fit dies before its first step is done. keras empties the variables when it hands
+    their values to the first step, and an error there (bad data, an interrupt while compiling) would leave them None.
+    No memory is held: once a step ran, the values are donated."""
     if name() != "jax":
         yield
         return

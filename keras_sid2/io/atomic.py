@@ -76,10 +76,8 @@ def umask() -> int:
 @contextlib.contextmanager
 def locked(folder: str | os.PathLike, advice: str = "wait for its end") -> Iterator[None]:
     """Holds folder/lock for as long as the block runs; ValueError if another process does, naming it, with `advice`.
-
     The operating system gives it back when a process ends in any way. Who holds it may rename or remove the folder. On
-    a network file system it holds as far as that passes on flock.
-    """
+    a network file system it holds as far as that passes on flock."""
     import fcntl  # there is none on Windows, where all else here works
 
     path = pathlib.Path(folder) / "lock"
@@ -114,10 +112,8 @@ def _owner(file) -> str:
 
 
 def drop_lines_after(path: str | os.PathLike, step: int):
-    """Leaves out, of a log with "step" in each line, what a run that goes on from `step` will write again.
-
-    A last line that was cut by an end in the midst of it goes too. No file: nothing happens.
-    """
+    """Leaves out, of a log with "step" in each line, what a run that goes on from `step` will write again. A last line
+    that was cut by an end in the midst of it goes too. No file: nothing happens."""
     path = pathlib.Path(path)
     lines = path.read_text().splitlines() if path.exists() else []
     kept = [line for line in lines if _step_of(line) <= step]

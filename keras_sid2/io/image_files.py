@@ -20,10 +20,8 @@ _HOLD = 2.0  # seconds that an animation's last frame stays
 
 
 def image_grid(images: np.ndarray, captions: Sequence[str] | None = None, columns: int | None = None) -> np.ndarray:
-    """uint8 [N, (F,) H, W, 1 or 3] side by side as one uint8 [H', W', 3] picture, with `captions` below them.
-
-    Small ones are enlarged by whole pixels to about 64; `columns` None is about the square root of N.
-    """
+    """uint8 [N, (F,) H, W, 1 or 3] side by side as one uint8 [H', W', 3] picture, with `captions` below them. Small
+    ones are enlarged by whole pixels to about 64; `columns` None is about the square root of N."""
     from PIL import Image, ImageDraw
 
     images = _checked(_strips(images))
@@ -76,9 +74,7 @@ def write_pngs(folder: str | os.PathLike, images: np.ndarray, start: int = 0):
 
 def write_animation(path: str | os.PathLike, frames: Sequence[np.ndarray], seconds: float):
     """uint8 [H, W, 3] frames as an animation of `seconds`: a .gif of 256 colours a frame, or a .webp without loss.
-
-    ValueError for another suffix, and unless there are frames, all of one size.
-    """
+    ValueError for another suffix, and unless there are frames, all of one size."""
     from PIL import Image
 
     options = {".gif": {}, ".webp": {"lossless": True}}.get(pathlib.Path(path).suffix)
@@ -161,10 +157,8 @@ class NpzPieces(contextlib.AbstractContextManager):
         self.done, self._kind = self.done + images, kind
 
     def add(self, images: np.ndarray, labels: np.ndarray | None = None):
-        """uint8 [N, H, W, C] images, and their classes int [N] if they have any, behind those that are there.
-
-        Raises ValueError for images of another size, and where some have labels and others none.
-        """
+        """uint8 [N, H, W, C] images, and their classes int [N] if they have any, behind those that are there. Raises
+        ValueError for images of another size, and where some have labels and others none."""
         if not _are_images(images):
             raise ValueError(f"Images must be uint8 [N, H, W, C], got {images.dtype} {list(images.shape)}.")
         if labels is not None:

@@ -16,10 +16,8 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 
 def read_images(path: str | os.PathLike) -> np.ndarray:
-    """All images of an .npz, uint8 [N, H, W, C]; or the one of a PNG file, with N = 1.
-
-    Raises FileNotFoundError, and ValueError for a file that is neither.
-    """
+    """All images of an .npz, uint8 [N, H, W, C]; or the one of a PNG file, with N = 1. Raises FileNotFoundError, and
+    ValueError for a file that is neither."""
     path = pathlib.Path(path)
     if path.suffix == ".npz":
         return np.concatenate(list(iterate_npz(path, npz_shape(path)[0])))
@@ -33,10 +31,8 @@ def npz_shape(path: str | os.PathLike) -> tuple[int, int, int, int]:
 
 
 def iterate_npz(path: str | os.PathLike, batch_size: int) -> Iterator[np.ndarray]:
-    """The images of an .npz in the ADM layout in order, uint8 [at most batch_size, H, W, C] at a time.
-
-    What is wrong with the file is told before the first block, as by `read_images`; damage inside, when it is met.
-    """
+    """The images of an .npz in the ADM layout in order, uint8 [at most batch_size, H, W, C] at a time. What is wrong
+    with the file is told before the first block, as by `read_images`; damage inside, when it is met."""
     batch_size = whole_number("batch_size", batch_size)
     npz_shape(path)
     return _npz_blocks(path, batch_size)
@@ -77,10 +73,8 @@ def _npz_images(path) -> Iterator[tuple]:
 
 
 def iterate_pngs(folder: str | os.PathLike, batch_size: int) -> Iterator[np.ndarray]:
-    """The PNG files of a folder in the order of their names, uint8 [at most batch_size, H, W, 1 or 3] at a time.
-
-    Raises ValueError if there are none; and, when they are met, for a file that is none, or of another size.
-    """
+    """The PNG files of a folder in the order of their names, uint8 [at most batch_size, H, W, 1 or 3] at a time. Raises
+    ValueError if there are none; and, when they are met, for a file that is none, or of another size."""
     batch_size, paths = whole_number("batch_size", batch_size), png_paths(folder)
     if not paths:
         raise ValueError(f"{folder} must be a folder with .png files, and there are none.")

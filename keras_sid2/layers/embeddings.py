@@ -83,10 +83,8 @@ def _embedding(condition, dim: int, name: str) -> keras.layers.Layer:
 
 @register
 class PositionEmbedding(keras.layers.Layer):
-    """Adds one learned vector per position, N(0, 0.01) at the start, to [B, H, W, C].
-
-    To clips [B, F, H, W, C] one per place, and one per frame.
-    """
+    """Adds one learned vector per position, N(0, 0.01) at the start, to [B, H, W, C]. To clips [B, F, H, W, C] one per
+    place, and one per frame."""
 
     def __init__(self, name: str = "position", **kwargs):
         super().__init__(name=name, **kwargs)

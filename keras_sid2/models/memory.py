@@ -75,11 +75,9 @@ def memory_plan(
     platform: str = "gpu",
     backend: str = "jax",
 ) -> MemoryPlan:
-    """What a train step of a traced network takes on each device of `mesh`, which share the batch.
-
-    Raises ValueError for a size, platform or backend that is none, a batch that cannot be divided, and a mesh that
-    cannot hold the network.
-    """
+    """What a train step of a traced network takes on each device of `mesh`, which share the batch. Raises ValueError
+    for a size, platform or backend that is none, a batch that cannot be divided, and a mesh that cannot hold the
+    network."""
     if (platform, backend) not in KEPT:
         known = ", ".join(f"{name} on {device}" for device, name in KEPT)
         raise ValueError(f"There are estimates for {known}; got the backend {backend!r} on the platform {platform!r}.")

@@ -278,10 +278,8 @@ def network_cost(*args, **config) -> NetworkCost:
 
 class _BlockRunner:
     """Runs blocks in order, each with a dropout seed of its own: the call's seed folded with the block's number.
-
     keras.remat gets what has a gradient as arguments, and the block's whole __call__: torch's backward pass may run it
-    in another thread, which knows nothing of the autocasting of this one.
-    """
+    in another thread, which knows nothing of the autocasting of this one."""
 
     def __init__(self, emb, training, seed, num_blocks: int):
         self.emb, self.training, self.count = emb, training, 0

@@ -28,9 +28,7 @@ _TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras
 @dataclasses.dataclass(frozen=True)
 class NetworkCost:
     """Numbers in the weights, and multiply-adds for one example of the blocks alone and of the whole forward pass.
-
-    Those of the blocks are the figure that papers citing SiD2 call "Gflops" (137 and 653 for the ImageNet models).
-    """
+    Those of the blocks are the figure that papers citing SiD2 call "Gflops" (137 and 653 for the ImageNet models)."""
 
     parameters: int
     block_multiply_adds: int

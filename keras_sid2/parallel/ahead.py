@@ -24,9 +24,7 @@ _NO_TPU_HERE = {  # libtpu must not look for one, ask what it is, or lock it
 
 def devices(platform: str, topology: str, count: int) -> list:
     """Those to compile for: "cpu" (`count` virtual ones) or "gpu" of here, or of a TPU `topology` such as "v5p:2x2x1".
-
-    Raises ValueError on another backend than jax and where there are fewer than `count`, ImportError without libtpu.
-    """
+    Raises ValueError on another backend than jax and where there are fewer than `count`, ImportError without libtpu."""
     if backend.name() != "jax":
         raise ValueError(f"Compiling ahead of time needs the jax backend, got {backend.name()}: set KERAS_BACKEND=jax.")
     if platform != "gpu":
@@ -52,9 +50,7 @@ def devices(platform: str, topology: str, count: int) -> list:
 @contextlib.contextmanager
 def shapes_alone(sharding) -> Iterator[None]:
     """Variables that are made within it hold a shape, a dtype and a sharding, `sharding` without a layout; no numbers.
-
-    It replaces two methods of keras's variable (3.15) on jax.
-    """
+    It replaces two methods of keras's variable (3.15) on jax."""
     from keras.src.backend.jax.core import JaxVariable
 
     def hold(variable, shape, dtype):

@@ -118,10 +118,8 @@ def _set(distribution: MeshDistribution | Replicas | None):
 
 
 def distribute(mesh: Mesh, rules: Sequence[Rule] | None = None) -> MeshDistribution | Replicas | None:
-    """Makes `mesh` the one that all models made from now on are on. A mesh of one device changes nothing.
-
-    Raises ValueError for a mesh that the backend cannot do, and if it is for another number of devices than there are.
-    """
+    """Makes `mesh` the one that all models made from now on are on. A mesh of one device changes nothing. Raises
+    ValueError for a mesh that the backend cannot do, and if it is for another number of devices than there are."""
     distribution = _make(mesh, rules)
     if distribution is not None:
         _set(distribution)
@@ -152,11 +150,9 @@ def current() -> MeshDistribution | Replicas | None:
 
 
 def check_model(model) -> Table | None:
-    """The table of a compiled `model` on the current mesh, None without one.
-
-    ValueError if the mesh cannot hold the model (see `rules.table`), it was made before `distribute`, or a weight was
-    made outside of its network's build(), where the rules did not reach it.
-    """
+    """The table of a compiled `model` on the current mesh, None without one. ValueError if the mesh cannot hold the
+    model (see `rules.table`), it was made before `distribute`, or a weight was made outside of its network's build(),
+    where the rules did not reach it."""
     distribution = current()
     if distribution is None:
         return None
@@ -189,11 +185,8 @@ def _is_on(variable, distribution: MeshDistribution | Replicas) -> bool:
 
 
 def spread(data, rows: int):
-    """Data for fit and evaluate as the mesh wants it; `rows` are those of a batch of this process.
-
-    Several processes of tensorflow would share out again what each has read; ValueError for data of which that cannot
-    be prevented.
-    """
+    """Data for fit and evaluate as the mesh wants it; `rows` are those of a batch of this process. Several processes of
+    tensorflow would share out again what each has read; ValueError for data of which that cannot be prevented."""
     distribution = replicas.present
     if distribution is None or distribution.num_processes == 1 or distribution.strategy is None:
         return data

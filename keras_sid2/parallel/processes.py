@@ -128,10 +128,8 @@ def wait_for_all():
 
 
 class Agreement:
-    """Lets all processes stop after the same step when one of them is asked to.
-
-    After each step a number is added up, and it is looked at a step later, so that no accelerator waits for the host.
-    """
+    """Lets all processes stop after the same step when one of them is asked to. After each step a number is added up,
+    and it is looked at a step later, so that no accelerator waits for the host."""
 
     def __init__(self):
         self._before: Callable[[], int] | None = None

@@ -73,11 +73,9 @@ def gathered(values):
 
 
 def mean_loss(losses):
-    """The mean loss of the whole batch from this replica's `losses` [b]; its gradient is that of this part.
-
-    The parts' gradients are to be averaged: `averaged_gradients`. tensorflow's trainer takes losses divided by the
-    number of replicas, and its sum of gradients is their mean then.
-    """
+    """The mean loss of the whole batch from this replica's `losses` [b]; its gradient is that of this part. The parts'
+    gradients are to be averaged: `averaged_gradients`. tensorflow's trainer takes losses divided by the number of
+    replicas, and its sum of gradients is their mean then."""
     loss = ops.mean(losses)
     if count() == 1:
         return loss
@@ -145,11 +143,8 @@ def update(variables: Sequence, values: Sequence):
 
 
 def save(model: keras.Model, path: str | os.PathLike):
-    """model.save(path), by one process alone where there are several.
-
-    keras makes variables on the way, which processes make together under a distribution or a strategy. Both belong to a
-    thread, so another one saves.
-    """
+    """model.save(path), by one process alone where there are several. keras makes variables on the way, which processes
+    make together under a distribution or a strategy. Both belong to a thread, so another one saves."""
     if processes.count() == 1:
         model.save(path)
         return

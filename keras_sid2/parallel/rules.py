@@ -26,10 +26,8 @@ Layout = tuple[str | None, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """How many devices lie along each axis; `data` and `fsdp` together share a batch.
-
-    Raises ValueError, naming the axis, for anything but integers >= 1.
-    """
+    """How many devices lie along each axis; `data` and `fsdp` together share a batch. Raises ValueError, naming the
+    axis, for anything but integers >= 1."""
 
     data: int = 1
     fsdp: int = 1
@@ -42,9 +40,7 @@ class Mesh:
     @classmethod
     def parse(cls, text: str) -> "Mesh":
         """The mesh of a text such as "data:4,fsdp:2": axes in any order, 1 where not named; str() writes it back.
-
-        ValueError for an axis that is unknown or named twice, and a size that is no integer >= 1.
-        """
+        ValueError for an axis that is unknown or named twice, and a size that is no integer >= 1."""
         sizes: dict[str, int] = {}
         for part in text.split(","):
             axis, _, size = (piece.strip() for piece in part.partition(":"))
@@ -88,11 +84,9 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """One variable on a mesh.
-
-    `axes` split its dimensions; those that its rule names and that do not divide them are `dropped`. `rule` is the
-    pattern that matched, None where none did. Bytes count a trained weight with its two moments and its average.
-    """
+    """One variable on a mesh. `axes` split its dimensions; those that its rule names and that do not divide them are
+    `dropped`. `rule` is the pattern that matched, None where none did. Bytes count a trained weight with its two
+    moments and its average."""
 
     path: str
     shape: tuple[int, ...]
@@ -109,10 +103,8 @@ class Placement:
 
 
 def place(variable, mesh: Mesh, rules: Sequence[Rule] | None) -> Placement:
-    """Where a variable (anything with path, shape, dtype and trainable) goes; by `fsdp` alone without rules.
-
-    ValueError if several rules match its path, or one that was written for another number of dimensions.
-    """
+    """Where a variable (anything with path, shape, dtype and trainable) goes; by `fsdp` alone without rules. ValueError
+    if several rules match its path, or one that was written for another number of dimensions."""
     path, shape = variable.path, tuple(variable.shape)
     rule = _along_the_largest(shape, mesh) if rules is None else _matching(path, shape, rules)
     named = [(axis, size, getattr(mesh, axis) if axis else 1) for axis, size in zip(rule.axes, shape, strict=True)]
@@ -187,11 +179,9 @@ def _line(name: str, shape: tuple[int, ...], axes: Layout, dropped: tuple[str, .
 
 
 def table(model, mesh: Mesh, rules: Sequence[Rule] | None = None) -> Table:
-    """The table of a model's (or a network's) weights with their averages and what `EmaAdam` keeps of them.
-
-    `rules` take the place of the network's own. ValueError where no rule matches a large variable that could be split,
-    and where the model axis does not divide the attention heads, or has no rules.
-    """
+    """The table of a model's (or a network's) weights with their averages and what `EmaAdam` keeps of them. `rules`
+    take the place of the network's own. ValueError where no rule matches a large variable that could be split, and
+    where the model axis does not divide the attention heads, or has no rules."""
     network = getattr(model, "network", model)
     rules = getattr(network, "sharding_rules", None) if rules is None else rules
     if rules is None and mesh.model > 1:
