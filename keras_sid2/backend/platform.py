@@ -10,8 +10,6 @@ class _Module:
         self._name = name
 
     def __getattr__(self, attribute: str):
-        if attribute.startswith("__"):  # who looks at all that a module holds must not import it
-            raise AttributeError(attribute)
         return getattr(importlib.import_module(self._name), attribute)
 
 
