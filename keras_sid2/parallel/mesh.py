@@ -133,9 +133,12 @@ def distributed(
     mesh: Mesh, rules: Sequence[Rule] | None = None, devices: Sequence | None = None
 ) -> Iterator[MeshDistribution | Replicas | None]:
     """`distribute` within a block, on jax also over `devices` alone; then the distribution is what it was before."""
-    before, distribution = current(), _make(mesh, rules, devices)
-    strategy = getattr(distribution, "strategy", None)
-    _set(before if distribution is None else distribution)
+    distribution = _make(mesh, rules, devices)
+    if distribution is None:
+        yield None
+        return
+    before, strategy = current(), getattr(distribution, "strategy", None)
+    _set(distribution)
     try:
         with strategy.scope() if strategy else contextlib.nullcontext():
             yield distribution
