@@ -7,9 +7,8 @@ Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3
     (3) uniform = (top 24 bits + 1/2) / 2^24                    in (0, 1]
     (4) normal  = sqrt(-2 ln u1) (cos 2 pi u2, sin 2 pi u2)     Box and Muller
 
-Why not `keras.random`: its three backends have three unrelated streams, it draws a whole batch from one seed (so an
-image's noise depends on the batch and the mesh it is in), and on torch the seeds s + 1 and s give the same stream one
-draw apart. Here noise is a function of (seed, step, example) and of nothing else, on any backend and any mesh.
+Why not `keras.random`: its backends have unrelated streams, it draws a batch from one seed, and on torch the seeds
+s + 1 and s give the same stream one draw apart. Here noise is a function of (seed, step, example) alone.
 
 A call costs about 120 small operations to trace, so draw much in one call: `index` serves many examples at once.
 A key is an int32 tensor [..., 2]; words are int32 tensors whose sums wrap, because uint32 is not complete on torch.
@@ -57,12 +56,6 @@ def fold_in(key, data, index=0):
     return ops.stack(words, axis=-1)
 
 
-def _word_pairs(key, count: int, index):
-    """Eq. (1): two int32 tensors [..., count] of random words."""
-    index = ops.expand_dims(ops.cast(index, "int32"), -1)
-    return threefry2x32(key[..., 0:1], key[..., 1:2], ops.arange(count, dtype="int32"), index)
-
-
 def _to_uniform(words):
     """Eq. (3)."""
     top = ops.bitwise_and(ops.right_shift(words, 8), 0xFFFFFF)
@@ -70,27 +63,31 @@ def _to_uniform(words):
 
 
 def evenly(index):
-    """float32 in (0, 1] of int32 `index`: the fractions of index (sqrt(5) - 1) / 2, which cover [0, 1] evenly.
-
-    Any stretch of them does, of any length. The product wraps in integers, so it is exact for every index.
-    """
+    """float32 in (0, 1] of int32 `index`: the fractions of index (sqrt(5) - 1) / 2, which cover [0, 1] evenly. Any
+    stretch of them does, of any length. The product wraps in integers, so it is exact for every index."""
     return _to_uniform(ops.cast(index, "int32") * _GOLDEN)
+
+
+def _uniforms(key, shape: tuple[int, ...], index):
+    """Two tensors [..., n] of uniform numbers, of the words of Eq. (1), enough for `shape`."""
+    index = ops.expand_dims(ops.cast(index, "int32"), -1)
+    numbers = ops.arange((math.prod(shape) + 1) // 2, dtype="int32")
+    return map(_to_uniform, threefry2x32(key[..., 0:1], key[..., 1:2], numbers, index))
 
 
 def _shaped(pair, shape: tuple[int, ...]):
     """Two tensors [..., n] as one [..., *shape]."""
-    values = ops.concatenate(pair, axis=-1)[..., : math.prod(shape)]
+    values = ops.concatenate(list(pair), axis=-1)[..., : math.prod(shape)]
     return ops.reshape(values, tuple(ops.shape(values)[:-1]) + tuple(shape))
 
 
 def uniform(key, shape: tuple[int, ...] = (), index=0):
     """float32 [..., *shape] in (0, 1]: a draw of `shape` for each key of [..., 2] and each integer of `index` [...]."""
-    pair = _word_pairs(key, (math.prod(shape) + 1) // 2, index)
-    return _shaped([_to_uniform(words) for words in pair], shape)
+    return _shaped(_uniforms(key, shape, index), shape)
 
 
 def normal(key, shape: tuple[int, ...] = (), index=0):
     """float32 [..., *shape] from N(0, 1), Eq. (4), for each key of [..., 2] and each integer of `index` [...]."""
-    first, second = (_to_uniform(words) for words in _word_pairs(key, (math.prod(shape) + 1) // 2, index))
+    first, second = _uniforms(key, shape, index)
     radius, angle = ops.sqrt(-2.0 * ops.log(first)), 2.0 * math.pi * second
-    return _shaped([radius * ops.cos(angle), radius * ops.sin(angle)], shape)
+    return _shaped((radius * ops.cos(angle), radius * ops.sin(angle)), shape)

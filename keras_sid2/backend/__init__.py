@@ -1,5 +1,7 @@
 """The few places where jax, tensorflow and torch differ; `parallel` and sharded checkpoints name a backend, too."""
 
+# ruff: noqa: F401
+
 from keras_sid2.backend.accumulation import accumulated
 from keras_sid2.backend.compilation import compiled, recorded, tensors_stay_tensors
 from keras_sid2.backend.ops import (
@@ -16,33 +18,9 @@ from keras_sid2.backend.state import (
     gathered,
     on_batch_shards,
     read_torch_file,
+    replaced,
     step_value,
     steps_done,
     sync_variables,
     variables_survive,
 )
-
-__all__ = [
-    "accumulated",
-    "attention",
-    "batch_shards",
-    "compiled",
-    "convolution",
-    "convolution_precision",
-    "dense",
-    "device_kind",
-    "fused_group_norm",
-    "gathered",
-    "global_norm",
-    "loop",
-    "name",
-    "on_batch_shards",
-    "read_torch_file",
-    "recorded",
-    "step_value",
-    "steps_done",
-    "sync_variables",
-    "tensors_stay_tensors",
-    "update_averages",
-    "variables_survive",
-]

@@ -5,22 +5,24 @@ from collections.abc import Callable, Sequence
 import keras
 from keras import ops
 
-from keras_sid2.backend.platform import name
+from keras_sid2.backend.platform import jax, name, tf, torch
 
 
 def accumulated(function: Callable, variables: Sequence, trainable: Sequence, count: int):
-    """(values, gradients) of function(i) -> [b] for 0 <= i < count, one after another in the memory of one.
+    """(values, gradients) of function(i) -> [b] for 0 <= i < count, without a gradient of their own.
 
     values [count, b] are all that it returned; gradients, in the order of `trainable`, are those of the sum of values.
-    Neither passes a gradient on. `variables` are all that function reads and changes; what it changes, such as a
-    running mean or the state of a seed generator, one call hands to the next.
+    `variables` are all that function reads and changes; what it changes, such as a running mean or the state of a seed
+    generator, one call hands to the next.
     """
-    return _ACCUMULATED[name()](function, variables, trainable, count)
+    if name() == "torch":
+        return _accumulated_on_torch(function, trainable, count)
+    if name() == "tensorflow":
+        return _accumulated_on_tensorflow(function, trainable, count)
+    return _accumulated_on_jax(function, variables, trainable, count)
 
 
 def _accumulated_on_jax(function, variables, trainable, count):
-    import jax
-
     trained = {id(v) for v in trainable}
     others = [v for v in variables if id(v) not in trained]
 
@@ -44,9 +46,7 @@ def _accumulated_on_jax(function, variables, trainable, count):
     return losses, gradients
 
 
-def _accumulated_on_tensorflow(function, variables, trainable, count):
-    import tensorflow as tf
-
+def _accumulated_on_tensorflow(function, trainable, count):
     weights = [v.value for v in trainable]
 
     def body(i, values, sums):
@@ -61,9 +61,7 @@ def _accumulated_on_tensorflow(function, variables, trainable, count):
     return tf.stop_gradient(values.stack()), [tf.stop_gradient(g) for g in gradients]
 
 
-def _accumulated_on_torch(function, variables, trainable, count):
-    import torch
-
+def _accumulated_on_torch(function, trainable, count):
     weights, values, sums = [v.value for v in trainable], [], None
     for i in range(count):
         found = function(i)
@@ -71,10 +69,3 @@ def _accumulated_on_torch(function, variables, trainable, count):
         sums = gradients if sums is None else torch._foreach_add(sums, gradients)
         values.append(found.detach())
     return torch.stack(values), list(sums)
-
-
-_ACCUMULATED = {
-    "jax": _accumulated_on_jax,
-    "tensorflow": _accumulated_on_tensorflow,
-    "torch": _accumulated_on_torch,
-}

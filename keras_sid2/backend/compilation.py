@@ -5,48 +5,43 @@ from collections.abc import Callable, Sequence
 
 import keras
 
-from keras_sid2.backend.platform import name
+from keras_sid2.backend.platform import jax, name, tf, torch
 
 
 def compiled(function: Callable, variables: Sequence, *, jit_compile: bool) -> Callable:
-    """`call(values, *tensors)`: function(*tensors) with `variables` set to `values`, compiled where the backend can.
+    """`call(values, *tensors)`: function(*tensors) with `variables` set to `values`, others at each call. jax and
+    tensorflow compile the whole function (tensorflow through XLA if `jit_compile`); torch runs it as it is, without
+    gradients."""
+    run = _with_values(function, variables)
+    if name() == "jax":
+        return jax.jit(run)
+    if name() == "tensorflow":
+        return tf.function(run, jit_compile=jit_compile, autograph=False)
+    return torch.no_grad()(run)
 
-    Nothing is swapped or copied, and other values do not compile again. jax and tensorflow compile the whole function
-    (tensorflow through XLA if `jit_compile`); torch runs it without gradients.
-    """
+
+def _with_values(function: Callable, variables: Sequence) -> Callable:
     variables = list(variables)
 
     def run(values, *tensors):
         with keras.StatelessScope(list(zip(variables, values, strict=True))):
             return function(*tensors)
 
-    if name() == "jax":
-        import jax
-
-        return jax.jit(run)
-    if name() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(run, jit_compile=jit_compile, autograph=False)
-    import torch
-
-    return torch.no_grad()(run)
+    return run
 
 
 def recorded(function: Callable, variables: Sequence) -> Callable:
     """`function(*tensors)`, without what keras's layers cost in Python each time; for use within `compiled`.
 
-    On jax and tensorflow that is `function` itself, which is compiled. On torch its operations are recorded at the
-    first call with tensors of a shape, and only they are run from then on, with the values that `variables`, all that
-    function reads, have by then. A function that cannot be recorded, because it looks at values, runs as it is.
+    jax and tensorflow compile it anyway. On torch its operations are recorded at the first call with tensors of a
+    shape, and only they are run from then on, with the present values of `variables`, all that function reads. A
+    function that cannot be recorded, because it looks at values, runs as it is.
     """
     return _Recorded(function, variables) if name() == "torch" else function
 
 
 def tensors_stay_tensors():
     """A context of torch in which numpy gets no tensor: what it made of one would be recorded as a constant."""
-    import torch
-
     leaving = {torch.Tensor.__array__, torch.Tensor.numpy, torch.Tensor.tolist}
 
     class Refusing(torch.overrides.TorchFunctionMode):
@@ -66,6 +61,7 @@ class _Recorded:
 
     def __init__(self, function: Callable, variables: Sequence):
         self._function, self._variables, self._graphs = function, list(variables), {}
+        self._run = _with_values(function, variables)
 
     def __call__(self, *tensors):
         values = [v.value for v in self._variables]
@@ -84,11 +80,6 @@ class _Recorded:
             with tensors_stay_tensors():
                 return make_fx(self._run)(values, *tensors)
         except RuntimeError as error:  # what fails for another reason fails again, and is told
-            reason = str(error).strip().splitlines()[0]
-            text = f"Sampling is slower than it could be: {self._function} cannot be recorded: {reason}"
-            warnings.warn(text, stacklevel=2)
+            reason = f"{self._function} cannot be recorded: {str(error).strip().splitlines()[0]}"
+            warnings.warn(f"Sampling is slower than it could be: {reason}", stacklevel=2)
             return self._run
-
-    def _run(self, values: list, *tensors):
-        with keras.StatelessScope(list(zip(self._variables, values, strict=True))):
-            return self._function(*tensors)

@@ -5,16 +5,13 @@ from collections.abc import Callable, Sequence
 import keras
 from keras import ops
 
-from keras_sid2.backend.platform import jax_platform, name
+from keras_sid2.backend.platform import jax_platform, name, tf, torch
 
 
 def attention(query, key, value):
-    """softmax(q k^T / sqrt(d)) v over [B, N, heads, d], not causal, through the backend's fused kernel if any.
-
-    On TPU keras 3.15 takes a Splash path that masks causally and does not scale when no mask is given, for every
-    sequence length that 128 divides; there the kernel is switched off and XLA's own attention is used. XLA for CPU has
-    no product of float16 that is summed in float32, which jax asks for: there float16 is computed in float32.
-    """
+    """softmax(q k^T / sqrt(d)) v over [B, N, heads, d], not causal, through the backend's fused kernel if any. On TPU
+    keras 3.15's Splash path masks causally and does not scale, for lengths that 128 divides: there XLA's own attention
+    is used. XLA for CPU has no product of float16 summed in float32, which jax asks for: float32 is used."""
     platform, dtype = jax_platform(), keras.backend.standardize_dtype(query.dtype)
     if platform == "cpu" and dtype == "float16":
         return ops.cast(attention(*(ops.cast(part, "float32") for part in (query, key, value))), dtype)
@@ -22,15 +19,10 @@ def attention(query, key, value):
 
 
 def convolution(inputs, kernel, *, strides: tuple[int, int], padding: str):
-    """[B, H, W, C] by a kernel [h, w, C, F]; padding "valid" or "same". As keras.ops.conv, channels last.
-
-    On torch keras 3.15 copies the images to channels first and back before each convolution; torch takes them as they
-    lie, seen from another side.
-    """
+    """[B, H, W, C] by a kernel [h, w, C, F]; padding "valid" or "same". As keras.ops.conv, channels last. On torch
+    keras 3.15 copies the images to channels first and back; torch takes them as they lie, by other strides."""
     if name() != "torch" or (padding == "same" and tuple(strides) != (1, 1)):
         return ops.conv(inputs, kernel, strides=strides, padding=padding, data_format="channels_last")
-    import torch
-
     images, weights = ops.convert_to_tensor(inputs).permute(0, 3, 1, 2), ops.convert_to_tensor(kernel)
     result = torch.nn.functional.conv2d(images, weights.permute(3, 2, 0, 1), stride=strides, padding=padding)
     return result.permute(0, 2, 3, 1)
@@ -40,8 +32,6 @@ def fused_group_norm(inputs, scale, offset, *, groups: int, epsilon: float):
     """Group normalisation of [B, H, W, C] in one operation, float32 inside; None where compilers fuse its parts."""
     if name() != "torch":
         return None
-    import torch
-
     inputs, scale, offset = (ops.convert_to_tensor(part) for part in (inputs, scale, offset))
     parts = (groups, scale.float(), offset.float(), epsilon)
     result = torch.nn.functional.group_norm(inputs.permute(0, 3, 1, 2).float(), *parts)
@@ -49,20 +39,15 @@ def fused_group_norm(inputs, scale, offset, *, groups: int, epsilon: float):
 
 
 def dense(gradients: Sequence) -> list:
-    """Gradients as plain tensors. TensorFlow's of an embedding lists a row for each lookup, the same row many times:
-    its squares are not those of their sum."""
+    """Gradients as plain tensors: tensorflow's of an embedding lists a row once for each lookup of it."""
     if name() != "tensorflow":
         return list(gradients)
-    import tensorflow as tf
-
     return [tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
 
 
 def global_norm(tensors: Sequence):
     """The L2 norm of all `tensors` together, a float32 scalar."""
     if name() == "torch":
-        import torch
-
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))).float())
     return ops.sqrt(sum(ops.sum(ops.square(ops.cast(t, "float32"))) for t in tensors))
 
@@ -70,8 +55,6 @@ def global_norm(tensors: Sequence):
 def update_averages(averages: Sequence, variables: Sequence, momentum, *, assign: Callable):
     """average <- momentum average + (1 - momentum) variable, for each pair; assign(averages, values) does it."""
     if name() == "torch":
-        import torch
-
         with torch.no_grad():
             values = [a.value for a in averages]
             torch._foreach_mul_(values, momentum)
@@ -81,10 +64,4 @@ def update_averages(averages: Sequence, variables: Sequence, momentum, *, assign
     assign(averages, [momentum * average + (1.0 - momentum) * variable for average, variable in pairs])
 
 
-def loop(start, stop, body: Callable, carry):
-    """carry = body(i, carry) for start <= i < stop: one compiled loop, or a Python loop on torch."""
-    if name() != "torch":
-        return ops.fori_loop(start, stop, body, carry)
-    for i in range(int(start), int(stop)):
-        carry = body(i, carry)
-    return carry
+loop = ops.fori_loop  # carry = body(i, carry) for start <= i < stop: compiled, or a Python loop on torch

@@ -13,11 +13,8 @@ from keras_sid2.backend.platform import batch_shards, name
 
 
 def step_value(variable, variables: Sequence, values: Sequence | None):
-    """`variable`'s value inside a train or test step.
-
-    jax hands its steps the state explicitly: `values` are those of `variables`, in order. Elsewhere `values` is None
-    and the variable holds its value itself.
-    """
+    """`variable`'s value inside a train or test step: on jax among `values`, the state of `variables`; elsewhere these
+    are None and it holds its value itself."""
     if values is None:
         return ops.copy(variable.value)  # torch's would change under the reader, tensorflow's cannot leave a step
     return values[next(i for i, v in enumerate(variables) if v is variable)]
@@ -31,11 +28,9 @@ def sync_variables(model: keras.Model):
 
 @contextlib.contextmanager
 def variables_survive(model: keras.Model):
-    """Puts the weights back if jax's fit dies before its first step is done.
-
-    keras empties the variables when it hands their values to the first step; an error there (bad data, an interrupt
-    while compiling) leaves them None and the weights are gone. No memory is held: once a step ran, these are donated.
-    """
+    """Puts the weights back if jax's fit dies before its first step is done. keras empties the variables when it hands
+    their values to the first step, and an error there (bad data, an interrupt while compiling) would leave them None.
+    No memory is held: once a step ran, the values are donated."""
     if name() != "jax":
         yield
         return
@@ -47,6 +42,19 @@ def variables_survive(model: keras.Model):
         for variable, value in zip(variables, values, strict=True):
             if variable._value is None and not value.is_deleted():
                 variable._value = value
+
+
+@contextlib.contextmanager
+def replaced(owner, **attributes):
+    """Other attributes of a class or a module of keras's within the block, where keras has no hook of its own."""
+    before = {name: getattr(owner, name) for name in attributes}
+    try:
+        for name, value in attributes.items():
+            setattr(owner, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(owner, name, value)
 
 
 def on_batch_shards(values):
@@ -67,10 +75,8 @@ def gathered(tensor):
 
 
 def read_torch_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Tensors by name from a file of torch.save, as numpy arrays, whichever backend runs.
-
-    ValueError where it holds anything but tensors by name: nothing else is unpickled. ImportError without PyTorch.
-    """
+    """Tensors by name from a file of torch.save, as numpy arrays, on any backend. ValueError where it holds anything
+    else, which is not unpickled; ImportError without PyTorch."""
     try:
         import torch
     except ImportError as error:

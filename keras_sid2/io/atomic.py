@@ -6,7 +6,6 @@ import json
 import math
 import os
 import pathlib
-import shutil
 import socket
 import tempfile
 import time
@@ -14,18 +13,37 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """A temporary path, of the same suffix, in the folder of `path`; it becomes `path` when the block ends well."""
-    path = pathlib.Path(path)
+def _aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A path of the same name and on the same file system, where nothing is; gone when the block ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".writing-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    try:
-        yield pathlib.Path(name)
-        os.chmod(name, 0o666 & ~umask())
-        os.replace(name, path)
-    finally:
-        pathlib.Path(name).unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent, ignore_cleanup_errors=True) as folder:
+        yield pathlib.Path(folder) / path.name
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A temporary path, of the same suffix; what is written there becomes `path` when the block ends well."""
+    with _aside(pathlib.Path(path)) as temporary:
+        yield temporary
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def written_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A temporary folder, which becomes `path` when the block ends well; what was there is gone then."""
+    path = pathlib.Path(os.path.abspath(path))
+    with _aside(path) as temporary:
+        temporary.mkdir()
+        yield temporary
+        before = temporary.with_name(f"{path.name}-old")
+        if path.exists():
+            os.rename(path, before)
+        try:
+            os.rename(temporary, path)
+        except OSError:
+            if before.exists():
+                os.rename(before, path)
+            raise
 
 
 def write_json(path: str | os.PathLike, values):
@@ -44,13 +62,12 @@ def read_json(path: str | os.PathLike) -> dict | None:
 
 
 def file_sha256(path: str | os.PathLike) -> str:
-    """In hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def umask() -> int:
-    """The process's umask, which mkstemp's files do not follow."""
+    """The process's umask, which folders of mkdtemp do not follow."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -59,10 +76,8 @@ def umask() -> int:
 @contextlib.contextmanager
 def locked(folder: str | os.PathLike, advice: str = "wait for its end") -> Iterator[None]:
     """Holds folder/lock for as long as the block runs; ValueError if another process does, naming it, with `advice`.
-
-    The operating system gives the lock back when a process ends in any way. Who holds it may rename or remove the
-    folder. On a network file system it holds as far as that passes on flock.
-    """
+    The operating system gives it back when a process ends in any way. Who holds it may rename or remove the folder. On
+    a network file system it holds as far as that passes on flock."""
     import fcntl  # there is none on Windows, where all else here works
 
     path = pathlib.Path(folder) / "lock"
@@ -97,14 +112,10 @@ def _owner(file) -> str:
 
 
 def drop_lines_after(path: str | os.PathLike, step: int):
-    """Leaves out, of a log with "step" in each line, what a run that goes on from `step` will write again.
-
-    A last line that was cut by an end in the midst of it goes too. No file: nothing happens.
-    """
+    """Leaves out, of a log with "step" in each line, what a run that goes on from `step` will write again. A last line
+    that was cut by an end in the midst of it goes too. No file: nothing happens."""
     path = pathlib.Path(path)
-    if not path.exists():
-        return
-    lines = path.read_text().splitlines()
+    lines = path.read_text().splitlines() if path.exists() else []
     kept = [line for line in lines if _step_of(line) <= step]
     if len(kept) < len(lines):
         with atomic_write(path) as temporary:
@@ -116,26 +127,3 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return math.inf
-
-
-@contextlib.contextmanager
-def written_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """A temporary folder beside `path`, which becomes it when the block ends well; what was there is gone then."""
-    path = pathlib.Path(os.path.abspath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
-    before = temporary.with_name(f"{temporary.name}-old")
-    try:
-        yield temporary
-        os.chmod(temporary, 0o777 & ~umask())
-        if path.exists():
-            os.rename(path, before)
-        try:
-            os.rename(temporary, path)
-        except OSError:
-            if before.exists():
-                os.rename(before, path)
-            raise
-    finally:
-        for folder in (temporary, before):
-            shutil.rmtree(folder, ignore_errors=True)

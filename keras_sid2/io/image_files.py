@@ -14,16 +14,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from keras_sid2.io.atomic import atomic_write, locked, write_json
+from keras_sid2.io.atomic import atomic_write, locked, read_json, write_json
 
 _HOLD = 2.0  # seconds that an animation's last frame stays
 
 
 def image_grid(images: np.ndarray, captions: Sequence[str] | None = None, columns: int | None = None) -> np.ndarray:
-    """uint8 [N, (F,) H, W, 1 or 3] side by side as one uint8 [H', W', 3] picture, with `captions` below them.
-
-    Small ones are enlarged by whole pixels to about 64; `columns` None is about the square root of N.
-    """
+    """uint8 [N, (F,) H, W, 1 or 3] side by side as one uint8 [H', W', 3] picture, with `captions` below them. Small
+    ones are enlarged by whole pixels to about 64; `columns` None is about the square root of N."""
     from PIL import Image, ImageDraw
 
     images = _checked(_strips(images))
@@ -76,13 +74,10 @@ def write_pngs(folder: str | os.PathLike, images: np.ndarray, start: int = 0):
 
 def write_animation(path: str | os.PathLike, frames: Sequence[np.ndarray], seconds: float):
     """uint8 [H, W, 3] frames as an animation of `seconds`: a .gif of 256 colours a frame, or a .webp without loss.
-
-    ValueError for another suffix, and unless there are frames, all of one size.
-    """
+    ValueError for another suffix, and unless there are frames, all of one size."""
     from PIL import Image
 
-    path = pathlib.Path(path)
-    options = {".gif": {"format": "GIF"}, ".webp": {"format": "WEBP", "lossless": True}}.get(path.suffix)
+    options = {".gif": {}, ".webp": {"lossless": True}}.get(pathlib.Path(path).suffix)
     if options is None:
         raise ValueError(f"An animation is a .gif or a .webp file, got {str(path)!r}.")
     shapes = {(str(frame.dtype), *frame.shape) for frame in frames}
@@ -102,35 +97,27 @@ def write_npz(path: str | os.PathLike, images: np.ndarray, labels: np.ndarray | 
         np.savez(file, *arrays)
 
 
-class NpzPieces:
+class NpzPieces(contextlib.AbstractContextManager):
     """An .npz as that of `write_npz`, of any number of images, written piece by piece; an interrupted one goes on.
 
-    The pieces lie in the folder `<path>.pieces`, an .npz (which has checksums) of each call of `add`. `finish` makes
-    one file of them, the same bytes whatever the pieces were, and removes the folder, which is locked until then or
-    until `close`, which a `with` calls. Never more than a piece is held in memory.
+    The pieces lie in `folder`, `<path>.pieces`, an .npz (which has checksums) of each call of `add`. `finish` makes one
+    file of them, the same bytes whatever the pieces were, and removes the folder, which is locked until then or until
+    `close`, which a `with` calls. Never more than a piece is held in memory. `done` images are there already; a damaged
+    piece and those after it have been removed.
 
-    Args:
-        path: of the .npz.
-        settings: what defines the images, as plain values; kept in settings.json beside the pieces.
-
-    Attributes:
-        folder: of the pieces.
-        done: images that are there already. A damaged piece and those after it have been removed.
-
-    Raises ValueError if there are pieces of other settings, and while another process holds the folder.
+    `settings`, plain values, define the images and lie beside the pieces. Raises ValueError if there are pieces of
+    other settings, and while another process holds the folder.
     """
 
     def __init__(self, path: str | os.PathLike, *, settings: dict):
         self.path, self.folder = pathlib.Path(path), pathlib.Path(f"{path}.pieces")
+        self._aside = f".{self.folder.name}-"  # how the names of folders that are being removed begin
         self._settings = json.loads(json.dumps(settings))
         self.done, self._kind, self._pieces = 0, None, []
         with contextlib.ExitStack() as lock:
             lock.enter_context(locked(self.folder, "wait for its end, or write to another path"))
             self._begin()
             self._lock = lock.pop_all()
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_):
         self.close()
@@ -140,7 +127,7 @@ class NpzPieces:
         self._lock.close()
 
     def _begin(self):
-        """Counts the sound pieces and removes all that is not one of them."""
+        """Counts the valid pieces and removes all that is not one of them."""
         for path in self.folder.parent.glob(f"{glob.escape(self._aside)}*"):
             shutil.rmtree(path, ignore_errors=True)  # of an end in the midst of `finish`
         if any(self.folder.glob("[0-9]*.npz")):
@@ -154,21 +141,13 @@ class NpzPieces:
 
     def _check_settings(self):
         """Refuses the pieces of other settings."""
-        try:
-            before = dict(json.loads((self.folder / "settings.json").read_text()))
-        except (FileNotFoundError, ValueError, TypeError) as error:
-            raise ValueError(
-                f"{self.folder} holds pieces and does not say of what: remove it to start anew."
-            ) from error
+        path = self.folder / "settings.json"
+        before = read_json(path) if path.exists() else None
+        if before is None:
+            raise ValueError(f"{self.folder} holds pieces and does not say of what: remove it to start anew.")
         if before != self._settings:
-            raise ValueError(
-                f"{self.folder} holds pieces of another request: {changes(before, self._settings)}; remove it to start "
-                "anew."
-            )
-
-    @property
-    def _aside(self) -> str:
-        return f".{self.folder.name}-"
+            told = changes(before, self._settings)
+            raise ValueError(f"{self.folder} holds pieces of another request: {told}; remove it to start anew.")
 
     def _next(self) -> pathlib.Path:
         return self.folder / f"{self.done:09d}.npz"
@@ -178,27 +157,23 @@ class NpzPieces:
         self.done, self._kind = self.done + images, kind
 
     def add(self, images: np.ndarray, labels: np.ndarray | None = None):
-        """uint8 [N, H, W, C] images, and their classes int [N] where there are any, behind those that are there.
-
-        Raises ValueError for images of another size, and labels where there were none or none where there were.
-        """
+        """uint8 [N, H, W, C] images, and their classes int [N] if they have any, behind those that are there. Raises
+        ValueError for images of another size, and where some have labels and others none."""
         if not _are_images(images):
             raise ValueError(f"Images must be uint8 [N, H, W, C], got {images.dtype} {list(images.shape)}.")
-        labels = None if labels is None else np.asarray(labels)
-        if labels is not None and (labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer)):
-            raise ValueError(f"Labels must be integers, one an image, got {labels.dtype} {list(labels.shape)}.")
-        labels = None if labels is None else labels.astype("int64")
+        if labels is not None:
+            labels = np.asarray(labels)
+            if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+                raise ValueError(f"Labels must be integers, one an image, got {labels.dtype} {list(labels.shape)}.")
+            labels = labels.astype("int64")
         kind = (*images.shape[1:], labels is not None)
         if self._kind not in (None, kind):
             raise ValueError(f"Pieces must be alike: [height, width, channels, labelled] {self._kind}, then {kind}.")
         write_npz(self._next(), images, labels)
         self._count(len(images), *kind)
 
-    def batches(self) -> Iterator[np.ndarray]:
-        """The images that are there, a piece at a time."""
-        return self._arrays("arr_0")
-
-    def _arrays(self, name: str) -> Iterator[np.ndarray]:
+    def batches(self, name: str = "arr_0") -> Iterator[np.ndarray]:
+        """The images that are there (or their labels, "arr_1"), a piece at a time."""
         for path in self._pieces:
             with np.load(path, allow_pickle=False) as arrays:
                 yield arrays[name]
@@ -223,7 +198,7 @@ class NpzPieces:
             header = {"descr": dtype, "fortran_order": False, "shape": (self.done, *shape)}
             np.lib.format.write_array_header_1_0(member, header)
             missing = math.prod(header["shape"])
-            for values in self._arrays(name):
+            for values in self.batches(name):
                 member.write(values.astype(dtype).tobytes())
                 missing -= values.size
         if missing:
@@ -238,13 +213,10 @@ def changes(before: dict, now: dict) -> str:
 
 def _piece(path: pathlib.Path) -> tuple | None:
     """(images, height, width, channels, labelled) of a piece; None if there is none, or a damaged one."""
-    if not path.is_file():
-        return None
-    data = io.BytesIO(path.read_bytes())
     try:
-        with np.load(data, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             images, labels = arrays["arr_0"], arrays.get("arr_1")
         whole = _are_images(images) and (labels is None or labels.shape == images.shape[:1])
-    except Exception:  # of many kinds, from zipfile, struct and numpy: the bytes are wrong
+    except Exception:  # of many kinds, from zipfile, struct and numpy: it is not there, or the bytes are wrong
         return None
     return (*images.shape, labels is not None) if whole else None

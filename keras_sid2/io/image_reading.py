@@ -10,12 +10,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from keras_sid2.shapes import whole_number
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
 
 def read_images(path: str | os.PathLike) -> np.ndarray:
-    """All images of an .npz, uint8 [N, H, W, C]; or the one of a PNG file, with N = 1.
-
-    Raises FileNotFoundError, and ValueError, in one sentence, for a file that is neither.
-    """
+    """All images of an .npz, uint8 [N, H, W, C]; or the one of a PNG file, with N = 1. Raises FileNotFoundError, and
+    ValueError for a file that is neither."""
     path = pathlib.Path(path)
     if path.suffix == ".npz":
         return np.concatenate(list(iterate_npz(path, npz_shape(path)[0])))
@@ -29,11 +31,9 @@ def npz_shape(path: str | os.PathLike) -> tuple[int, int, int, int]:
 
 
 def iterate_npz(path: str | os.PathLike, batch_size: int) -> Iterator[np.ndarray]:
-    """The images of an .npz in the ADM layout in order, uint8 [at most batch_size, H, W, C] at a time.
-
-    What is wrong with the file is told before the first block, as by `read_images`; damage inside, when it is met.
-    """
-    _check_batch_size(batch_size)
+    """The images of an .npz in the ADM layout in order, uint8 [at most batch_size, H, W, C] at a time. What is wrong
+    with the file is told before the first block, as by `read_images`; damage inside, when it is met."""
+    batch_size = whole_number("batch_size", batch_size)
     npz_shape(path)
     return _npz_blocks(path, batch_size)
 
@@ -42,8 +42,9 @@ def _npz_blocks(path, batch_size: int) -> Iterator[np.ndarray]:
     with _npz_images(path) as (member, (count, *shape)):
         for start in range(0, count, batch_size):
             size = min(batch_size, count - start)
-            data = bytearray(member.read(size * math.prod(shape)))
-            if len(data) < size * math.prod(shape):
+            wanted = size * math.prod(shape)
+            data = bytearray(member.read(wanted))
+            if len(data) < wanted:
                 raise ValueError(f"arr_0 of {path} ends before its {count} images do.")
             yield np.frombuffer(data, np.uint8).reshape(size, *shape)
 
@@ -59,31 +60,22 @@ def _npz_images(path) -> Iterator[tuple]:
                 held = ", ".join(archive.namelist()) or "nothing"
                 raise ValueError(f"{path} must hold images as arr_0, the ADM layout; it holds {held}.")
             with archive.open("arr_0.npy") as member:
-                yield member, _image_shape(path, member)
+                try:
+                    shape, fortran_order, dtype = _HEADERS[np.lib.format.read_magic(member)](member)
+                except (KeyError, ValueError) as error:
+                    raise ValueError(f"arr_0 of {path} is no array of numpy's format 1 or 2.") from error
+                if dtype != np.uint8 or len(shape) != 4 or not all(shape) or fortran_order:
+                    found = f"{dtype} {list(shape)}" + " in Fortran's order" * fortran_order
+                    raise ValueError(f"arr_0 of {path} must be uint8 [N, H, W, C], got {found}.")
+                yield member, shape
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ValueError(f"{path} is no .npz file that can be read: {error}") from error
 
 
-def _image_shape(path, member) -> tuple[int, ...]:
-    """Reads the header of arr_0."""
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    try:
-        shape, fortran_order, dtype = readers[np.lib.format.read_magic(member)](member)
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"arr_0 of {path} is no array of numpy's format 1 or 2.") from error
-    if dtype != np.uint8 or len(shape) != 4 or not all(shape) or fortran_order:
-        order = " in Fortran's order" if fortran_order else ""
-        raise ValueError(f"arr_0 of {path} must be uint8 [N, H, W, C], got {dtype} {list(shape)}{order}.")
-    return shape
-
-
 def iterate_pngs(folder: str | os.PathLike, batch_size: int) -> Iterator[np.ndarray]:
-    """The PNG files of a folder in the order of their names, uint8 [at most batch_size, H, W, 1 or 3] at a time.
-
-    Raises ValueError if there are none; and, when they are met, for a file that is none, or of another size.
-    """
-    _check_batch_size(batch_size)
-    paths = png_paths(folder)
+    """The PNG files of a folder in the order of their names, uint8 [at most batch_size, H, W, 1 or 3] at a time. Raises
+    ValueError if there are none; and, when they are met, for a file that is none, or of another size."""
+    batch_size, paths = whole_number("batch_size", batch_size), png_paths(folder)
     if not paths:
         raise ValueError(f"{folder} must be a folder with .png files, and there are none.")
     return _png_blocks(paths, batch_size)
@@ -97,13 +89,12 @@ def png_paths(folder: str | os.PathLike) -> list[pathlib.Path]:
 def _png_blocks(paths: list[pathlib.Path], batch_size: int) -> Iterator[np.ndarray]:
     shape = None
     for start in range(0, len(paths), batch_size):
-        images = []
-        for path in paths[start : start + batch_size]:
-            images.append(_read_png(path))
-            shape = shape or images[-1].shape
-            if images[-1].shape != shape:
-                sizes = f"{list(shape)}, and {path.name} is {list(images[-1].shape)}"
-                raise ValueError(f"The images in {path.parent} must be alike: {paths[0].name} is {sizes}.")
+        images = [_read_png(path) for path in paths[start : start + batch_size]]
+        shape = shape or images[0].shape
+        for path, image in zip(paths[start:], images, strict=False):
+            if image.shape != shape:
+                sizes = f"{paths[0].name} is {list(shape)}, and {path.name} is {list(image.shape)}"
+                raise ValueError(f"The images in {path.parent} must be alike: {sizes}.")
         yield np.stack(images)
 
 
@@ -123,8 +114,3 @@ def _read_png(path: pathlib.Path) -> np.ndarray:
     if mode not in channels:
         raise ValueError(f"{path} must be grey or in colour, of 8 bits and without transparency, got {mode}.")
     return pixels if pixels.ndim == 3 else pixels[..., None]
-
-
-def _check_batch_size(batch_size: int):
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be an integer >= 1, got {batch_size!r}.")

@@ -2,9 +2,8 @@
 
 from keras_sid2.layers.attention import SelfAttention
 from keras_sid2.layers.blocks import ResBlock, TransformerBlock
+from keras_sid2.layers.convolutions import Convolution, Downsample, GroupNorm, Patchify, Unpatchify, Upsample
 from keras_sid2.layers.embeddings import ConditionEmbedding, PositionEmbedding
-from keras_sid2.layers.fused import Convolution, GroupNorm
-from keras_sid2.layers.resampling import Downsample, Patchify, Unpatchify, Upsample
 
 __all__ = [
     "ConditionEmbedding",

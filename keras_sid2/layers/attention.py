@@ -12,11 +12,8 @@ NORM_EPSILON = 1e-6
 
 
 class _KeyNorm(keras.layers.LayerNormalization):
-    """Its beta is used and has a gradient of exactly zero.
-
-    What is added to all keys alike adds the same to all logits of a query, which no softmax can see. So beta's gradient
-    is zero but for rounding, and Adam, which looks at signs, would move it by the learning rate at every step.
-    """
+    """Its beta has a gradient of exactly zero: it adds the same to all logits of a query, which no softmax can see. The
+    true gradient is zero but for rounding, and Adam would make steps of the learning rate of that."""
 
     def call(self, inputs):
         beta = ops.convert_to_tensor(self.beta)

@@ -1,13 +1,12 @@
-"""The two residual blocks of the network. Both map (h [B, H, W, C], emb [B, E]) to [B, H, W, C] and are the identity
-when new, because the last layer of each branch starts at zero. Of clips [B, F, H, W, C] the first sees each frame by
-itself, and the second all positions, or those within a frame or along time.
+"""The two residual blocks of the network, (h [B, H, W, C], emb [B, E]) -> [B, H, W, C]: the identity when new, as the
+last layer of each branch starts at zero. Of clips [B, F, H, W, C] the first sees each frame by itself.
 
     ResBlock:          norm, silu, conv 3x3, norm (1 + scale) + shift, silu, dropout, conv 3x3, add
     TransformerBlock:  norm, dense 4C, silu, (1 + scale) + shift on the 4C, dropout, dense C, add;
                        then norm, self-attention, add
 
 scale and shift come from a dense layer on emb. Source: simple diffusion 2301.11093 and its successors (grade L of
-SiD2's architecture). The kinds of norm are not known: GroupNorm in the first, LayerNorm in the second, are our choice.
+SiD2's architecture). GroupNorm in the first and LayerNorm in the second are our choice.
 """
 
 import math
@@ -17,16 +16,13 @@ from keras import ops
 
 from keras_sid2.config import register
 from keras_sid2.layers.attention import NORM_EPSILON, SelfAttention
+from keras_sid2.layers.convolutions import Convolution, GroupNorm
 from keras_sid2.layers.dropout import dropout
-from keras_sid2.layers.fused import Convolution, GroupNorm
 from keras_sid2.shapes import rate
 
 
 def norm_groups(channels: int) -> int:
-    """Groups of GroupNorm, our choice: up to 32, a divisor of the channels that leaves at least 4 of them a group.
-
-    A width that has no such divisor, as a prime, or under 8, is one group: its mean and variance are over all channels.
-    """
+    """Of GroupNorm, our choice: up to 32 groups of at least 4 channels each; one where nothing divides them so."""
     return math.gcd(32, max(1, channels // 4), channels)
 
 
@@ -35,7 +31,7 @@ def group_norm(channels: int, **options) -> keras.layers.Layer:
 
 
 class _Block(keras.layers.Layer):
-    """What both kinds share: dropout by an explicit seed an example, scale and shift, configuration."""
+    """Dropout by an explicit seed, scale and shift, configuration."""
 
     def __init__(self, dropout: float = 0.0, **kwargs):
         super().__init__(**kwargs)

@@ -21,7 +21,7 @@ FREQUENCIES = np.geomspace(2 * math.pi / 40.0, 2 * math.pi / 0.25, 128).astype("
 class ConditionEmbedding(keras.layers.Layer):
     """(logsnr [B], conditions...) -> silu(MLP(Fourier(logsnr)) + their embeddings), float32 [B, dim].
 
-    Always float32: in bfloat16 a logsnr of 9.97 and one of 10.02 are the same number.
+    Always float32: in bfloat16 logsnr 9.97 and 10.02 are the same number.
 
     Args:
         dim: width of the vector; 1024 in the paper's lineage.
@@ -36,7 +36,7 @@ class ConditionEmbedding(keras.layers.Layer):
         self.dim, self.num_classes = dim, num_classes
         self.dense1 = keras.layers.Dense(dim, activation="silu", dtype="float32", name="dense1")
         self.dense2 = keras.layers.Dense(dim, dtype="float32", name="dense2")
-        self.classes = None if num_classes is None else _classes(num_classes, dim, "classes")
+        self.classes = None if num_classes is None else _embedding(ClassLabel(num_classes), dim, "classes")
         self._others = tuple(others.items())  # keras wraps dicts
         for other, condition in self._others:
             setattr(self, f"of_{other}", _embedding(condition, dim, other))
@@ -64,8 +64,8 @@ class ConditionEmbedding(keras.layers.Layer):
 
     def get_config(self):
         others = {name: keras.saving.serialize_keras_object(condition) for name, condition in self._others}
-        found = {**_base_config(super().get_config()), "dim": self.dim, "num_classes": self.num_classes}
-        return {**found, "others": others} if others else found
+        config = {k: v for k, v in super().get_config().items() if k != "dtype"}  # float32 whatever the policy
+        return {**config, "dim": self.dim, "num_classes": self.num_classes, **({"others": others} if others else {})}
 
     @classmethod
     def from_config(cls, config):
@@ -75,27 +75,16 @@ class ConditionEmbedding(keras.layers.Layer):
 
 def _embedding(condition, dim: int, name: str) -> keras.layers.Layer:
     if isinstance(condition, ClassLabel):
-        return _classes(condition.num_classes, dim, name)
+        # Our choice: the size of the MLP's own output, so that neither drowns the other at the start.
+        start, classes = keras.initializers.RandomNormal(stddev=0.3), condition.num_classes + 1
+        return keras.layers.Embedding(classes, dim, embeddings_initializer=start, dtype="float32", name=name)
     return keras.layers.Dense(dim, use_bias=False, dtype="float32", name=name)  # so that zeros say nothing
-
-
-def _classes(num_classes: int, dim: int, name: str) -> keras.layers.Layer:
-    # Our choice: the size of the MLP's own output, so that neither drowns the other at the start.
-    start = keras.initializers.RandomNormal(stddev=0.3)
-    return keras.layers.Embedding(num_classes + 1, dim, embeddings_initializer=start, dtype="float32", name=name)
-
-
-def _base_config(config: dict) -> dict:
-    """The base layer's configuration without the dtype, which is float32 whatever the policy."""
-    return {k: v for k, v in config.items() if k != "dtype"}
 
 
 @register
 class PositionEmbedding(keras.layers.Layer):
-    """Adds one learned vector per position, N(0, 0.01) at the start, to [B, H, W, C].
-
-    To clips [B, F, H, W, C] one per place, and one per frame.
-    """
+    """Adds one learned vector per position, N(0, 0.01) at the start, to [B, H, W, C]. To clips [B, F, H, W, C] one per
+    place, and one per frame."""
 
     def __init__(self, name: str = "position", **kwargs):
         super().__init__(name=name, **kwargs)

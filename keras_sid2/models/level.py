@@ -17,10 +17,9 @@ class Level:
         channels: width, >= 1.
         blocks: on the way down and again on the way up; of the last level, the middle, their whole number. >= 1.
         dropout: rate inside the blocks, in [0, 1).
-        head_dim: width of an attention head, a divisor of channels; None is min(128, channels). The paper's is not
-            settled (4 heads or 128 wide, the same at its 512 channels): our choice is 128.
-        attention: of clips, "all": over all positions of all frames; or "alternate": blocks attend within frames and
-            along time in turn.
+        head_dim: width of an attention head, a divisor of channels; None is min(128, channels), our choice (4 heads or
+            128 wide, the same at the paper's 512 channels).
+        attention: of clips, "all" positions of all frames; or "alternate": within frames and along time in turn.
         remat: in training, keep only the input of each block and compute the rest again in the backward pass: less
             memory for about a third more arithmetic, and the same numbers.
 
@@ -38,19 +37,17 @@ class Level:
     def __post_init__(self):
         if self.kind not in KINDS:
             raise ValueError(f"A level's kind is one of {KINDS}, got {self.kind!r}.")
-        fields = ("channels", "blocks") if self.head_dim is None else ("channels", "blocks", "head_dim")
-        for field in fields:
-            object.__setattr__(self, field, whole_number(f"A level's {field}", getattr(self, field)))
+        for field in ("channels", "blocks", "head_dim"):
+            if field != "head_dim" or self.head_dim is not None:
+                object.__setattr__(self, field, whole_number(f"A level's {field}", getattr(self, field)))
         object.__setattr__(self, "dropout", rate("A level's dropout", self.dropout))
         if not isinstance(self.remat, bool):
             raise ValueError(f"A level's remat must be True or False, got {self.remat!r}.")
         if self.attention not in ATTENTIONS:
             raise ValueError(f"A level's attention is one of {ATTENTIONS}, got {self.attention!r}.")
         if self.kind == "transformer" and self.channels % self.attention_head_dim:
-            raise ValueError(
-                f"A level's head_dim must divide its channels, got head_dim={self.attention_head_dim} "
-                f"and channels={self.channels}."
-            )
+            sizes = f"head_dim={self.attention_head_dim} and channels={self.channels}"
+            raise ValueError(f"A level's head_dim must divide its channels, got {sizes}.")
 
     @property
     def attention_head_dim(self) -> int:
@@ -63,12 +60,10 @@ class Level:
             return value
         if not isinstance(value, Mapping):
             raise ValueError(f"A level is a keras_sid2.Level or a dict of its fields, got {value!r}.")
-        unknown = set(value) - {*cls.__dataclass_fields__}
-        if unknown:
-            known = ", ".join(cls.__dataclass_fields__)
-            raise ValueError(f"A level has the fields {known}; got also {', '.join(sorted(unknown))}.")
-        missing = {"kind", "channels", "blocks"} - set(value)
-        if missing:
+        known = cls.__dataclass_fields__
+        if unknown := sorted(set(value) - set(known)):
+            raise ValueError(f"A level has the fields {', '.join(known)}; got also {', '.join(unknown)}.")
+        if missing := {"kind", "channels", "blocks"} - set(value):
             raise ValueError(f"A level needs {', '.join(sorted(missing))}, got only {', '.join(value)}.")
         return cls(**value)
 
@@ -77,16 +72,9 @@ def as_levels(levels) -> tuple[Level, ...]:
     """`Level`s or dicts of their fields, at least one; ValueError for anything else."""
     if isinstance(levels, Level | Mapping | str) or not isinstance(levels, Iterable):
         raise ValueError(f"levels must be a list of levels, highest resolution first, got {levels!r}.")
-    found = tuple(Level.of(level) for level in levels)
-    if not found:
-        raise ValueError("levels must name at least one level, got none.")
-    return found
-
-
-def check_widths(embedding_dim: int, num_classes: int | None) -> tuple[int, int | None]:
-    """Both as ints; ValueError unless they are integers >= 1, or num_classes None."""
-    classes = None if num_classes is None else whole_number("num_classes", num_classes)
-    return whole_number("embedding_dim", embedding_dim), classes
+    if found := tuple(map(Level.of, levels)):
+        return found
+    raise ValueError("levels must name at least one level, got none.")
 
 
 def check_image_shape(image_shape, patch_size: int, num_levels: int) -> tuple[int, ...]:

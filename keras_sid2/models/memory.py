@@ -4,23 +4,23 @@
         twice the gradients where they are summed over parts; and the batch of samples
     (2) activations = share * tensors + matrix * matrices + half of P where weights are rounded
 
-`tensors` are the bytes of all that goes into or comes out of a layer, of blocks that are recomputed only their input
-and the inside of the largest one; `matrices` the numbers of attention's weights, where it is not fused. KEPT has the
-constants, and what they were read from.
+`tensors` are the bytes of all that goes into or comes out of a layer (of recomputed blocks the input, and the inside of
+the largest one), `matrices` the numbers of attention's weights, where it is not fused. KEPT has the constants.
 """
 
 import dataclasses
 
 from keras_sid2.models.tracing import Trace
 from keras_sid2.parallel.rules import TRAINED_COPIES, Mesh, table
+from keras_sid2.shapes import whole_number
 
 ONE_DEVICE = Mesh()
 
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """Eq. (2): `share` in float32 and in half precision, `matrix` in bytes, whether weights are kept rounded to half
-    precision, and whether what is to be recomputed is."""
+    """Eq. (2): `share` in float32 and in half precision, `matrix` in bytes; whether weights are kept in half precision,
+    too, and whether what is to be recomputed is."""
 
     share: tuple[float, float]
     matrix: float = 0.0
@@ -75,19 +75,14 @@ def memory_plan(
     platform: str = "gpu",
     backend: str = "jax",
 ) -> MemoryPlan:
-    """What a train step of a traced network takes on each device of `mesh`.
-
-    The mesh's data and fsdp axes divide the batch; the parts of accumulation follow one another. Raises ValueError for
-    a size, platform or backend that is none, where the batch cannot be divided, and where the mesh cannot hold the
-    network.
-    """
+    """What a train step of a traced network takes on each device of `mesh`, which share the batch. Raises ValueError
+    for a size, platform or backend that is none, a batch that cannot be divided, and a mesh that cannot hold the
+    network."""
     if (platform, backend) not in KEPT:
         known = ", ".join(f"{name} on {device}" for device, name in KEPT)
         raise ValueError(f"There are estimates for {known}; got the backend {backend!r} on the platform {platform!r}.")
-    for name, value in {"batch_size": batch_size, "accumulation_steps": accumulation_steps}.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
-    parts = mesh.batch_shards * accumulation_steps
+    batch_size = whole_number("batch_size", batch_size)
+    parts = mesh.batch_shards * whole_number("accumulation_steps", accumulation_steps)
     if batch_size % parts:
         raise ValueError(
             f"batch_size must be a multiple of data * fsdp * accumulation_steps = {parts}, got {batch_size}."

@@ -10,40 +10,33 @@ identity of its input features; its output layer starts at zero, so it predicts 
 
 import dataclasses
 import functools
-import itertools
 import re
 from collections.abc import Mapping, Sequence
 
 import keras
 from keras import ops
 
-from keras_sid2 import threefry
+from keras_sid2 import layers, threefry
 from keras_sid2.conditions import ClassLabel, Image, Vector, as_conditions
 from keras_sid2.config import register
-from keras_sid2.layers import (
-    ConditionEmbedding,
-    Downsample,
-    Patchify,
-    PositionEmbedding,
-    ResBlock,
-    TransformerBlock,
-    Unpatchify,
-    Upsample,
-)
 from keras_sid2.layers.dropout import example_keys
-from keras_sid2.models.level import Level, as_levels, check_image_shape, check_widths
+from keras_sid2.models.level import Level, as_levels, check_image_shape
 from keras_sid2.models.tracing import NetworkCost, abstract_variables, trace
 from keras_sid2.parallel.rules import Rule
 from keras_sid2.policies import check_floatx, network_policy
+from keras_sid2.shapes import whole_number
+
+_BLOCKS = ("down_blocks", "middle_blocks", "up_blocks")
 
 
 @register
 class ResidualUViT(keras.Model):
-    """network({"z_t", "logsnr", conditions...}, training=None, seed=None) -> v_hat.
+    """network({"z_t", "logsnr", conditions...}, training=None, seed=None) -> v_hat, float32 of z_t's shape.
 
     z_t is float32 [B, H, W, C], or [B, F, H, W, C] of clips, logsnr float32 [B]; a label, int32 [B], may be left out,
-    which is the null class. network((z_t, logsnr, label)) is the same. v_hat is float32 of z_t's shape. Its weights
-    exist as soon as it is made.
+    which is the null class. network((z_t, logsnr, label)) is the same. `seed`, int32 [B, 2], a key an example,
+    determines all dropout of the call, or [2], to be folded with their numbers; without it, in training, the network draws
+    one. Weights exist as soon as it is made.
 
     Of clips, convolutions see each frame by itself, and transformers all positions of all frames, or those within a
     frame and along time in turn (`Level.attention`). Classes and vectors are added to the embedding of logsnr; images
@@ -57,15 +50,10 @@ class ResidualUViT(keras.Model):
         levels: `Level`s or dicts of their fields, highest resolution first; the last is the middle.
         conditions: `keras_sid2.conditions` by name, besides the label: ClassLabel, Vector and Image.
         remat: True sets `Level.remat` of every level; False leaves each as it is. Weights and files are the same.
-        dtype: float32, or "mixed_bfloat16" (also given as "bfloat16") or "mixed_float16": then the inside computes in
-            half precision, while logsnr's embedding, the weights and the output stay float32. None is keras's global
-            policy.
+        dtype: float32, or "mixed_bfloat16" (also "bfloat16") or "mixed_float16": then the inside computes in half
+            precision; logsnr's embedding, weights and output stay float32. None is keras's global policy.
 
-    `seed`, int32 [B, 2], a key for each example, determines all dropout of the call; one key [2] is folded with the
-    examples' numbers; without it, in training, the network draws one from a generator of its own.
-
-    Raises ValueError for a shape that cannot be halved, a condition that it has no place for, a level that cannot be
-    built, an embedding_dim or num_classes below 1, another dtype, or a keras.config.floatx() that is not float32.
+    Raises ValueError for what cannot be built, another dtype, and a keras.config.floatx() that is not float32.
     """
 
     def __init__(
@@ -80,7 +68,8 @@ class ResidualUViT(keras.Model):
         conditions: Mapping | None = None,
         **kwargs,
     ):
-        embedding_dim, num_classes = check_widths(embedding_dim, num_classes)
+        embedding_dim = whole_number("embedding_dim", embedding_dim)
+        num_classes = None if num_classes is None else whole_number("num_classes", num_classes)
         self._levels = as_levels(levels)
         if remat:
             self._levels = tuple(dataclasses.replace(level, remat=remat) for level in self._levels)
@@ -118,19 +107,19 @@ class ResidualUViT(keras.Model):
 
     def _make_ends(self):
         others = {k: c for k, c in self._conditions if isinstance(c, ClassLabel | Vector) and k != "label"}
-        self.embedding = ConditionEmbedding(self.embedding_dim, self.num_classes, others)
-        self.patchify = Patchify(self._levels[0].channels, self.patch_size, dtype=self.dtype_policy, name="patchify")
-        self.unpatchify = Unpatchify(self.sample_shape[-1], self.patch_size, dtype="float32", name="unpatchify")
+        inside, patch = {"dtype": self.dtype_policy}, self.patch_size
+        self.embedding = layers.ConditionEmbedding(self.embedding_dim, self.num_classes, others)
+        self.patchify = layers.Patchify(self._levels[0].channels, patch, name="patchify", **inside)
+        self.unpatchify = layers.Unpatchify(self.sample_shape[-1], patch, dtype="float32", name="unpatchify")
 
     def _make_blocks(self, i: int, role: str) -> list[keras.layers.Layer]:
-        level = self._levels[i]
+        level, head_dim = self._levels[i], self._levels[i].attention_head_dim
         options = {"dropout": level.dropout, "dtype": self.dtype_policy}
-        names = [f"level{i}_{role}_block{j}" for j in range(level.blocks)]
+        named = [{"name": f"level{i}_{role}_block{j}", **options} for j in range(level.blocks)]
         if level.kind == "res":
-            return [ResBlock(name=name, **options) for name in names]
-        over = ("space", "time") if level.attention == "alternate" else ("all",)
-        turns = zip(names, itertools.cycle(over))  # noqa: B905
-        return [TransformerBlock(level.attention_head_dim, name=name, over=turn, **options) for name, turn in turns]
+            return [layers.ResBlock(**given) for given in named]
+        over = ("space", "time") if level.attention == "alternate" else ("all", "all")
+        return [layers.TransformerBlock(head_dim, over=over[j % 2], **given) for j, given in enumerate(named)]
 
     def _make_levels(self):
         """Attributes by role. No lists of lists: keras fills those from a file without minding what it lacks."""
@@ -138,16 +127,16 @@ class ResidualUViT(keras.Model):
         options = {"dtype": self.dtype_policy}
         for i, level in enumerate(self._levels):
             if level.kind == "transformer":
-                self._set(i, "position", PositionEmbedding(name=f"level{i}_position", **options))
+                self._set(i, "position", layers.PositionEmbedding(name=f"level{i}_position", **options))
             for role in ("middle",) if i == last else ("down", "up"):
                 self._set(i, f"{role}_blocks", self._make_blocks(i, role))
             if i < last:
                 lower = self._levels[i + 1].channels
-                self._set(i, "downsample", Downsample(lower, name=f"level{i}_downsample", **options))
-                self._set(i, "upsample", Upsample(level.channels, name=f"level{i}_upsample", **options))
+                self._set(i, "downsample", layers.Downsample(lower, name=f"level{i}_downsample", **options))
+                self._set(i, "upsample", layers.Upsample(level.channels, name=f"level{i}_upsample", **options))
 
-    def _set(self, i: int, role: str, layers):
-        setattr(self, f"level{i}_{role}", layers)
+    def _set(self, i: int, role: str, made):
+        setattr(self, f"level{i}_{role}", made)
 
     def _get(self, i: int, role: str):
         return getattr(self, f"level{i}_{role}", None)
@@ -161,15 +150,14 @@ class ResidualUViT(keras.Model):
     def build(self, *_):
         if self.built:  # keras builds a loaded model again
             return
-        last = len(self._levels) - 1
-        emb_shape = (None, self.embedding_dim)
+        last, emb_shape = len(self._levels) - 1, (None, self.embedding_dim)
         self.embedding.build()
         self.patchify.build((None, *self.input_shape_of_patches))
         for i, level in enumerate(self._levels):
             shape = self.feature_shape(i)
             if level.kind == "transformer":
                 self._get(i, "position").build(shape)
-            for role in ("middle_blocks", "down_blocks", "up_blocks"):
+            for role in _BLOCKS:
                 for block in self._get(i, role) or ():
                     block.build(shape, emb_shape)
             if i < last:
@@ -220,13 +208,15 @@ class ResidualUViT(keras.Model):
 
     def get_config(self):
         others = {k: keras.saving.serialize_keras_object(c) for k, c in self._conditions if k != "label"}
+        usual = ("attention", "all")  # is not told: networks of images say what they said before there were clips
+        levels = [{k: v for k, v in level.get_config().items() if (k, v) != usual} for level in self._levels]
         return {
             **super().get_config(),
             "image_shape": self.sample_shape,
             "patch_size": self.patch_size,
             "num_classes": self.num_classes,
             "embedding_dim": self.embedding_dim,
-            "levels": [_without_usual_attention(level.get_config()) for level in self._levels],
+            "levels": levels,
             **({"conditions": others} if others else {}),
         }
 
@@ -260,17 +250,15 @@ class ResidualUViT(keras.Model):
         Rule(rf"{_BLOCK}/attention/out/kernel", ("model", "fsdp")),
     )
 
-    # Layers whose outputs run from block to block. Kept whole but for their rows, they need one all-reduce a pair of
-    # layers on the model axis; left alone, XLA splits their channels here and there, and every block begins with an
-    # all-gather.
+    # Layers whose outputs run from block to block. Split by rows alone, they need one all-reduce a pair of layers on
+    # the model axis; left to XLA, every block begins with an all-gather.
     streams = rf"(?:un)?patchify|level\d+_(?:position|(?:down|up)sample)|{_BLOCK}"
 
     # Methods, for keras names the variables in files by the first attribute that leads to them.
 
     def traced_blocks(self) -> list[keras.layers.Layer]:
         """All blocks, from high to low resolution."""
-        roles = [(i, f"{role}_blocks") for i in range(len(self._levels)) for role in ("down", "middle", "up")]
-        return [block for i, role in roles for block in self._get(i, role) or ()]
+        return [block for i in range(len(self._levels)) for role in _BLOCKS for block in self._get(i, role) or ()]
 
     def recomputed_blocks(self) -> list[keras.layers.Layer]:
         """The blocks that training computes again in the backward pass."""
@@ -283,38 +271,30 @@ class ResidualUViT(keras.Model):
         return {f"level {i}": level.channels // level.attention_head_dim for i, level in attending}
 
 
-def _without_usual_attention(config: dict) -> dict:
-    """Networks of images say what they said before there were clips, so their records stay the same."""
-    return {k: v for k, v in config.items() if (k, v) != ("attention", "all")}
-
-
 def _check_conditions(conditions: Mapping, sample_shape: tuple[int, ...]):
     for name, condition in conditions.items():
-        if isinstance(condition, Image) and condition.shape[:-1] != sample_shape[:-1]:
-            raise ValueError(
-                f"An image that a ResidualUViT is conditioned on must be {[*sample_shape[:-1], 'channels']}, as its "
-                f"samples are; {name} is {list(condition.shape)}."
-            )
         if not isinstance(condition, ClassLabel | Vector | Image):
             raise ValueError(
                 f"A ResidualUViT is conditioned on ClassLabel, Vector and Image, and {name} is a "
                 f"{type(condition).__name__}: that needs a network of yours, see keras_sid2.conditions."
             )
+        if isinstance(condition, Image) and condition.shape[:-1] != sample_shape[:-1]:
+            must = [*sample_shape[:-1], "channels"]
+            found = list(condition.shape)
+            raise ValueError(f"An image for a ResidualUViT must be {must}, as its samples are; {name} is {found}.")
 
 
 def network_cost(*args, **config) -> NetworkCost:
-    """The cost of a `ResidualUViT` of these arguments, without its weights. Raises ValueError where that does."""
+    """The cost of a `ResidualUViT` of these arguments, without making its weights; ValueError where that raises it."""
     with abstract_variables():
         network = ResidualUViT(*args, **config)
     return trace(network).cost
 
 
 class _BlockRunner:
-    """Runs blocks in order, each with its own of the dropout seeds [blocks, B, 2].
-
-    With `remat`, keras.remat gets what has a gradient as arguments, and the block's whole __call__: torch's backward
-    pass may run it in another thread, which knows nothing of the autocasting of this one.
-    """
+    """Runs blocks in order, each with its own of the dropout seeds [blocks, B, 2]. keras.remat gets what has a gradient as
+    arguments, and the block's whole __call__: torch's backward pass may run it in another thread, which knows nothing of
+    the autocasting of this one."""
 
     def __init__(self, emb, training, seeds):
         self.emb, self.training, self.seeds, self.count = emb, training, seeds, 0

@@ -4,16 +4,15 @@
                      2 N M C of attention of N queries over M keys (keras.ops.dot_product_attention)
     tensors          each one that goes into or comes out of a layer: what training keeps is made of these
 
-Products that a network makes by hand, as ops.matmul, are not seen: a class that has them says its own count by a method
-`multiply_adds()`, of one example. Two methods, which a network may have, say more of it: `traced_blocks()`, the layers
-that it consists of, and `recomputed_blocks()`, those of them that training computes again in the backward pass.
+Products made by hand, as ops.matmul, are not seen: a class that has them says its own count, of one example, by a
+method `multiply_adds()`. By two more a network may say which layers it consists of, `traced_blocks()`, and which of
+them training computes again in the backward pass, `recomputed_blocks()`.
 """
 
 import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
-from unittest import mock
 
 import keras
 from keras import ops
@@ -28,10 +27,8 @@ _TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras
 
 @dataclasses.dataclass(frozen=True)
 class NetworkCost:
-    """parameters; multiply-adds for one example of the blocks alone and of the whole forward pass.
-
-    Those of the blocks are the figure that papers citing SiD2 call "Gflops" (137 and 653 for the ImageNet models).
-    """
+    """Numbers in the weights, and multiply-adds for one example of the blocks alone and of the whole forward pass.
+    Those of the blocks are the figure that papers citing SiD2 call "Gflops" (137 and 653 for the ImageNet models)."""
 
     parameters: int
     block_multiply_adds: int
@@ -40,7 +37,7 @@ class NetworkCost:
 
 @dataclasses.dataclass
 class Part:
-    """A block, or all that is in none: bytes of its input and of all tensors, numbers in attention's [heads, N, M]."""
+    """A block, or all that is in none: bytes of its input and of all tensors, numbers in attention's matrices."""
 
     is_block: bool = False
     recomputed: bool = False
@@ -80,31 +77,25 @@ class Trace:
 def abstract_variables() -> Iterator[None]:
     """Variables that are made within it have shapes and no values: a network of any size takes no memory."""
     state, name = keras.src.backend.common.global_state, "uninitialized_variables"
-    before = state.get_global_attribute(name)
+    before = state.get_global_attribute(name) or []
     state.set_global_attribute(name, [])
     try:
         with keras.StatelessScope(initialize_variables=False):
             yield
     finally:  # keras would give those in its list values at the end of the next scope
-        state.set_global_attribute(name, before or [])
+        state.set_global_attribute(name, before)
 
 
 def trace(network) -> Trace:
     """Calls `network`, made or abstract, on the shapes of one example; one that has no weights yet gets them."""
     recorder, inputs = _Recorder(network), _inputs(network)
-    layer, nn = keras.layers.Layer, keras.src.backend.nn
-    call, attention = layer.__call__, nn.dot_product_attention
 
     def run(*values):
         recorder.begin()
         with keras.StatelessScope([(v, ops.zeros(v.shape, v.dtype)) for v in network.variables]):
             return call_network(network, dict(zip(inputs, values, strict=True)), training=False)
 
-    with (
-        abstract_variables(),
-        mock.patch.object(layer, "__call__", lambda *args, **kwargs: recorder.of_layer(call, args, kwargs)),
-        mock.patch.object(nn, "dot_product_attention", lambda *a, **k: recorder.of_attention(*a) or attention(*a, **k)),
-    ):
+    with abstract_variables(), recorder.looking():
         for _ in range(1 if network.built else 2):  # to make weights keras calls layers once more
             keras.src.backend.compute_output_spec(run, *inputs.values())
     return Trace(network, tuple(recorder.parts))
@@ -133,18 +124,33 @@ def _multiply_adds(layer, given, made) -> int:
 
 
 class _Recorder:
-    """Is told of every layer's call, and of attention's."""
+    """Looks at every call of a layer, and of attention, within `looking`."""
 
     def __init__(self, network):
         recomputed = {id(block) for block in getattr(network, "recomputed_blocks", list)()}
         self._blocks = {id(block): id(block) in recomputed for block in getattr(network, "traced_blocks", list)()}
+
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[None]:
+        layer, nn = keras.layers.Layer, keras.src.backend.nn
+        call, attention = layer.__call__, nn.dot_product_attention
+
+        def attention_seen(query, key, *args, **kwargs):
+            matrix = _size(query) // query.shape[-1] * key.shape[1]
+            self._part.matrices += matrix
+            self._part.multiply_adds += 2 * matrix * query.shape[-1]
+            return attention(query, key, *args, **kwargs)
+
+        layers_seen = backend.replaced(layer, __call__=lambda *args, **kwargs: self._of_layer(call, args, kwargs))
+        with layers_seen, backend.replaced(nn, dot_product_attention=attention_seen):
+            yield
 
     def begin(self):
         """Forgets what there was: keras may try twice."""
         self.parts, self._seen, self._calls = [Part()], {}, 0
         self._part = self.parts[0]
 
-    def of_layer(self, call, args, kwargs):
+    def _of_layer(self, call, args, kwargs):
         layer, tensors = args[0], [value for value in keras.tree.flatten((args[1:], kwargs)) if ops.is_tensor(value)]
         outer, before = self._part, self._calls
         self._calls += 1
@@ -153,24 +159,16 @@ class _Recorder:
             self.parts.append(self._part)
         made = _run(call, tensors, args, kwargs)
         if self._calls == before + 1:  # it has no layers inside
-            self._see(tensors, made)
+            for tensor in keras.tree.flatten((tensors, made)):
+                if ops.is_tensor(tensor) and id(tensor) not in self._seen:
+                    self._seen[id(tensor)] = tensor  # kept, for ids of others are used again
+                    self._part.tensors += _bytes(tensor)
             if getattr(layer, "kernel", None) is not None:
                 of_example = len(tensors[0].shape) == 2  # conditioning, one vector an example, is not a block's
                 part = self.parts[0] if of_example else self._part
                 part.multiply_adds += _multiply_adds(layer, tensors[0], made)
         self._part = outer
         return made
-
-    def of_attention(self, query, key, *_):
-        matrix = _size(query) // query.shape[-1] * key.shape[1]
-        self._part.matrices += matrix
-        self._part.multiply_adds += 2 * matrix * query.shape[-1]
-
-    def _see(self, *tensors):
-        for tensor in keras.tree.flatten(tensors):
-            if ops.is_tensor(tensor) and id(tensor) not in self._seen:
-                self._seen[id(tensor)] = tensor
-                self._part.tensors += _bytes(tensor)
 
 
 def _run(call, tensors, args, kwargs):

@@ -1,5 +1,4 @@
-"""Compiles the train step of a model ahead of time and allocates nothing: variables are shapes, and devices may be of a
-machine that is not here. On jax alone.
+"""Compiles a model's train step ahead of time, on jax alone: variables are shapes, and devices may not be here.
 
 XLA's compiler for TPU is a file of libtpu and runs anywhere (`pip install libtpu`), that for GPU where there is a GPU.
 Call `devices` before jax is used for anything else.
@@ -10,10 +9,10 @@ import dataclasses
 import importlib.util
 import os
 from collections.abc import Iterator, Sequence
-from unittest import mock
 
 from keras_sid2 import backend
-from keras_sid2.parallel import mesh as meshes
+from keras_sid2.backend.platform import jax
+from keras_sid2.parallel.mesh import Mesh, distributed
 
 _NO_TPU_HERE = {  # libtpu must not look for one, ask what it is, or lock it
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -24,18 +23,12 @@ _NO_TPU_HERE = {  # libtpu must not look for one, ask what it is, or lock it
 
 
 def devices(platform: str, topology: str, count: int) -> list:
-    """The devices to compile for: this process's "cpu" (as many virtual ones) or "gpu", or those of a TPU topology such
-    as "v5p:2x2x1".
-
-    Raises ValueError on another backend than jax and where there are fewer than `count`, ImportError without libtpu.
-    """
+    """Those to compile for: "cpu" (`count` virtual ones) or "gpu" of here, or of a TPU `topology` such as "v5p:2x2x1".
+    Raises ValueError on another backend than jax and where there are fewer than `count`, ImportError without libtpu."""
     if backend.name() != "jax":
         raise ValueError(f"Compiling ahead of time needs the jax backend, got {backend.name()}: set KERAS_BACKEND=jax.")
-    import jax
-
     if platform != "gpu":
         jax.config.update("jax_platforms", "cpu")
-    found = []
     if platform == "tpu":
         if importlib.util.find_spec("libtpu") is None:
             raise ImportError("Compiling for TPU needs XLA's compiler for it: pip install libtpu.")
@@ -45,8 +38,10 @@ def devices(platform: str, topology: str, count: int) -> list:
         found = list(topologies.get_topology_desc(topology_name=topology, platform="tpu").devices)
     else:
         jax.config.update("jax_num_cpu_devices", count)
-        with contextlib.suppress(RuntimeError):
+        try:
             found = jax.devices(platform)
+        except RuntimeError:  # there is none
+            found = []
     if len(found) < count:
         raise ValueError(f"Compiling for {platform} needs {count} of them, and there are {len(found)}.")
     return found
@@ -54,25 +49,21 @@ def devices(platform: str, topology: str, count: int) -> list:
 
 @contextlib.contextmanager
 def shapes_alone(sharding) -> Iterator[None]:
-    """Variables of keras that are made within it hold a shape, a dtype and a sharding in place of numbers.
-
-    `sharding` is that of a variable without a layout. It replaces two methods of keras's variable (3.15) on jax.
-    """
-    import jax
+    """Variables that are made within it hold a shape, a dtype and a sharding, `sharding` without a layout; no numbers.
+    It replaces two methods of keras's variable (3.15) on jax."""
     from keras.src.backend.jax.core import JaxVariable
 
     def hold(variable, shape, dtype):
         variable._shape = tuple(shape)
         variable._initialize_layout()
-        layout = variable._layout
-        where = sharding if layout is None else layout.backend_layout
+        where = sharding if variable._layout is None else variable._layout.backend_layout
         variable._value = jax.ShapeDtypeStruct(variable._shape, dtype, sharding=where)
 
-    methods = {
-        "_initialize_with_initializer": lambda self, initializer: hold(self, self._shape, self._dtype),
-        "_initialize": lambda self, value: hold(self, value.shape, self._dtype),
-    }
-    with mock.patch.multiple(JaxVariable, **methods):
+    with backend.replaced(
+        JaxVariable,
+        _initialize_with_initializer=lambda self, initializer: hold(self, self._shape, self._dtype),
+        _initialize=lambda self, value: hold(self, value.shape, self._dtype),
+    ):
         yield
 
 
@@ -84,8 +75,6 @@ class Shapes:
     rows: object  # a sharding
 
     def array(self, shape: tuple[int, ...], dtype: str):
-        import jax
-
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self.rows)
 
     def batch(self, model, size: int) -> dict:
@@ -96,13 +85,10 @@ class Shapes:
 
 
 @contextlib.contextmanager
-def shapes_on(mesh: meshes.Mesh, devices: Sequence, platform: str) -> Iterator[Shapes]:
+def shapes_on(mesh: Mesh, devices: Sequence, platform: str) -> Iterator[Shapes]:
     """Models that are made within it are shapes on `mesh`, over the first of `devices`."""
-    import jax
-
     whole = jax.sharding.SingleDeviceSharding(devices[0])
-    there = mock.patch.object(meshes, "_devices", lambda: list(devices[: mesh.size]))
-    with there, meshes.distributed(mesh) as distribution, shapes_alone(whole):
+    with distributed(mesh, devices=devices[: mesh.size]) as distribution, shapes_alone(whole):
         yield Shapes(platform, whole if distribution is None else distribution.get_data_layout(None).backend_layout)
 
 

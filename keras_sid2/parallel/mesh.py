@@ -6,13 +6,11 @@ Rows of a batch are split over the axes data and fsdp together; variables, with 
 by the network's rules (rules.py). All noise is a function of (seed, step, example), so a mesh changes results by
 rounding only.
 
-jax can do every mesh: XLA adds the communication. tensorflow and torch can do meshes along data: each device has a copy
-of the model (replicas.py), with a strategy of tf.distribute, or one device in each process of torch.distributed. Where
-there are several processes, `processes.start` comes first, and each feeds its own part of every batch.
+jax can do every mesh: XLA adds the communication. tensorflow and torch can do meshes along data, with a replica of the
+model on each device (replicas.py). With several processes `processes.start` comes first, and each feeds its own rows.
 """
 
 import contextlib
-import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +18,9 @@ from collections.abc import Iterator, Sequence
 import keras
 
 from keras_sid2 import backend
+from keras_sid2.backend.platform import jax, tf
 from keras_sid2.parallel import processes, replicas
+from keras_sid2.parallel.replicas import Replicas
 from keras_sid2.parallel.rules import AXES, Mesh, Rule, Table, place, table
 
 
@@ -32,28 +32,20 @@ class _RowsLayout(keras.distribution.TensorLayout):
 
     @property
     def backend_layout(self):
-        import jax
-
         return jax.sharding.NamedSharding(self.device_mesh.backend_mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
 
 
 class MeshDistribution(keras.distribution.ModelParallel):
-    """keras's distribution for a `Mesh` over all devices; variables made while it is set are laid out by `rules`.
+    """keras's distribution for a `Mesh`; variables made while it is set are laid out by `rules`, or by those of the
+    network that is built. Each process feeds the rows of its own devices: the first ones are process 0's."""
 
-    None are the rules of the network that is being built, the outermost layer with `sharding_rules`. With several
-    processes each feeds the rows of its own devices: the first ones of a global batch are process 0's.
-    """
-
-    def __init__(self, mesh: Mesh, rules: Sequence[Rule] | None = None):
+    def __init__(self, mesh: Mesh, rules: Sequence[Rule] | None = None, devices: Sequence | None = None):
         self.mesh, self.rules = mesh, rules
-        device_mesh = keras.distribution.DeviceMesh(mesh.shape, AXES, _devices())
-        super().__init__(
-            layout_map=keras.distribution.LayoutMap(device_mesh), batch_dim_name="data", auto_shard_dataset=False
-        )
+        layouts = keras.distribution.LayoutMap(keras.distribution.DeviceMesh(mesh.shape, AXES, devices or _devices()))
+        super().__init__(layout_map=layouts, batch_dim_name="data", auto_shard_dataset=False)
 
     @property
     def num_model_replicas(self) -> int:
-        """Parts of a batch."""
         return self.mesh.batch_shards
 
     def get_data_layout(self, data_shape):
@@ -79,111 +71,76 @@ def _of_network(attribute: str):
 
 def _devices() -> list:
     """All devices, process by process, so that on the leading axes each process has rows of its own."""
-    import jax
-
     return sorted(jax.devices(), key=lambda device: device.process_index)
 
 
-@dataclasses.dataclass(frozen=True)
-class Replicas:
-    """A model on each device of `mesh`, which is along data alone; on tensorflow and torch."""
-
-    mesh: Mesh
-    num_processes: int
-    strategy: object = None  # tensorflow's
-    rules: Sequence[Rule] | None = None
+def _local_devices() -> list:
+    """tensorflow's GPUs, or where there are none its CPUs, which may be virtual."""
+    return tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
 
 
-_copies: Replicas | None = None
+def _device_count() -> int:
+    if backend.name() == "torch":
+        return processes.count()
+    if processes.strategy:
+        return processes.strategy.num_replicas_in_sync
+    return len(_devices() if backend.name() == "jax" else _local_devices())
 
 
-def _check_mesh(mesh: Mesh):
-    """ValueError unless this backend and these devices can be `mesh`."""
+def _make(mesh: Mesh, rules: Sequence[Rule] | None, devices: Sequence | None = None):
+    """The distribution of `mesh`, None for one device; ValueError where this backend and these devices cannot be it."""
     count = processes.count()
     if mesh.size == 1 and count == 1:
-        return
+        return None
     if backend.name() != "jax" and mesh.size > mesh.data:
         raise ValueError(
             f"The mesh {mesh} needs the jax backend, got {backend.name()}, which can do meshes along data alone: "
             "set KERAS_BACKEND=jax, or leave fsdp and model out."
         )
-    there = _devices_there()
+    there = len(devices) if devices else _device_count()
     if mesh.size != there:
         where = f" in {count} processes" if count > 1 else ", one in each process" * (backend.name() == "torch")
         raise ValueError(f"The mesh {mesh} is one of {mesh.size} devices, and there are {there}{where}.")
     if mesh.batch_shards % count:
-        raise ValueError(
-            f"Each process feeds rows of its own, so the {count} processes must divide data times fsdp, "
-            f"got the mesh {mesh}."
-        )
-
-
-def _devices_there() -> int:
+        raise ValueError(f"The {count} processes feed rows of their own and must divide data times fsdp, got {mesh}.")
     if backend.name() == "jax":
-        return len(_devices())
+        return MeshDistribution(mesh, rules, devices)
     if backend.name() == "torch":
-        return processes.count()
-    if processes.strategy() is not None:
-        return processes.strategy().num_replicas_in_sync
-    return len(_local_devices())
-
-
-def _local_devices() -> list:
-    """tensorflow's GPUs, or where there are none its CPUs, which may be virtual."""
-    import tensorflow as tf
-
-    return tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-
-
-def distribute(mesh: Mesh, rules: Sequence[Rule] | None = None) -> MeshDistribution | Replicas | None:
-    """Makes `mesh` the one that all models made from now on are on. A mesh of one device changes nothing.
-
-    Raises ValueError for a mesh that the backend cannot do, and if it is for another number of devices than there are.
-    """
-    distribution = _make(mesh, rules)
-    if distribution is not None:
-        _set(distribution)
-        if backend.name() == "tensorflow":
-            import tensorflow as tf
-
-            tf.distribute.experimental_set_strategy(distribution.strategy)
-    return distribution
-
-
-def _make(mesh: Mesh, rules: Sequence[Rule]) -> MeshDistribution | Replicas | None:
-    _check_mesh(mesh)
-    if mesh.size == 1:
-        return None
-    if backend.name() == "jax":
-        return MeshDistribution(mesh, rules)
-    return Replicas(mesh, processes.count(), _strategy() if backend.name() == "tensorflow" else None)
-
-
-def _strategy():
-    if processes.strategy() is not None:
-        return processes.strategy()
-    import tensorflow as tf
-
-    return tf.distribute.MirroredStrategy([device.name for device in _local_devices()])
+        return Replicas(mesh, count)
+    strategy = processes.strategy or tf.distribute.MirroredStrategy([device.name for device in _local_devices()])
+    return Replicas(mesh, count, strategy)
 
 
 def _set(distribution: MeshDistribution | Replicas | None):
-    global _copies
-    _copies = distribution if isinstance(distribution, Replicas) else None
-    replicas.of_processes(1 if _copies is None else _copies.num_processes)
+    replicas.present = distribution if isinstance(distribution, Replicas) else None
     if backend.name() == "jax":
         keras.distribution.set_distribution(distribution)
 
 
-@contextlib.contextmanager
-def distributed(mesh: Mesh, rules: Sequence[Rule] | None = None) -> Iterator[MeshDistribution | Replicas | None]:
-    """`distribute` within a block; behind it the distribution is what it was before."""
-    before, distribution = current(), _make(mesh, rules)
-    scope = getattr(distribution, "strategy", None)
+def distribute(mesh: Mesh, rules: Sequence[Rule] | None = None) -> MeshDistribution | Replicas | None:
+    """Makes `mesh` the one that all models made from now on are on. A mesh of one device changes nothing. Raises
+    ValueError for a mesh that the backend cannot do, and if it is for another number of devices than there are."""
+    distribution = _make(mesh, rules)
     if distribution is not None:
         _set(distribution)
+        if backend.name() == "tensorflow":
+            tf.distribute.experimental_set_strategy(distribution.strategy)
+    return distribution
+
+
+@contextlib.contextmanager
+def distributed(
+    mesh: Mesh, rules: Sequence[Rule] | None = None, devices: Sequence | None = None
+) -> Iterator[MeshDistribution | Replicas | None]:
+    """`distribute` within a block, on jax also over `devices` alone; then the distribution is what it was before."""
+    distribution = _make(mesh, rules, devices)
+    if distribution is None:
+        yield None
+        return
+    before, strategy = current(), getattr(distribution, "strategy", None)
+    _set(distribution)
     try:
-        with contextlib.nullcontext() if scope is None else scope.scope():
+        with strategy.scope() if strategy else contextlib.nullcontext():
             yield distribution
     finally:
         _set(before)
@@ -192,15 +149,13 @@ def distributed(mesh: Mesh, rules: Sequence[Rule] | None = None) -> Iterator[Mes
 def current() -> MeshDistribution | Replicas | None:
     """What `distribute` has set, if it has."""
     distribution = keras.distribution.distribution()
-    return distribution if isinstance(distribution, MeshDistribution) else _copies
+    return distribution if isinstance(distribution, MeshDistribution) else replicas.present
 
 
 def check_model(model) -> Table | None:
-    """The table of a compiled `model` on the current mesh, None without one.
-
-    ValueError if the mesh cannot hold the model (see `rules.table`), or does not: one that was made before `distribute`
-    is on one device, and a weight that was made outside of its network's build() does not lie as the rules say.
-    """
+    """The table of a compiled `model` on the current mesh, None without one. ValueError if the mesh cannot hold the
+    model (see `rules.table`), it was made before `distribute`, or a weight was made outside of its network's build(),
+    where the rules did not reach it."""
     distribution = current()
     if distribution is None:
         return None
@@ -212,14 +167,14 @@ def check_model(model) -> Table | None:
             )
     if isinstance(distribution, Replicas):
         replicas.broadcast(model.variables)
+        return table(model, distribution.mesh)
     found = table(model, distribution.mesh, distribution.rules)
-    if isinstance(distribution, MeshDistribution):
-        intended = {row.path: row.axes for row in found.rows}
-        wrong = [v.path for v in model.network.trainable_variables if tuple(v._layout.axes) != intended[v.path]]
-        if wrong:
+    intended = {row.path: row.axes for row in found.rows}
+    for variable in model.network.trainable_variables:
+        if tuple(variable._layout.axes) != intended[variable.path]:
             raise ValueError(
-                f"{wrong[0]} does not lie on the mesh as the sharding rules of its network say, because it was made "
-                "outside of the network's build() and call(): make it there, or give distribute(mesh, rules=...)."
+                f"{variable.path} does not lie on the mesh as the sharding rules of its network say, because it was "
+                "made outside of the network's build() and call(): make it there, or give distribute(mesh, rules=...)."
             )
     return found
 
@@ -228,49 +183,38 @@ def _is_on(variable, distribution: MeshDistribution | Replicas) -> bool:
     if backend.name() == "jax":
         return len(variable.value.sharding.device_set) == distribution.mesh.size
     if backend.name() == "tensorflow":
-        import tensorflow as tf
-
         return isinstance(variable.value, tf.distribute.DistributedValues)
     return True
 
 
 def spread(data, rows: int):
-    """Data for fit and evaluate as the mesh wants it; `rows` are those of a batch of this process.
-
-    Several processes of tensorflow would share out again what each has read for itself; ValueError if that cannot be
-    kept from them, as `data` is no tf.data.Dataset.
-    """
-    distribution = current()
-    if not isinstance(distribution, Replicas) or distribution.num_processes == 1 or distribution.strategy is None:
+    """Data for fit and evaluate as the mesh wants it; `rows` are those of a batch of this process. Several processes of
+    tensorflow would share out again what each has read; ValueError for data of which that cannot be prevented."""
+    distribution = replicas.present
+    if distribution is None or distribution.num_processes == 1 or distribution.strategy is None:
         return data
-    import tensorflow as tf
-
     if not isinstance(data, tf.data.Dataset):
         raise ValueError(
             "With several processes of tensorflow data must be a tf.data.Dataset of this process's part of every "
             f"batch, got {type(data).__name__}."
         )
-    copies = distribution.mesh.data // distribution.num_processes
-    parts = data if copies == 1 else data.rebatch(rows // copies)
+    local = distribution.mesh.data // distribution.num_processes
+    parts = data if local == 1 else data.rebatch(rows // local)
     return distribution.strategy.distribute_datasets_from_function(lambda _: parts)
 
 
 def check_batch_size(rows: int, batch_size: int | None = None):
-    """ValueError unless the devices that share a batch divide `rows` examples, or every `batch_size` of them.
-
-    Both are numbers of this process, whose devices are its part of the mesh.
-    """
+    """ValueError unless this process's devices divide its `rows` examples, or every `batch_size` of them."""
     distribution = current()
     if distribution is None:
         return
     shards = distribution.mesh.batch_shards // distribution.num_processes
-    sizes = {rows} if batch_size is None else {min(batch_size, rows), rows % batch_size}
-    wrong = [size for size in sizes if size % shards]
-    if wrong:
-        raise ValueError(
-            f"On the mesh {distribution.mesh} every batch of a process must be divisible by {shards}, the last one "
-            f"too, got one of {wrong[0]} examples."
-        )
+    for size in {rows} if batch_size is None else {min(batch_size, rows), rows % batch_size}:
+        if size % shards:
+            raise ValueError(
+                f"On the mesh {distribution.mesh} every batch of a process must be divisible by {shards}, the last one "
+                f"too, got one of {size} examples."
+            )
 
 
 def bytes_on_devices(model) -> dict:

@@ -1,10 +1,8 @@
 """The processes of one run: how they find one another, agree, and learn that one of them is gone.
 
-    start()                                       # before anything else of the backend
-    start(coordinator="10.0.0.1:1234", count=4, index=2)
-
-jax: the arguments, or what jax finds by itself on TPU VMs, Slurm, Kubernetes and Open MPI. torch: what torchrun sets
-or the arguments. tensorflow: TF_CONFIG, with the addresses of all workers. Without any of these there is one process.
+`start` comes before anything else of the backend. jax: its arguments, or what jax finds by itself on TPU VMs, Slurm,
+Kubernetes and Open MPI. torch: what torchrun sets, or the arguments. tensorflow: TF_CONFIG, with the addresses of all
+workers. Without any of these there is one process.
 """
 
 import functools
@@ -15,7 +13,10 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 
+import numpy as np
+
 from keras_sid2 import backend
+from keras_sid2.backend.platform import jax, tf, torch
 
 HEARTBEAT_SECONDS = 30  # without a sign of life, after which a process counts as lost (jax)
 TORCH_SECONDS = 3600  # that a process waits for the others, who wait while the first one saves
@@ -25,32 +26,28 @@ _LOST = re.compile(
     r"|failed to connect to all addresses|UnavailableError|DEADLINE_EXCEEDED|Gloo",
     re.IGNORECASE,
 )
-_strategy = None  # tensorflow's for several processes, which must be made before anything else
+strategy = None  # tensorflow's for several processes, which `start` makes, for it must come before anything else
 
 
 def start(*, coordinator: str | None = None, count: int | None = None, index: int | None = None):
-    """Makes this process one of `count`, or of as many as the environment name; waits until all are there.
+    """Makes this process number `index` of `count`, or one of those that the environment names; waits for the others.
 
-    Args:
-        coordinator: "host:port" of process 0, reachable by all; None where the environment tell.
-        count: processes.
-        index: of this one, 0 <= index < count.
-
-    Raises ValueError where the three do not go together, on tensorflow, which wants TF_CONFIG instead, and where the
-    backend is in use already; ConnectionError if the others do not come.
+    `coordinator` is "host:port" of process 0, reachable by all. Raises ValueError where the three do not go together,
+    on tensorflow, which wants TF_CONFIG instead, and where the backend is in use already; ConnectionError if the others
+    do not come.
     """
     given = {"coordinator": coordinator, "process_count": count, "process_id": index}
     named = [name for name, value in given.items() if value is not None]
     if named and len(named) < 3:
-        raise ValueError(
-            f"--coordinator, --process_count and --process_id go together, got {' and '.join(named)} alone."
-        )
-    if named:
-        _check(coordinator, count, index)
+        told = " and ".join(named)
+        raise ValueError(f"--coordinator, --process_count and --process_id go together, got {told} alone.")
+    if named and not re.fullmatch(r"\S+:\d+", coordinator):
+        raise ValueError(f"coordinator must be host:port, got {coordinator!r}.")
+    if named and not 0 <= index < count:
+        raise ValueError(f"process_id must be in [0, process_count), got {index} of {count}.")
+    begin = {"jax": _start_jax, "tensorflow": _start_tensorflow, "torch": _start_torch}[backend.name()]
     try:
-        {"jax": _start_jax, "tensorflow": _start_tensorflow, "torch": _start_torch}[backend.name()](
-            coordinator, count, index
-        )
+        begin(coordinator, count, index)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         if "must be called before" in reason or "program startup" in reason:
@@ -58,97 +55,61 @@ def start(*, coordinator: str | None = None, count: int | None = None, index: in
         raise ConnectionError(f"The processes of the run did not come together: {reason}") from error
 
 
-def _check(coordinator: str, count: int, index: int):
-    if not re.fullmatch(r"\S+:\d+", coordinator):
-        raise ValueError(f"coordinator must be host:port, got {coordinator!r}.")
-    if count < 1 or not 0 <= index < count:
-        raise ValueError(f"process_id must be in [0, process_count), got {index} of {count}.")
-
-
 def _start_jax(coordinator, count, index):
-    import jax
-
     if jax.distributed.is_initialized():
         return
     jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM, which is ours: see Agreement
     times = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "shutdown_timeout_seconds": HEARTBEAT_SECONDS}
-    if coordinator is not None:
-        jax.distributed.initialize(coordinator, count, index, **times)
-        return
     try:
-        jax.distributed.initialize(**times)
-    except ValueError as error:
-        if "should be defined" not in str(error) and "must be defined" not in str(error):
+        jax.distributed.initialize(coordinator, count, index, **times)
+    except ValueError as error:  # without arguments one that something is not defined: no cluster that jax knows
+        if coordinator is not None or not re.search("(should|must) be defined", str(error)):
             raise
-        # No cluster that jax knows: one process.
 
 
 def _start_torch(coordinator, count, index):
-    import torch
-    from torch import distributed
-
-    if distributed.is_initialized():
-        return
-    if coordinator is None and int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if torch.distributed.is_initialized() or (coordinator is None and int(os.environ.get("WORLD_SIZE", 1)) == 1):
         return
     where = {} if coordinator is None else {"init_method": f"tcp://{coordinator}", "world_size": count, "rank": index}
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", (index or 0) % torch.cuda.device_count())))
-    # Numbers that processes tell one another lie on the host, the gradients on the device.
-    distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(seconds=TORCH_SECONDS), **where
-    )
+    ways = "cpu:gloo,cuda:nccl" if cuda else "gloo"  # numbers of `summed` lie on the host, gradients on the device
+    torch.distributed.init_process_group(ways, timeout=timedelta(seconds=TORCH_SECONDS), **where)
 
 
 def _start_tensorflow(coordinator, count, index):
-    global _strategy
+    global strategy
     if coordinator is not None:
         raise ValueError("On tensorflow processes are named by TF_CONFIG, with the addresses of all workers.")
     try:
         workers = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {}).get("worker", [])
     except (ValueError, AttributeError) as error:
         raise ValueError(f"TF_CONFIG must be JSON as tensorflow wants it, got {os.environ['TF_CONFIG']!r}.") from error
-    if len(workers) < 2 or _strategy is not None:
-        return
-    import tensorflow as tf
-
-    _strategy = tf.distribute.MultiWorkerMirroredStrategy()
-
-
-def strategy():
-    """tensorflow's MultiWorkerMirroredStrategy, where several processes were started; else None."""
-    return _strategy
+    if len(workers) > 1 and strategy is None:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
 
 def count() -> int:
     """Processes of the run."""
-    if backend.name() == "jax":
-        import jax
-
-        return jax.process_count() if jax.distributed.is_initialized() else 1
-    if backend.name() == "torch":
-        from torch import distributed
-
-        return distributed.get_world_size() if distributed.is_initialized() else 1
-    return 1 if _strategy is None else len(_workers())
+    return _count_and_index()[0]
 
 
 def index() -> int:
     """Of this process; 0 is the one that writes."""
+    return _count_and_index()[1]
+
+
+def _count_and_index() -> tuple[int, int]:
     if backend.name() == "jax":
-        import jax
-
-        return jax.process_index() if jax.distributed.is_initialized() else 0
+        return (jax.process_count(), jax.process_index()) if jax.distributed.is_initialized() else (1, 0)
     if backend.name() == "torch":
-        from torch import distributed
-
-        return distributed.get_rank() if distributed.is_initialized() else 0
-    return 0 if _strategy is None else _strategy.cluster_resolver.task_id
-
-
-def _workers() -> list[str]:
-    return _strategy.cluster_resolver.cluster_spec().as_dict()["worker"]
+        group = torch.distributed
+        return (group.get_world_size(), group.get_rank()) if group.is_initialized() else (1, 0)
+    if strategy is None:
+        return 1, 0
+    resolver = strategy.cluster_resolver
+    return len(resolver.cluster_spec().as_dict()["worker"]), resolver.task_id
 
 
 def summed(value: int) -> int:
@@ -167,16 +128,14 @@ def wait_for_all():
 
 
 class Agreement:
-    """Lets all processes stop after the same step when one of them is asked to.
-
-    Behind each step a number is added up, and it is looked at a step later: so no accelerator waits for the host.
-    """
+    """Lets all processes stop after the same step when one of them is asked to. After each step a number is added up,
+    and it is looked at a step later, so that no accelerator waits for the host."""
 
     def __init__(self):
         self._before: Callable[[], int] | None = None
 
     def stop(self, asked: bool) -> bool:
-        """Whether to stop here; every process asks behind every step, and gets the same answer."""
+        """Whether to stop here; every process asks after every step, and gets the same answer."""
         if count() == 1:
             return asked
         before, self._before = self._before, _summing(int(asked))
@@ -185,49 +144,32 @@ class Agreement:
 
 def _summing(value: int) -> Callable[[], int]:
     """Begins to add up; what is returned waits for the sum."""
-    if backend.name() == "jax":
-        total = _jax_sum()(value)
-        return lambda: int(total)
     if backend.name() == "torch":
-        import torch
-
         number = torch.tensor(value, dtype=torch.int64)
         work = torch.distributed.all_reduce(number, async_op=True)
         return lambda: (work.wait(), int(number))[1]
-    total = _tensorflow_sum()(value)
-    return lambda: int(total)
+    return functools.partial(int, _jax_sum(value) if backend.name() == "jax" else _tensorflow_sum()(value))
 
 
-@functools.cache
-def _jax_sum() -> Callable:
-    import jax
-    import numpy as np
-
+def _jax_sum(value: int):
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("devices",))
-    spread, whole = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*a)) for a in (["devices"], []))
-    add = jax.jit(lambda numbers: numbers.sum(), out_shardings=whole)
-
-    def total(value):
-        own = np.zeros(jax.local_device_count(), "int32")
-        own[0] = value
-        return add(jax.make_array_from_process_local_data(spread, own))
-
-    return total
+    own = np.zeros(jax.local_device_count(), "int32")
+    own[0] = value
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
+    return jax.make_array_from_process_local_data(split, own).sum()
 
 
 @functools.cache
 def _tensorflow_sum() -> Callable:
-    import tensorflow as tf
-
-    copies = _strategy.num_replicas_in_sync // count()
+    replicas_here = strategy.num_replicas_in_sync // count()
 
     @tf.function(autograph=False)
     def add(number):
-        def in_copy():
+        def in_replica():
             on_device = tf.identity(number)  # an argument lies nowhere, and the sum goes where it lies
-            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, on_device)
+            return tf.distribute.get_replica_context().all_reduce("SUM", on_device)
 
-        return _strategy.experimental_local_results(_strategy.run(in_copy))[0] // copies
+        return strategy.experimental_local_results(strategy.run(in_replica))[0] // replicas_here
 
     return lambda value: add(tf.constant(value, "int64"))
 

@@ -1,22 +1,21 @@
 """Where each variable goes on a mesh of devices: rules on variable paths, and the table they make.
 
-A mesh has three axes. `data` splits the batch; `fsdp` splits the batch too, and the variables (each device keeps its
-part and gets the others when a layer needs them); `model` splits the work of one layer (attention heads, the 4C hidden
-units, the channels between a block's two convolutions). A rule names for each dimension of a kernel the axis that
-splits it. In every pair of layers (query, key, value and out; mlp1 and mlp2; conv1 and conv2) the first is split by its
-outputs and the second by its inputs over `model`, so that what is between them never leaves its device, and one
-all-reduce ends the pair.
+A mesh has three axes. `data` splits the batch; `fsdp` splits the batch too, and the variables; `model` splits the work
+of one layer (attention heads, hidden units, channels between two convolutions). In every pair of layers (query, key,
+value and out; mlp1 and mlp2; conv1 and conv2) the first is split by its outputs and the second by its inputs over
+`model`, so what is between them never leaves its device, and one all-reduce ends the pair.
 
 The rules are a network's own: the attribute `sharding_rules` of its class, a tuple of `Rule`. Of a network without it
-`fsdp` splits every large variable along the largest dimension that it divides, and `model` must be 1.
-
-All of this is arithmetic on paths and shapes: it needs no devices, and a table can be made anywhere for any mesh.
+`fsdp` splits every large variable along the largest dimension that it divides, and `model` must be 1. All of this is
+arithmetic on paths and shapes and needs no devices.
 """
 
 import dataclasses
 import math
 import re
 from collections.abc import Sequence
+
+from keras_sid2.shapes import whole_number
 
 AXES = ("data", "fsdp", "model")
 LARGE = 2**14  # elements; every variable of at least so many must have its rule
@@ -27,10 +26,8 @@ Layout = tuple[str | None, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """How many devices lie along each axis; `data` and `fsdp` together share a batch.
-
-    Raises ValueError, naming the axis, for anything but integers >= 1.
-    """
+    """How many devices lie along each axis; `data` and `fsdp` together share a batch. Raises ValueError, naming the
+    axis, for anything but integers >= 1."""
 
     data: int = 1
     fsdp: int = 1
@@ -38,18 +35,12 @@ class Mesh:
 
     def __post_init__(self):
         for axis in AXES:
-            size = getattr(self, axis)
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ValueError(f"A mesh's {axis} axis must be an integer >= 1, got {size!r}.")
+            whole_number(f"A mesh's {axis} axis", getattr(self, axis))
 
     @classmethod
     def parse(cls, text: str) -> "Mesh":
         """The mesh of a text such as "data:4,fsdp:2": axes in any order, 1 where not named; str() writes it back.
-
-        All sizes are written out, none is filled up from the devices there are: a run that finds fewer of them than it
-        was meant for stops instead of training on them. ValueError for an axis that is unknown or named twice, and for
-        a size that is no integer >= 1.
-        """
+        ValueError for an axis that is unknown or named twice, and a size that is no integer >= 1."""
         sizes: dict[str, int] = {}
         for part in text.split(","):
             axis, _, size = (piece.strip() for piece in part.partition(":"))
@@ -57,7 +48,7 @@ class Mesh:
                 raise ValueError(f"A mesh has the axes {', '.join(AXES)}, as in data:4,fsdp:2,model:1; got {text!r}.")
             if axis in sizes:
                 raise ValueError(f"A mesh names each axis once, got {axis} twice in {text!r}.")
-            if not re.fullmatch(r"[0-9]+", size):
+            if not re.fullmatch("[0-9]+", size):
                 raise ValueError(f"A mesh's {axis} axis must be an integer >= 1, got {size!r} in {text!r}.")
             sizes[axis] = int(size)
         return cls(**sizes)
@@ -84,7 +75,7 @@ class Mesh:
 class Rule:
     """The axes of all variables whose path ends in `pattern`, a regular expression; None leaves a dimension whole."""
 
-    pattern: str
+    pattern: str | None  # None in the rule of a variable that no other matches
     axes: Layout
 
     def matches(self, path: str) -> bool:
@@ -93,12 +84,9 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """One variable on a mesh.
-
-    `axes` is what splits its dimensions in fact: an axis that its rule names and whose size does not divide the
-    dimension is in `dropped` instead. `rule` is the pattern that matched, None where none did: it is on every device
-    whole. `bytes_per_device` counts a trained weight with its two moments and its average.
-    """
+    """One variable on a mesh. `axes` split its dimensions; those that its rule names and that do not divide them are
+    `dropped`. `rule` is the pattern that matched, None where none did. Bytes count a trained weight with its two
+    moments and its average."""
 
     path: str
     shape: tuple[int, ...]
@@ -115,39 +103,27 @@ class Placement:
 
 
 def place(variable, mesh: Mesh, rules: Sequence[Rule] | None) -> Placement:
-    """Where a variable (anything with path, shape, dtype and trainable) goes; by `fsdp` alone without rules.
-
-    ValueError if several rules match its path, or one that was written for another number of dimensions.
-    """
+    """Where a variable (anything with path, shape, dtype and trainable) goes; by `fsdp` alone without rules. ValueError
+    if several rules match its path, or one that was written for another number of dimensions."""
     path, shape = variable.path, tuple(variable.shape)
     rule = _along_the_largest(shape, mesh) if rules is None else _matching(path, shape, rules)
-    axes = rule.axes if rule else (None,) * len(shape)
-    named = [(axis, size, getattr(mesh, axis) if axis else 1) for axis, size in zip(axes, shape, strict=True)]
+    named = [(axis, size, getattr(mesh, axis) if axis else 1) for axis, size in zip(rule.axes, shape, strict=True)]
     axes = tuple(axis if parts > 1 and size % parts == 0 else None for axis, size, parts in named)
+    dropped = tuple(axis for axis, size, parts in named if size % parts)
     whole = math.prod(shape) * itemsize(variable.dtype) * (TRAINED_COPIES if variable.trainable else 1)
-    return Placement(
-        path=path,
-        shape=shape,
-        trainable=variable.trainable,
-        rule=rule.pattern if rule else None,
-        axes=axes,
-        dropped=tuple(axis for axis, size, parts in named if size % parts),
-        bytes_whole=whole,
-        bytes_per_device=whole // math.prod(getattr(mesh, axis) for axis in axes if axis),
-    )
+    part = whole // math.prod(getattr(mesh, axis) for axis in axes if axis)
+    return Placement(path, shape, variable.trainable, rule.pattern, axes, dropped, whole, part)
 
 
-def _matching(path: str, shape: tuple[int, ...], rules: Sequence[Rule]) -> Rule | None:
-    matching = [rule for rule in rules if rule.matches(path)]
+def _matching(path: str, shape: tuple[int, ...], rules: Sequence[Rule]) -> Rule:
+    matching = [rule for rule in rules if rule.matches(path)] or [Rule(None, (None,) * len(shape))]
     if len(matching) > 1:
         patterns = " and ".join(repr(rule.pattern) for rule in matching)
         raise ValueError(f"The variable {path} must be matched by exactly one sharding rule, got {patterns}.")
-    for rule in matching:
-        if len(rule.axes) != len(shape):
-            raise ValueError(
-                f"The sharding rule {rule.pattern!r} is for {len(rule.axes)} dimensions, and {path} has {len(shape)}."
-            )
-    return matching[0] if matching else None
+    pattern, axes = matching[0].pattern, matching[0].axes
+    if len(axes) != len(shape):
+        raise ValueError(f"The sharding rule {pattern!r} is for {len(axes)} dimensions, and {path} has {len(shape)}.")
+    return matching[0]
 
 
 def _along_the_largest(shape: tuple[int, ...], mesh: Mesh) -> Rule:
@@ -179,23 +155,21 @@ class Table:
         return sum(row.bytes_per_device for row in self.rows)
 
     def __str__(self):
-        """A line for all variables that lie alike and whose paths differ in numbers alone; no small ones that are
-        whole."""
+        """A line for all variables that lie alike and whose paths differ in numbers alone; not for small whole ones."""
         groups: dict[tuple, list[Placement]] = {}
         for row in self.rows:
             if row.large or any(row.axes) or row.dropped:
                 name = re.sub(r"\d+", "*", row.path.partition("/")[2])
                 groups.setdefault((name, row.shape, row.axes, row.dropped), []).append(row)
         whole = [row.bytes_per_device for row in self.rows if not any(row.axes)]
-        return "\n".join(
-            [
-                f"{'variables':<60} {'shape':<18} {'split over':<24} {'bytes a device':>14}",
-                *(_line(*lying, [row.bytes_per_device for row in rows]) for lying, rows in groups.items()),
-                f"{len(whole)} of {len(self.rows)} variables are replicated: {sum(whole):,} bytes a device.",
-                f"On {self.mesh} each device holds {self.bytes_per_device:,} of {self.bytes_whole:,} bytes of weights, "
-                "optimizer state and averages.",
-            ]
-        )
+        lines = [
+            f"{'variables':<60} {'shape':<18} {'split over':<24} {'bytes a device':>14}",
+            *(_line(*lying, [row.bytes_per_device for row in rows]) for lying, rows in groups.items()),
+            f"{len(whole)} of {len(self.rows)} variables are replicated: {sum(whole):,} bytes a device.",
+            f"On {self.mesh} each device holds {self.bytes_per_device:,} of {self.bytes_whole:,} bytes of weights, "
+            "optimizer state and averages.",
+        ]
+        return "\n".join(lines)
 
 
 def _line(name: str, shape: tuple[int, ...], axes: Layout, dropped: tuple[str, ...], sizes: list[int]) -> str:
@@ -205,11 +179,9 @@ def _line(name: str, shape: tuple[int, ...], axes: Layout, dropped: tuple[str, .
 
 
 def table(model, mesh: Mesh, rules: Sequence[Rule] | None = None) -> Table:
-    """The table of a model's (or a network's) weights with their averages and what `EmaAdam` keeps of them.
-
-    `rules` take the place of the network's own. ValueError if the mesh cannot hold it: where no rule matches a large
-    variable, or the model axis does not divide the attention heads, or there are no rules for it.
-    """
+    """The table of a model's (or a network's) weights with their averages and what `EmaAdam` keeps of them. `rules`
+    take the place of the network's own. ValueError where no rule matches a large variable that could be split, and
+    where the model axis does not divide the attention heads, or has no rules."""
     network = getattr(model, "network", model)
     rules = getattr(network, "sharding_rules", None) if rules is None else rules
     if rules is None and mesh.model > 1:
@@ -223,13 +195,11 @@ def table(model, mesh: Mesh, rules: Sequence[Rule] | None = None) -> Table:
                 f"A mesh's model axis must divide the attention heads of every level, got model:{mesh.model} and "
                 f"{heads} heads at {where}."
             )
-    variables = (*network.trainable_variables, *network.non_trainable_variables)
-    rows = tuple(place(variable, mesh, rules) for variable in variables)
+    rows = tuple(place(v, mesh, rules) for v in (*network.trainable_variables, *network.non_trainable_variables))
     missed = [row for row in rows if row.large and row.rule is None]
     if missed and mesh.size > mesh.data:
-        first = missed[0]
         raise ValueError(
-            f"No sharding rule matches the variable {first.path} {list(first.shape)}, so each device of {mesh} would "
-            f"hold all of it; every variable of {LARGE} elements and more needs a rule, and {len(missed)} have none."
+            f"No sharding rule matches the variable {missed[0].path} {list(missed[0].shape)}, so each device of {mesh} "
+            f"would hold all of it; variables of {LARGE} elements and more need a rule, and {len(missed)} have none."
         )
     return Table(mesh, rows)

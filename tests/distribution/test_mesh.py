@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training_helpers import tiny_model
 
-from keras_sid2.parallel.mesh import check_batch_size, check_model, current, distribute, distributed
+from keras_sid2.parallel.mesh import Replicas, check_batch_size, check_model, current, distribute, distributed
 from keras_sid2.parallel.rules import Mesh
 
 sizes = st.integers(1, 10_000)
@@ -72,7 +72,7 @@ def test_a_mesh_of_several_devices_is_refused_where_it_cannot_be():
 @pytest.mark.skipif(BACKEND != "torch", reason="keras's optimizers on tensorflow add up gradients of copies themselves")
 def test_an_optimizer_that_would_let_processes_drift_apart_is_refused(monkeypatch):
     model = tiny_model(compiled=False)
-    monkeypatch.setattr("keras_sid2.parallel.replicas._in_processes", 2)
+    monkeypatch.setattr("keras_sid2.parallel.replicas.present", Replicas(Mesh(data=2), 2))
     with pytest.raises(ValueError, match="are averaged by EmaAdam, got Adam: compile"):
         model.compile(keras.optimizers.Adam())
 

@@ -1,0 +1,136 @@
+"""Layers for images [B, H, W, C], or each frame of clips [B, F, H, W, C]: convolution and group norm, on torch each one
+operation without copies; patches at the network's ends; 2x2 pooling and nearest doubling between its levels."""
+
+from collections.abc import Callable
+
+import keras
+from keras import ops
+
+from keras_sid2 import backend
+from keras_sid2.config import register
+
+_CHANNELS_LAST = {"data_format": "channels_last"}  # whatever keras.config.image_data_format() is
+
+
+def _per_image(function: Callable, h):
+    """function of images [B, H, W, C] -> [B, H', W', C'], on images or on clips, frame by frame."""
+    if len(h.shape) == 4:
+        return function(h)
+    _, frames, *image = h.shape
+    found = function(ops.reshape(h, (-1, *image)))
+    return ops.reshape(found, (-1, frames, *found.shape[1:]))
+
+
+class _PerImage:
+    """What a convolution of keras's needs to go over images or each frame."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **{**kwargs, **_CHANNELS_LAST})
+
+    def build(self, input_shape):
+        super().build((None, *input_shape[-3:]))
+
+    def call(self, inputs):
+        return _per_image(super().call, inputs)
+
+
+@register
+class Convolution(_PerImage, keras.layers.Conv2D):
+    """keras's Conv2D; on torch without the copies to channels-first and back."""
+
+    def convolution_op(self, inputs, kernel):
+        return backend.convolution(inputs, kernel, strides=self.strides, padding=self.padding)
+
+
+@register
+class GroupNorm(keras.layers.GroupNormalization):
+    """keras's GroupNormalization, float32 inside; one operation on torch."""
+
+    def call(self, inputs):
+        return _per_image(self._normalized, inputs)
+
+    def _normalized(self, images):
+        found = backend.fused_group_norm(images, self.gamma, self.beta, groups=self.groups, epsilon=self.epsilon)
+        return super().call(images) if found is None else ops.cast(found, self.compute_dtype)
+
+
+class _Patches(_PerImage):
+    """Kernel size and strides are one patch size, in the configuration too."""
+
+    def __init__(self, filters: int, patch_size: int, **kwargs):
+        super().__init__(filters, patch_size, strides=patch_size, **kwargs)
+        self.patch_size = patch_size
+
+    def get_config(self):
+        config = {k: v for k, v in super().get_config().items() if k not in ("kernel_size", "strides")}
+        return {**config, "patch_size": self.patch_size}
+
+
+@register
+class Patchify(_Patches, Convolution):
+    """[B, H, W, C] -> [B, H/p, W/p, filters]: a p x p convolution with stride p, as a product over patches."""
+
+    def convolution_op(self, inputs, kernel):
+        p, (_, height, width, channels) = self.patch_size, inputs.shape
+        pixels = ops.reshape(inputs, (-1, height // p, p, width // p, p, channels))
+        patches = ops.reshape(
+            ops.transpose(pixels, (0, 1, 3, 2, 4, 5)), (-1, height // p, width // p, p * p * channels)
+        )
+        return ops.matmul(patches, ops.reshape(kernel, (p * p * channels, self.filters)))
+
+
+@register
+class Unpatchify(_Patches, keras.layers.Conv2DTranspose):
+    """[B, H/p, W/p, C] -> [B, H, W, filters]: a p x p transposed convolution with stride p, as a product; zero when new."""
+
+    def __init__(self, filters: int, patch_size: int, **kwargs):
+        super().__init__(filters, patch_size, **{"kernel_initializer": "zeros", **kwargs})
+
+    def call(self, inputs):
+        return _per_image(self._pixels, inputs)
+
+    def _pixels(self, h):
+        p, (_, rows, columns, channels) = self.patch_size, h.shape
+        kernel = ops.reshape(ops.transpose(self.kernel, (3, 0, 1, 2)), (channels, p * p * self.filters))
+        patches = ops.reshape(ops.matmul(h, kernel), (-1, rows, columns, p, p, self.filters))
+        pixels = ops.reshape(ops.transpose(patches, (0, 1, 3, 2, 4, 5)), (-1, rows * p, columns * p, self.filters))
+        return pixels if self.bias is None else pixels + self.bias
+
+
+class _Resample(keras.layers.Layer):
+    """A 1x1 convolution to `channels`, on the smaller of the two resolutions, and the layer that resizes."""
+
+    def __init__(self, channels: int, resize: type, role: str, **kwargs):
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.resize = resize(2, dtype=kwargs.get("dtype"), name=role, **_CHANNELS_LAST)
+        self.conv = Convolution(channels, 1, dtype=self.dtype_policy, name="conv")
+
+    def build(self, input_shape):
+        self.conv.build((None, None, None, input_shape[-1]))
+        self.resize.build((None, *input_shape[-3:]))  # keras's trainers want layers without weights built, too
+
+    def get_config(self):
+        return {**super().get_config(), "channels": self.channels}
+
+
+@register
+class Downsample(_Resample):
+    """[B, H, W, C] -> [B, H/2, W/2, channels]: mean over 2x2, then a 1x1 convolution."""
+
+    def __init__(self, channels: int, **kwargs):
+        super().__init__(channels, keras.layers.AveragePooling2D, "pool", **kwargs)
+
+    def call(self, h):
+        return self.conv(_per_image(self.resize, h))
+
+
+@register
+class Upsample(_Resample):
+    """[B, H, W, C] -> [B, 2H, 2W, channels]: a 1x1 convolution, then each pixel repeated 2x2."""
+
+    def __init__(self, channels: int, **kwargs):
+        super().__init__(channels, keras.layers.UpSampling2D, "nearest", **kwargs)
+
+    def call(self, h):
+        return _per_image(self.resize, self.conv(h))
