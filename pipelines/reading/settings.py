@@ -47,9 +47,8 @@ class ReadSettings:
         for name, least in _LEAST.items():
             object.__setattr__(self, name, integer(name, getattr(self, name), at_least=least))
         if self.process_index >= self.process_count:
-            raise ValueError(
-                f"process_index must be below process_count={self.process_count}, got {self.process_index}"
-            )
+            count = self.process_count
+            raise ValueError(f"process_index must be below process_count={count}, got {self.process_index}")
         if self.start_step * self.batch_size * self.process_count > LAST:
             raise ValueError(f"start_step={self.start_step} with batch_size={self.batch_size} is beyond example 2**63")
         for name in ("training", "flip"):
@@ -62,10 +61,8 @@ class ReadSettings:
         if not isinstance(self.min_crop, (int, float)) or not 0 < self.min_crop <= 1:
             raise ValueError(f"min_crop must be in (0, 1], got {self.min_crop!r}")
         if not self.training and (self.start_step or self.flip or self.crop == "random"):
-            raise ValueError(
-                f"start_step, flip and crop='random' are for training=True, got start_step={self.start_step}, "
-                f"flip={self.flip}, crop={self.crop!r}"
-            )
+            got = f"start_step={self.start_step}, flip={self.flip}, crop={self.crop!r}"
+            raise ValueError(f"start_step, flip and crop='random' are for training=True, got {got}")
         if self.image_size is not None:
             object.__setattr__(self, "image_size", _size(self.image_size))
 
