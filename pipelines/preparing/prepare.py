@@ -59,8 +59,8 @@ def prepare(
         max_bad_sources: how many sources (files, clips) that no example can be made of are left out and reported before
             it stops; None: what the data set says: 0, but any number for kinetics600.
         progress: show a progress bar on stderr.
-        beam_runner: name of an Apache Beam runner ("DirectRunner", "DataflowRunner", ...) that writes the shards in
-            place of this machine's cores; its workers must see the source and `data_dir` under the same paths.
+        beam_runner: name of an Apache Beam runner ("DirectRunner", "DataflowRunner", ...) that writes the shards; its
+            workers must see the source and `data_dir` under the same paths. None: this machine's cores do.
         beam_options: Beam's own options, as on a command line.
         **settings: of a data set that is made from the user's files, as its configuration documents them: `source`
             (needed), `config` (a name for the folder), `image_size`, `encoding`, ...
@@ -70,7 +70,7 @@ def prepare(
             that is not laid out as it must be, or one that no example can be made of (`BadSource`).
         FileNotFoundError: there is no such source.
         BlockingIOError: another process is preparing the same data set.
-        ImportError: a package that is needed is missing; the sentence says which extra installs it.
+        ImportError: a package is missing; the sentence says which extra installs it.
     """
     spec = _spec(name, data_dir, file_format, settings)
     check_count("workers", 1 if workers is None else workers, none=False)
@@ -98,7 +98,7 @@ def prepare(
             cores = len(os.sched_getaffinity(0)) if total >= WORTH_PROCESSES else 1
             done = _with_processes(tasks, min(workers or cores, len(shards)))
         _watched(done, total, allowed, progress)
-        finish(builder, _settings(spec), work, shards)
+        finish(builder, spec.settings, work, shards)
         _publish(work, final)
     finish_cleaning(final)
     return os.fspath(final)
@@ -151,20 +151,16 @@ def _config(name: str, settings: dict[str, Any]) -> "SourceConfig | None":
     return kind(**settings)
 
 
-def _settings(spec: BuilderSpec) -> dict[str, Any]:
-    return {"file_format": spec.file_format, **({} if spec.config is None else spec.config.settings())}
-
-
 def _of_earlier_version(spec: BuilderSpec, settings: dict[str, Any]) -> dict[str, Any]:
     """Settings that an earlier version did not know were as the defaults say (but that it dropped transparency)."""
-    return {key: getattr(type(spec.config), key, value) for key, value in _settings(spec).items()} | settings
+    return {key: getattr(type(spec.config), key, value) for key, value in spec.settings.items()} | settings
 
 
 def _already_there(final: "epath.Path", spec: BuilderSpec, builder: "LocalBuilder") -> str:
     if not (final / INFO_FILE).exists():
         raise ValueError(f"{final} exists and holds no prepared data set: remove it, or give another data_dir")
     finish_cleaning(final)
-    settings, path = _settings(spec), final / "report.json"
+    settings, path = spec.settings, final / "report.json"
     report = json.loads(path.read_text()) if path.exists() else {"settings": settings, "splits": {}}
     if "background" not in report["settings"]:
         changes = [item for part in report["splits"].values() for item in part["changes"].items()]
@@ -211,16 +207,12 @@ def _planned(
         for item in sorted(items):
             digest.update(json.dumps(item).encode())
         cuts += cut(split, items, length)
-    plan = {
-        "settings": _settings(spec),
-        "examples_per_shard": length,
-        "listing": digest.hexdigest(),
-        "notes": builder.notes(),
-    }
+    plan = {"settings": spec.settings, "examples_per_shard": length, "listing": digest.hexdigest()}
+    plan["notes"] = builder.notes()
     if (work / "plan.json").exists():
         begun = json.loads((work / "plan.json").read_text())
         begun["settings"] = _of_earlier_version(spec, begun["settings"])
-        if json.loads(json.dumps(begun)) != json.loads(json.dumps(plan)):
+        if json.dumps(begun, sort_keys=True) != json.dumps(plan, sort_keys=True):
             raise ValueError(f"{work} was begun from other files or with other settings: remove it to begin anew")
     else:
         (work / PARTS).mkdir(exist_ok=True)
@@ -256,14 +248,14 @@ def _with_beam(tasks: list[Task], runner: str, options: Sequence[str]) -> Iterat
 def _watched(done: Iterable[Done], total: int, allowed: int | None, progress: bool) -> None:
     """Lets the work run, shows how far it is, and stops it when too many sources are bad."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn, Progress
 
     from pipelines.datasets.local_builder import BadSource
 
     bad: list[str] = []
-    columns = TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TextColumn("examples"), TimeRemainingColumn()
+    columns = *Progress.get_default_columns(), MofNCompleteColumn()
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("", total=total)
+        task = bar.add_task("preparing examples", total=total)
         for examples, reasons in done:
             bad += reasons
             if allowed is not None and len(bad) > allowed:

@@ -12,6 +12,7 @@ A shard depends on its items alone, to the byte, so it does not matter who write
 import collections
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 PARTS = "parts"
 REMEDY = "--max_bad_sources=N leaves out and lists up to N such sources"
 TEMPORARY = re.compile(r"\..+\.writing-[^/]+-\d+")  # names of files that are being written
+_BUILDING = threading.Lock()  # Beam's local runner has threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +46,15 @@ class BuilderSpec:
     """How another process makes the same builder."""
 
     entry: str
-    config: "SourceConfig | None"
+    config: "SourceConfig | None" = dataclasses.field(compare=False)
     data_dir: str
     file_format: str
     run: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)  # of `prepare`: sources change between two
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What defines the data set."""
+        return {"file_format": self.file_format, **(self.config.settings() if self.config else {})}
 
     def build(self) -> "LocalBuilder":
         builder_class = ENTRIES[self.entry].load()
@@ -65,6 +72,10 @@ class BuilderSpec:
             ) from None
         finally:
             logging.set_verbosity(verbosity)
+
+
+# Of a run made once in each process, for making one may mean to look through the whole source.
+_build = functools.lru_cache(maxsize=1)(BuilderSpec.build)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,22 +122,11 @@ def write_shard(spec: BuilderSpec, directory: str, shard: Shard, allowed: int | 
     done = root / f"{shard.part}.done.json"
     if not done.exists() or (allowed is not None and json.loads(done.read_text())["bad"]):
         done.unlink(missing_ok=True)  # or, after a kill in between, an old report would stand beside a new shard
-        report = _write(_builder(spec), root, shard, stop_at_bad=allowed == 0)
+        with _BUILDING:
+            builder = _build(spec)
+        report = _write(builder, root, shard, stop_at_bad=allowed == 0)
         write_atomically(done, json.dumps(report, sort_keys=True).encode())
     return written(directory, shard)
-
-
-_BUILDERS: dict[str, "LocalBuilder"] = {}
-_BUILDING = threading.Lock()
-
-
-def _builder(spec: BuilderSpec) -> "LocalBuilder":
-    """The builder of a run, made once in each process: making one may mean to look through the whole source."""
-    with _BUILDING:  # Beam's local runner has threads
-        if spec.run not in _BUILDERS:
-            _BUILDERS.clear()
-            _BUILDERS[spec.run] = spec.build()
-        return _BUILDERS[spec.run]
 
 
 def written(directory: str, shard: Shard) -> tuple[int, list[str]]:
@@ -170,9 +170,9 @@ def _write(builder: "LocalBuilder", root: "epath.Path", shard: Shard, stop_at_ba
             example = serializer.get_tf_example(builder.info.features.encode_example(made.features))
             yield example.SerializeToString(deterministic=True)
 
-    path = root / shard.filename(builder)
-    writer = _write_array_record if builder.info.file_format.value == "array_record" else _write_tfrecord
-    report["offsets"] = writer(path, records())
+    write = _write_array_record if builder.info.file_format.value == "array_record" else _write_tfrecord
+    with _replacing(root / shard.filename(builder)) as temporary:
+        report["offsets"] = write(temporary, records())
     return report | {"sizes": sorted(report["sizes"])}
 
 
@@ -185,43 +185,38 @@ def _size_of(sample: Any) -> tuple[int, int]:
 
 
 def _write_tfrecord(path: "epath.Path", records: Iterator[bytes]) -> list[int]:
-    with _replacing(path) as temporary, temporary.open("wb") as file:
-        offsets = tfrecord.write_records(file, records)
-        _to_disk(file)
-    return offsets.tolist()
+    """Writes records; returns their offsets."""
+    with path.open("wb") as file:
+        return tfrecord.write_records(file, records).tolist()
 
 
 def _write_array_record(path: "epath.Path", records: Iterator[bytes]) -> list[int]:
+    """Writes records; a file of this format has offsets of its own."""
     module = require("array_record.python.array_record_module", extra="data")
-    with _replacing(path) as temporary:
-        # One record a group, or single ones could not be read; images are compressed already.
-        writer = module.ArrayRecordWriter(os.fspath(temporary), "group_size:1,uncompressed")
-        for record in records:
-            writer.write(record)
-        writer.close()
+    # One record a group, or single ones could not be read; images are compressed already.
+    writer = module.ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
+    for record in records:
+        writer.write(record)
+    writer.close()
     return []
 
 
 def write_atomically(path: "epath.Path", data: bytes) -> None:
     """Writes a file that is there as a whole or not at all."""
-    with _replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(data)
-        _to_disk(file)
+    with _replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 @contextlib.contextmanager
 def _replacing(path: "epath.Path") -> Iterator["epath.Path"]:
-    """A path to write to, which then takes the place of `path`, unless there was an error."""
+    """A path to write to; what was written then takes the place of `path`, unless there was an error."""
     # The process's own: one that was left behind by a killed run, or still runs, is not in the way.
     temporary = path.parent / f".{path.name}.writing-{os.uname().nodename}-{os.getpid()}"
     try:
         yield temporary
+        if "://" not in os.fspath(path):  # remote storage has no such thing
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _to_disk(file: Any) -> None:
-    file.flush()
-    with contextlib.suppress(AttributeError, OSError):  # remote storage has no such thing
-        os.fsync(file.fileno())

@@ -27,11 +27,8 @@ Example = dict[str, Encoded | np.ndarray]
 
 
 class Source:
-    """The examples of one split. Reads may come from several threads.
-
-    Faults of whole shards are counted in `bad`. Raises ValueError: there are no records, or (BadRecord) more are bad
-    than it allows.
-    """
+    """The examples of one split; reads may come from several threads. Faults of whole shards are counted in `bad`.
+    Raises ValueError: there are no records, or (BadRecord) more are bad than it allows."""
 
     def __init__(self, located: Located, bad: BadRecords) -> None:
         self.description, self.schema, self.shards, self.bad = located.description, located.schema, located.shards, bad

@@ -50,7 +50,12 @@ def measure_wait(dataset: "tf.data.Dataset") -> tuple["tf.data.Dataset", WaitMet
         tf.numpy_function(meter.add, [tf.timestamp() - start], [])
         return batch
 
-    options = tf.data.Options()
+    return in_order(tf.data.Dataset.zip((clock, dataset)).map(record)), meter
+
+
+def in_order(dataset: "tf.data.Dataset") -> "tf.data.Dataset":
+    """A data set of which tf.data makes one element after the other, each when it is asked for."""
+    options = require_tensorflow().data.Options()
     options.deterministic = True
     options.experimental_optimization.inject_prefetch = False
-    return tf.data.Dataset.zip((clock, dataset)).map(record).with_options(options), meter
+    return dataset.with_options(options)

@@ -4,11 +4,8 @@ With n examples, batches of B and P processes, row r of step k in process i is
 
     position p = (k P + i) B + r,   epoch e = p // n,   example = permutation_e[p % n]
 
-so the processes of one step hold P B consecutive positions: together they see the batch that one process with batches
-of P B would see, and over an epoch each example once.
-
-Everything comes from numpy's Philox, whose raw bits are the same in every version of numpy (its `permutation` and
-`uniform` may change, so they are not used).
+so together the processes see the batch that one with batches of P B would see, and over an epoch each example once.
+Draws are raw bits of numpy's Philox, which no version changes (as it may `permutation` and `uniform`).
 """
 
 import dataclasses
@@ -34,11 +31,9 @@ class Plan:
     def num_batches(self) -> int:
         """Of one pass of this process; in training, of the endless stream, counted from step 0."""
         asked = self.settings
-        if asked.training:
-            return LAST // (asked.batch_size * asked.process_count)
-        if asked.drop_remainder:
-            return self.num_examples // (asked.batch_size * asked.process_count)
-        return -(-len(self._part()) // asked.batch_size)
+        if not asked.training and not asked.drop_remainder:
+            return -(-len(self._part()) // asked.batch_size)
+        return (LAST if asked.training else self.num_examples) // (asked.batch_size * asked.process_count)
 
     def batch(self, number: int) -> tuple[int, int]:
         """Position of the first example of a batch, in the order of all processes, and how many it has."""
@@ -77,10 +72,8 @@ class Plan:
 
 @functools.lru_cache(maxsize=4)
 def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-    """The order of one epoch: int64 [num_examples], each of 0..num_examples-1 once.
-
-    About 0.1 s and 16 bytes an example for a million examples; the newest few are kept.
-    """
+    """The order of one epoch: int64 [num_examples], each of 0..num_examples-1 once. It takes about 0.1 s for a million
+    examples, and 16 bytes for each; the newest few are kept."""
     bits = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(num_examples)
     order = np.argsort(bits, kind="stable")
     order.flags.writeable = False

@@ -21,11 +21,8 @@ INDEX_FILE = "{split}.offsets.npy"  # offsets of the records of all shards, one 
 
 
 class Records:
-    """Record i of a split, 0 <= i < len(records), in file order: shard after shard.
-
-    The numbering is that of the whole shards: a damaged shard keeps its numbers, so one bad byte never moves the
-    others. Reads may come from several threads.
-    """
+    """Record i of a split, 0 <= i < len(records), in file order: shard after shard. A damaged shard keeps its numbers,
+    so one bad byte never moves the others. Reads may come from several threads."""
 
     def __init__(self, names: Sequence[str], lengths: Sequence[int], read: Callable[[int, int], bytes]) -> None:
         """`read(shard number, record number in it)` returns the record, or raises ValueError with the reason."""
@@ -58,11 +55,9 @@ class Records:
 def open_records(
     shards: Sequence[str], lengths: Sequence[int] | None, file_format: str, split: str, bad: BadRecords
 ) -> Records:
-    """Opens the shards of a split, given in file order, and checks what can be checked without reading the data.
-
-    `lengths` is the number of records in each; None: as many as are found. Offsets may lie beside the shards under the
-    name of the split. Faults are counted in `bad`. Raises BadRecord: more of them than it allows.
-    """
+    """Opens the shards of a split, given in file order, and checks what can be checked without reading the data; faults
+    are counted in `bad`. `lengths`: of records in each; None: as many as are found. Raises BadRecord: more faults than
+    `bad` allows."""
     names = [os.path.basename(shard) for shard in shards]
     if len(set(names)) < len(names):
         names = list(shards)

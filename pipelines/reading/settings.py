@@ -70,7 +70,15 @@ class ReadSettings:
         """The values as they come out, of a data set of that name. Raises ValueError: the sample cannot be given in the
         size, or a value cannot follow crop or flip."""
         stored = schema.sample.shape[-3:-1]
-        size = self._output_size(stored, schema.sample.shape[-1], name)
+        size = self.image_size or stored
+        if None in size:
+            shape = schema.sample.shape[-3:]
+            raise ValueError(f"the images of {name} may differ in size (stored as {shape}): give image_size")
+        if self.crop is None and None not in stored and size != stored:
+            raise ValueError(
+                f"image_size {size[0]}x{size[1]} was asked for and the images of {name} are {stored[0]}x{stored[1]}: "
+                "give crop='center' or crop='random' to cut and resize them"
+            )
         came_out = {}
         for key, spec in schema.values.items():
             shape = spec.shape
@@ -80,20 +88,6 @@ class ReadSettings:
                 shape = spec.following(key, stored, size)
             came_out[key] = dataclasses.replace(spec, shape=shape)
         return came_out
-
-    def _output_size(self, stored: tuple[int | None, int | None], channels: int, name: str) -> tuple[int, int]:
-        what = f"the images of {name}"
-        if None in stored:
-            if self.image_size is None:
-                raise ValueError(f"{what} may differ in size (stored as {(*stored, channels)}): give image_size")
-            return self.image_size
-        size = self.image_size or stored
-        if self.crop is None and size != stored:
-            raise ValueError(
-                f"image_size {size[0]}x{size[1]} was asked for and {what} are {stored[0]}x{stored[1]}: "
-                "give crop='center' or crop='random' to cut and resize them"
-            )
-        return size
 
 
 def integer(name: str, value: Any, *, at_least: int) -> int:

@@ -24,6 +24,7 @@ from pipelines.reading.augmenting import Augment, augmentation
 from pipelines.reading.decoding import GROUP, Arrays, DecodeGroup, Decoder, good_ones, open_decoder
 from pipelines.reading.faults import BadRecord, BadRecords
 from pipelines.reading.locating import StrPath
+from pipelines.reading.metering import in_order
 from pipelines.values import RecordFeatures
 
 if TYPE_CHECKING:
@@ -100,11 +101,7 @@ def make_dataset(
         batches = batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     elif decoder.source.bad.limit:  # those that are left out make batches smaller
         batches = batches.unbatch().batch(asked.batch_size, drop_remainder=bool(asked.drop_remainder))
-    options = tf.data.Options()
-    options.deterministic = True
-    # Nothing may run ahead in TensorFlow's threads: BatchReader does that.
-    options.experimental_optimization.inject_prefetch = False
-    return batches.with_options(options)
+    return in_order(batches)  # nothing may run ahead in TensorFlow's threads: BatchReader does that
 
 
 def _batches(numbers: "tf.data.Dataset", decoder: Decoder, augmented: Augment | None) -> "tf.data.Dataset":
@@ -193,11 +190,10 @@ def _group_decoder(shape: tuple[int, ...]) -> DecodeGroup:
     }
 
     def graph(decode: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        @tf.function(input_signature=[tf.TensorSpec((GROUP,), tf.string)], autograph=False)
         def together(group: Any) -> Any:
             return tf.stack([tf.ensure_shape(decode(group[row]), shape) for row in range(GROUP)])
 
-        return together.get_concrete_function()
+        return tf.function(together, autograph=False).get_concrete_function(tf.TensorSpec((GROUP,), tf.string))
 
     graphs = {name: graph(decode) for name, decode in decoders.items()}
     here = importlib.import_module("tensorflow.python.eager.context").function_executor_type
