@@ -1,7 +1,7 @@
 """From positions in the stream to arrays by name: reading, checking, decoding, cropping, resizing, mirroring."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,14 @@ Arrays = dict[str, np.ndarray]  # values by name, each [n, ...]
 GROUP = 16
 # Memory that begins at a multiple of this is taken over by TensorFlow and not copied.
 ALIGNMENT = 64
+
+
+class Place(NamedTuple):
+    """A row of a batch, the number of its example, and the draws for it."""
+
+    row: int
+    number: int
+    draws: list[float]
 
 
 class Decoder:
@@ -44,27 +52,25 @@ class Decoder:
     def batch(self, number: int) -> Arrays:
         """Decodes a batch in this thread, without what `fill` leaves bad."""
         first, count = self.plan.batch(number)
-        arrays, good = self.empty(count)
-        self.fill(first, arrays, good)
-        return good_ones(arrays, good)
+        arrays = self.empty(count)
+        return without(arrays, self.fill(first, range(count), arrays))
 
-    def empty(self, count: int) -> tuple[Arrays, np.ndarray]:
-        """The two arguments of `fill`."""
-        arrays = {name: _aligned((count, *spec.shape), np.dtype(spec.dtype)) for name, spec in self.outputs.items()}
-        return arrays, np.ones(count, bool)
+    def empty(self, count: int) -> Arrays:
+        """Arrays for `fill`."""
+        return {name: _aligned((count, *spec.shape), np.dtype(spec.dtype)) for name, spec in self.outputs.items()}
 
-    def fill(self, first: int, arrays: Arrays, good: np.ndarray) -> None:
-        """Decodes the examples at consecutive positions, from `first` on, into arrays; in training the next good
-        example of the stream stands in the place of a bad one, else `good`, bool [n], becomes False there. Raises
-        BadRecord: more are bad than are allowed."""
-        numbers, draws = self.plan.numbers(first, len(good)), self.plan.draws(first, len(good))
-        for start in range(0, len(good), GROUP):
-            rows = range(start, min(start + GROUP, len(good)))
-            self._fill_group(rows, numbers, draws, arrays, good)
-        if self.settings.training:
-            for row in np.flatnonzero(~good).tolist():
-                self._stand_in(first + row, row, draws[row], arrays)
-            good[:] = True
+    def fill(self, first: int, rows: range, arrays: Arrays) -> list[int]:
+        """Decodes the examples at the positions first + row into the rows of arrays; returns which of them are bad. In
+        training none is, as the next good example of the stream stands in its place. Raises BadRecord: more are bad
+        than are allowed."""
+        start, count = first + rows.start, len(rows)
+        places = list(map(Place, rows, self.plan.numbers(start, count), self.plan.draws(start, count)))
+        bad = [place for at in range(0, count, GROUP) for place in self._fill_group(places[at : at + GROUP], arrays)]
+        if not self.settings.training:
+            return [place.row for place in bad]
+        for place in bad:
+            self._stand_in(first + place.row, place, arrays)
+        return []
 
     def decodes_groups(self) -> bool:
         """Whether groups of examples are decoded together, judging by the first example."""
@@ -79,31 +85,30 @@ class Decoder:
         fits = (header.height, header.width, header.channels) == self.shape
         return fits and self.settings.crop != "random"
 
-    def _fill_group(
-        self, rows: range, numbers: list[int], draws: list[list[float]], arrays: Arrays, good: np.ndarray
-    ) -> None:
-        """`fill` for at most GROUP examples."""
-        examples: dict[int, Example] = {}
-        for row in rows:
+    def _fill_group(self, places: list[Place], arrays: Arrays) -> list[Place]:
+        """`fill` for at most GROUP examples; returns those that are bad."""
+        examples, bad = [], []
+        for place in places:
             try:
-                examples[row] = self.source.example(numbers[row])
+                examples.append((place, self.source.example(place.number)))
             except BadRecord as fault:
-                good[row] = False
                 self.source.bad.add(fault)
-        self._decode_together(examples.values())
-        for row, example in examples.items():
+                bad.append(place)
+        self._decode_together([example for _, example in examples])
+        for place, example in examples:
             try:
-                self._put(arrays, row, numbers[row], example, draws[row])
+                self._put(arrays, place, example)
             except BadRecord as fault:
-                good[row] = False
                 self.source.bad.add(fault)
+                bad.append(place)
+        return bad
 
-    def _stand_in(self, position: int, row: int, draws: Sequence[float], arrays: Arrays) -> None:
+    def _stand_in(self, position: int, place: Place, arrays: Arrays) -> None:
         """Puts the next good example of the stream in the place of a bad one."""
         for later in range(position + 1, position + 1 + len(self.source)):
             (number,) = self.plan.numbers(later, 1)
             try:
-                return self._put(arrays, row, number, self.source.example(number), draws)
+                return self._put(arrays, place._replace(number=number), self.source.example(number))
             except BadRecord as fault:
                 self.source.bad.add(fault)
         raise BadRecord(self.source.description.name, None, f"all {len(self.source)} records are bad")
@@ -123,10 +128,10 @@ class Decoder:
         for example, pixels in zip(examples, decoded, strict=True):
             example[self._sample] = pixels
 
-    def _put(self, arrays: Arrays, row: int, number: int, example: Example, draws: Sequence[float]) -> None:
+    def _put(self, arrays: Arrays, place: Place, example: Example) -> None:
         """Puts the values of one example into a row of the arrays."""
-        stored, flip = size_of(example[self._sample]), self.plan.flips(draws)
-        window = self.plan.window(draws, stored, self.shape[-3:-1])
+        stored, flip = size_of(example[self._sample]), self.plan.flips(place.draws)
+        window = self.plan.window(place.draws, stored, self.shape[-3:-1])
         for name, spec in self.outputs.items():
             value = example[name]
             if spec.lies_over:
@@ -137,9 +142,9 @@ class Decoder:
                 try:
                     value = self._decoded(value, part, spec.shape)
                 except BadImage as error:
-                    raise self.source.undecodable(number, name, error) from None
+                    raise self.source.undecodable(place.number, name, error) from None
                 value = value[..., ::-1, :] if flip else value
-            arrays[name][row] = value
+            arrays[name][place.row] = value
 
     def _decoded(self, value: Encoded | np.ndarray, window: Window | None, shape: tuple[int, ...]) -> np.ndarray:
         """A window of an image or clip, or all of it, in the shape that comes out."""
@@ -176,9 +181,9 @@ def open_decoder(
     return decoder
 
 
-def good_ones(arrays: Arrays, good: np.ndarray) -> Arrays:
+def without(arrays: Arrays, bad: list[int]) -> Arrays:
     """Leaves bad examples out of a batch."""
-    return arrays if good.all() else {name: array[good] for name, array in arrays.items()}
+    return {name: np.delete(array, bad, 0) for name, array in arrays.items()} if bad else arrays
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -21,7 +21,7 @@ import numpy as np
 from pipelines.extras import require_tensorflow
 from pipelines.images import BadImage
 from pipelines.reading.augmenting import Augment, augmentation
-from pipelines.reading.decoding import GROUP, Arrays, DecodeGroup, Decoder, good_ones, open_decoder
+from pipelines.reading.decoding import GROUP, Arrays, DecodeGroup, Decoder, open_decoder, without
 from pipelines.reading.faults import BadRecord, BadRecords
 from pipelines.reading.locating import StrPath
 from pipelines.reading.metering import in_order
@@ -147,7 +147,7 @@ class BatchReader:
         # one by one, it would only wait for the others.
         threads = len(os.sched_getaffinity(0)) + decoder.decodes_groups()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="sid2-data")
-        self._started: dict[int, tuple[Arrays, np.ndarray, list[Future]]] = {}
+        self._started: dict[int, tuple[Arrays, list[Future]]] = {}
         self._lock = threading.Lock()
 
     def __call__(self, number: int) -> Arrays:
@@ -155,27 +155,21 @@ class BatchReader:
         with self._lock:
             wanted = range(number, min(number + 1 + AHEAD, self._decoder.plan.num_batches))
             for other in set(self._started) - set(wanted):  # another iterator's, or left from an earlier pass
-                for part in self._started.pop(other)[-1]:
+                for part in self._started.pop(other)[1]:
                     part.cancel()
             for start in wanted:
                 if start not in self._started:
                     self._started[start] = self._start(start)
-            arrays, good, parts = self._started.pop(number)
+            arrays, parts = self._started.pop(number)
         wait(parts)
-        for part in parts:
-            part.result()
-        return good_ones(arrays, good)
+        return without(arrays, [row for part in parts for row in part.result()])
 
-    def _start(self, number: int) -> tuple[Arrays, np.ndarray, list[Future]]:
+    def _start(self, number: int) -> tuple[Arrays, list[Future]]:
         """Arrays that threads are filling, and their tasks."""
         first, count = self._decoder.plan.batch(number)
-        arrays, good = self._decoder.empty(count)
-        parts = []
-        for row in range(0, count, self._chunk):
-            rows = slice(row, row + self._chunk)
-            part = {name: array[rows] for name, array in arrays.items()}
-            parts.append(self._threads.submit(self._decoder.fill, first + row, part, good[rows]))
-        return arrays, good, parts
+        arrays, rows = self._decoder.empty(count), range(count)
+        chunks = [rows[start : start + self._chunk] for start in rows[:: self._chunk]]
+        return arrays, [self._threads.submit(self._decoder.fill, first, chunk, arrays) for chunk in chunks]
 
 
 def _group_decoder(shape: tuple[int, ...]) -> DecodeGroup:
