@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pipelines.extras import tfds_path
-from pipelines.reading.locating import locate
+from pipelines.reading.locating import StrPath, locate
 
 if TYPE_CHECKING:
     import pathlib
@@ -16,11 +16,10 @@ if TYPE_CHECKING:
 # An .npz ends with the checksums of its arrays, and the picture in a PNG with one of its pixels: the end of either
 # tells of the whole. Shards begin and end with records of their own.
 _LOOKED_AT = 4096
+Stamp = tuple[str, int, float, str]  # whole path, bytes, time of the last change, hash of the first and last 4 KB
 
 
-def fingerprint(
-    name_or_dir: str | os.PathLike, *, split: str = "train", data_dir: str | os.PathLike | None = None
-) -> list[tuple[str, int, float, str]]:
+def fingerprint(name_or_dir: StrPath, *, split: str = "train", data_dir: StrPath | None = None) -> list[Stamp]:
     """`file_stamps` of the shards of a split: it changes when the data do, or lie elsewhere, and costs little.
 
     Raises what `pipelines.describe` raises.
@@ -28,12 +27,12 @@ def fingerprint(
     return file_stamps(tfds_path(shard) for shard in locate(name_or_dir, split=split, data_dir=data_dir).shards)
 
 
-def file_stamps(paths: "Iterable[pathlib.Path | epath.Path]") -> list[tuple[str, int, float, str]]:
+def file_stamps(paths: "Iterable[pathlib.Path | epath.Path]") -> list[Stamp]:
     """(whole path, bytes, time of the last change, hash of the first and last 4 KB) of each file."""
     return [_stamp(path) for path in paths]
 
 
-def _stamp(path: "pathlib.Path | epath.Path") -> tuple[str, int, float, str]:
+def _stamp(path: "pathlib.Path | epath.Path") -> Stamp:
     with path.open("rb") as file:
         digest = hashlib.sha256(file.read(_LOOKED_AT))
         size = file.seek(0, os.SEEK_END)

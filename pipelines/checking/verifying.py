@@ -1,28 +1,26 @@
-"""Looking at a prepared data set: is every record sound, what is in it, and what does it look like?"""
+"""Looking at a prepared data set: is every record valid, what is in it, and what does it look like?"""
 
 import collections
 import dataclasses
 import hashlib
 import math
-import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
 from pipelines import images
+from pipelines.extras import require
 from pipelines.images import BadImage
 from pipelines.reading import order
-from pipelines.reading.decoding import Arrays, Decoder
+from pipelines.reading.decoding import Decoder
 from pipelines.reading.examples import Encoded, Source, size_of
 from pipelines.reading.faults import BadRecord, BadRecords
-from pipelines.reading.locating import locate, split_names
-from pipelines.reading.settings import ReadSettings, integer
+from pipelines.reading.locating import StrPath, locate, split_names
+from pipelines.reading.settings import LAST, ReadSettings, integer
 from pipelines.values import RecordFeatures
 
 RUN = 64  # records that a thread checks at a time
 LISTED = 20  # faults, classes and sizes that a report names
-ANY_NUMBER = 2**63 - 1
 
 
 @dataclasses.dataclass
@@ -57,50 +55,56 @@ class SplitReport:
         lines = [f"{self.split}: {self.records} records in {self.shards} shards, {len(self.faults)} of them bad"]
         lines += [f"  bad: {fault}" for fault in self.faults[:LISTED]]
         lines += [f"  ... and {len(self.faults) - LISTED} more"] * (len(self.faults) > LISTED)
-        lines += [f"  kinds: {_listed(self.kinds)}", f"  sizes (HxW): {_listed(self.sizes)}"]
+        sizes = collections.Counter({"x".join(map(str, size)): count for size, count in self.sizes.items()})
+        lines += [f"  kinds: {_listed(self.kinds.most_common())}", f"  sizes (HxW): {_listed(sizes.most_common())}"]
         if self.per_class:
             counts = self.per_class.values()
-            spread = f"{min(counts)} to {max(counts)} each"
-            named = {self._class(label): number for label, number in sorted(self.per_class.items())}
-            lines.append(f"  classes: {len(counts)} of {spread}: {_listed(named)}")
+            named = [(self.class_names[i] if self.class_names else i, n) for i, n in sorted(self.per_class.items())]
+            lines.append(f"  classes: {len(counts)} of {min(counts)} to {max(counts)} each: {_listed(named)}")
         lines += [f"  {name}: {what}" for name, what in self.values.items()]
         lines.append(f"  duplicates: {len(self.duplicates)}")
         lines += [f"    {second} is equal to {first}" for first, second in self.duplicates[:LISTED]]
         return "\n".join(lines)
 
-    def _class(self, label: int) -> str:
-        return self.class_names[label] if self.class_names else str(label)
+
+def _listed(counts: list[tuple[object, int]]) -> str:
+    return ", ".join(f"{key} ({count})" for key, count in counts[:LISTED]) + ", ..." * (len(counts) > LISTED)
 
 
 def verify(
-    name_or_dir: str | os.PathLike,
+    name_or_dir: StrPath,
     *,
     split: str | None = None,
-    data_dir: str | os.PathLike | None = None,
+    data_dir: StrPath | None = None,
     features: RecordFeatures | None = None,
+    decode: bool = True,
 ) -> list[SplitReport]:
     """Reads every record of a data set and decodes it: CRC, features, images, numbers. Takes what `make_dataset` takes;
     of all splits, if none is named. Nothing is raised for what is wrong inside the shards: it is in the reports, one a
-    split."""
-    return _reports(name_or_dir, split, data_dir, features, decode=True)
+    split. Without `decode`, as `stats`."""
+    reports = []
+    for name in split_names(name_or_dir, data_dir) if split is None else [split]:
+        located = locate(name_or_dir, split=name, data_dir=data_dir, features=features, missing_shards=True)
+        source = Source(located, BadRecords(LAST, log=False))
+        report = SplitReport(name, len(source.shards), len(source), decode, class_names=located.description.class_names)
+        _fill(report, source)
+        named = {(fault.shard, fault.record) for fault in report.faults}
+        # What was found before any record was read, and belongs to none that could be.
+        report.faults += [fault for fault in source.bad.faults if (fault.shard, fault.record) not in named]
+        reports.append(report)
+    return reports
 
 
-def stats(
-    name_or_dir: str | os.PathLike,
-    *,
-    split: str | None = None,
-    data_dir: str | os.PathLike | None = None,
-    features: RecordFeatures | None = None,
-) -> list[SplitReport]:
+def stats(name_or_dir: StrPath, **which: Any) -> list[SplitReport]:
     """As `verify`, without decoding: several times faster, and it finds all but images that are damaged inside."""
-    return _reports(name_or_dir, split, data_dir, features, decode=False)
+    return verify(name_or_dir, **which, decode=False)
 
 
 def random_grid(
-    name_or_dir: str | os.PathLike,
+    name_or_dir: StrPath,
     *,
     split: str = "train",
-    data_dir: str | os.PathLike | None = None,
+    data_dir: StrPath | None = None,
     features: RecordFeatures | None = None,
     count: int = 64,
     image_size: int | None = None,
@@ -116,10 +120,9 @@ def random_grid(
     source = Source(located, BadRecords())
     if image_size is None and None in located.description.image_shape:
         image_size = 128
-    count = min(count, len(source))
     decoder = Decoder(source, ReadSettings(batch_size=1, image_size=image_size, training=False))
-    chosen = order.permutation(seed, 0, len(source))[:count]
-    pixels = np.concatenate([_sound(*decoder.batch(int(number)))[source.schema.sample_name] for number in chosen])
+    chosen = order.permutation(seed, 0, len(source))[:count].tolist()
+    pixels = np.concatenate([decoder.batch(number)[source.schema.sample_name] for number in chosen])
     pixels = pixels[:, pixels.shape[1] // 2] if pixels.ndim == 5 else pixels
     if pixels.dtype != np.uint8:
         pixels = np.rint((np.clip(pixels.astype(np.float32), -1, 1) + 1) * 127.5).astype(np.uint8)
@@ -143,73 +146,32 @@ def grid(pixels: np.ndarray) -> np.ndarray:
     return rows.reshape(rows.shape[0] * rows.shape[1], -1, 3)
 
 
-def _sound(arrays: Arrays, good: np.ndarray, fault: BadRecord | None) -> Arrays:
-    if fault:
-        raise fault
-    return arrays
-
-
-def _reports(name_or_dir, split, data_dir, features, *, decode: bool) -> list[SplitReport]:
-    reports = []
-    for name in split_names(name_or_dir, data_dir) if split is None else [split]:
-        located = locate(name_or_dir, split=name, data_dir=data_dir, features=features, missing_shards=True)
-        bad = BadRecords(ANY_NUMBER, log=False)
-        source = Source(located, bad)
-        report = SplitReport(
-            split=name,
-            shards=len(source.shards),
-            records=len(source),
-            decoded=decode,
-            class_names=located.description.class_names,
-        )
-        _fill(report, source, decode)
-        named = {(fault.shard, fault.record) for fault in report.faults}
-        # What was found before any record was read, and belongs to none that could be.
-        report.faults += [fault for fault in bad.faults if (fault.shard, fault.record) not in named]
-        reports.append(report)
-    return reports
-
-
-def _fill(report: SplitReport, source: Source, decode: bool) -> None:
+def _fill(report: SplitReport, source: Source) -> None:
     """Checks all records with all cores, and counts."""
     first_of: dict[bytes, int] = {}
     ranges: dict[str, tuple[float, float]] = {}
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        for number, found in _in_order(threads, source, decode):
-            if isinstance(found, BadRecord):
-                report.faults.append(found)
-                continue
-            digest, kind, size, numbers = found
-            report.kinds[kind] += 1
-            report.sizes[size] += 1
-            if "label" in numbers:
-                report.per_class[numbers["label"][0]] += 1
-            for name, (low, high) in numbers.items():
-                before = ranges.get(name, (low, high))
-                ranges[name] = min(before[0], low), max(before[1], high)
-            first = first_of.setdefault(digest, number)
-            if first != number:
-                report.duplicates.append((source.records.name(first), source.records.name(number)))
+    joblib = require("joblib", extra="data")
+    threads = joblib.Parallel(-1, backend="threading", return_as="generator", batch_size=RUN, pre_dispatch=16 * RUN)
+    checks = threads(joblib.delayed(_checked)(source, number, report.decoded) for number in range(len(source)))
+    for number, found in enumerate(checks):
+        if isinstance(found, BadRecord):
+            report.faults.append(found)
+            continue
+        digest, kind, size, numbers = found
+        report.kinds[kind] += 1
+        report.sizes[size] += 1
+        if "label" in numbers:
+            report.per_class[numbers["label"][0]] += 1
+        for name, (low, high) in numbers.items():
+            before = ranges.get(name, (low, high))
+            ranges[name] = min(before[0], low), max(before[1], high)
+        first = first_of.setdefault(digest, number)
+        if first != number:
+            report.duplicates.append((source.records.name(first), source.records.name(number)))
     for name, spec in source.schema.values.items():
         if name not in ("label", source.schema.sample_name):
             lie = "{:.4g} to {:.4g}".format(*ranges[name]) if name in ranges else "encoded"
             report.values[name] = f"{spec}, {lie}"
-
-
-def _in_order(threads: ThreadPoolExecutor, source: Source, decode: bool) -> Iterator[tuple[int, object]]:
-    """What was found in each record, in file order, with a bounded number of runs under way."""
-
-    def check(start: int) -> list:
-        return [_checked(source, number, decode) for number in range(start, min(start + RUN, len(source)))]
-
-    starts, under_way = iter(range(0, len(source), RUN)), collections.deque()
-    for start in starts:
-        under_way.append((start, threads.submit(check, start)))
-        if len(under_way) > 16:
-            first, future = under_way.popleft()
-            yield from enumerate(future.result(), first)
-    for first, future in under_way:
-        yield from enumerate(future.result(), first)
 
 
 def _checked(source: Source, number: int, decode: bool):
@@ -235,9 +197,3 @@ def _checked(source: Source, number: int, decode: bool):
     else:
         data, kind = sample.tobytes(), f"{sample.dtype.name}, {images.name_of_channels(sample.shape[-1])}"
     return hashlib.blake2b(data, digest_size=16).digest(), kind, size_of(sample), numbers
-
-
-def _listed(counts: dict) -> str:
-    names = {key: "x".join(map(str, key)) if isinstance(key, tuple) else str(key) for key in counts}
-    top = counts.most_common(LISTED) if isinstance(counts, collections.Counter) else list(counts.items())[:LISTED]
-    return ", ".join(f"{names[key]} ({count})" for key, count in top) + ", ..." * (len(counts) > LISTED)

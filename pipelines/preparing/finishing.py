@@ -20,16 +20,23 @@ LISTED = 200  # sources that the report names of each kind
 
 
 def finish(builder: "LocalBuilder", settings: dict[str, Any], work: "epath.Path", shards: list[Shard]) -> None:
-    """Writes what makes the shards in a work directory a data set."""
-    splits = sorted({shard.split for shard in shards})
-    report = {
-        "settings": settings,
-        "splits": {split: _of_split(work, [shard for shard in shards if shard.split == split]) for split in splits},
-        "notes": json.loads((work / "plan.json").read_text())["notes"],
-        **_duplicates(work, shards),
-    }
+    """Writes what makes the shards in a work directory a data set: offsets, a report, and dataset_info.json and
+    features.json, with which tfds takes the directory for one of its own."""
+    of_split = {name: [shard for shard in shards if shard.split == name] for name in {shard.split for shard in shards}}
+    splits = {name: _of_split(work, own) for name, own in sorted(of_split.items())}
+    notes = json.loads((work / "plan.json").read_text())["notes"]
+    report = {"settings": settings, "splits": splits, "notes": notes, **_duplicates(work, shards)}
     write_atomically(work / "report.json", json.dumps(report, indent=1, sort_keys=True).encode())
-    _write_description(builder, work, shards, report)
+    core, infos = require_tfds().core, []
+    for name, part in splits.items():
+        if not part["examples"]:
+            reasons = [f"{count} {reason}" for reason, count in sorted(part["skipped"].items())]
+            reasons += part["left_out_first"][:3]
+            raise ValueError(f"no example of the split {name!r} could be made: {'; '.join(reasons)}")
+        size = sum((work / shard.filename(builder)).stat().length for shard in of_split[name])
+        infos.append(core.SplitInfo(name=name, shard_lengths=part["shard_lengths"], num_bytes=size))
+    builder.info.set_splits(core.splits.SplitDict(infos))
+    builder.info.write_to_directory(work)
 
 
 def finish_cleaning(final: "epath.Path") -> None:
@@ -76,40 +83,18 @@ def _of_split(work: "epath.Path", shards: list[Shard]) -> dict[str, Any]:
 
 def _duplicates(work: "epath.Path", shards: list[Shard]) -> dict[str, Any]:
     """Sources of equal content, over all splits."""
-    digests = [part["digests"] for _, part in _parts(work, shards)]
-    flat = np.frombuffer(bytes.fromhex("".join("".join(part) for part in digests)), "V16")
+    digests = "".join(digest for _, part in _parts(work, shards) for digest in part["digests"])
+    flat = np.frombuffer(bytes.fromhex(digests), "V16")
     _, inverse, counts = np.unique(flat, return_inverse=True, return_counts=True)
-    if len(counts) == len(flat):
-        return {"duplicates": 0, "duplicates_between_splits": 0, "duplicates_first": []}
     groups = collections.defaultdict(list)
-    at = 0
-    for shard, part in _parts(work, shards):
-        for key, group in zip(part["keys"], inverse[at : at + len(part["keys"])], strict=True):
+    if len(counts) < len(flat):
+        sources = ((shard.split, key) for shard, part in _parts(work, shards) for key in part["keys"])
+        for source, group in zip(sources, inverse, strict=True):
             if counts[group] > 1:
-                groups[int(group)].append((shard.split, key))
-        at += len(part["keys"])
+                groups[group].append(source)
     same = sorted(sorted(f"{split}/{key}" for split, key in group) for group in groups.values())
-    across = sum(len({split for split, _ in group}) > 1 for group in groups.values())
     return {
-        "duplicates": int((counts[counts > 1] - 1).sum()),
-        "duplicates_between_splits": across,
+        "duplicates": len(flat) - len(counts),
+        "duplicates_between_splits": sum(len({split for split, _ in group}) > 1 for group in groups.values()),
         "duplicates_first": same[:LISTED],
     }
-
-
-def _write_description(
-    builder: "LocalBuilder", work: "epath.Path", shards: list[Shard], report: dict[str, Any]
-) -> None:
-    """Writes dataset_info.json and features.json, with which tfds takes the directory for one of its own."""
-    core = require_tfds().core
-    infos = []
-    for split, part in report["splits"].items():
-        if not part["examples"]:
-            reasons = [f"{count} {reason}" for reason, count in sorted(part["skipped"].items())]
-            reasons += part["left_out_first"][:3]
-            raise ValueError(f"no example of the split {split!r} could be made: {'; '.join(reasons)}")
-        files = [work / shard.filename(builder) for shard in shards if shard.split == split]
-        size = sum(file.stat().length for file in files)
-        infos.append(core.SplitInfo(name=split, shard_lengths=part["shard_lengths"], num_bytes=size))
-    builder.info.set_splits(core.splits.SplitDict(infos))
-    builder.info.write_to_directory(work)

@@ -1,6 +1,5 @@
 """Writing data sets as TFRecord or ArrayRecord shards: with all cores of one machine, or with Apache Beam."""
 
-import collections
 import contextlib
 import dataclasses
 import fcntl
@@ -59,10 +58,9 @@ def prepare(
         examples_per_shard: about so many; the last sets of a split have no fewer than others.
         max_bad_sources: how many sources (files, clips) that no example can be made of are left out and reported before
             it stops; None: what the data set says: 0, but any number for kinetics600.
-        progress: show a progress bar, and what the report says, on stderr.
-        beam_runner: name of an Apache Beam runner ("DirectRunner", "DataflowRunner", "FlinkRunner", ...) that writes
-            the shards in place of this machine's cores; its workers must see the source and `data_dir` under the same
-            paths.
+        progress: show a progress bar on stderr.
+        beam_runner: name of an Apache Beam runner ("DirectRunner", "DataflowRunner", ...) that writes the shards; its
+            workers must see the source and `data_dir` under the same paths. None: this machine's cores do.
         beam_options: Beam's own options, as on a command line.
         **settings: of a data set that is made from the user's files, as its configuration documents them: `source`
             (needed), `config` (a name for the folder), `image_size`, `encoding`, ...
@@ -72,13 +70,13 @@ def prepare(
             that is not laid out as it must be, or one that no example can be made of (`BadSource`).
         FileNotFoundError: there is no such source.
         BlockingIOError: another process is preparing the same data set.
-        ImportError: a package that is needed is missing; the sentence says which extra installs it.
+        ImportError: a package is missing; the sentence says which extra installs it.
     """
     spec = _spec(name, data_dir, file_format, settings)
     check_count("workers", 1 if workers is None else workers, none=False)
     check_count("examples_per_shard", examples_per_shard, none=False)
     check_count("max_bad_sources", max_bad_sources, 0)
-    builder = _built(spec)
+    builder = spec.build()
     final = builder.data_path
     if final.exists():
         return _already_there(final, spec, builder)
@@ -93,12 +91,14 @@ def prepare(
             return os.fspath(final)
         shards = _planned(builder, spec, listing, work, examples_per_shard)
         total = sum(map(len, listing.values()))
-        if beam_runner is None:
-            done = _with_processes(spec, work, shards, total, workers, allowed)
+        tasks = [(spec, os.fspath(work), shard, allowed) for shard in shards]
+        if beam_runner is not None:
+            done = _with_beam(tasks, beam_runner, beam_options)
         else:
-            done = _with_beam(spec, work, shards, beam_runner, beam_options, allowed)
+            cores = len(os.sched_getaffinity(0)) if total >= WORTH_PROCESSES else 1
+            done = _with_processes(tasks, min(workers or cores, len(shards)))
         _watched(done, total, allowed, progress)
-        finish(builder, _settings(spec), work, shards)
+        finish(builder, spec.settings, work, shards)
         _publish(work, final)
     finish_cleaning(final)
     return os.fspath(final)
@@ -118,10 +118,9 @@ def _publish(work: "epath.Path", final: "epath.Path") -> None:
 
 
 def _spec(name: str, data_dir: Any, file_format: str, settings: dict[str, Any]) -> BuilderSpec:
-    if name not in dataset_names():
-        raise ValueError(
-            f"unknown data set {name!r}: known are {', '.join(dataset_names())}{near(str(name), dataset_names())}"
-        )
+    names = dataset_names()
+    if name not in names:
+        raise ValueError(f"unknown data set {name!r}: known are {', '.join(names)}{near(str(name), names)}")
     if data_dir is not None and not isinstance(data_dir, (str, os.PathLike)):
         raise ValueError(f"data_dir must be a path or None, got {data_dir!r}")
     if file_format not in FORMATS:
@@ -133,22 +132,12 @@ def _spec(name: str, data_dir: Any, file_format: str, settings: dict[str, Any]) 
     return BuilderSpec(name, _config(name, settings), os.fspath(root), file_format)
 
 
-def _built(spec: BuilderSpec) -> "LocalBuilder":
-    try:
-        return spec.build()
-    except ValueError as error:
-        if "File format is already set" not in str(error):
-            raise
-        raise ValueError(
-            f"{spec.entry} is already in {spec.data_dir}, and in another format than {spec.file_format}: "
-            "give another data_dir or config name"
-        ) from None
-
-
 def _config(name: str, settings: dict[str, Any]) -> "SourceConfig | None":
-    kind = ENTRIES[name].load().CONFIG
+    kind, known = ENTRIES[name].load().CONFIG, []
+    if kind is not None:
+        inherited = {field.name for field in dataclasses.fields(require_tfds().core.BuilderConfig)}
+        known = ["config", *(field.name for field in dataclasses.fields(kind) if field.name not in inherited)]
     settings = {key: value for key, value in settings.items() if value is not None}
-    known = setting_names(name)
     for key in settings:
         if key not in known:
             accepted = f"it takes {', '.join(known)}" if known else "it has no settings"
@@ -162,53 +151,36 @@ def _config(name: str, settings: dict[str, Any]) -> "SourceConfig | None":
     return kind(**settings)
 
 
-def setting_names(name: str) -> tuple[str, ...]:
-    """The settings that a data set takes, beside those that all take."""
-    kind = ENTRIES[name].load().CONFIG
-    if kind is None:
-        return ()
-    inherited = {field.name for field in dataclasses.fields(require_tfds().core.BuilderConfig)}
-    return ("config", *(field.name for field in dataclasses.fields(kind) if field.name not in inherited))
-
-
-def _settings(spec: BuilderSpec) -> dict[str, Any]:
-    return {"file_format": spec.file_format, **({} if spec.config is None else spec.config.settings())}
-
-
 def _of_earlier_version(spec: BuilderSpec, settings: dict[str, Any]) -> dict[str, Any]:
     """Settings that an earlier version did not know were as the defaults say (but that it dropped transparency)."""
-    return {key: getattr(type(spec.config), key, value) for key, value in _settings(spec).items()} | settings
+    return {key: getattr(type(spec.config), key, value) for key, value in spec.settings.items()} | settings
 
 
 def _already_there(final: "epath.Path", spec: BuilderSpec, builder: "LocalBuilder") -> str:
     if not (final / INFO_FILE).exists():
         raise ValueError(f"{final} exists and holds no prepared data set: remove it, or give another data_dir")
     finish_cleaning(final)
-    settings, path = _settings(spec), final / "report.json"
+    settings, path = spec.settings, final / "report.json"
     report = json.loads(path.read_text()) if path.exists() else {"settings": settings, "splits": {}}
+    if "background" not in report["settings"]:
+        changes = [item for part in report["splits"].values() for item in part["changes"].items()]
+        dropped = sum(count for change, count in changes if change.startswith(_MAY_HAVE_BEEN_TRANSPARENT))
+        if dropped:
+            logging.warning(
+                "%s was prepared by an earlier version, which dropped the transparency of images: %d of them were of "
+                "kinds that may have it; give another config name to prepare it anew",
+                final,
+                dropped,
+            )
     before = _of_earlier_version(spec, report["settings"])
-    changes = collections.Counter()
-    for part in report["splits"].values() if "background" not in report["settings"] else ():
-        changes.update(part["changes"])
-    dropped = sum(count for change, count in changes.items() if change.startswith(_MAY_HAVE_BEEN_TRANSPARENT))
-    if dropped:
-        logging.warning(
-            "%s was prepared by an earlier version, which dropped the transparency of images: %d of them were of kinds "
-            "that may have it; give another config name to prepare it anew",
-            final,
-            dropped,
-        )
     differing = [f"{key}={value!r} (there: {before[key]!r})" for key, value in settings.items() if before[key] != value]
-    if "values" in settings and "values" not in report["settings"] and (others := set(builder.values()) - _kept(final)):
-        differing.append(f"values={','.join(sorted(others))} (there: none)")
+    if "values" in settings and "values" not in report["settings"]:
+        kept = json.loads((final / "features.json").read_text())["featuresDict"]["features"]
+        if others := set(builder.values()) - set(kept):
+            differing.append(f"values={','.join(sorted(others))} (there: none)")
     if differing:
         raise ValueError(f"{final} was prepared with other settings: {', '.join(differing)}; give another config name")
     return os.fspath(final)
-
-
-def _kept(final: "epath.Path") -> set[str]:
-    """The names of the values in a prepared data set."""
-    return set(json.loads((final / "features.json").read_text())["featuresDict"]["features"])
 
 
 @contextlib.contextmanager
@@ -226,85 +198,65 @@ def _locked(work: "epath.Path") -> Iterator[None]:
 
 
 def _planned(
-    builder: "LocalBuilder",
-    spec: BuilderSpec,
-    listing: "dict[str, list[Item]]",
-    work: "epath.Path",
-    examples_per_shard: int,
+    builder: "LocalBuilder", spec: BuilderSpec, listing: "dict[str, list[Item]]", work: "epath.Path", length: int
 ) -> list[Shard]:
-    """Settles what goes into which shard, or finds it settled."""
-    digest = hashlib.blake2b(digest_size=16)
+    """Settles what goes into which shard of about so many examples, or finds it settled."""
+    digest, cuts = hashlib.blake2b(digest_size=16), []
     for split, items in sorted(listing.items()):
         digest.update(f"{split}\n".encode())
         for item in sorted(items):
             digest.update(json.dumps(item).encode())
-    plan = {
-        "settings": _settings(spec),
-        "examples_per_shard": examples_per_shard,
-        "listing": digest.hexdigest(),
-        "notes": builder.notes(),
-    }
-    cuts = {split: list(cut(split, items, examples_per_shard)) for split, items in sorted(listing.items())}
+        cuts += cut(split, items, length)
+    plan = {"settings": spec.settings, "examples_per_shard": length, "listing": digest.hexdigest()}
+    plan["notes"] = builder.notes()
     if (work / "plan.json").exists():
         begun = json.loads((work / "plan.json").read_text())
         begun["settings"] = _of_earlier_version(spec, begun["settings"])
-        if json.loads(json.dumps(begun)) != json.loads(json.dumps(plan)):
+        if json.dumps(begun, sort_keys=True) != json.dumps(plan, sort_keys=True):
             raise ValueError(f"{work} was begun from other files or with other settings: remove it to begin anew")
     else:
         (work / PARTS).mkdir(exist_ok=True)
-        for shard, items in (pair for pairs in cuts.values() for pair in pairs):
+        for shard, items in cuts:
             write_atomically(work / f"{shard.part}.items.json", json.dumps(items).encode())
         write_atomically(work / "plan.json", json.dumps(plan, indent=1).encode())
-    return [shard for pairs in cuts.values() for shard, _ in pairs]
+    return [shard for shard, _ in cuts]
 
 
-def _with_processes(
-    spec: BuilderSpec, work: "epath.Path", shards: list[Shard], total: int, workers: int | None, allowed: int | None
-) -> Iterator[tuple[Shard, int, list[str]]]:
-    if workers is None:
-        workers = len(os.sched_getaffinity(0)) if total >= WORTH_PROCESSES else 1
-    if min(workers, len(shards)) == 1:
-        return (write_shard(spec, os.fspath(work), shard, allowed) for shard in shards)
+Task = tuple[BuilderSpec, str, Shard, int | None]  # the arguments of write_shard, which returns a Done
+Done = tuple[int, list[str]]
+
+
+def _with_processes(tasks: list[Task], workers: int) -> Iterator[Done]:
+    if workers == 1:
+        return (write_shard(*task) for task in tasks)
     joblib = require("joblib", extra="data")
     # Workers of a killed run end by themselves when they have had nothing to do for so many seconds.
     with joblib.parallel_config("loky", idle_worker_timeout=10):
-        run = joblib.Parallel(n_jobs=min(workers, len(shards)), return_as="generator_unordered", batch_size=1)
-        return run(joblib.delayed(write_shard)(spec, os.fspath(work), shard, allowed) for shard in shards)
+        run = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
+        return run(joblib.delayed(write_shard)(*task) for task in tasks)
 
 
-def _with_beam(
-    spec: BuilderSpec, work: "epath.Path", shards: list[Shard], runner: str, options: Sequence[str], allowed: int | None
-) -> Iterable[tuple[Shard, int, list[str]]]:
+def _with_beam(tasks: list[Task], runner: str, options: Sequence[str]) -> Iterator[Done]:
     beam = require("apache_beam", extra="beam")
     flags = beam.options.pipeline_options.PipelineOptions([f"--runner={runner}", *options])
     with beam.Pipeline(options=flags) as pipeline:
-        _ = (
-            pipeline
-            | "Shards" >> beam.Create(shards)
-            | "Spread" >> beam.Reshuffle()
-            | "Write" >> beam.Map(lambda shard: write_shard(spec, os.fspath(work), shard, allowed) and None)
-        )
-    return (written(os.fspath(work), shard) for shard in shards)
+        write = beam.Map(lambda task: write_shard(*task) and None)
+        _ = pipeline | "Shards" >> beam.Create(tasks) | "Spread" >> beam.Reshuffle() | "Write" >> write
+    return (written(directory, shard) for _, directory, shard, _ in tasks)
 
 
-def _watched(done: Iterable[tuple[Shard, int, list[str]]], total: int, allowed: int | None, progress: bool) -> None:
+def _watched(done: Iterable[Done], total: int, allowed: int | None, progress: bool) -> None:
     """Lets the work run, shows how far it is, and stops it when too many sources are bad."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn, Progress
 
     from pipelines.datasets.local_builder import BadSource
 
-    columns = (
-        TextColumn("preparing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("examples"),
-        TimeRemainingColumn(),
-    )
     bad: list[str] = []
+    columns = *Progress.get_default_columns(), MofNCompleteColumn()
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("", total=total)
-        for _, examples, reasons in done:
+        task = bar.add_task("preparing examples", total=total)
+        for examples, reasons in done:
             bad += reasons
             if allowed is not None and len(bad) > allowed:
                 count = f"{len(bad)} sources are bad, and max_bad_sources is {allowed}"

@@ -10,7 +10,9 @@ A shard depends on its items alone, to the byte, so it does not matter who write
 """
 
 import collections
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 PARTS = "parts"
 REMEDY = "--max_bad_sources=N leaves out and lists up to N such sources"
 TEMPORARY = re.compile(r"\..+\.writing-[^/]+-\d+")  # names of files that are being written
+_BUILDING = threading.Lock()  # Beam's local runner has threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +46,15 @@ class BuilderSpec:
     """How another process makes the same builder."""
 
     entry: str
-    config: "SourceConfig | None"
+    config: "SourceConfig | None" = dataclasses.field(compare=False)
     data_dir: str
     file_format: str
     run: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)  # of `prepare`: sources change between two
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What defines the data set."""
+        return {"file_format": self.file_format, **(self.config.settings() if self.config else {})}
 
     def build(self) -> "LocalBuilder":
         builder_class = ENTRIES[self.entry].load()
@@ -55,8 +63,19 @@ class BuilderSpec:
         logging.set_verbosity(logging.ERROR)  # tfds warns of every config that is not one of a fixed list
         try:
             return builder_class(data_dir=self.data_dir, file_format=self.file_format, **config)
+        except ValueError as error:
+            if "File format is already set" not in str(error):
+                raise
+            raise ValueError(
+                f"{self.entry} is already in {self.data_dir}, and in another format than {self.file_format}: "
+                "give another data_dir or config name"
+            ) from None
         finally:
             logging.set_verbosity(verbosity)
+
+
+# Of a run made once in each process, for making one may mean to look through the whole source.
+_build = functools.lru_cache(maxsize=1)(BuilderSpec.build)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +100,11 @@ def cut(split: str, items: "Sequence[Item]", examples_per_shard: int) -> "Iterat
 
     Files come sorted by class; the order is that of hashes, so that every shard holds a fair sample of the split.
     """
-    order = sorted(
-        items,
-        key=lambda item: (hashlib.blake2b(item.key.encode(errors="surrogatepass"), digest_size=8).digest(), item.key),
-    )
+
+    def place(item: "Item") -> tuple[bytes, str]:
+        return hashlib.blake2b(item.key.encode(errors="surrogatepass"), digest_size=8).digest(), item.key
+
+    order = sorted(items, key=place)
     # Small sets get several shards too, so that several processes or threads have something to do.
     count = max(-(-len(order) // examples_per_shard), min(4, len(order)))
     for number in range(count):
@@ -92,7 +112,7 @@ def cut(split: str, items: "Sequence[Item]", examples_per_shard: int) -> "Iterat
         yield Shard(split, number, count), order[start:stop]
 
 
-def write_shard(spec: BuilderSpec, directory: str, shard: Shard, allowed: int | None) -> tuple[Shard, int, list[str]]:
+def write_shard(spec: BuilderSpec, directory: str, shard: Shard, allowed: int | None) -> tuple[int, list[str]]:
     """Writes one shard of a work directory, unless it is there; returns what `written` does.
 
     One from which sources were left out is written anew, as they may have been mended since; but not if any number may
@@ -102,29 +122,18 @@ def write_shard(spec: BuilderSpec, directory: str, shard: Shard, allowed: int | 
     done = root / f"{shard.part}.done.json"
     if not done.exists() or (allowed is not None and json.loads(done.read_text())["bad"]):
         done.unlink(missing_ok=True)  # or, after a kill in between, an old report would stand beside a new shard
-        report = _write(_builder(spec), root, shard, stop_at_bad=allowed == 0)
+        with _BUILDING:
+            builder = _build(spec)
+        report = _write(builder, root, shard, stop_at_bad=allowed == 0)
         write_atomically(done, json.dumps(report, sort_keys=True).encode())
     return written(directory, shard)
 
 
-_BUILDERS: dict[str, "LocalBuilder"] = {}
-_BUILDING = threading.Lock()
-
-
-def _builder(spec: BuilderSpec) -> "LocalBuilder":
-    """The builder of a run, made once in each process: making one may mean to look through the whole source."""
-    with _BUILDING:  # Beam's local runner has threads
-        if repr(spec) not in _BUILDERS:
-            _BUILDERS.clear()
-            _BUILDERS[repr(spec)] = spec.build()
-        return _BUILDERS[repr(spec)]
-
-
-def written(directory: str, shard: Shard) -> tuple[Shard, int, list[str]]:
-    """A shard that is there, how many sources were dealt with beside bad ones, and what is wrong with the bad ones."""
+def written(directory: str, shard: Shard) -> tuple[int, list[str]]:
+    """Of a shard that is there: how many sources were dealt with beside bad ones, and what is wrong with those."""
     root = require("etils.epath", extra="data").Path(directory)
     report = json.loads((root / f"{shard.part}.done.json").read_text())
-    return shard, len(report["digests"]) + sum(report["skipped"].values()), report["bad"]
+    return len(report["digests"]) + sum(report["skipped"].values()), report["bad"]
 
 
 def _write(builder: "LocalBuilder", root: "epath.Path", shard: Shard, stop_at_bad: bool) -> dict[str, Any]:
@@ -161,9 +170,9 @@ def _write(builder: "LocalBuilder", root: "epath.Path", shard: Shard, stop_at_ba
             example = serializer.get_tf_example(builder.info.features.encode_example(made.features))
             yield example.SerializeToString(deterministic=True)
 
-    path = root / shard.filename(builder)
-    writer = _write_array_record if builder.info.file_format.value == "array_record" else _write_tfrecord
-    report["offsets"] = writer(path, records())
+    write = _write_array_record if builder.info.file_format.value == "array_record" else _write_tfrecord
+    with _replacing(root / shard.filename(builder)) as temporary:
+        report["offsets"] = write(temporary, records())
     return report | {"sizes": sorted(report["sizes"])}
 
 
@@ -176,52 +185,38 @@ def _size_of(sample: Any) -> tuple[int, int]:
 
 
 def _write_tfrecord(path: "epath.Path", records: Iterator[bytes]) -> list[int]:
-    temporary = _temporary(path)
-    try:
-        with temporary.open("wb") as file:
-            offsets = tfrecord.write_records(file, records)
-            _to_disk(file)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return offsets.tolist()
+    """Writes records; returns their offsets."""
+    with path.open("wb") as file:
+        return tfrecord.write_records(file, records).tolist()
 
 
 def _write_array_record(path: "epath.Path", records: Iterator[bytes]) -> list[int]:
+    """Writes records; a file of this format has offsets of its own."""
     module = require("array_record.python.array_record_module", extra="data")
-    temporary = _temporary(path)
-    try:
-        # One record a group, or single ones could not be read; images are compressed already.
-        writer = module.ArrayRecordWriter(os.fspath(temporary), "group_size:1,uncompressed")
-        for record in records:
-            writer.write(record)
-        writer.close()
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # One record a group, or single ones could not be read; images are compressed already.
+    writer = module.ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
+    for record in records:
+        writer.write(record)
+    writer.close()
     return []
 
 
 def write_atomically(path: "epath.Path", data: bytes) -> None:
-    """Writes a file that is there whole or not at all."""
-    temporary = _temporary(path)
+    """Writes a file that is there as a whole or not at all."""
+    with _replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def _replacing(path: "epath.Path") -> Iterator["epath.Path"]:
+    """A path to write to; what was written then takes the place of `path`, unless there was an error."""
+    # The process's own: one that was left behind by a killed run, or still runs, is not in the way.
+    temporary = path.parent / f".{path.name}.writing-{os.uname().nodename}-{os.getpid()}"
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            _to_disk(file)
+        yield temporary
+        if "://" not in os.fspath(path):  # remote storage has no such thing
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _temporary(path: "epath.Path") -> "epath.Path":
-    # The process's own: one that was left behind by a killed run, or still runs, is not in the way.
-    return path.parent / f".{path.name}.writing-{os.uname().nodename}-{os.getpid()}"
-
-
-def _to_disk(file: Any) -> None:
-    file.flush()
-    try:
-        os.fsync(file.fileno())
-    except (AttributeError, OSError):
-        pass  # remote storage has no such thing

@@ -24,7 +24,9 @@ def augmentation(layers: Sequence[Any], *, seed: int, outputs: dict[str, ValueSp
     """
     tf, keras = require_tensorflow(), require("keras", extra="data")
     for layer in layers:
-        _check_kind(layer)
+        if not (hasattr(layer, "get_random_transformation") and hasattr(layer, "transform_images")):
+            kind = "Keras's image preprocessing layers, as keras.layers.RandomRotation"
+            raise ValueError(f"augment takes {kind}, got {layer!r}")
     (name, sample), *others = outputs.items()
     if name != "image" or sample.dtype != "uint8":
         raise ValueError(f"augment is for images of uint8, and here is {name!r} {sample}")
@@ -34,11 +36,20 @@ def augmentation(layers: Sequence[Any], *, seed: int, outputs: dict[str, ValueSp
 
     def apply(images: Any, step: Any) -> Any:
         for number, layer in enumerate(layers):
-            seeds = _seeds(keras, tf, tf.stack([tf.constant((seed * 1009 + number) % 2**63, tf.int64), step]))
-            images = _applied(tf, layer, images, seeds)
+            key = tf.stack([tf.constant((seed * 1009 + number) % 2**63, tf.int64), step])
+            images = _applied(tf, layer, images, _seeds(keras, tf, key))
         return images
 
-    _check_function(tf, apply, layers, sample.shape)
+    # The same step must give the same images: of noise, twice.
+    noise = np.random.default_rng(0).integers(0, 256, (4, *sample.shape), np.uint8)
+    first, second = (apply(tf.constant(noise), tf.constant(0, tf.int64)) for _ in range(2))
+    names = ", ".join(type(layer).__name__ for layer in layers)
+    if tuple(first.shape) != noise.shape:
+        raise ValueError(f"augment must keep the shape of images: {names} make {first.shape[1:]} of {sample.shape}")
+    if not np.array_equal(first.numpy(), second.numpy()):
+        raise ValueError(
+            f"augment must be a function of (seed, step), and one of {names} draws from its own random state"
+        )
     return apply
 
 
@@ -65,24 +76,3 @@ def _seeds(keras: ModuleType, tf: ModuleType, key: Any) -> Any:
             return tf.random.fold_in(key, self._draws)
 
     return Seeds()
-
-
-def _check_kind(layer: Any) -> None:
-    if not (hasattr(layer, "get_random_transformation") and hasattr(layer, "transform_images")):
-        raise ValueError(
-            f"augment takes Keras's image preprocessing layers, as keras.layers.RandomRotation, got {layer!r}"
-        )
-
-
-def _check_function(tf: ModuleType, apply: Augment, layers: Sequence[Any], shape: tuple[int, ...]) -> None:
-    """Runs the layers on noise: the same step must give the same images."""
-    noise = np.random.default_rng(0).integers(0, 256, (4, *shape), np.uint8)
-    step = tf.constant(0, tf.int64)
-    first, second = apply(tf.constant(noise), step), apply(tf.constant(noise), step)
-    names = ", ".join(type(layer).__name__ for layer in layers)
-    if tuple(first.shape) != noise.shape:
-        raise ValueError(f"augment must keep the shape of images: {names} make {first.shape[1:]} of {shape}")
-    if not np.array_equal(first.numpy(), second.numpy()):
-        raise ValueError(
-            f"augment must be a function of (seed, step), and one of {names} draws from its own random state"
-        )

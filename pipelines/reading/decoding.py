@@ -1,169 +1,189 @@
 """From positions in the stream to arrays by name: reading, checking, decoding, cropping, resizing, mirroring."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipelines import images
 from pipelines.images import BadImage, Header
 from pipelines.reading.examples import Encoded, Example, Source, size_of
-from pipelines.reading.faults import BadRecord
-from pipelines.reading.order import Plan
+from pipelines.reading.faults import BadRecord, BadRecords
+from pipelines.reading.locating import StrPath, locate
+from pipelines.reading.order import Plan, Window
 from pipelines.reading.settings import ReadSettings
 
 # GROUP encoded images of one format ("jpeg", "png"), all of the size that comes out -> uint8 [GROUP, H, W, C], if
 # somebody decodes several at once faster than Pillow one by one; BadImage if one of them fails
 DecodeGroup = Callable[[str, list[bytes]], np.ndarray]
+GroupDecoder = Callable[[tuple[int, ...]], DecodeGroup]  # of the shape (H, W, C) that comes out
 Arrays = dict[str, np.ndarray]  # values by name, each [n, ...]
 GROUP = 16
 # Memory that begins at a multiple of this is taken over by TensorFlow and not copied.
 ALIGNMENT = 64
 
 
+class Place(NamedTuple):
+    """A row of a batch, the number of its example, and the draws for it."""
+
+    row: int
+    number: int
+    draws: list[float]
+
+
 class Decoder:
     """Decoded examples of one source, by position.
 
     Attributes:
+        source, settings: what is read, and how.
+        plan: what is read when.
         outputs: {name: ValueSpec} of the values that come out, the sample first.
         shape: of the sample, (H, W, C) or (T, H, W, C).
-        plan: what is read when.
     """
 
-    def __init__(self, source: Source, settings: ReadSettings, decode_group: DecodeGroup | None = None) -> None:
-        self._source, self._settings, self._decode_group = source, settings, decode_group
-        self.plan = Plan(settings, len(source))
+    def __init__(self, source: Source, settings: ReadSettings, group_decoder: GroupDecoder | None = None) -> None:
+        self.source, self.settings, self.plan = source, settings, Plan(settings, len(source))
         self.outputs = settings.outputs(source.schema, source.description.name)
         self._sample = source.schema.sample_name
-        self._over = {name for name, spec in self.outputs.items() if spec.lies_over}
         self.shape = self.outputs[self._sample].shape
+        in_groups = group_decoder is not None and source.schema.sample.encoded and len(self.shape) == 3
+        self._decode_group = group_decoder(self.shape) if in_groups else None
 
-    def fill(self, first: int, arrays: Arrays, good: np.ndarray) -> BadRecord | None:
-        """Decodes the examples at consecutive positions, from `first` on, into arrays.
-
-        `good`, bool [n], becomes False where a record is bad; in training the next good example of the stream then
-        stands in its place. Returns the fault for which reading must stop, or None.
-        """
-        good[:] = True
-        for start in range(0, len(good), GROUP):
-            rows = slice(start, start + GROUP)
-            fault = self._fill_group(first + start, {name: array[rows] for name, array in arrays.items()}, good[rows])
-            if fault:
-                return fault
-        return None
-
-    def batch(self, number: int) -> tuple[Arrays, np.ndarray, BadRecord | None]:
-        """Decodes a batch in this thread: the arrays of `fill` and its fault."""
+    def batch(self, number: int) -> Arrays:
+        """Decodes a batch in this thread, without what `fill` leaves bad."""
         first, count = self.plan.batch(number)
-        arrays, good = self.empty(count)
-        return arrays, good, self.fill(first, arrays, good)
+        arrays = self.empty(count)
+        return without(arrays, self.fill(first, range(count), arrays))
 
-    def empty(self, count: int) -> tuple[Arrays, np.ndarray]:
+    def empty(self, count: int) -> Arrays:
         """Arrays for `fill`."""
-        return {
-            name: _aligned((count, *spec.shape), np.dtype(spec.dtype)) for name, spec in self.outputs.items()
-        }, np.zeros(count, bool)
+        return {name: _aligned((count, *spec.shape), np.dtype(spec.dtype)) for name, spec in self.outputs.items()}
+
+    def fill(self, first: int, rows: range, arrays: Arrays) -> list[int]:
+        """Decodes the examples at the positions first + row into the rows of arrays; returns which of them are bad. In
+        training none is, as the next good example of the stream stands in its place. Raises BadRecord: more are bad
+        than are allowed."""
+        start, count = first + rows.start, len(rows)
+        places = list(map(Place, rows, self.plan.numbers(start, count), self.plan.draws(start, count)))
+        bad = [place for at in range(0, count, GROUP) for place in self._fill_group(places[at : at + GROUP], arrays)]
+        if not self.settings.training:
+            return [place.row for place in bad]
+        for place in bad:
+            self._stand_in(first + place.row, place, arrays)
+        return []
 
     def decodes_groups(self) -> bool:
         """Whether groups of examples are decoded together, judging by the first example."""
         try:
-            sample = self._source.example(0)[self._sample]
+            sample = self.source.example(0)[self._sample]
         except BadRecord:
             return False
-        return self._decode_group is not None and isinstance(sample, Encoded) and self._comes_out(sample.header)
+        return self._decode_group is not None and self._comes_out(sample.header)
 
     def _comes_out(self, header: Header) -> bool:
         """Whether an image needs nothing but decoding."""
-        fits = (header.height, header.width, header.channels) == self.shape[-3:]
-        return fits and self._settings.crop != "random"
+        fits = (header.height, header.width, header.channels) == self.shape
+        return fits and self.settings.crop != "random"
 
-    def _fill_group(self, first: int, arrays: Arrays, good: np.ndarray) -> BadRecord | None:
-        """`fill` for at most GROUP examples."""
-        numbers = self.plan.numbers(first, len(good)).tolist()
-        flips = self.plan.flips(first, len(good))
-        examples: dict[int, Example] = {}
-        for row, number in enumerate(numbers):
+    def _fill_group(self, places: list[Place], arrays: Arrays) -> list[Place]:
+        """`fill` for at most GROUP examples; returns those that are bad."""
+        examples, bad = [], []
+        for place in places:
             try:
-                examples[row] = self._source.example(number)
+                examples.append((place, self.source.example(place.number)))
             except BadRecord as fault:
-                good[row] = False
-                if stop := self._source.bad.judged(fault):
-                    return stop
-        together = self._decoded_together([example[self._sample] for example in examples.values()])
-        for row, example in examples.items():
-            if together is not None:
-                example[self._sample] = together[row]
+                self.source.bad.add(fault)
+                bad.append(place)
+        self._decode_together([example for _, example in examples])
+        for place, example in examples:
             try:
-                self._into(_row(arrays, row), numbers[row], example, first + row, flips[row])
+                self._put(arrays, place, example)
             except BadRecord as fault:
-                good[row] = False
-                if stop := self._source.bad.judged(fault):
-                    return stop
-        if self._settings.training:
-            for row in np.flatnonzero(~good).tolist():
-                if stop := self._stand_in(first + row, _row(arrays, row), flips[row]):
-                    return stop
-        return None
+                self.source.bad.add(fault)
+                bad.append(place)
+        return bad
 
-    def _stand_in(self, position: int, row: Arrays, flip: bool) -> BadRecord | None:
+    def _stand_in(self, position: int, place: Place, arrays: Arrays) -> None:
         """Puts the next good example of the stream in the place of a bad one."""
-        total = len(self._source)
-        for later in range(position + 1, position + 1 + total):
-            (number,) = self.plan.numbers(later, 1).tolist()
+        for later in range(position + 1, position + 1 + len(self.source)):
+            (number,) = self.plan.numbers(later, 1)
             try:
-                self._into(row, number, self._source.example(number), position, flip)
-                return None
+                return self._put(arrays, place._replace(number=number), self.source.example(number))
             except BadRecord as fault:
-                if stop := self._source.bad.judged(fault):
-                    return stop
-        return BadRecord(self._source.description.name, None, f"all {total} records are bad")
+                self.source.bad.add(fault)
+        raise BadRecord(self.source.description.name, None, f"all {len(self.source)} records are bad")
 
-    def _decoded_together(self, samples: list[Encoded]) -> np.ndarray | None:
-        """The samples of a whole group at once, uint8 [GROUP, H, W, C]; None if they must be decoded one by one."""
-        if self._decode_group is None or len(samples) < GROUP:
-            return None
-        headers = [sample.header for sample in samples]
-        if not all(map(self._comes_out, headers)) or len({header.format for header in headers}) > 1:
-            return None
+    def _decode_together(self, examples: Sequence[Example]) -> None:
+        """Decodes the samples of a whole group at once, unless they must be decoded one by one."""
+        if self._decode_group is None or len(examples) < GROUP:
+            return
+        samples = [example[self._sample] for example in examples]
+        format = samples[0].header.format
+        if not all(self._comes_out(sample.header) and sample.header.format == format for sample in samples):
+            return
         try:
-            return self._decode_group(headers[0].format, [sample.images[0] for sample in samples])
+            decoded = self._decode_group(format, [sample.images[0] for sample in samples])
         except BadImage:  # one by one it will show which
-            return None
+            return
+        for example, pixels in zip(examples, decoded, strict=True):
+            example[self._sample] = pixels
 
-    def _into(self, row: Arrays, number: int, example: Example, position: int, flip: bool) -> None:
-        """Puts the values of one example into their places."""
-        stored = size_of(example[self._sample])
-        window = self.plan.window(position, stored, self.shape[-3:-1])
-        for name, place in row.items():
+    def _put(self, arrays: Arrays, place: Place, example: Example) -> None:
+        """Puts the values of one example into a row of the arrays."""
+        stored, flip = size_of(example[self._sample]), self.plan.flips(place.draws)
+        window = self.plan.window(place.draws, stored, self.shape[-3:-1])
+        for name, spec in self.outputs.items():
             value = example[name]
-            if name not in self._over:
-                place[...] = value
-                continue
-            part = window
-            if window is not None and (own := size_of(value)) != stored:  # the same part, in pixels of its own
-                part = window * (np.array([*own, *own]) / np.array([*stored, *stored]))
-            try:
-                pixels = self._decoded(value, part, place.shape)
-            except BadImage as error:
-                raise self._source.undecodable(number, name, error) from None
-            place[...] = pixels[..., ::-1, :] if flip else pixels
+            if spec.lies_over:
+                part = window
+                if window is not None and (own := size_of(value)) != stored:  # the same part, in pixels of its own
+                    down, across = own[0] / stored[0], own[1] / stored[1]
+                    part = window[0] * down, window[1] * across, window[2] * down, window[3] * across
+                try:
+                    value = self._decoded(value, part, spec.shape)
+                except BadImage as error:
+                    raise self.source.undecodable(place.number, name, error) from None
+                value = value[..., ::-1, :] if flip else value
+            arrays[name][place.row] = value
 
-    def _decoded(self, value: Encoded | np.ndarray, window: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    def _decoded(self, value: Encoded | np.ndarray, window: Window | None, shape: tuple[int, ...]) -> np.ndarray:
         """A window of an image or clip, or all of it, in the shape that comes out."""
         size = shape[-3:-1]
         if isinstance(value, Encoded):
-            how = {"channels": shape[-1], "background": self._source.schema.background}
-            return _stacked([images.decode(data, window, size, **how) for data in value.images], shape)
-        if window is None:
+            how = {"channels": shape[-1], "background": self.source.schema.background}
+            frames = [images.decode(data, window, size, **how) for data in value.images]
+        elif window is None:
             return value
-        return _stacked([images.resized(frame, window, size) for frame in value.reshape(-1, *value.shape[-3:])], shape)
+        else:
+            frames = [images.resized(frame, window, size) for frame in value.reshape(-1, *value.shape[-3:])]
+        return frames[0] if len(shape) == 3 else np.stack(frames)
 
 
-def _stacked(frames: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    return frames[0] if len(shape) == 3 else np.stack(frames)
+def open_decoder(
+    name_or_dir: StrPath,
+    max_bad_records: int | BadRecords,
+    which: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    group_decoder: GroupDecoder | None = None,
+) -> Decoder:
+    """Finds and opens one split. `which` (split, data_dir, values, features), `settings`, which are those of
+    ReadSettings, the other arguments and the errors are those of `make_dataset`."""
+    asked = ReadSettings(**settings)
+    bad = max_bad_records if isinstance(max_bad_records, BadRecords) else BadRecords(max_bad_records)
+    source = Source(locate(name_or_dir, **which, missing_shards=bad.limit > 0), bad)
+    decoder = Decoder(source, asked, group_decoder)
+    if not decoder.plan.num_batches:
+        share = f" for {asked.process_count} processes" * (asked.process_count > 1)
+        raise ValueError(
+            f"batch_size={asked.batch_size} with drop_remainder={asked.drop_remainder} gives no batch: "
+            f"{source.description.name} has {len(source)} examples in {source.description.split}{share}"
+        )
+    return decoder
 
 
-def _row(arrays: Arrays, row: int) -> Arrays:
-    return {name: array[row, ...] for name, array in arrays.items()}  # views, of single numbers too
+def without(arrays: Arrays, bad: list[int]) -> Arrays:
+    """Leaves bad examples out of a batch."""
+    return {name: np.delete(array, bad, 0) for name, array in arrays.items()} if bad else arrays
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -171,8 +191,3 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     memory = np.empty(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + size].view(dtype).reshape(shape)
-
-
-def good_ones(arrays: Arrays, good: np.ndarray) -> Arrays:
-    """Leaves bad examples out of a batch."""
-    return arrays if good.all() else {name: array[good] for name, array in arrays.items()}

@@ -21,16 +21,19 @@ class BadRecords:
 
     Pass one to `make_dataset(max_bad_records=...)` in place of a number to read the count while training.
     Each fault is logged once, as a warning. A record that comes again in a later epoch is not counted again.
+
+    Attributes:
+        limit: how many bad records are skipped before reading stops.
+        stopped: the fault that stopped the reading, because more records were bad; None as long as there is none.
     """
 
     def __init__(self, limit: int = 0, *, log: bool = True) -> None:
-        """`limit`: how many bad records are skipped before reading stops; 0: the first one stops it. Raises ValueError:
-        `limit` is no integer of at least 0."""
+        """`limit` 0: the first bad record stops reading. Raises ValueError: it is no integer of at least 0."""
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
             raise ValueError(f"max_bad_records must be an integer of at least 0, got {limit!r}")
         self.limit, self._log = limit, log
+        self.stopped: BadRecord | None = None
         self._seen: dict[tuple[str, int | None], BadRecord | None] = {}
-        self._stopped: BadRecord | None = None
         self._lock = threading.Lock()
 
     @property
@@ -44,20 +47,9 @@ class BadRecords:
         with self._lock:
             return tuple(fault for fault in self._seen.values() if fault is not None)
 
-    @property
-    def stopped(self) -> BadRecord | None:
-        """The fault that stopped the reading, because more records were bad than are allowed."""
-        return self._stopped
-
     def add(self, fault: BadRecord) -> None:
         """Counts and logs a fault; one that was met before is left alone. Raises BadRecord: more than `limit` records
         are bad; the sentence names this one."""
-        stop = self.judged(fault)
-        if stop:
-            raise stop
-
-    def judged(self, fault: BadRecord) -> BadRecord | None:
-        """Counts and logs a fault; returns what must be raised if reading must stop for it."""
         with self._lock:
             key = (fault.shard, fault.record)
             if key not in self._seen:
@@ -65,10 +57,10 @@ class BadRecords:
                 if self._log and len(self._seen) <= self.limit:
                     logging.warning("skipped a bad record (%d of at most %d): %s", self.count, self.limit, fault)
             if self.count <= self.limit:
-                return None
+                return
             tail = f"; {self.count} records are bad, and max_bad_records is {self.limit}"
             if not self.limit:
                 tail = " (max_bad_records=N would skip and count up to N such records)"
             stop = BadRecord(fault.shard, fault.record, f"{fault.reason}{tail}")
-            self._stopped = self._stopped or stop
-            return stop
+            self.stopped = self.stopped or stop
+            raise stop from None

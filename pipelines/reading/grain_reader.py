@@ -2,13 +2,12 @@
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.extras import require
-from pipelines.reading.decoding import Arrays, Decoder, good_ones
-from pipelines.reading.examples import open_source
+from pipelines.reading.decoding import Arrays, Decoder, open_decoder
 from pipelines.reading.faults import BadRecords
-from pipelines.reading.settings import ReadSettings
+from pipelines.reading.locating import StrPath
 from pipelines.values import RecordFeatures
 
 if TYPE_CHECKING:
@@ -16,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def make_grain_dataset(
-    name_or_dir: str | os.PathLike,
+    name_or_dir: StrPath,
     *,
     split: str = "train",
-    data_dir: str | os.PathLike | None = None,
+    data_dir: StrPath | None = None,
     values: Sequence[str] | None = None,
-    max_bad_records: int | BadRecords = 0,
     features: RecordFeatures | None = None,
+    max_bad_records: int | BadRecords = 0,
     num_threads: int | None = None,
-    **settings,
+    **settings: Any,
 ) -> "grain.IterDataset":
     """Returns batches {"image": uint8 [B,H,W,C], "label": int32 [B], ...} of numpy arrays; TensorFlow is not imported.
 
@@ -37,25 +36,20 @@ def make_grain_dataset(
     if "augment" in settings:
         raise ValueError("augment needs TensorFlow, and so make_dataset")
     grain = require("grain", extra="grain")
-    settings = ReadSettings(**settings)
-    which = {"split": split, "data_dir": data_dir, "values": values, "features": features}
-    decoder = Decoder(open_source(name_or_dir, **which, max_bad_records=max_bad_records), settings)
     threads = num_threads or len(os.sched_getaffinity(0))
-    batches = grain.MapDataset.source(_Batches(decoder, settings))
+    which = {"split": split, "data_dir": data_dir, "values": values, "features": features}
+    batches = grain.MapDataset.source(_Batches(open_decoder(name_or_dir, max_bad_records, which, settings)))
     return batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
 
 
 class _Batches:
     """Batch i of the stream; what grain calls a random access data source."""
 
-    def __init__(self, decoder: Decoder, settings: ReadSettings) -> None:
-        self._decoder, self._settings = decoder, settings
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder, self._start = decoder, decoder.settings.start_step
 
     def __len__(self) -> int:
-        return self._decoder.plan.num_batches - self._settings.start_step
+        return self._decoder.plan.num_batches - self._start
 
     def __getitem__(self, index: int) -> Arrays:
-        arrays, good, fault = self._decoder.batch(self._settings.start_step + index)
-        if fault:
-            raise fault
-        return arrays if self._settings.training else good_ones(arrays, good)
+        return self._decoder.batch(self._start + index)

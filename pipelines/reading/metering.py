@@ -3,9 +3,8 @@ function, where no Python wrapper around the iterator sees it, so the stop-watch
 
     zip(clock, dataset) -> (start, batch) -> batch, and now - start is added to the meter.
 
-Zip asks its parts one after the other, in order, in the thread that asked for the next element, and `clock`
-reads the time when it is asked. Nothing may run ahead behind the zip, or the time would be that of a
-background thread and not the consumer's.
+Zip asks its parts in order, in the thread that asked for the next element, and `clock` reads the time when it is asked.
+Nothing may run ahead behind the zip, or the time would be that of a background thread and not the consumer's.
 """
 
 import threading
@@ -21,8 +20,7 @@ class WaitMeter:
     """Seconds that a consumer has waited; may be read and written from several threads."""
 
     def __init__(self) -> None:
-        self._seconds = 0.0
-        self._lock = threading.Lock()
+        self._seconds, self._lock = 0.0, threading.Lock()
 
     def add(self, seconds: float) -> None:
         """Adds one wait. The clock of the stamps can be set back, so a negative one counts as none."""
@@ -42,19 +40,22 @@ def measure_wait(dataset: "tf.data.Dataset") -> tuple["tf.data.Dataset", WaitMet
     Element spec, order and cardinality stay; an element costs about 0.2 ms more. It must be the last thing put on the
     data set: what is prefetched behind it, also by tf.distribute, hides the consumer's wait from it.
     """
-    tf = require_tensorflow()
+    tf, meter = require_tensorflow(), WaitMeter()
     if not isinstance(dataset, tf.data.Dataset):
         raise ValueError(f"measure_wait takes a tf.data.Dataset, got {type(dataset).__name__}")
-    meter = WaitMeter()
-    # Reading the time is a stateful operation, so tf.data neither folds these maps into others nor runs them
-    # in parallel.
+    # Reading the time is a stateful operation: tf.data neither folds these maps into others nor runs them in parallel.
     clock = tf.data.Dataset.from_tensors(0).repeat().map(lambda _: tf.timestamp())
 
     def record(start: Any, batch: Any) -> Any:
         tf.numpy_function(meter.add, [tf.timestamp() - start], [])
         return batch
 
-    options = tf.data.Options()
+    return in_order(tf.data.Dataset.zip((clock, dataset)).map(record)), meter
+
+
+def in_order(dataset: "tf.data.Dataset") -> "tf.data.Dataset":
+    """A data set of which tf.data makes one element after the other, each when it is asked for."""
+    options = require_tensorflow().data.Options()
     options.deterministic = True
     options.experimental_optimization.inject_prefetch = False
-    return tf.data.Dataset.zip((clock, dataset)).map(record).with_options(options), meter
+    return dataset.with_options(options)

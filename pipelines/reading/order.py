@@ -4,21 +4,20 @@ With n examples, batches of B and P processes, row r of step k in process i is
 
     position p = (k P + i) B + r,   epoch e = p // n,   example = permutation_e[p % n]
 
-so the processes of one step hold P B consecutive positions: together they see the batch that one process with batches
-of P B would see, and over an epoch each example once.
-
-Everything comes from numpy's Philox, whose raw bits are the same in every version of numpy (its `permutation` and
-`uniform` may change, so they are not used).
+so together the processes see the batch that one with batches of P B would see, and over an epoch each example once.
+Draws are raw bits of numpy's Philox, which no version changes (as it may `permutation` and `uniform`).
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
 from pipelines.reading.settings import LAST, ReadSettings
 
 DRAWS = 2**64 - 1  # second word of the key of the draws; those of the permutations are epochs
+Window = tuple[float, float, float, float]  # (top, left, height, width) in pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +31,9 @@ class Plan:
     def num_batches(self) -> int:
         """Of one pass of this process; in training, of the endless stream, counted from step 0."""
         asked = self.settings
-        if asked.training:
-            return LAST // (asked.batch_size * asked.process_count)
-        if asked.drop_remainder:
-            return self.num_examples // (asked.batch_size * asked.process_count)
-        return -(-len(self._part()) // asked.batch_size)
+        if not asked.training and not asked.drop_remainder:
+            return -(-len(self._part()) // asked.batch_size)
+        return (LAST if asked.training else self.num_examples) // (asked.batch_size * asked.process_count)
 
     def batch(self, number: int) -> tuple[int, int]:
         """Position of the first example of a batch, in the order of all processes, and how many it has."""
@@ -51,36 +48,32 @@ class Plan:
         index, count = self.settings.process_index, self.settings.process_count
         return range(*(self.num_examples * i // count for i in (index, index + 1)))
 
-    def numbers(self, first: int, count: int) -> np.ndarray:
-        """Numbers of the `count` examples from position `first` on: int64 [count]."""
+    def numbers(self, first: int, count: int) -> list[int]:
+        """Numbers of the `count` examples from position `first` on."""
         if self.settings.training:
-            return examples_at(self.settings.seed, first, count, self.num_examples)
-        return np.arange(first, first + count)
+            return examples_at(self.settings.seed, first, count, self.num_examples).tolist()
+        return list(range(first, first + count))
 
-    def flips(self, first: int, count: int) -> np.ndarray:
-        """Which examples at the positions from `first` on are mirrored: bool [count]."""
-        if not self.settings.flip:
-            return np.zeros(count, bool)
-        return uniforms(self.settings.seed, first, count)[:, 0] < 0.5
+    def draws(self, first: int, count: int) -> list[list[float]]:
+        """For each of the positions from `first` on what `flips` and `window` take."""
+        return uniforms(self.settings.seed, first, count).tolist()
 
-    def window(self, position: int, stored: tuple[int, int], size: tuple[int, int]) -> np.ndarray | None:
-        """What is cut out of the `stored` sample at a position to become `size`: int32 (top, left, height, width), or
-        None: all of it, as it is."""
-        asked = self.settings
-        if stored == size and asked.crop != "random":
-            return None
-        sides, aspect = (np.array([stored[0]]), np.array([stored[1]])), size[0] / size[1]
-        if asked.crop != "random":
-            return center_windows(*sides, aspect)[0]
-        return random_windows(*sides, uniforms(asked.seed, position, 1)[:, 1:], asked.min_crop, aspect)[0]
+    def flips(self, draws: Sequence[float]) -> bool:
+        """Whether the example with these draws is mirrored."""
+        return self.settings.flip and draws[0] < 0.5
+
+    def window(self, draws: Sequence[float], stored: tuple[int, int], size: tuple[int, int]) -> Window | None:
+        """What is cut out of a sample, `stored` high and wide, to become `size`; None: all of it, as it is."""
+        asked, aspect = self.settings, size[0] / size[1]
+        if asked.crop == "random":
+            return random_window(*stored, draws[1:], asked.min_crop, aspect)
+        return None if stored == size else center_window(*stored, aspect)
 
 
 @functools.lru_cache(maxsize=4)
 def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-    """The order of one epoch: int64 [num_examples], each of 0..num_examples-1 once.
-
-    About 0.1 s and 16 bytes an example for a million examples; the newest few are kept.
-    """
+    """The order of one epoch: int64 [num_examples], each of 0..num_examples-1 once. It takes about 0.1 s for a million
+    examples, and 16 bytes for each; the newest few are kept."""
     bits = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(num_examples)
     order = np.argsort(bits, kind="stable")
     order.flags.writeable = False
@@ -89,8 +82,7 @@ def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 
 def examples_at(seed: int, first: int, count: int, num_examples: int) -> np.ndarray:
     """Numbers of the examples at positions first..first+count-1 of the endless shuffled stream: int64 [count]."""
-    positions = first + np.arange(count)
-    epochs, places = np.divmod(positions, num_examples)
+    epochs, places = np.divmod(first + np.arange(count), num_examples)
     chosen = np.empty(count, np.int64)
     for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
         here = epochs == epoch
@@ -104,25 +96,20 @@ def uniforms(seed: int, first: int, count: int) -> np.ndarray:
     return (generator.random_raw(4 * count) >> np.uint64(11)).reshape(count, 4) * 2.0**-53
 
 
-def center_windows(heights: np.ndarray, widths: np.ndarray, aspect: float = 1.0) -> np.ndarray:
-    """The largest centred windows of `aspect` = height / width: int32 [N, 4] of (top, left, height, width)."""
-    h, w = _sides(heights, widths, aspect, 1.0)
-    return np.stack([(heights - h) // 2, (widths - w) // 2, h, w], axis=1).astype(np.int32)
+def center_window(height: int, width: int, aspect: float = 1.0) -> Window:
+    """The largest centred window of `aspect` = height / width, in whole pixels."""
+    h, w = _sides(height, width, aspect, 1.0)
+    return (height - h) // 2, (width - w) // 2, h, w
 
 
-def random_windows(
-    heights: np.ndarray, widths: np.ndarray, uniforms: np.ndarray, min_crop: float, aspect: float = 1.0
-) -> np.ndarray:
-    """Windows of `aspect` = height / width, uniform in side between `min_crop` of the largest and the largest, and
-    uniform in place: int32 [N, 4] as above, of images of int [N] heights and widths, by uniforms [N, 3] (side, row,
-    column)."""
-    h, w = _sides(heights, widths, aspect, min_crop + (1 - min_crop) * uniforms[:, 0])
-    top, left = np.floor(uniforms[:, 1] * (heights - h + 1)), np.floor(uniforms[:, 2] * (widths - w + 1))
-    return np.stack([top, left, h, w], axis=1).astype(np.int32)
+def random_window(height: int, width: int, draws: Sequence[float], min_crop: float, aspect: float = 1.0) -> Window:
+    """A window of `aspect` = height / width, in whole pixels, by three uniform draws: side, from `min_crop` of the
+    largest one's to that; row; column."""
+    h, w = _sides(height, width, aspect, min_crop + (1 - min_crop) * draws[0])
+    return int(draws[1] * (height - h + 1)), int(draws[2] * (width - w + 1)), h, w
 
 
-def _sides(heights, widths, aspect, fraction) -> tuple[np.ndarray, np.ndarray]:
-    """Sides, in whole pixels, of `fraction` of the largest windows of `aspect`."""
-    width = np.minimum(widths, heights / aspect) * fraction
-    h = np.clip(np.rint(width * aspect), 1, heights).astype(np.int64)
-    return h, np.clip(np.rint(width), 1, widths).astype(np.int64)
+def _sides(height: int, width: int, aspect: float, fraction: float) -> tuple[int, int]:
+    """Sides, in whole pixels, of `fraction` of the largest window of `aspect`."""
+    across = min(width, height / aspect) * fraction
+    return min(max(round(across * aspect), 1), height), min(max(round(across), 1), width)

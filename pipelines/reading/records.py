@@ -1,6 +1,8 @@
 """The records of one split by their number, in TFRecord or ArrayRecord shards, each read is checked."""
 
+import bisect
 import functools
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -19,52 +21,43 @@ INDEX_FILE = "{split}.offsets.npy"  # offsets of the records of all shards, one 
 
 
 class Records:
-    """Record i of a split, 0 <= i < len(records), in file order: shard after shard.
-
-    The numbering is that of the whole shards: a damaged shard keeps its numbers, so one bad byte never moves the
-    others. Reads may come from several threads.
-    """
+    """Record i of a split, 0 <= i < len(records), in file order: shard after shard. A damaged shard keeps its numbers,
+    so one bad byte never moves the others. Reads may come from several threads."""
 
     def __init__(self, names: Sequence[str], lengths: Sequence[int], read: Callable[[int, int], bytes]) -> None:
         """`read(shard number, record number in it)` returns the record, or raises ValueError with the reason."""
-        self._names = names
-        self._starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        self._read = read
+        self._names, self._read = names, read
+        self._starts = [0, *itertools.accumulate(map(int, lengths))]
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._starts[-1]
 
-    def place(self, number: int) -> tuple[int, int]:
-        """Returns the number of the shard that holds a record, and the record's number in it."""
-        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
-        return shard, int(number - self._starts[shard])
+    def _place(self, number: int) -> tuple[int, int]:
+        """The number of the shard that holds a record, and the record's number in it."""
+        shard = bisect.bisect(self._starts, number) - 1
+        return shard, number - self._starts[shard]
 
     def name(self, number: int) -> str:
         """ "train-00001-of-00004, record 3"."""
-        shard, record = self.place(number)
+        shard, record = self._place(number)
         return f"{self._names[shard]}, record {record}"
 
     def fault(self, number: int, reason: str) -> BadRecord:
         """The error that says what is wrong with a record."""
-        shard, record = self.place(number)
+        shard, record = self._place(number)
         return BadRecord(self._names[shard], record, reason)
 
     def __getitem__(self, number: int) -> bytes:
-        """Reads and checks a record. Raises BadRecord: it is damaged or absent."""
-        try:
-            return self._read(*self.place(number))
-        except (ValueError, OSError) as error:
-            raise self.fault(number, str(error)) from None
+        """Reads and checks a record. Raises ValueError or OSError: it is damaged or absent."""
+        return self._read(*self._place(number))
 
 
 def open_records(
     shards: Sequence[str], lengths: Sequence[int] | None, file_format: str, split: str, bad: BadRecords
 ) -> Records:
-    """Opens the shards of a split, given in file order, and checks what can be checked without reading the data.
-
-    `lengths` is the number of records in each; None: as many as are found. Offsets may lie beside the shards under the
-    name of the split. Faults are counted in `bad`. Raises BadRecord: more of them than it allows.
-    """
+    """Opens the shards of a split, given in file order, and checks what can be checked without reading the data; faults
+    are counted in `bad`. `lengths`: of records in each; None: as many as are found. Raises BadRecord: more faults than
+    `bad` allows."""
     names = [os.path.basename(shard) for shard in shards]
     if len(set(names)) < len(names):
         names = list(shards)
@@ -76,25 +69,21 @@ def open_records(
 def _tfrecords(
     shards: Sequence[str], names: Sequence[str], lengths: Sequence[int] | None, split: str, bad: BadRecords
 ) -> Records:
-    stored = None if lengths is None else _stored_offsets(shards, lengths, split)
-    tables, reasons = [], []
-    for number, shard in enumerate(shards):
+    stored = [None] * len(shards) if lengths is None else _stored_offsets(shards, lengths, split)
+    found = [_offsets(shard, offsets) for shard, offsets in zip(shards, stored, strict=True)]
+    for number, (offsets, reason) in enumerate(found):
         expected = None if lengths is None else lengths[number]
-        offsets, reason = _offsets(shard, None if stored is None else stored[number])
-        for fault in _structural_faults(names[number], offsets, reason, expected):
+        for fault in _faults_of_shard(names[number], len(offsets) - 1, reason, expected):
             bad.add(fault)
-        tables.append(offsets)
-        reasons.append(reason)
-
     opened = functools.lru_cache(maxsize=tfrecord.OPEN_FILES)(tfrecord.open_file)
 
     def read(shard: int, record: int) -> bytes:
-        offsets = tables[shard]
+        offsets, reason = found[shard]
         if record + 1 >= len(offsets):
-            raise ValueError(reasons[shard] or f"the shard has only {len(offsets) - 1} records")
+            raise ValueError(reason or f"the shard has only {len(offsets) - 1} records")
         return tfrecord.read_record(opened(shards[shard]), int(offsets[record]), int(offsets[record + 1]))
 
-    return Records(names, [len(table) - 1 for table in tables] if lengths is None else lengths, read)
+    return Records(names, [len(offsets) - 1 for offsets, _ in found] if lengths is None else lengths, read)
 
 
 def _offsets(shard: str, stored: np.ndarray | None) -> tuple[np.ndarray, str]:
@@ -109,24 +98,22 @@ def _offsets(shard: str, stored: np.ndarray | None) -> tuple[np.ndarray, str]:
     return whole, "" if len(whole) == len(stored) else f"the shard ends early, after {size} bytes"
 
 
-def _structural_faults(name: str, offsets: np.ndarray, reason: str, expected: int | None) -> list[BadRecord]:
+def _faults_of_shard(name: str, found: int, reason: str, expected: int | None) -> list[BadRecord]:
     """What is wrong with a shard as a whole, one fault for each record that cannot be reached."""
-    found = len(offsets) - 1
     if expected is None:
         reason = reason or ("" if found else "the file is empty")
         return [BadRecord(name, found, reason)] if reason else []
     if found > expected:
         return [BadRecord(name, expected, f"the shard has {found} records, and should have {expected}")]
-    return [
-        BadRecord(name, record, reason or f"the shard has only {found} records") for record in range(found, expected)
-    ]
+    reason = reason or f"the shard has only {found} records"
+    return [BadRecord(name, record, reason) for record in range(found, expected)]
 
 
-def _stored_offsets(shards: Sequence[str], lengths: Sequence[int], split: str) -> list[np.ndarray] | None:
-    """The offsets that lie beside the shards, one array [n + 1] a shard; None if there are none that fit."""
+def _stored_offsets(shards: Sequence[str], lengths: Sequence[int], split: str) -> list[np.ndarray | None]:
+    """The offsets that lie beside the shards, an array [n + 1] for each; None where there are none."""
     path = require("etils.epath", extra="data").Path(shards[0]).parent / INDEX_FILE.format(split=split)
     if not path.exists():
-        return None
+        return [None] * len(shards)
     try:
         with path.open("rb") as file:
             offsets = np.load(file, allow_pickle=False)

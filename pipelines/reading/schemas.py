@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,12 +23,10 @@ class DatasetDescription:
     """What one split of a prepared data set holds.
 
     Attributes:
-        name: name of the data set.
-        split: name of the split.
-        num_examples: number of examples in the split; None for plain files, which say it only when they are read.
+        name, split: of the data set, and of the split.
+        num_examples: of the split; None for plain files, which say it only when they are read.
         image_shape: (H, W, C) of the images, or of the frames of clips; H and W None where they differ.
-        num_classes: number of classes, None if there are no labels, or labels without a known number of
-            classes.
+        num_classes: number of classes; None: no labels, or their number is not known.
         class_names: a name for each class, None if `num_classes` is, or if they are not known.
         num_frames: F if the examples are clips and not images.
         common_size: (H, W) of all images where `image_shape` leaves it open and they are alike; None: it is not known.
@@ -59,32 +57,24 @@ class DatasetDescription:
         return (*((self.num_frames,) if self.num_frames else ()), *size, self.image_shape[2])
 
 
-def described(values: dict[str, ValueSpec], known: DatasetDescription) -> DatasetDescription:
-    """`known` with what comes from the values, the sample first."""
+def fields_of(values: dict[str, ValueSpec]) -> dict[str, Any]:
+    """What a description says of values, the sample first."""
     (name, sample), *others = values.items()
-    return dataclasses.replace(
-        known,
-        image_shape=sample.shape[-3:],
-        common_size=known.common_size if None in sample.shape else None,
-        num_frames=sample.shape[0] if name == "video" else None,
-        sample_dtype=sample.dtype,
-        num_classes=values["label"].num_classes if "label" in values else None,
-        values={key: spec for key, spec in others if key != "label"},
-    )
+    return {
+        "image_shape": sample.shape[-3:],
+        "num_frames": sample.shape[0] if name == "video" else None,
+        "sample_dtype": sample.dtype,
+        "num_classes": values["label"].num_classes if "label" in values else None,
+        "values": {key: spec for key, spec in others if key != "label"},
+    }
 
 
-def description_of(
-    name: str, split: str, num_examples: int | None, schema: Schema, class_names=None, directory=None
-) -> DatasetDescription:
-    """The description of a split; `directory`: where it was prepared."""
-    names = tuple(class_names) if class_names else None
-    blank = {"image_shape": (None, None, 1), "num_classes": None, "class_names": names}
-    report = directory / REPORT_FILE if directory else None
-    if None in schema.sample.shape and report and report.exists():
-        size = json.loads(report.read_text())["splits"].get(split, {}).get("image_size")
-        blank["common_size"] = tuple(size) if size else None
-    known = DatasetDescription(name=name, split=split, num_examples=num_examples, **blank)
-    return described(schema.values, known)
+def common_size(directory: "epath.Path", split: str) -> tuple[int, int] | None:
+    """(H, W) of all images of a split, if the report of its preparation says that they are alike."""
+    report = directory / REPORT_FILE
+    splits = json.loads(report.read_text())["splits"] if report.exists() else {}
+    size = splits.get(split, {}).get("image_size")
+    return tuple(size) if size else None
 
 
 def schema_of_files(features: RecordFeatures, names: Sequence[str] | None, given: str) -> Schema:
@@ -104,23 +94,23 @@ def schema_of_data_set(
     directory: "epath.Path",
 ) -> Schema:
     """What the data set's own description says of the features that are wanted."""
-    tfds = require_tfds()
+    tfds, where = require_tfds(), f"the data set in {directory}"
     specs = {key: spec for key, feature in sorted(stored.items()) if (spec := _spec(tfds, feature)) is not None}
     image = wanted.image if wanted else next((key for key in SAMPLES if key in stored), "image")
     label = wanted.label if wanted else "label" if "label" in stored else None
     sample = specs.pop(image, None)
-    if sample is None or not _is_sample(sample):
+    if sample is None or not sample.lies_over or not (sample.encoded or sample.dtype in ("float16", "float32")):
         raise ValueError(
-            f"the data set in {directory} has no uint8 image [H,W,C] or clip [T,H,W,C] of 1, 3 or 4 channels, and no "
-            f"float one, named {image!r}, but " + ", ".join(f"{key} ({kind})" for key, kind in sorted(stored.items()))
+            f"{where} has no uint8 image [H,W,C] or clip [T,H,W,C] of 1, 3 or 4 channels, and no float one, named "
+            f"{image!r}, but {', '.join(f'{key} ({kind})' for key, kind in sorted(stored.items()))}"
         )
     values = {}
     if label is not None:
         if label not in stored:
-            raise ValueError(f"the data set in {directory} has no feature {label!r}, but {', '.join(sorted(stored))}")
+            raise ValueError(f"{where} has no feature {label!r}, but {', '.join(sorted(stored))}")
         spec = specs.pop(label, None)
         if spec is None or spec.shape or not np.issubdtype(spec.dtype, np.integer):
-            raise ValueError(f"{label!r} of the data set in {directory} must be one integer, and is {stored[label]}")
+            raise ValueError(f"{label!r} of {where} must be one integer, and is {stored[label]}")
         values["label"] = dataclasses.replace(spec, key=label if label != "label" else None)
     # Data sets of others hold much that nobody has asked for.
     if names is not None or (directory / REPORT_FILE).exists():
@@ -140,10 +130,6 @@ def _spec(tfds: ModuleType, feature: "tfds.features.FeatureConnector") -> ValueS
     except (ValueError, TypeError, AttributeError):  # of text, of sequences of any length, of several features
         return None
     return spec if None not in (spec.shape[:-3] if encoded else spec.shape) else None
-
-
-def _is_sample(spec: ValueSpec) -> bool:
-    return spec.lies_over and (spec.encoded or spec.dtype in ("float16", "float32"))
 
 
 def _chosen(values: dict[str, ValueSpec], names: Sequence[str] | None, where: object) -> dict[str, ValueSpec]:

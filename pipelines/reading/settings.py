@@ -47,9 +47,8 @@ class ReadSettings:
         for name, least in _LEAST.items():
             object.__setattr__(self, name, integer(name, getattr(self, name), at_least=least))
         if self.process_index >= self.process_count:
-            raise ValueError(
-                f"process_index must be below process_count={self.process_count}, got {self.process_index}"
-            )
+            count = self.process_count
+            raise ValueError(f"process_index must be below process_count={count}, got {self.process_index}")
         if self.start_step * self.batch_size * self.process_count > LAST:
             raise ValueError(f"start_step={self.start_step} with batch_size={self.batch_size} is beyond example 2**63")
         for name in ("training", "flip"):
@@ -62,10 +61,8 @@ class ReadSettings:
         if not isinstance(self.min_crop, (int, float)) or not 0 < self.min_crop <= 1:
             raise ValueError(f"min_crop must be in (0, 1], got {self.min_crop!r}")
         if not self.training and (self.start_step or self.flip or self.crop == "random"):
-            raise ValueError(
-                f"start_step, flip and crop='random' are for training=True, got start_step={self.start_step}, "
-                f"flip={self.flip}, crop={self.crop!r}"
-            )
+            got = f"start_step={self.start_step}, flip={self.flip}, crop={self.crop!r}"
+            raise ValueError(f"start_step, flip and crop='random' are for training=True, got {got}")
         if self.image_size is not None:
             object.__setattr__(self, "image_size", _size(self.image_size))
 
@@ -73,7 +70,15 @@ class ReadSettings:
         """The values as they come out, of a data set of that name. Raises ValueError: the sample cannot be given in the
         size, or a value cannot follow crop or flip."""
         stored = schema.sample.shape[-3:-1]
-        size = self._output_size(stored, schema.sample.shape[-1], name)
+        size = self.image_size or stored
+        if None in size:
+            shape = schema.sample.shape[-3:]
+            raise ValueError(f"the images of {name} may differ in size (stored as {shape}): give image_size")
+        if self.crop is None and None not in stored and size != stored:
+            raise ValueError(
+                f"image_size {size[0]}x{size[1]} was asked for and the images of {name} are {stored[0]}x{stored[1]}: "
+                "give crop='center' or crop='random' to cut and resize them"
+            )
         came_out = {}
         for key, spec in schema.values.items():
             shape = spec.shape
@@ -83,20 +88,6 @@ class ReadSettings:
                 shape = spec.following(key, stored, size)
             came_out[key] = dataclasses.replace(spec, shape=shape)
         return came_out
-
-    def _output_size(self, stored: tuple[int | None, int | None], channels: int, name: str) -> tuple[int, int]:
-        what = f"the images of {name}"
-        if None in stored:
-            if self.image_size is None:
-                raise ValueError(f"{what} may differ in size (stored as {(*stored, channels)}): give image_size")
-            return self.image_size
-        size = self.image_size or stored
-        if self.crop is None and size != stored:
-            raise ValueError(
-                f"image_size {size[0]}x{size[1]} was asked for and {what} are {stored[0]}x{stored[1]}: "
-                "give crop='center' or crop='random' to cut and resize them"
-            )
-        return size
 
 
 def integer(name: str, value: Any, *, at_least: int) -> int:

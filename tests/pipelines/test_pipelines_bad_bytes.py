@@ -48,8 +48,8 @@ BAD_RECORDS = {
     "cut_jpeg": (make.record(make.encoded(PICTURES[0], "JPEG")[:-20], 1), "cannot be decoded"),
     "label_is_text": (make.record(GOOD, label=[]), "the feature label has 0 integers, expected one"),
     "two_labels": (make.record(GOOD, label=[1, 2]), "the feature label has 2 integers"),
-    "label_too_large": (make.record(GOOD, label=10), "the label 10 is outside 0..9"),
-    "label_negative": (make.record(GOOD, label=-1), "the label -1 is outside 0..9"),
+    "label_too_large": (make.record(GOOD, label=10), "the feature label is 10, outside 0..9"),
+    "label_negative": (make.record(GOOD, label=-1), "the feature label is -1, outside 0..9"),
     "no_example": (b"\xff\xff\xff", "is no tf.train.Example"),
 }
 

@@ -103,7 +103,6 @@ def test_sixteen_bits_and_no_pixels():
 @settings(max_examples=25)
 def test_both_decoders_give_the_same(height, width, mode, format, quality, subsampling):
     """TensorFlow's, of whole groups, and Pillow's: batches must not depend on who decodes."""
-    import tensorflow as tf
 
     pixels = np.random.default_rng(height + 200 * width).integers(0, 256, (GROUP, height, width, 3), np.uint8)
     jpeg = format == "JPEG"
@@ -113,7 +112,7 @@ def test_both_decoders_give_the_same(height, width, mode, format, quality, subsa
     options = {"quality": quality, "subsampling": subsampling} if jpeg else {}
     group = [make.encoded(picture, format, **options) for picture in pictures]
     shape = (height, width, read_header(group[0]).channels)
-    together = _group_decoder(tf, shape)(format.lower(), group)
+    together = _group_decoder(shape)(format.lower(), group)
     np.testing.assert_array_equal(together, [decode(data) for data in group])
 
 
