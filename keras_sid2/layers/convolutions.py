@@ -81,7 +81,7 @@ class Patchify(_Patches, Convolution):
 
 @register
 class Unpatchify(_Patches, keras.layers.Conv2DTranspose):
-    """[B, H/p, W/p, C] -> [B, H, W, filters]: a p x p transposed convolution with stride p, as a product; zero when new."""
+    """[B, H/p, W/p, C] -> [B, H, W, filters]: its transpose, a product too; zero when new."""
 
     def __init__(self, filters: int, patch_size: int, **kwargs):
         super().__init__(filters, patch_size, **{"kernel_initializer": "zeros", **kwargs})

@@ -34,9 +34,9 @@ class ResidualUViT(keras.Model):
     """network({"z_t", "logsnr", conditions...}, training=None, seed=None) -> v_hat, float32 of z_t's shape.
 
     z_t is float32 [B, H, W, C], or [B, F, H, W, C] of clips, logsnr float32 [B]; a label, int32 [B], may be left out,
-    which is the null class. network((z_t, logsnr, label)) is the same. `seed`, int32 [B, 2], a key an example,
-    determines all dropout of the call, or [2], to be folded with their numbers; without it, in training, the network draws
-    one. Weights exist as soon as it is made.
+    which is the null class. network((z_t, logsnr, label)) is the same. `seed`, int32 [B, 2], a key an example, or
+    [2], which is folded with their numbers, determines all dropout of the call; without it, in training, the network
+    draws one. Weights exist as soon as it is made.
 
     Of clips, convolutions see each frame by itself, and transformers all positions of all frames, or those within a
     frame and along time in turn (`Level.attention`). Classes and vectors are added to the embedding of logsnr; images
@@ -292,9 +292,9 @@ def network_cost(*args, **config) -> NetworkCost:
 
 
 class _BlockRunner:
-    """Runs blocks in order, each with its own of the dropout seeds [blocks, B, 2]. keras.remat gets what has a gradient as
-    arguments, and the block's whole __call__: torch's backward pass may run it in another thread, which knows nothing of
-    the autocasting of this one."""
+    """Runs blocks in order, each with its own of the dropout seeds [blocks, B, 2]. keras.remat gets what has a gradient
+    as arguments, and the block's whole __call__: torch's backward pass may run it in another thread, which knows
+    nothing of the autocasting of this one."""
 
     def __init__(self, emb, training, seeds):
         self.emb, self.training, self.seeds, self.count = emb, training, seeds, 0
