@@ -127,11 +127,10 @@ class TrainSettings(PresetFlags):
                 raise ValueError(f"--image_size must be a side or two, as 64 or 48x64, got {self.image_size!r}.")
             height, width = int(sides[0]), int(sides[-1])
         if None in (height, width):
-            found = pipelines.sizes(self.data, split=self.split, data_dir=self.data_dir).most_common(3)
-            if len(found) != 1:
-                told = ", ".join(f"{rows}x{columns}" for (rows, columns), _ in found)
-                raise ValueError(f"--data={self.data} has images of sizes such as {told}: cut them by --image_size=...")
-            height, width = found[0][0]
+            raise ValueError(
+                f"--data={self.data} has images of several sizes (sid2-data stats shows them): cut them to one by "
+                "--crop=center --image_size=64, or 48x64."
+            )
         return (*frames, height, width, channels)
 
     def _rounded(self) -> dict[str, int]:

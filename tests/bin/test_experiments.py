@@ -99,6 +99,19 @@ def test_what_is_wrong_gets_one_sentence_before_anything_is_written(pictures, tm
 
 
 @pytest.mark.backend_free
+def test_pictures_of_several_sizes_are_cut_to_one_or_refused(tmp_path):
+    for i, size in enumerate([(20, 16), (16, 24), (18, 18)]):
+        (tmp_path / "source" / f"class{i}").mkdir(parents=True)
+        Image.new("RGB", size, (40 * i, 90, 200)).save(tmp_path / "source" / f"class{i}" / "a.png")
+    data = str(pipelines.prepare("image_folder", source=str(tmp_path / "source"), data_dir=str(tmp_path / "data")))
+    with pytest.raises(ValueError, match="has images of several sizes .*: cut them to one by --crop=center --image_s"):
+        run_in(data, tmp_path / "run", **FEW)
+    assert not (tmp_path / "run").exists()
+    run = run_in(data, tmp_path / "run", crop="center", image_size="16", **FEW)
+    assert run.experiment.network["image_shape"] == (16, 16, 3)
+
+
+@pytest.mark.backend_free
 @pytest.mark.parametrize(
     "text, sentence",
     [
