@@ -54,7 +54,8 @@ class EmaAdam(_Adam):
         replicas.update([self.gradient_norm], [norm])
         finite = ops.isfinite(norm)
         scale = ops.minimum(1.0, self.global_clipnorm / ops.maximum(norm, 1e-12)) if self.global_clipnorm else 1.0
-        return [ops.where(finite, g * ops.cast(scale, g.dtype), ops.zeros_like(g)) for g in grads]
+        nothing = ops.zeros(())
+        return [ops.where(finite, g * ops.cast(scale, g.dtype), ops.cast(nothing, g.dtype)) for g in grads]
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         """On tensorflow: they are summed over the replicas already, since their norm had to be known."""
