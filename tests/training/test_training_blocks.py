@@ -16,7 +16,7 @@ from keras_sid2 import AdamRecipe, backend, threefry
 from keras_sid2.backend import training_blocks
 
 RES, TRANSFORMER = DROPOUT_LEVELS
-DEEP = ({**RES, "blocks": 2}, {**TRANSFORMER, "blocks": 3})  # 4 and 3 blocks, of two kinds
+DEEP = (RES, {**TRANSFORMER, "blocks": 2})  # 2 and 2 blocks, of two kinds
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def assert_close(found, expected):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * largest)
 
 
-ONE_LEVEL = {"res": [{**RES, "blocks": 2}], "transformer": [{**TRANSFORMER, "blocks": 3}]}
+ONE_LEVEL = {"res": [{**RES, "blocks": 2}], "transformer": [{**TRANSFORMER, "blocks": 2}]}
 CHANGES = {
     "float32": {},
     "mixed_bfloat16": {"dtype": "mixed_bfloat16"},
@@ -86,25 +86,14 @@ def test_of_several_levels_they_are_but_for_the_order_of_sums(graphs, dropout):
 
 
 @only_on_torch
-def test_a_kind_is_recorded_once_for_all_blocks_and_networks(graphs, monkeypatch):
-    calls = []
-    call = type(network().traced_blocks()[0]).call
-    monkeypatch.setattr(type(network().traced_blocks()[0]), "call", lambda *a, **k: calls.append(1) or call(*a, **k))
-    for _ in range(2):
-        loss_and_gradients(network())
-    assert len(calls) == 1 and len(graphs) == 2
-    loss_and_gradients(network(), batch=3)
-    assert len(calls) == 2 and len(graphs) == 4
-
-
-@only_on_torch
-def test_only_the_latest_kinds_are_kept(graphs, monkeypatch):
-    monkeypatch.setattr(training_blocks, "_MOST_GRAPHS", 3)
-    found = network()
-    for batch in (2, 3, 2):
-        loss_and_gradients(found, batch)
-        assert len(graphs) <= 3
-    assert_close(loss_and_gradients(found), loss_and_gradients(network(True)))
+def test_a_kind_is_recorded_once_for_all_blocks_and_networks_and_the_latest_are_kept(graphs, monkeypatch):
+    monkeypatch.setattr(training_blocks, "_MOST_GRAPHS", 2)
+    calls, block = [], type(network(levels=ONE_LEVEL["res"]).traced_blocks()[0])
+    call = block.call
+    monkeypatch.setattr(block, "call", lambda *a, **k: calls.append(1) or call(*a, **k))
+    for batch, recordings, kept in ((2, 1, 1), (2, 1, 1), (3, 2, 2), (2, 2, 2), (4, 3, 2), (2, 3, 2), (3, 4, 2)):
+        loss_and_gradients(network(levels=ONE_LEVEL["res"]), batch)
+        assert (len(calls), len(graphs)) == (recordings, kept)
 
 
 @only_on_torch
