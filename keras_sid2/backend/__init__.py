@@ -24,3 +24,4 @@ from keras_sid2.backend.state import (
     sync_variables,
     variables_survive,
 )
+from keras_sid2.backend.training_blocks import training_block

@@ -12,7 +12,7 @@ def compiled(function: Callable, variables: Sequence, *, jit_compile: bool) -> C
     """`call(values, *tensors)`: function(*tensors) with `variables` set to `values`, others at each call. jax and
     tensorflow compile the whole function (tensorflow through XLA if `jit_compile`); torch runs it as it is, without
     gradients."""
-    run = _with_values(function, variables)
+    run = with_values(function, variables)
     if name() == "jax":
         return jax.jit(run)
     if name() == "tensorflow":
@@ -20,7 +20,8 @@ def compiled(function: Callable, variables: Sequence, *, jit_compile: bool) -> C
     return torch.no_grad()(run)
 
 
-def _with_values(function: Callable, variables: Sequence) -> Callable:
+def with_values(function: Callable, variables: Sequence) -> Callable:
+    """`run(values, *tensors)`: function(*tensors) with `variables` set to `values`."""
     variables = list(variables)
 
     def run(values, *tensors):
@@ -61,7 +62,7 @@ class _Recorded:
 
     def __init__(self, function: Callable, variables: Sequence):
         self._function, self._variables, self._graphs = function, list(variables), {}
-        self._run = _with_values(function, variables)
+        self._run = with_values(function, variables)
 
     def __call__(self, *tensors):
         values = [v.value for v in self._variables]

@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 
+import keras
+
 import pipelines
 from keras_sid2.bin.flag_table import REQUIRED, Accepted, at_least, check, flag, names, one_of
 from keras_sid2.bin.measuring import CACHE, CACHE_TEXT, FEATURES_TEXT, WEIGHTS_TEXT, check_features
@@ -14,6 +16,7 @@ from keras_sid2.training.overrides import overridden
 from keras_sid2.training.preset import DATA_OPTIONS
 from keras_sid2.training.proposal import SIZES, proposed_preset
 
+_COMPILE_TEXT = "auto, or on torch never: blocks are not recorded (compiled on CUDA), but run as Keras does"
 _SEEDS = Accepted("in [0, 2**32)", lambda seed: 0 <= seed < 2**32)
 _POSITIVE = Accepted("positive", lambda value: value > 0)
 _FACTORS = Accepted("above 1, or 0 for never", lambda factor: factor == 0 or factor > 1)
@@ -45,6 +48,7 @@ class TrainSettings(PresetFlags):
     seed: int = _of_run(0, "of the initial weights, the data's order and all noise", _SEEDS)
     precision: str = _of_run("float32", "float32 or mixed_bfloat16", one_of("float32", "mixed_bfloat16"))
     remat: bool = _of_run(False, "recompute blocks in the backward pass: less memory, a quarter more work; not on CPUs")
+    compile: str = flag("auto", _COMPILE_TEXT, one_of("auto", "never"))
     accumulation_steps: int = _of_run(1, "microbatches that a batch is cut into, one after another", at_least(1))
     mesh: str | None = flag(None, "devices, as data:4,fsdp:2,model:1 (tensorflow, torch: data alone); one if not given")
     coordinator: str | None = flag(None, "host:port of process 0; else the environment tells (see BUILD.md)")
@@ -81,10 +85,15 @@ class TrainSettings(PresetFlags):
         """These settings with the numbers of `experiment()` filled in, and that preset with these settings' numbers.
 
         Numbers of steps that go by the log's are rounded up to multiples of it (`remarks` says which).
-        ImportError, or ValueError, for sharded checkpoints where they cannot be.
+        ImportError, or ValueError, for sharded checkpoints where they cannot be; ValueError for --compile=never there.
         """
         if self.checkpoints == "sharded":
             check_available()
+        if self.compile == "never" and keras.backend.backend() != "torch":
+            name = keras.backend.backend()
+            raise ValueError(
+                f"--compile=never is torch's, and {name} compiles every step: leave it out, or --compile=auto."
+            )
         preset_says = {field: getattr(preset.recipe, name) for field, name in self.OF_RECIPE.items()}
         preset_says |= {name: (DATA_OPTIONS | preset.data)[name] for name in ("flip", "crop")}
         preset_says["batch_size"] = preset.batch_size

@@ -97,8 +97,11 @@ class TrainingRun(RunContext):
 
     def load_or_make_model(self, newest: pathlib.Path | None) -> SiD2Model:
         """The model of a checkpoint, or a new one, compiled."""
-        if newest is not None:
-            return checkpoints.load_model(newest)
+        model = self._new_model() if newest is None else checkpoints.load_model(newest)
+        model.network.run_eagerly = self.settings.compile == "never"
+        return model
+
+    def _new_model(self) -> SiD2Model:
         keras.utils.set_random_seed(self.settings.seed)  # the initial weights
         dtype = None if self.settings.precision == "float32" else self.settings.precision
         model = self.preset.build(SiD2Model, seed=self.settings.seed, dtype=dtype)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import keras
 from keras import ops
 
-from keras_sid2 import layers, threefry
+from keras_sid2 import backend, layers, threefry
 from keras_sid2.conditions import ClassLabel, Image, Vector, as_conditions
 from keras_sid2.config import register
 from keras_sid2.layers.dropout import example_keys
@@ -41,6 +41,9 @@ class ResidualUViT(keras.Model):
     Of clips, convolutions see each frame by itself, and transformers all positions of all frames, or those within a
     frame and along time in turn (`Level.attention`). Classes and vectors are added to the embedding of logsnr; images
     (of z_t's shape but for their channels) are further channels of z_t.
+
+    On torch, training runs each kind of block as `backend.training_block` says, unless `run_eagerly`, which compile()
+    of a SiD2Model sets, is True.
 
     Args:
         image_shape: (H, W, C) or (F, H, W, C); patch_size * 2^(levels - 1) must divide H and W.
@@ -172,7 +175,8 @@ class ResidualUViT(keras.Model):
         z_t, images = inputs["z_t"], [k for k, c in self._conditions if isinstance(c, Image)]
         given = {k: inputs.get(k) if k == "label" else inputs[k] for k, _ in self._conditions if k not in images}
         emb = self.embedding(inputs["logsnr"], **given)
-        run = _BlockRunner(emb, training, self._block_seeds(seed, ops.shape(z_t)[0]) if training else None)
+        seeds = self._block_seeds(seed, ops.shape(z_t)[0]) if training else None
+        run = _BlockRunner(emb, training, seeds, self.run_eagerly)
         if images:
             z_t = ops.concatenate([z_t, *(inputs[name] for name in images)], axis=-1)
         return self.unpatchify(self._level(0, self.patchify(z_t), run))
@@ -296,13 +300,16 @@ class _BlockRunner:
     as arguments, and the block's whole __call__: torch's backward pass may run it in another thread, which knows
     nothing of the autocasting of this one."""
 
-    def __init__(self, emb, training, seeds):
-        self.emb, self.training, self.seeds, self.count = emb, training, seeds, 0
+    def __init__(self, emb, training, seeds, eagerly: bool):
+        self.emb, self.training, self.seeds, self.eagerly, self.count = emb, training, seeds, eagerly, 0
 
     def __call__(self, blocks, h, remat: bool):
         for block in blocks:
             seed = self.seeds[self.count] if self.seeds is not None and block.dropout else None
-            run = functools.partial(block, training=self.training, seed=seed)
+            if self.training and not self.eagerly:
+                run = backend.training_block(block, h, self.emb, seed)
+            else:
+                run = functools.partial(block, training=self.training, seed=seed)
             h = (keras.remat(run) if remat and self.training else run)(h, self.emb)
             self.count += 1
         return h

@@ -22,7 +22,8 @@ class CheckedModel(AveragedModel):
 
         Weights, averages and `step` stay as they are; a new optimizer begins anew, with its own warm-up and moments.
         An EmaAdam averages with its decay; another optimizer not, unless there are averages already. In float16 it is
-        put into a LossScaleOptimizer, as in Keras.
+        put into a LossScaleOptimizer, as in Keras. On torch run_eagerly=True has a ResidualUViT run its blocks as Keras
+        does, and neither record nor compile them.
 
         Raises ValueError for a loss or metrics, as it has both; for an optimizer that averages or accumulates by
         itself, or was built for other variables; and where the mesh of `distribute` cannot hold it.
@@ -39,6 +40,9 @@ class CheckedModel(AveragedModel):
             advice = "a LossScaleOptimizer, which does not scale the gradients of microbatches: take mixed_bfloat16"
             raise ValueError(f"accumulation_steps > 1 does not go with float16 and {advice}.")
         super().compile(optimizer=optimizer, **kwargs)
+        for layer in self._flatten_layers(include_self=False):
+            if isinstance(layer, keras.Model):
+                layer.run_eagerly = self.run_eagerly
         replicas.check_optimizer(self.optimizer)
         check_model(self)
         self.optimizer.build(self.trainable_variables)

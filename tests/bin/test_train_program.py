@@ -161,6 +161,7 @@ def test_bfloat16_runs_and_its_checkpoint_keeps_the_policy(data, tmp_path):
         ({"ema_decay": 1.5}, ValueError, r"ema_decay must be in \[0, 1\)"),
         ({"precision": "float8"}, ValueError, "--precision must be float32 or mixed_bfloat16"),
         ({"checkpoints": "both"}, ValueError, "--checkpoints must be portable or sharded, got 'both'"),
+        ({"compile": "always"}, ValueError, "--compile must be auto or never, got 'always'"),
         ({"seed": -1}, ValueError, r"--seed must be in \[0, 2\*\*32\), got -1"),
         (dict(measure_features="fid"), ValueError, "Features must be inception, classifier, or MODULE:FUNCTION"),
         (dict(measure_images=5), ValueError, "--measure_images must be at least 20, got 5"),
@@ -170,6 +171,18 @@ def test_refused_before_anything_is_written(data, tmp_path, changes, error, sent
     with pytest.raises(error, match=sentence):
         TrainingRun(settings(**{"data": data, "workdir": tmp_path / "run", **changes})).train()
     assert not list(tmp_path.iterdir())
+
+
+def test_compile_never_is_torch_s(data, tmp_path):
+    def model(**changes):
+        return TrainingRun(settings(data=data, workdir=tmp_path, **changes)).load_or_make_model(None)
+
+    assert not model().network.run_eagerly
+    if BACKEND == "torch":
+        assert model(compile="never").network.run_eagerly
+        return
+    with pytest.raises(ValueError, match=f"--compile=never is torch's, and {BACKEND} compiles every step: leave"):
+        model(compile="never")
 
 
 ROUNDED = dict(log_every=4, checkpoint_every=6, eval_every=1, sample_every=0, keep_every=10)

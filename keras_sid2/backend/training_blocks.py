@@ -1,0 +1,115 @@
+"""Blocks of a network in training, on torch: recorded once a kind, and compiled where there is a GPU."""
+
+import functools
+import json
+import warnings
+from collections.abc import Callable
+
+from keras_sid2.backend.compilation import tensors_stay_tensors, with_values
+from keras_sid2.backend.platform import name, torch
+
+_MOST_GRAPHS = 16  # four kinds of blocks in a network, and a last batch of another size for each
+_GRAPHS = {}  # by kind, the newest last; no model holds any, so that none is copied or saved with it
+_NONE = object()  # in the place of the graph of a kind that has none
+
+
+def training_block(block, h, emb, seed) -> Callable:
+    """`function(h, emb)` that does what block(h, emb, training=True, seed=seed) does, for these tensors.
+
+    On torch a block's operations are recorded when one of its kind is first run: of its class and configuration, with
+    tensors of such shapes, dtypes and devices, and weights that are trained or not. All blocks of the kind run the
+    record from then on, each with its present values, its gradients being those of the operations, equal to the bit. On
+    CUDA the record is compiled (torch.compile), equal up to rounding. A block that cannot be recorded runs as it is,
+    as all do on jax and tensorflow, which compile the whole step, and within torch.compile. What keras.config and
+    torch's own switches say counts when a kind is recorded, and not later.
+    """
+    plain = functools.partial(block, training=True, seed=seed)
+    if name() != "torch" or torch.compiler.is_compiling() or _symbolic(h, emb):
+        return plain
+    variables = block.variables
+    values, rest = [v.value for v in variables], () if seed is None else (seed.contiguous(),)
+    tensors = (*values, h, emb, *rest)
+    kind = (type(block), _configuration(block), tuple(v.name for v in variables), tuple(map(_described, tensors)))
+    graph = _GRAPHS.pop(kind, None) or _graph(block, variables, tensors)
+    _GRAPHS[kind] = graph
+    if len(_GRAPHS) > _MOST_GRAPHS:
+        _GRAPHS.pop(next(iter(_GRAPHS)), None)
+    if graph is _NONE:
+        return plain
+    return lambda h, emb: graph(*values, h.contiguous(), emb.contiguous(), *rest)  # views are of a layout
+
+
+def _symbolic(*tensors) -> bool:
+    """Whether these are no values, but keras's or torch's stand-ins for them."""
+    return any(type(t) not in (torch.Tensor, torch.nn.Parameter) or t.device.type == "meta" for t in tensors)
+
+
+def _configuration(block) -> str:
+    return json.dumps({k: v for k, v in block.get_config().items() if k != "name"}, default=repr)
+
+
+def _described(tensor) -> tuple:
+    return tensor.shape, tensor.dtype, tensor.device, tensor.requires_grad
+
+
+def _graph(block, variables, tensors) -> Callable:
+    """The block's operations as a function of all these tensors; _NONE, with a warning, if they depend on values."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    count = len(variables)
+
+    def run(*given):
+        h, emb, *seed = given[count:]
+        call = functools.partial(block, training=True, seed=seed[0] if seed else None)
+        return with_values(call, variables)(given[:count], h, emb)
+
+    # Leaves of their own, and with gradients: attention keeps for the backward pass what it is recorded to keep.
+    leaves = [t.detach().contiguous().requires_grad_(t.requires_grad) for t in tensors]
+    try:
+        with tensors_stay_tensors(), torch.enable_grad():
+            graph = _simplified(make_fx(run)(*leaves))
+    except RuntimeError as error:  # what fails for another reason fails again, and is told
+        _warn(f"{block.name} cannot be recorded", error)
+        return _NONE
+    return _Compiled(graph) if _compiles(tensors[count].device) else graph
+
+
+def _compiles(device) -> bool:
+    """On CPUs the compiler takes half a minute a kind, for less than the record alone saves of a small network."""
+    return device.type == "cuda"
+
+
+def _simplified(graph):
+    """Without copies of constants, which nothing changes, and without results that nothing uses."""
+    nodes = graph.graph.nodes
+    schemas = [node.target._schema for node in nodes if hasattr(node.target, "_schema")]
+    for node in () if any(schema.is_mutable for schema in schemas) else list(nodes):
+        if node.target is torch.ops.aten.lift_fresh_copy.default:
+            node.replace_all_uses_with(node.args[0])
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+class _Compiled:
+    """A graph by torch.compile; as it is, with a warning, where that fails at its first call."""
+
+    def __init__(self, graph):
+        self._graph, self._run = graph, None
+
+    def __call__(self, *tensors):
+        if self._run is not None:
+            return self._run(*tensors)
+        try:
+            run = torch.compile(self._graph, dynamic=False)
+            found = run(*tensors)
+        except RuntimeError as error:
+            _warn("A kind of block cannot be compiled", error)
+            run, found = self._graph, self._graph(*tensors)
+        self._run = run
+        return found
+
+
+def _warn(what: str, error: Exception):
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    warnings.warn(f"Training is slower than it could be: {what}: {reason}", stacklevel=3)
