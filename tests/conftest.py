@@ -1,12 +1,18 @@
 """What every test needs before keras is imported."""
 
 import os
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Most of jax's time here is compiling what runs once: half as long without most optimizations.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Tensors this small take torch far less time to compute than its threads take to wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Programs keep what they compile in the user's home, unless one of these is set; `python -m tests` names a folder.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), "keras_sid2_tests_inductor"))
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 import hypothesis
 

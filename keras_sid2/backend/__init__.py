@@ -11,6 +11,7 @@ from keras_sid2.backend.ops import (
     fused_group_norm,
     global_norm,
     loop,
+    scaled,
     update_averages,
 )
 from keras_sid2.backend.platform import batch_shards, convolution_precision, device_kind, name

@@ -17,6 +17,7 @@ from rich.console import Console
 import pipelines
 from keras_sid2.backend import steps_done
 from keras_sid2.bin.common import make_folders, run_program
+from keras_sid2.bin.compilation_cache import CacheFlags, keep_compiled
 from keras_sid2.bin.flag_table import at_least, check, flag
 from keras_sid2.bin.measuring import open_images
 from keras_sid2.bin.sample import Request, drawn
@@ -29,7 +30,7 @@ from keras_sid2.io.image_files import image_grid, write_png
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DemoFlags:
+class DemoFlags(CacheFlags):
     workdir: str = flag("runs/digits", "folder of the run")
     steps: int = flag(2500, "training steps", at_least(1))
     num_steps: int = flag(128, "sampler steps", at_least(1))
@@ -49,6 +50,7 @@ def _drawn_digits(path: pathlib.Path, model, labels: np.ndarray, options: dict) 
 def main(values) -> int:
     check(DemoFlags, values)
     make_folders("workdir", values.workdir, values.workdir)
+    keep_compiled(values.compilation_cache)
     workdir = pathlib.Path(values.workdir)
     data = str(pipelines.prepare("digits", data_dir=str(workdir / "data")))
     asked = {"workdir": values.workdir, "data": data, "eval_split": "test", "steps": values.steps, "seed": values.seed}

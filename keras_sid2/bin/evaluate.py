@@ -23,6 +23,7 @@ from rich.table import Table
 from keras_sid2 import SampleRequest, SiD2Model
 from keras_sid2.bin import measuring, sampling_flags, signals, sweep
 from keras_sid2.bin.common import SamplingProgress, make_folders, run_program
+from keras_sid2.bin.compilation_cache import CacheFlags, keep_compiled
 from keras_sid2.bin.flag_table import REQUIRED, at_least, check, flag, names, one_of
 from keras_sid2.bin.measurement_lines import read_measurements, sweep_lines
 from keras_sid2.evaluation import Measurement, cannot_be_told, check_comparable, evaluate
@@ -32,7 +33,7 @@ _MOST = 50_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateFlags(sampling_flags.SamplingFlags, sweep.SweepFlags):
+class EvaluateFlags(sampling_flags.SamplingFlags, sweep.SweepFlags, CacheFlags):
     samples: str | None = flag(None, "images to measure, an .npz or a folder of PNG files, in place of a model")
     reference: str = flag(REQUIRED, "real images: a prepared data set, an .npz or a folder of PNG files")
     split: str = flag("train", "splits of a prepared data set, as train,test")
@@ -171,6 +172,7 @@ def main(values) -> int:
     if values.compare is not None:
         return _compare(values, Console())
     _check(values)
+    keep_compiled(values.compilation_cache)
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)  # a file has no width; tables need some
     return (_measure_files if values.samples else _measure_model)(values, console)
 

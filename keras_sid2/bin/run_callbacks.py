@@ -1,6 +1,7 @@
 """What happens at the ends of a training run's log intervals: its callbacks, and the log that they write to."""
 
 import functools
+import time
 from collections.abc import Callable
 
 import keras
@@ -61,6 +62,20 @@ class RunLog(ProgressLine):
         self.writer.close()
 
 
+class FirstStep(keras.callbacks.Callback):
+    """Notes, once in a run, how long it took from its beginning until the first step was done: most is compiling."""
+
+    def __init__(self, run: RunContext):
+        super().__init__()
+        self._run, self._told = run, False
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not self._told:
+            self._told = True
+            float((logs or {}).get("loss", 0.0))  # waits for the device
+            self._run.note(f"first step after {time.perf_counter() - self._run.began:.1f} s")
+
+
 class RunCallbacks:
     """Makes them for each fit of a run; what stops it, measures, and knows usual losses lives as long as the run."""
 
@@ -70,7 +85,7 @@ class RunCallbacks:
         steps = run.settings.sample_steps or preset.num_steps
         self._sampling = {"num_steps": steps, "guidance": preset.guidance, "sampler": preset.sampler}
         self._measure = self._measuring() if run.settings.measure_every else None
-        self._guards = [*([StopOnExplosion(factor)] if factor else []), run.stopped]
+        self._guards = [*([StopOnExplosion(factor)] if factor else []), FirstStep(run), run.stopped]
 
     def make(self, log: RunLog, waited: Callable[[], float]) -> list[keras.callbacks.Callback]:
         """In the order in which they run; `waited` gives the seconds that were waited for data since it was asked."""

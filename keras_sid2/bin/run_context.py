@@ -2,6 +2,7 @@
 
 import pathlib
 import signal
+import time
 from typing import TYPE_CHECKING
 
 import keras
@@ -54,6 +55,7 @@ class RunContext:
     """All of a run but its training; everything is checked when it is made."""
 
     def __init__(self, settings: TrainSettings, console: Console | None = None):
+        self.began = time.perf_counter()
         self.console = console or Console(stderr=True, quiet=processes.index() > 0)
         self.asked, self.experiment = settings, settings.experiment()
         self.settings, self.preset = settings.resolved(self.experiment)

@@ -24,6 +24,7 @@ from rich.console import Console
 from keras_sid2 import SampleRequest, SiD2Model
 from keras_sid2.bin import sampling_flags, signals
 from keras_sid2.bin.common import SamplingProgress, run_program
+from keras_sid2.bin.compilation_cache import CacheFlags, keep_compiled
 from keras_sid2.bin.flag_table import IN_UNIT_INTERVAL, at_least, check, flag, parsed
 from keras_sid2.bin.sample_files import FORMATS, check_channels, check_folder, check_out, finish_npz, open_npz, paths
 from keras_sid2.evaluation import ImagesDigest
@@ -39,7 +40,7 @@ _SPAN = 1024  # images, about, that one SampleRequest is made of: it holds what 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SampleFlags(sampling_flags.SamplingFlags):
+class SampleFlags(sampling_flags.SamplingFlags, CacheFlags):
     out: str = flag("samples", "path of the files, without suffix; a finished .npz of the same request stays")
     format: list = flag(
         ("grid", "npz"), f"{', '.join(FORMATS)}; a grid has the first {_SHOWN} images, an animation {_ANIMATED}"
@@ -157,6 +158,7 @@ def main(values, console: Console | None = None) -> int:
     _check_formats(values)
     request = Request(model=None, **_read_flags(values))
     check_out(values.out, values.format)
+    keep_compiled(values.compilation_cache)
     request.model = model = sampling_flags.load_model_from_flags(values)
     check_channels(model.sample_shape[-1], values.format)
     if values.labels is None and model.num_classes is not None:

@@ -15,6 +15,7 @@ import os
 
 from keras_sid2.bin import signals
 from keras_sid2.bin.common import run_program, tell
+from keras_sid2.bin.compilation_cache import keep_compiled
 from keras_sid2.bin.flag_table import at_least, check, flag, names
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.bin.training_run import TrainingRun
@@ -31,6 +32,7 @@ def main(values) -> int:
     """0 at the end of training; 130 after Ctrl-C and 143 after SIGTERM, when all is saved."""
     check(TrainFlags, values)
     settings = TrainSettings(**{name: getattr(values, name) for name in names(TrainSettings)})
+    keep_compiled(settings.compilation_cache)
     if not values.verify_resume:  # that one has a folder to clear away
         signals.end_at_once("sid2-train")
     processes.start(coordinator=settings.coordinator, count=settings.process_count, index=settings.process_id)

@@ -6,6 +6,7 @@ import functools
 import keras
 
 import pipelines
+from keras_sid2.bin.compilation_cache import CacheFlags
 from keras_sid2.bin.flag_table import REQUIRED, Accepted, at_least, check, flag, names, one_of
 from keras_sid2.bin.measuring import CACHE, CACHE_TEXT, FEATURES_TEXT, WEIGHTS_TEXT, check_features
 from keras_sid2.bin.preset_flags import PresetFlags, chosen_preset
@@ -25,7 +26,7 @@ _of_measuring = functools.partial(flag, needs="measure_every")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainSettings(PresetFlags):
+class TrainSettings(PresetFlags, CacheFlags):
     """What `sid2-train` was asked for; None is the preset's."""
 
     workdir: str = flag(REQUIRED, "folder of the run; a run that is in it is continued")

@@ -51,7 +51,23 @@ class GroupNorm(keras.layers.GroupNormalization):
 
     def _normalized(self, images):
         found = backend.fused_group_norm(images, self.gamma, self.beta, groups=self.groups, epsilon=self.epsilon)
-        return super().call(images) if found is None else ops.cast(found, self.compute_dtype)
+        if found is not None:
+            return ops.cast(found, self.compute_dtype)
+        return super().call(images) if self.compute_dtype == "float32" else self._by_channel(images)
+
+    def _by_channel(self, images):
+        """The same for half precision: keras's puts the whole map, in float32, into the shape of groups, which XLA does
+        by copies. Sums are over positions, then over the channels of a group; mean(x^2) - mean(x)^2 reads the map once,
+        and float32 has room for what bfloat16 can tell apart."""
+        x, channels = ops.cast(images, "float32"), images.shape[-1]
+        of_groups = (-1, self.groups, channels // self.groups)
+        sums = [ops.reshape(ops.mean(part, axis=(1, 2)), of_groups) for part in (x, ops.square(x))]
+        mean, square = (ops.mean(part, axis=2, keepdims=True) for part in sums)
+        inverse = ops.rsqrt(ops.maximum(square - ops.square(mean), 0.0) + self.epsilon)
+        gamma, beta = (ops.reshape(ops.cast(part, "float32"), of_groups[1:]) for part in (self.gamma, self.beta))
+        scale, offset = inverse * gamma, beta - mean * inverse * gamma
+        scale, offset = (ops.reshape(part, (-1, 1, 1, channels)) for part in (scale, offset))
+        return ops.cast(x * scale + offset, self.compute_dtype)
 
 
 class _Patches(_PerImage):

@@ -12,7 +12,7 @@ import math
 
 from keras import ops
 
-from keras_sid2 import threefry
+from keras_sid2 import backend, threefry
 
 _LEVELS = 2**16
 _FACTORS = (0x21F0AAAD, 0xD35A2D97 - 2**32)  # as int32, whose products wrap on every backend
@@ -56,8 +56,5 @@ def kept(keys, shape: tuple[int, ...], rate: float):
 
 def dropout(h, seed, rate: float):
     """h [B, ...] with elements dropped and the others divided by 1 - quantised(rate); `seed` as of `example_keys`."""
-    scale = 1.0 / (1.0 - quantised(rate))
-    scaled = ops.cast(ops.cast(h, "float32") * scale, h.dtype)  # a factor in bfloat16 would be off by up to 0.4 %
-    return ops.where(
-        kept(example_keys(seed, ops.shape(h)[0]), tuple(h.shape[1:]), rate), scaled, ops.zeros((), h.dtype)
-    )
+    mask = kept(example_keys(seed, ops.shape(h)[0]), tuple(h.shape[1:]), rate)
+    return ops.where(mask, backend.scaled(h, 1.0 / (1.0 - quantised(rate))), ops.zeros((), h.dtype))

@@ -35,6 +35,7 @@ class Kept:
 # TPU: XLA for v5p (libtpu 0.0.52) on the same two, 45.2 and 27.8 GiB (46.2, 28.1), the second at batch 8 in float32,
 # which it rounds before products, 12.2 (12.6), and at 32 with remat 9.3 (11.2). It does not fuse attention, and
 # pads widths below 128 to that, which no estimate here knows: sid2_digits takes 2.5 times as much.
+# That was with float32 copies of maps in group norms, which half precision has no more: there it is too high now.
 # CPU: XLA on 5 small networks, 0.9 to 1.15 of them. It widens bfloat16 and computes nothing again.
 # tensorflow is taken to be XLA without fused attention, and was not measured.
 _AUTOGRAD = Kept((1.0, 1.25), rounded=True)

@@ -92,11 +92,15 @@ def shapes_on(mesh: Mesh, devices: Sequence, platform: str) -> Iterator[Shapes]:
         yield Shapes(platform, whole if distribution is None else distribution.get_data_layout(None).backend_layout)
 
 
-def compiled_train_step(model, shapes: Shapes, batch_size: int, options: dict | None = None):
-    """The step that `fit` would compile for a compiled model whose variables are shapes."""
+def lowered_train_step(model, shapes: Shapes, batch_size: int):
+    """The step that `fit` would compile for a compiled model whose variables are shapes, before XLA optimises it."""
     model._make_function = lambda step, **_: step  # keras wraps the jitted step into a loop over batches here
     model.make_train_function()
     state = model._get_jax_state(True, True, True, True)
     traced = model.train_function.trace(state, shapes.batch(model, batch_size))
-    lowered = traced.lower(lowering_platforms=({"gpu": "cuda"}.get(shapes.platform, shapes.platform),))
-    return lowered.compile(options)
+    return traced.lower(lowering_platforms=({"gpu": "cuda"}.get(shapes.platform, shapes.platform),))
+
+
+def compiled_train_step(model, shapes: Shapes, batch_size: int, options: dict | None = None):
+    """The same, compiled."""
+    return lowered_train_step(model, shapes, batch_size).compile(options)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -87,6 +88,7 @@ def scalars(folder) -> dict[str, list]:
 def test_the_log_says_loss_rate_and_waiting(finished):
     text = finished[2]
     assert "train 12/12" in text and "images/s" in text and "waiting for data" in text and "eval loss" in text
+    assert len(re.findall(r"^first step after \d+\.\d s$", text, re.MULTILINE)) == 1
 
 
 def test_samples_are_measured_on_the_way(data, tmp_path):

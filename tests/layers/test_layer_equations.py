@@ -205,6 +205,20 @@ def test_groups_divide_the_channels_and_hold_at_least_four(channels, groups):
 # Conditioning.
 
 
+@pytest.mark.parametrize("dtype, precision", [("bfloat16", 2.0**-8), ("float16", 2.0**-11)])
+@pytest.mark.parametrize("mean, deviation", [(0.0, 1.0), (-20.0, 0.5), (0.0, 1e-3)])
+def test_group_norm_in_half_precision_is_rounded_once(dtype, precision, mean, deviation):
+    layer = layers.GroupNorm(groups=4, epsilon=EPSILON, dtype=f"mixed_{dtype}")
+    h = ops.cast(mean + deviation * images(2, 6, 4, 8), dtype)
+    layer.build(h.shape)
+    randomize(layer)
+    weights = Weights(layer)
+    weights.values = {f"norm/{name}": value for name, value in weights.values.items()}
+    expected = weights.group_norm("norm", to_numpy(ops.cast(h, "float32")).astype("float64"), 4)
+    found = to_numpy(ops.cast(layer(h), "float32"))
+    np.testing.assert_allclose(found, expected, rtol=precision, atol=2e-3 * precision + 2e-5 * abs(mean / deviation))
+
+
 def test_two_noise_levels_that_bfloat16_confuses_stay_apart():
     close = np.float32([9.97, 10.02])
     assert len(np.unique(to_numpy(ops.cast(ops.cast(close, "bfloat16"), "float32")))) == 1
