@@ -29,7 +29,10 @@ def profile(case: str, steps: int, unit: str, run) -> dict:
     backend = keras.backend.backend()
     if backend == "tensorflow":
         return _summed(case, unit, "no profile on tensorflow: it needs TensorBoard's plugin", {}, steps)
-    what, found = (_of_torch if backend == "torch" else _of_jax)(run)
+    try:
+        what, found = (_of_torch if backend == "torch" else _of_jax)(run)
+    except Exception as error:  # else the times, measured before, would be lost with it
+        what, found = f"no profile, for {type(error).__name__}: {error}", {}
     return _summed(case, unit, what, found, steps)
 
 
@@ -75,8 +78,10 @@ def _of_torch(run) -> tuple[str, dict]:
 def _of_jax(run) -> tuple[str, dict]:
     import jax
 
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # calls of Python would make the file large and the run slow
     with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
+        with jax.profiler.trace(folder, profiler_options=options):
             run()
         file = next(pathlib.Path(folder).rglob("*.xplane.pb"))
         planes = list(jax.profiler.ProfileData.from_file(str(file)).planes)

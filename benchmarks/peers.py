@@ -43,7 +43,9 @@ _runs: dict = {}
 def _ours() -> tuple[dict, int]:
     """(configuration, multiply-adds an image) of the network that the flags choose, without its weights."""
     network = subjects.abstract_network()
-    return network.get_config(), subjects.multiply_adds_of(network)
+    config = {"levels": [level.get_config() for level in network.levels]}  # network.get_config() imports TensorFlow
+    config |= {name: getattr(network, name) for name in ("image_shape", "patch_size", "num_classes", "embedding_dim")}
+    return config, subjects.multiply_adds_of(network)
 
 
 @functools.cache
