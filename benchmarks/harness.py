@@ -233,6 +233,10 @@ class Bench:
                 return self._ask(backend, case, run=case) or {}
         return {}
 
+    def ran(self, backend: str, case: str) -> bool:
+        """Whether there is a sample of it."""
+        return any((s["backend"], s["case"]) == (backend, case) for s in self.samples)
+
     def run(self, plan: Sequence[tuple[str, str]], rounds: int):
         """Each (backend, case) of `plan` once a round, every other round backwards: drift cancels."""
         for backend, case in (pair for pair in plan if pair not in self._ready):

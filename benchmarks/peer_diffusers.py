@@ -93,3 +93,15 @@ class Peer:
         with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
             self._unet(widths)(torch.zeros((1, channels, height, width)), torch.zeros((1,)))
         return counter.get_total_flops() // 2
+
+
+class Denoiser(torch.nn.Module):
+    """(z_t [B, C, H, W], logsnr [B], labels) -> [B, C, H, W]: a UNet2DModel, which sees no labels."""
+
+    def __init__(self, unet: UNet2DModel):
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, z_t, logsnr, labels):
+        del labels
+        return self.unet(z_t, logsnr * 20.0 + 500.0).sample

@@ -123,8 +123,10 @@ def version(package: str) -> str | None:
         return None
 
 
-def document(*, program: str, question: str, settings: dict, facts: dict, bench, ratios: list[dict]) -> dict:
-    """Everything there is to know about a run, raw times included."""
+def document(
+    *, program: str, question: str, settings: dict, facts: dict, bench, ratios: list[dict], speed: list[dict] = ()
+) -> dict:
+    """Everything there is to know about a run, raw times included. `speed`: rows of speed.py."""
     return {
         "program": program,
         "question": question,
@@ -136,35 +138,46 @@ def document(*, program: str, question: str, settings: dict, facts: dict, bench,
         "facts": facts,
         "how_ratios_are_made": HOW,
         "ratios": ratios,
+        "speed": list(speed),
         "summary": summary(bench.samples),
         "failures": bench.failures,
         "samples": bench.samples,
     }
 
 
+def console() -> rich.console.Console:
+    """Wide enough for the tables where the output is a file."""
+    found = rich.console.Console()
+    return found if found.is_terminal else rich.console.Console(width=120)
+
+
 def show(document: dict, unit: str):
     """Prints the two tables and what failed."""
-    console = rich.console.Console()
-    console = console if console.is_terminal else rich.console.Console(width=120)
+    out = console()
     times = rich.table.Table(title=f"{document['program']}: milliseconds {unit}")
     for column in ("backend", "case", "median", "min", "max", "rounds"):
         times.add_column(column, justify="left" if column in ("backend", "case") else "right")
     for row in document["summary"]:
         numbers = (f"{row[key]:.2f}" for key in ("median_ms", "min_ms", "max_ms"))
         times.add_row(row["backend"], row["case"], *numbers, str(row["rounds"]))
-    console.print(times)
+    out.print(times)
+    if document["ratios"]:
+        out.print(_ratios(document["ratios"]))
+    for fact, value in document["facts"].items():
+        out.print(f"{fact}: {value}", highlight=False)
+    for name, message in document["failures"].items():
+        out.print(f"FAILED {name}\n{message}", style="red", markup=False)
+
+
+def _ratios(rows: list[dict]) -> rich.table.Table:
     ratios = rich.table.Table(title=f"ratios: {HOW}")
     for column in ("ratio", "median", "min", "max", "of medians", "cpu time", "at most"):
         ratios.add_column(column, justify="left" if column == "ratio" else "right")
-    for row in document["ratios"]:
+    for row in rows:
         keys = ("ratio", "min", "max", "ratio_of_medians", "ratio_of_cpu_time")
         numbers = (f"{row[key]:.3f}" for key in keys)
         ratios.add_row(row["name"], *numbers, f"{row['limit']:.2f}" if row["limit"] else "")
-    console.print(ratios)
-    for fact, value in document["facts"].items():
-        console.print(f"{fact}: {value}", highlight=False)
-    for name, message in document["failures"].items():
-        console.print(f"FAILED {name}\n{message}", style="red", markup=False)
+    return ratios
 
 
 def write(document: dict, path: str | None):

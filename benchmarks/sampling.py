@@ -7,6 +7,11 @@ Expected: on jax, generate / fori_loop at most 1.05; on every backend, guidance 
 steps at most 1.27, 1.45, 1.81 times no guidance (its share of the network calls and 9 percent more), in all steps about
 2 or less; on torch, generate / diffusers at most 1 (on two cores: 0.56, with --size=5m and with --size=small).
 
+    python benchmarks/sampling.py --backends=torch --cases="no guidance" --preset=sid2_imagenet256_uvit2 \\
+        --dtype=mixed_bfloat16 --batch_size=32 --steps=32 --profile
+
+says what an evaluation of the network reaches of the device: see speed.py.
+
 A run of a case draws --images images at once by DDPM in --steps steps, and ends with uint8 on the host. A
 call of generate has a fixed cost of a few milliseconds; the more steps, the less it shows. diffusers' network is not
 ours: peer_diffusers.py makes one of as many multiply-adds an image. Without diffusers its case is left out.
@@ -19,6 +24,7 @@ import sys
 import harness
 import numpy as np
 import report
+import speed
 import subjects
 from absl import app, flags
 
@@ -34,6 +40,7 @@ def _define_flags():
     subjects.define_flags()
     flags.DEFINE_integer("steps", 12, "Steps of the sampler.", lower_bound=6)
     flags.DEFINE_integer("images", None, "Images a run; default: as many as suit the size.", lower_bound=1)
+    flags.DEFINE_alias("batch_size", "images")
 
 
 def _num_images() -> int:
@@ -105,8 +112,18 @@ def generate_case(case: str):
     def run() -> dict:
         return _timed(lambda: model.generate(labels, seed=next(seeds), **settings))
 
-    run()
+    speed.first_seconds[case] = run()["seconds"]
+    _runs[case] = run
     return run
+
+
+_runs: dict = {}  # of this worker, for --profile
+
+
+def speed_case():
+    """A case that is no measurement: what speed.py wants to know of unguided `generate` in this worker."""
+    profiled = (NONE, FLAGS.steps, "an evaluation of the network", _runs[NONE]) if FLAGS.profile else None
+    return speed.facts_case(_multiply_adds, profiled)
 
 
 def loop_case():
@@ -140,21 +157,16 @@ def diffusers_case():
 def _peer():
     import peer_diffusers
 
-    return peer_diffusers.Peer(_model().network.get_config(), _cost().multiply_adds)
+    return peer_diffusers.Peer(_model().network.get_config(), _multiply_adds())
 
 
-def _cost():
-    """Parameters and multiply-adds of the network."""
-    import keras_sid2
-
-    config = _model().network.get_config()
-    names = ("image_shape", "patch_size", "num_classes", "embedding_dim", "levels")
-    return keras_sid2.network_cost(**{name: config[name] for name in names})
+def _multiply_adds() -> int:
+    return subjects.multiply_adds_of(_model().network)
 
 
 def cost_case():
     """A case that is no measurement: what an image costs our network."""
-    return lambda: {"multiply-adds an image": _cost().multiply_adds}
+    return lambda: {"multiply-adds an image": _multiply_adds()}
 
 
 def peer_cost_case():
@@ -191,9 +203,10 @@ def _make_case(name: str):
         "fori_loop": loop_case,
         "diffusers": diffusers_case,
         "call alone": fixed_case,
-        "parameters": subjects.parameters,
+        "parameters": lambda: subjects.parameters(_model()),
         "cost": cost_case,
         "cost of diffusers": peer_cost_case,
+        "speed": speed_case,
     }
     return cases[name]()
 
@@ -229,7 +242,7 @@ def _plan(backends: list[str], has_classes: bool, has_peer: bool) -> list[tuple[
 
 def _has_peer(bench) -> bool:
     """Whether diffusers is measured; says so where it is asked for and missing."""
-    if "torch" not in bench.backends:
+    if "torch" not in bench.backends or "diffusers" not in (FLAGS.cases or ["diffusers"]):
         return False
     installed = importlib.util.find_spec("diffusers") is not None
     if not installed:
@@ -253,7 +266,10 @@ def main(argv):
     with subjects.open_bench(__file__, sys.argv[1:]) as bench:
         has_peer = _has_peer(bench)
         facts = _facts(bench, has_peer)
-        bench.run(_plan(bench.backends, facts.pop("has_classes", True), has_peer), FLAGS.rounds)
+        plan = subjects.chosen(_plan(bench.backends, facts.pop("has_classes", True), has_peer))
+        bench.run(plan, FLAGS.rounds)
+        found = {b: {NONE: bench.facts("speed", [b])} for b, case in plan if case == NONE and bench.ran(b, case)}
+    rows = speed.rows(bench, found, 2, 1, FLAGS.steps)
     result = report.document(
         program="sampling",
         question=__doc__.split("\n\n")[0],
@@ -261,8 +277,10 @@ def main(argv):
         facts=facts,
         bench=bench,
         ratios=_ratios(bench.samples, bench.backends),
+        speed=rows,
     )
     report.show(result, "an image")
+    speed.show(rows, "an image")
     report.write(result, FLAGS.json)
 
 

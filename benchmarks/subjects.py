@@ -3,11 +3,13 @@
 Only workers call what imports keras.
 """
 
+import random
 from collections.abc import Sequence
 
 import harness
 import numpy as np
 import report
+import speed
 from absl import flags
 
 FLAGS = flags.FLAGS
@@ -52,7 +54,9 @@ def define_flags():
     """The flags that both programs have."""
     flags.DEFINE_list("backends", list(harness.BACKENDS), "Backends; those not installed are left out.")
     flags.DEFINE_enum("size", "5m", list(SIZES), "A network of this program's own; --preset goes before it.")
-    flags.DEFINE_string("preset", None, "A preset's network instead.")
+    flags.DEFINE_string("preset", None, "A preset's network instead: a name, or a folder of save_preset.")
+    flags.DEFINE_list("cases", None, "Only these cases; default: all that the backends have.")
+    speed.define_flags()
     flags.DEFINE_integer("rounds", 7, "Every case runs once in each round.", lower_bound=1)
     flags.DEFINE_integer("threads", 0, "CPU threads of every worker; 0: all cores.", lower_bound=0)
     flags.DEFINE_string("json", None, "Where to write the result.")
@@ -68,19 +72,18 @@ def settings() -> dict:
     """The flags of this program, for the record."""
     own = (flag for flags_of in FLAGS.flags_by_module_dict().values() for flag in flags_of)
     names = ("backends", "size", "preset", "batch_size", "rounds", "threads", "steps", "parts", "images")
+    names += ("dtype", "cases", "profile")
     return {flag.name: flag.value for flag in own if flag.name in names}
 
 
 def make_model():
     """A SiD2Model of the chosen network, not compiled; the same weights at every call."""
-    import keras
-
     import keras_sid2
 
-    keras.utils.set_random_seed(0)
+    random.seed(0)  # of this Keras takes the seeds of its initializers; keras.utils.set_random_seed imports TensorFlow
     if FLAGS.preset:
-        return keras_sid2.SiD2Model.from_preset(FLAGS.preset)
-    network = keras_sid2.ResidualUViT(**SIZES[FLAGS.size])
+        return keras_sid2.SiD2Model.from_preset(FLAGS.preset, dtype=FLAGS.dtype)
+    network = keras_sid2.ResidualUViT(**SIZES[FLAGS.size], dtype=FLAGS.dtype)
     return keras_sid2.SiD2Model(
         network,
         schedule=keras_sid2.diffusion.CosineInterpolatedSchedule(network.image_shape[0], low=8.0),
@@ -88,13 +91,48 @@ def make_model():
     )
 
 
+def abstract_network():
+    """The chosen network without values, for its configuration and cost."""
+    import keras_sid2
+    from keras_sid2.models import abstract_variables
+    from keras_sid2.training import find_preset
+
+    with abstract_variables():
+        if FLAGS.preset:
+            return find_preset(FLAGS.preset).make_network()
+        return keras_sid2.ResidualUViT(**SIZES[FLAGS.size])
+
+
+def multiply_adds_of(network) -> int:
+    """Of a forward pass of one image; of any Keras network."""
+    from keras_sid2.models import trace
+
+    return trace(network).cost.multiply_adds
+
+
+def chosen(plan: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The (backend, case) of a plan that --cases leaves; ends the program where it names one that is not there."""
+    if FLAGS.cases is None:
+        return plan
+    cases = list(dict.fromkeys(case for _, case in plan))
+    wrong = [case for case in FLAGS.cases if case not in cases]
+    if wrong:
+        raise SystemExit(f"--cases={wrong[0]} is no case of these backends, which have: {', '.join(cases)}.")
+    return [(backend, case) for backend, case in plan if case in FLAGS.cases]
+
+
 def batch(model, size: int, seed: int) -> tuple[np.ndarray, ...]:
     """(uint8 images [size, H, W, C], int32 labels [size]), the latter only for a model with classes."""
+    return images(model.image_shape, model.num_classes, size, seed)
+
+
+def images(shape: tuple[int, ...], num_classes: int | None, size: int, seed: int) -> tuple[np.ndarray, ...]:
+    """The same, of a shape and a number of classes."""
     rng = np.random.RandomState(seed)
-    images = rng.randint(0, 256, (size, *model.image_shape)).astype("uint8")
-    if model.num_classes is None:
-        return (images,)
-    return images, rng.randint(0, model.num_classes, size).astype("int32")
+    values = rng.randint(0, 256, (size, *shape), dtype="uint8")
+    if num_classes is None:
+        return (values,)
+    return values, rng.randint(0, num_classes, size).astype("int32")
 
 
 def wake(model):
@@ -107,8 +145,7 @@ def wake(model):
             weight.assign(0.02 * rng.normal(size=weight.shape))
 
 
-def parameters():
+def parameters(model):
     """A case that is no measurement: facts about the network."""
-    model = make_model()
     facts = {"parameters": model.network.count_params(), "has_classes": model.num_classes is not None}
     return lambda: facts

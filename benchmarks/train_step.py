@@ -4,18 +4,25 @@
 
 Expected: on jax, fit / bare at most 1.05 at 5 M parameters. The order of the backends depends on the machine.
 
+    python benchmarks/train_step.py --backends=jax --cases=fit --preset=sid2_imagenet256_uvit2 \\
+        --dtype=mixed_bfloat16 --batch_size=32 --profile
+
+says what a step reaches of the device: see speed.py. Images are random, of a seed, on the host; no data are needed.
+
 A run of a case is --steps steps of training on uint8 batches from host numpy; `fit` is timed from the begin
 to the end of its epoch, so the milliseconds that a call of fit itself takes are kept apart (`call_seconds` in
 the JSON). Where fit / bare exceeds 1.05, or with --parts, the library's own step is run with one part
 changed at a time.
 """
 
+import functools
 import statistics
 import sys
 import time
 
 import harness
 import report
+import speed
 import subjects
 from absl import app, flags
 
@@ -42,12 +49,32 @@ def _batches(model) -> list[tuple]:
 # -- cases, in the workers ---------------------------------------------------------------------------------
 
 
+_fit_runs: list = []  # of this worker, for --profile
+
+
+@functools.cache
+def _fit_model():
+    """The model that `fit` trains, compiled."""
+    model = subjects.make_model()
+    model.compile()
+    return model
+
+
+def speed_case():
+    """A case that is no measurement: what speed.py wants to know of `fit` in this worker."""
+    profiled = ("fit", FLAGS.steps, "a step", _fit_runs[0]) if FLAGS.profile else None
+    return speed.facts_case(lambda: subjects.multiply_adds_of(_fit_model().network), profiled)
+
+
+def _parameters():
+    return subjects.parameters(_fit_model())
+
+
 def fit_case():
     """`fit`, as a user calls it, for one epoch."""
     import keras
 
-    model = subjects.make_model()
-    model.compile()
+    model = _fit_model()
     batches = _batches(model)
 
     class Batches(keras.utils.PyDataset):
@@ -63,6 +90,9 @@ def fit_case():
 
         def on_train_batch_end(self, batch, logs=None):
             self.logs = logs
+            if "fit" not in speed.first_seconds:
+                harness.block(logs)
+                speed.first_seconds["fit"] = time.perf_counter() - begun
 
         def on_epoch_end(self, epoch, logs=None):
             harness.block(self.logs)
@@ -75,7 +105,9 @@ def fit_case():
         loss = float(history.history["loss"][0])
         return {**clock.times, "units": len(batches), "call_seconds": call_seconds, "loss": loss}
 
+    begun = time.perf_counter()
     run()
+    _fit_runs.append(run)
     return run
 
 
@@ -129,7 +161,8 @@ def step_case(part: str | None = None):
 def _make_case(name: str):
     if name.startswith("step"):
         return step_case(name.removeprefix("step").strip() or None)
-    return {"fit": fit_case, "bare": bare_case, "parameters": subjects.parameters}[name]()
+    cases = {"fit": fit_case, "bare": bare_case, "parameters": _parameters, "speed": speed_case}
+    return cases[name]()
 
 
 # -- the table, in the parent ------------------------------------------------------------------------------
@@ -146,7 +179,7 @@ def _ratios(samples: list[dict], backends: list[str]) -> list[dict]:
 
 
 def _needs_parts(bench: harness.Bench) -> bool:
-    if "jax" not in bench.backends or FLAGS.parts is False:
+    if "jax" not in bench.backends or FLAGS.parts is False or FLAGS.cases is not None:
         return False
     found = report.ratio(bench.samples, "", ("jax", "fit"), ("jax", "bare"))
     return FLAGS.parts or (found is not None and found["ratio"] > LIMIT)
@@ -160,12 +193,15 @@ def main(argv):
 
     with subjects.open_bench(__file__, sys.argv[1:]) as bench:
         plan = [("jax", "bare")] if "jax" in bench.backends else []
-        bench.run([*plan, *((b, "fit") for b in bench.backends)], FLAGS.rounds)
+        plan = subjects.chosen([*plan, *((b, "fit") for b in bench.backends)])
+        bench.run(plan, FLAGS.rounds)
+        found = {b: {"fit": bench.facts("speed", [b])} for b, case in plan if case == "fit" and bench.ran(b, case)}
         if _needs_parts(bench):
             names = ["step", *(f"step {change}" for change in parts.CHANGES)]
             bench.run([("jax", case) for case in ("bare", "fit", *names)], FLAGS.rounds)
         facts = bench.facts("parameters")
     facts.pop("has_classes", None)
+    rows = speed.rows(bench, found, 6, _batch_size())
     facts |= {"batch size": _batch_size(), "steps a run": FLAGS.steps}
     result = report.document(
         program="train_step",
@@ -174,8 +210,10 @@ def main(argv):
         facts=facts,
         bench=bench,
         ratios=_ratios(bench.samples, bench.backends),
+        speed=rows,
     )
     report.show(result, "a step")
+    speed.show(rows, "a step")
     report.write(result, FLAGS.json)
 
 

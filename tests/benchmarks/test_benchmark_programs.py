@@ -15,9 +15,19 @@ pytestmark = [pytest.mark.backend_free, pytest.mark.slow]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def run_program(name: str, path: pathlib.Path, *flags: str) -> dict:
+# What a GPU machine need not have.
+ABSENT = ("tensorflow", "tensorflow_datasets", "tensorboardX", "PIL", "keras_cv")
+
+
+def run_program(name: str, path: pathlib.Path, *flags: str, without: tuple[str, ...] = ()) -> dict:
+    """Its JSON file; the modules `without` cannot be imported."""
     command = [sys.executable, str(ROOT / "benchmarks" / name), f"--json={path}", "--size=tiny", "--rounds=2"]
     environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    for module in without:
+        blocked = path.parent / "absent" / f"{module}.py"
+        blocked.parent.mkdir(exist_ok=True)
+        blocked.write_text(f"raise ModuleNotFoundError('{module} is absent', name='{module}')")
+        environment["PYTHONPATH"] = os.pathsep.join([str(blocked.parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run([*command, *flags], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(path.read_text())
@@ -38,9 +48,26 @@ def check(result: dict, cases: set[tuple[str, str]], ratios: set[str]):
     assert result["facts"]["parameters"] > 1000
 
 
+def check_speed(row: dict, multiply_adds: int, flops_an_image: int):
+    """A row of the table of speed.py on a CPU."""
+    assert row["multiply_adds"] == multiply_adds and row["tensorflow_loaded"] == []
+    assert row["model_flops_per_second"] == pytest.approx(flops_an_image * row["images_per_second"])
+    assert row["of_products"] == pytest.approx(row["model_flops_per_second"] / row["products_per_second"])
+    assert (row["of_peak"], row["peak_bytes"], row["device"]) == (None, None, "cpu")
+    assert row["first_seconds"] > 0
+
+
 def test_train_step(tmp_path):
-    flags = ("--backends=jax", "--steps=2", "--parts=false")
-    result = run_program("train_step.py", tmp_path / "result.json", *flags)
+    flags = ("--backends=jax", "--steps=2", "--parts=false", "--profile")
+    result = run_program("train_step.py", tmp_path / "result.json", *flags, without=ABSENT)
+    [row] = result["speed"]
+    res = 2 * (2 * 64 * 9 * 8 * 8 + 16 * 16)  # two blocks: convolutions, and what modulates
+    transformer = 16 * (4 * 16 * 16 + 2 * 16 * 64 + 2 * 16 * 16) + 16 * 128  # products, attention, what modulates
+    ends = 2 * 64 * 8 + 2 * 16 * 8 * 16 + 256 * 16 + 16 * 16  # patches, down and up, embedding
+    check_speed(row, res + transformer + ends, 6 * (res + transformer + ends))
+    assert row["images_per_second"] == pytest.approx(4 * 1e3 / row["unit_ms"])  # four images a step
+    kernels = row["kernels"]
+    assert kernels["all_ms"] == pytest.approx(sum(kernels["families"].values())) and kernels["longest"][0]["ms"] > 0
     assert result["not_installed"] == []
     check(result, {("jax", "bare"), ("jax", "fit")}, {"jax: fit / bare"})
     assert all(math.isfinite(s["loss"]) for s in result["samples"])
@@ -48,7 +75,7 @@ def test_train_step(tmp_path):
 
 def test_sampling(tmp_path):
     flags = ("--backends=jax,torch", "--preset=sid2_digits", "--steps=6", "--images=2")
-    result = run_program("sampling.py", tmp_path / "result.json", *flags)
+    result = run_program("sampling.py", tmp_path / "result.json", *flags, without=ABSENT)
     peer = importlib.util.find_spec("diffusers") is not None
     assert result["not_installed"] == ([] if peer else ["diffusers"])
     parts = ("guidance in a sixth", "guidance in a third", "guidance in two thirds")
@@ -64,6 +91,9 @@ def test_sampling(tmp_path):
         assert abs(theirs / ours - 1.0) <= 0.05
     check(result, cases, ratios)
     assert [result["facts"][f"steps with {part}"] for part in parts] == [1, 2, 4]
+    assert [row["backend"] for row in result["speed"]] == ["jax", "torch"]
+    for row in result["speed"]:
+        check_speed(row, 9_369_600, 2 * 6 * 9_369_600)
     # One network, one sampler: the hand-written loop draws the same kind of images.
     assert all(0 < s["mean"] < 255 for s in result["samples"])
 

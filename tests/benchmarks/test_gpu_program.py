@@ -1,0 +1,101 @@
+"""The list of a GPU: it is rehearsed, counts what it says, and ends in time."""
+
+import functools
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = [pytest.mark.backend_free, pytest.mark.slow]
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def run_gpu(path: pathlib.Path, *flags: str, fails: bool = False) -> tuple[dict, str]:
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--rehearse", "--rounds=1", f"--json={path}"]
+    environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = subprocess.run([*command, *flags], env=environment, capture_output=True, text=True)
+    assert bool(done.returncode) == fails, done.stdout + done.stderr
+    return json.loads(path.read_text()) if path.exists() else {}, done.stdout + done.stderr
+
+
+def test_a_rehearsal(tmp_path):
+    pytest.importorskip("torch")
+    only = "--only=train torch,plain torch eager,DiT"
+    result, told = run_gpu(tmp_path / "result.json", only)
+    cases = {case["name"]: case for case in result["cases"]}
+    ours, plain, dit = "train torch, batch 2", "train plain torch eager, batch 2", "train diffusers DiT, batch 2"
+    assert list(cases) == [ours, plain, dit]
+    rows = {name: case["row"] for name, case in cases.items() if "row" in case}
+    assert all(row["multiply_adds"] == pytest.approx(9_369_600, rel=0.05) for row in rows.values())
+    assert all(row["dtype"] == "mixed_bfloat16" and row["tensorflow_loaded"] == [] for row in rows.values())
+    quotient = rows[ours]["images_per_second"] / rows[plain]["images_per_second"]
+    assert result["ratios"][f"{ours} / plain torch eager"] == pytest.approx(quotient)
+    assert all(row["kernels"]["families"] for row in rows.values())
+    if importlib.util.find_spec("diffusers") is None:
+        assert cases[dit]["why"] == "diffusers is not installed"
+        assert "NOT MEASURED train diffusers DiT" in told
+
+
+def test_a_case_that_takes_too_long_is_ended_and_told(tmp_path):
+    result, told = run_gpu(tmp_path / "result.json", "--minutes=0.1", "--only=plain torch eager", fails=True)
+    [case] = result["cases"]
+    assert case["why"] == "ended after 6 s" and "NOT MEASURED" in told
+
+
+def test_words_that_name_no_case(tmp_path):
+    _, told = run_gpu(tmp_path / "result.json", "--only=nothing", fails=True)
+    assert "--only=nothing is in no case's name: train jax" in told
+
+
+@pytest.fixture
+def plain_torch(monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import plain_torch
+
+    return plain_torch
+
+
+@pytest.mark.parametrize("name", ["sid2_digits", "sid2_photo_patches", "sid2_imagenet256_uvit2"])
+def test_the_hand_written_network_costs_what_ours_does(plain_torch, name):
+    """torch's own counter on one side, ours on the other."""
+    from keras_sid2.models import abstract_variables
+    from keras_sid2.training import find_preset
+
+    preset = find_preset(name)
+    with abstract_variables():
+        config = preset.make_network().get_config()
+    make = functools.partial(plain_torch.plain_network, config)
+    assert plain_torch.multiply_adds(make, config["image_shape"]) == preset.cost.multiply_adds
+
+
+def test_the_list_of_a_card(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import gpu
+
+    names = [case.name for case in gpu.plan(rehearse=False)]
+    sides = {"imagenet256_uvit2 batch 32", "imagenet512_uvit2 batch 8"}
+    assert {f"{what} {b}, {side}" for what in ("train", "sample") for b in ("jax", "torch") for side in sides} <= {
+        *names
+    }
+    assert len({*names}) == len(names) == 12
+
+
+def test_families_of_kernels(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import kernels
+
+    names = {
+        "sm90_xmma_dgrad_implicit_gemm_bf16bf16_bf16f32": "convolutions",
+        "nvjet_sm90_tst_128x128_64x6_2x1_v_bz_NNT": "products",
+        "cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma": "attention",
+        "convert_bitcast_fusion.9": "fusions",
+        "input_reduce_fusion_318": "reductions and norms",
+        "loop_add_fusion_4": "fusions",
+    }
+    assert {name: kernels.family_of(name) for name in names} == names
