@@ -8,41 +8,32 @@ import sys
 
 import numpy as np
 import pytest
+from evaluate_helpers import OWN_FEATURES, evaluate
 from helpers import BACKEND, free_ports, only_on_jax
 from run_helpers import one_of
 from sample_helpers import command, draw, images_of, last_line
+from training_helpers import stripes
 
 from keras_sid2.bin import sample_files
-from keras_sid2.io.image_files import NpzPieces
+from keras_sid2.io.image_files import NpzPieces, write_npz
 from keras_sid2.io.image_reading import iterate_pngs
 from keras_sid2.parallel import mesh, processes
 
 TESTS = pathlib.Path(__file__).parent.parent
 HOW = ("--num_images=18", "--num_steps=2", "--batch_size=4")
 ON_TWO_DEVICES = """
-import json, pathlib, sys
-from evaluate_helpers import evaluate, filled
-from run_helpers import run_in
+import pathlib
+import sys
+from evaluate_helpers import evaluate
 from sample_helpers import draw
-from training_helpers import register_tiny_digits
 
-folder, data = map(pathlib.Path, sys.argv[1:])
-register_tiny_digits()
-with filled(folder):
-    of_run, rows = f"--workdir={folder / 'run'}", "own_features:rows"
-    for name, mesh in (("one", ()), ("two", ("--mesh=data:2",))):
-        how = ("--num_images=19", "--num_steps=2", "--batch_size=5", "--format=npz", *mesh)
-        assert draw(of_run, f"--out={folder / name}", *how)[0] == 0
-        measured = (f"--reference={folder / 'real.npz'}", f"--features={rows}", "--num_steps=2", "--num_images=31")
-        assert evaluate(folder, of_run, *measured, f"--out={folder / name}_measured", *mesh) == 0
-    measuring = dict(measure_every=2, measure_images=31, measure_features=rows, measure_cache=str(folder / "cache"))
-    for name, mesh in (("run_one", None), ("run_two", "data:2")):
-        run_in(str(data), folder / name, steps=2, sample_steps=2, mesh=mesh, **measuring).train()
+folder, drawing, measuring = pathlib.Path(sys.argv[1]), sys.argv[2].split(), sys.argv[3].split()
+assert draw(*drawing, "--mesh=data:2")[0] == 0 and evaluate(folder, *measuring, "--mesh=data:2") == 0
 """
 
 
-def environment(**more: str) -> dict:
-    paths = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS / "bin")))
+def environment(own: str = "", **more: str) -> dict:
+    paths = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS / "bin", own)))
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **more}
 
 
@@ -73,7 +64,7 @@ def test_two_processes_draw_what_one_draws_beside_what_is_there(workdir, tmp_pat
     images[8] ^= 1  # the first one of the second process, which is there already, and so is not drawn
     with NpzPieces(f"{two}.npz", settings=settings, share=(1, 2)) as pieces:
         pieces.add(images[8:12], labels[8:12])
-    flags = (f"--workdir={workdir}", *HOW, "--format=grid,npz,pngs", f"--mesh=data:{2}")
+    flags = (f"--workdir={workdir}", *HOW, "--format=grid,npz,pngs", "--mesh=data:2")
     (code, said), (other_code, other_said) = run_two(two, *flags)
     assert (code, other_code) == (0, 0), said + other_said
     assert "18 images" in last_line(said) and "images" not in other_said
@@ -89,19 +80,24 @@ def test_two_processes_draw_what_one_draws_beside_what_is_there(workdir, tmp_pat
 
 @only_on_jax
 @pytest.mark.slow
-def test_two_devices_draw_and_measure_what_one_does(data, tmp_path):
-    devices = environment(XLA_FLAGS="--xla_force_host_platform_device_count=2")
-    arguments = [sys.executable, "-c", ON_TWO_DEVICES, tmp_path, data]
+def test_two_devices_draw_and_measure_what_one_does(workdir, tmp_path, monkeypatch):
+    (tmp_path / "own_features.py").write_text(OWN_FEATURES)
+    monkeypatch.syspath_prepend(tmp_path)
+    write_npz(tmp_path / "real.npz", stripes(40)[0])
+    of_run = (f"--workdir={workdir}", "--num_images=23", "--num_steps=2", "--batch_size=5")
+    measured = (f"--reference={tmp_path / 'real.npz'}", "--features=own_features:rows")
+    drawing = {name: (*of_run, f"--out={tmp_path / name}", "--format=npz") for name in ("one", "two")}
+    measuring = {name: (*of_run, *measured, f"--out={tmp_path / name}") for name in ("one", "two")}
+    assert draw(*drawing["one"])[0] == 0 and evaluate(tmp_path, *measuring["one"]) == 0
+    devices = environment(XLA_FLAGS="--xla_force_host_platform_device_count=2", own=str(tmp_path))
+    arguments = [sys.executable, "-c", ON_TWO_DEVICES, tmp_path, *(" ".join(f["two"]) for f in (drawing, measuring))]
     result = subprocess.run(arguments, capture_output=True, text=True, timeout=300, env=devices)
     assert result.returncode == 0, result.stderr
     one, two = (np.array(images_of(tmp_path / f"{name}.npz")) for name in ("one", "two"))
-    assert one.shape == (19, 4, 4, 1) and np.abs(one - two).max() <= 1
-    pairs = [[tmp_path / f"{name}_measured.json" for name in ("one", "two")]]
-    pairs += [[tmp_path / f"run_{name}" / "measurements.jsonl" for name in ("one", "two")]]
-    for pair in pairs:
-        found = [json.loads(path.read_text()) for path in pair]
-        assert found[0]["measured"] == found[1]["measured"] and found[0]["measured"]["images"] == 31
-        np.testing.assert_allclose(found[1]["metrics"]["frechet"], found[0]["metrics"]["frechet"], rtol=1e-2)
+    assert one.shape == (23, 4, 4, 1) and np.abs(one - two).max() <= 1
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert one["measured"] == two["measured"]
+    np.testing.assert_allclose(two["metrics"]["frechet"], one["metrics"]["frechet"], rtol=1e-2)
 
 
 @pytest.fixture
