@@ -8,8 +8,7 @@ Expected: `fit` of train_step.py on torch at least as fast as "plain compiled".
 "plain" is our network written by hand in torch (plain_torch.py), eager and given to torch.compile; "UNet2D" and "DiT"
 are diffusers', whose multiply-adds are within 5 % of our network's; without diffusers they are left out. All have the
 same training step: noise, v-prediction, clipping, Adam, averages, and uint8 images from the host. KerasCV's
-DiffusionModel is not among them: importing keras_cv imports TensorFlow, whatever the backend, and its widths are fixed,
-so that its multiply-adds cannot be made ours.
+DiffusionModel is not among them yet: importing keras_cv imports TensorFlow, whatever the backend.
 """
 
 import functools

@@ -125,6 +125,30 @@ def test_interrupted_after_any_piece_the_bytes_are_those_of_all_at_once(tmp_path
         np.testing.assert_array_equal(arrays["arr_1"], LABELS)
 
 
+def part_of(path, index):
+    return NpzPieces(path, settings=SETTINGS, share=(index, 3))
+
+
+def test_the_parts_of_several_processes_make_the_bytes_of_all_at_once(tmp_path, whole):
+    path, edges = tmp_path / "a.npz", (0, 300, 650, 1000)
+    for stop in (450, 1000):  # the second time all but what is there
+        for index in (2, 0, 1):
+            with part_of(path, index) as pieces:
+                first, last = edges[index], min(edges[index + 1], max(stop, edges[index]))
+                for start in range(first + pieces.done, last, 64):
+                    part = slice(start, min(start + 64, last))
+                    pieces.add(IMAGES[part], LABELS[part])
+                assert pieces.done == last - first
+    for count, share in ((1, (0, 1)), (2, (1, 2))):
+        with pytest.raises(ValueError, match=f"a.npz.pieces holds pieces of 3 processes, and there are {count}: start"):
+            NpzPieces(path, settings=SETTINGS, share=share)
+    with part_of(path, 0) as pieces:
+        pieces.join()
+        assert pieces.done == 1000
+        pieces.finish()
+    assert path.read_bytes() == whole and list(tmp_path.iterdir()) == [path]
+
+
 def test_without_classes_there_is_no_arr_1(tmp_path):
     pieces = pieces_of(tmp_path / "a.npz")
     pieces.add(IMAGES[:3])

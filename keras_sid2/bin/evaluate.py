@@ -98,6 +98,11 @@ def _measure_files(values, console) -> int:
 
 
 def _measure_model(values, console) -> int:
+    with sampling_flags.drawing_devices(values):
+        return _measure_on_devices(values, console)
+
+
+def _measure_on_devices(values, console) -> int:
     options = sampling_flags.sampling_options(values)
     settings = sweep.settings(values, options) if values.sweep else None
     model = sampling_flags.load_model_from_flags(values)

@@ -10,6 +10,9 @@ says. The .npz is written in pieces, in digits.npz.pieces: when it is interrupte
 images were drawn, and their digest, are in digits.npz.json (of single PNGs in digits/images.json), where
 sid2-evaluate --samples looks. A finished .npz of the same request is not drawn again. Files of another one are
 overwritten, but pieces and a folder with PNGs, which two requests could mix in, are refused.
+
+Several processes (flags or environment as of sid2-train) each draw a part of the images, with all the same flags; the
+first one then writes the files. --mesh=data:8 spreads each batch over devices (jax).
 """
 
 import contextlib
@@ -25,13 +28,25 @@ from keras_sid2 import SampleRequest, SiD2Model
 from keras_sid2.bin import sampling_flags, signals
 from keras_sid2.bin.common import SamplingProgress, run_program
 from keras_sid2.bin.compilation_cache import CacheFlags, keep_compiled
+from keras_sid2.bin.device_flags import ProcessFlags, together
 from keras_sid2.bin.flag_table import IN_UNIT_INTERVAL, at_least, check, flag, parsed
-from keras_sid2.bin.sample_files import FORMATS, check_channels, check_folder, check_out, finish_npz, open_npz, paths
+from keras_sid2.bin.sample_files import (
+    FORMATS,
+    check_channels,
+    check_folder,
+    check_out,
+    check_share,
+    finish_npz,
+    open_npz,
+    paths,
+    share,
+)
 from keras_sid2.evaluation import ImagesDigest
 from keras_sid2.generation.provenance import write_provenance
 from keras_sid2.generation.request import array_digest
 from keras_sid2.io.image_files import image_grid, write_animation, write_png, write_pngs
 from keras_sid2.io.image_reading import read_images
+from keras_sid2.parallel import processes
 
 _SHOWN = 400  # images in the grid, at most
 _ANIMATED = 16
@@ -40,7 +55,7 @@ _SPAN = 1024  # images, about, that one SampleRequest is made of: it holds what 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SampleFlags(sampling_flags.SamplingFlags, CacheFlags):
+class SampleFlags(sampling_flags.SamplingFlags, ProcessFlags, CacheFlags):
     out: str = flag("samples", "path of the files, without suffix; a finished .npz of the same request stays")
     format: list = flag(
         ("grid", "npz"), f"{', '.join(FORMATS)}; a grid has the first {_SHOWN} images, an animation {_ANIMATED}"
@@ -82,6 +97,13 @@ class Request:
         labels = None if self.labels is None else self.labels[first:last]
         numbers = {"num_images": last - first, "first_image": self.first_image + first}
         return SampleRequest(self.model, labels, progress=progress, **numbers, **given, **self.options)
+
+    def part(self, first: int, last: int) -> "Request":
+        """Of images first <= i < last."""
+        given = {name: images if len(images) == 1 else images[first:last] for name, images in self.given.items()}
+        labels = None if self.labels is None else self.labels[first:last]
+        own = {"count": last - first, "first_image": self.first_image + first, "labels": labels, "given": given}
+        return dataclasses.replace(self, **own)
 
     def describe(self) -> dict:
         """As SampleRequest's, of all images; raises what that raises."""
@@ -152,11 +174,17 @@ def _check_formats(values):
 
 
 def main(values, console: Console | None = None) -> int:
-    """The program; its exit code."""
-    console = console or Console(stderr=True)
+    """All of it but the start of several processes; the exit code."""
+    console = console or Console(stderr=True, quiet=processes.index() > 0)
     check(SampleFlags, values)
     _check_formats(values)
+    with sampling_flags.drawing_devices(values):
+        return _draw(values, console)
+
+
+def _draw(values, console: Console) -> int:
     request = Request(model=None, **_read_flags(values))
+    check_share(values.format, request.count)
     check_out(values.out, values.format)
     keep_compiled(values.compilation_cache)
     request.model = model = sampling_flags.load_model_from_flags(values)
@@ -170,7 +198,11 @@ def main(values, console: Console | None = None) -> int:
     npz = open_npz(pathlib.Path(f"{values.out}.npz"), settings) if wants_npz else contextlib.nullcontext()
     with npz as pieces:
         try:
-            _write(values, request, settings, pieces, console)
+            if processes.count() > 1 and pieces.done < request.count:
+                _draw_share(request, pieces, console)
+            if processes.index() == 0:
+                _write(values, request, settings, pieces, console)
+            processes.wait_for_all()  # which on jax end together
         except KeyboardInterrupt as error:
             if pieces is None:
                 raise
@@ -179,6 +211,16 @@ def main(values, console: Console | None = None) -> int:
             return signals.exit_code(error)
     console.print(_summary(values.out, values.format, request.count), highlight=False, soft_wrap=True)
     return 0
+
+
+def _draw_share(request: Request, pieces, console: Console):
+    """Draws this process's share and waits for the others; then the first one has the pieces of all."""
+    mine = request.part(*share(request.count, request.options["batch_size"]))
+    for _ in drawn(mine, mine.count, pieces, console):
+        pass
+    processes.wait_for_all()
+    if processes.index() == 0:
+        pieces.join()
 
 
 def _summary(out: str, formats: list[str], count: int) -> str:
@@ -247,7 +289,16 @@ def _frames(request: Request, frames: int, console: Console) -> list[np.ndarray]
     return [np.concatenate([image_grid(images, captions) for images in pair], axis=1) for pair in pairs]
 
 
-run = functools.partial(run_program, main, "sid2-sample", SampleFlags, looks=True)
+def _main_of_one(values) -> int:
+    """The program in this process, which may be one of several; its exit code."""
+    check(SampleFlags, values)
+    code = together("sid2-sample", values, lambda: main(values))
+    if code:
+        processes.leave(code)
+    return code
+
+
+run = functools.partial(run_program, _main_of_one, "sid2-sample", SampleFlags, looks=True)
 
 if __name__ == "__main__":
     run()

@@ -1,19 +1,22 @@
 """The flags of every program that draws images: which model, and how."""
 
+import contextlib
 import dataclasses
 import pathlib
 
 from keras_sid2 import Guidance, ScaleCurve, SiD2Model
 from keras_sid2.bin.common import newest_checkpoint
+from keras_sid2.bin.device_flags import MeshFlags
 from keras_sid2.bin.flag_table import IN_UNIT_INTERVAL, at_least, flag, parsed
 from keras_sid2.bin.preset_flags import chosen_preset, read_config
 from keras_sid2.checkpoints import MANIFEST, load_model
+from keras_sid2.parallel.mesh import Mesh, drawing
 from keras_sid2.sampling import get_noise_levels, get_sampler
 from keras_sid2.training.preset_folder import is_folder, is_preset_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SamplingFlags:
+class SamplingFlags(MeshFlags):
     workdir: str | None = flag(None, "work directory of sid2-train; its newest checkpoint is used")
     weights: str | None = flag(None, "a .keras file, a checkpoint's or preset's folder; X.weights.h5 of a preset")
     preset: str | None = flag(None, "a folder of save_preset, or hf://user/name; or what X.weights.h5 is of")
@@ -33,6 +36,12 @@ class SamplingFlags:
     dynamic_threshold: float | None = flag(None, "quantile that estimates are scaled by; clipped", IN_UNIT_INTERVAL)
     seed: int = flag(0, "image i depends on (seed, i, its label, the settings)", at_least(0))
     batch_size: int = flag(64, "images drawn at once", at_least(1))
+
+
+def drawing_devices(values) -> contextlib.AbstractContextManager:
+    """Within it models are loaded onto, and images drawn by, this process's devices of --mesh; ValueError if it cannot
+    be."""
+    return drawing(None if values.mesh is None else Mesh.parse(values.mesh))
 
 
 def load_model_from_flags(values) -> SiD2Model:

@@ -14,8 +14,9 @@ import functools
 import os
 
 from keras_sid2.bin import signals
-from keras_sid2.bin.common import run_program, tell
+from keras_sid2.bin.common import run_program
 from keras_sid2.bin.compilation_cache import keep_compiled
+from keras_sid2.bin.device_flags import together
 from keras_sid2.bin.flag_table import at_least, check, flag, names
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.bin.training_run import TrainingRun
@@ -35,25 +36,15 @@ def main(values) -> int:
     keep_compiled(settings.compilation_cache)
     if not values.verify_resume:  # that one has a folder to clear away
         signals.end_at_once("sid2-train")
-    processes.start(coordinator=settings.coordinator, count=settings.process_count, index=settings.process_id)
-    try:
-        if values.verify_resume:
-            return _verify_resume(settings, values.verify_resume)
-        run = TrainingRun(settings)
-        run.train()
-        return 0 if run.stopped.by is None else 128 + run.stopped.by
-    except Exception as error:
-        if processes.count() > 1:
-            processes.leave(_tell_of_one(error))
-        raise
+    return together("sid2-train", settings, lambda: _train(settings, values.verify_resume))
 
 
-def _tell_of_one(error: Exception) -> int:
-    """What went wrong in one of several processes; the exit code."""
-    if processes.lost(error):
-        told = f"Process {processes.index()} has lost another process of the run, and ends too."
-        error = ConnectionError(f"{told} Start all of them again: the same commands go on from the last checkpoint.")
-    return tell(error, "sid2-train")
+def _train(settings: TrainSettings, verified: int) -> int:
+    if verified:
+        return _verify_resume(settings, verified)
+    run = TrainingRun(settings)
+    run.train()
+    return 0 if run.stopped.by is None else 128 + run.stopped.by
 
 
 def _verify_resume(settings: TrainSettings, steps: int) -> int:

@@ -7,6 +7,7 @@ import keras
 
 import pipelines
 from keras_sid2.bin.compilation_cache import CacheFlags
+from keras_sid2.bin.device_flags import ProcessFlags
 from keras_sid2.bin.flag_table import REQUIRED, Accepted, at_least, check, flag, names, one_of
 from keras_sid2.bin.measuring import CACHE, CACHE_TEXT, FEATURES_TEXT, WEIGHTS_TEXT, check_features
 from keras_sid2.bin.preset_flags import PresetFlags, chosen_preset
@@ -26,7 +27,7 @@ _of_measuring = functools.partial(flag, needs="measure_every")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainSettings(PresetFlags, CacheFlags):
+class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
     """What `sid2-train` was asked for; None is the preset's."""
 
     workdir: str = flag(REQUIRED, "folder of the run; a run that is in it is continued")
@@ -51,10 +52,6 @@ class TrainSettings(PresetFlags, CacheFlags):
     remat: bool = _of_run(False, "recompute blocks in the backward pass: less memory, a quarter more work; not on CPUs")
     compile: str = flag("auto", _COMPILE_TEXT, one_of("auto", "never"))
     accumulation_steps: int = _of_run(1, "microbatches that a batch is cut into, one after another", at_least(1))
-    mesh: str | None = flag(None, "devices, as data:4,fsdp:2,model:1 (tensorflow, torch: data alone); one if not given")
-    coordinator: str | None = flag(None, "host:port of process 0; else the environment tells (see BUILD.md)")
-    process_count: int | None = flag(None, "processes that train together")
-    process_id: int | None = flag(None, "of this one, from 0")
     log_every: int = flag(50, "steps between lines of the log", at_least(1))
     eval_every: int = flag(500, "steps between evaluations, rounded up to a multiple of log_every", at_least(1))
     checkpoint_every: int = flag(500, "steps between checkpoints, rounded up to a multiple of log_every", at_least(1))

@@ -105,13 +105,18 @@ class NpzPieces(contextlib.AbstractContextManager):
     `close`, which a `with` calls. Never more than a piece is held in memory. `done` images are there already; a damaged
     piece and those after it have been removed.
 
+    Several processes share the images out: with `share` (k, P) these are part k of P, counted from 0, in a folder
+    of its own within; when all parts are there, `join` takes in those of the others, and then `finish` makes the file.
+
     `settings`, plain values, define the images and lie beside the pieces. Raises ValueError if there are pieces of
-    other settings, and while another process holds the folder.
+    other settings or of another number of processes, and while another process holds the folder.
     """
 
-    def __init__(self, path: str | os.PathLike, *, settings: dict):
-        self.path, self.folder = pathlib.Path(path), pathlib.Path(f"{path}.pieces")
-        self._aside = f".{self.folder.name}-"  # how the names of folders that are being removed begin
+    def __init__(self, path: str | os.PathLike, *, settings: dict, share: tuple[int, int] = (0, 1)):
+        self.path, self._whole = pathlib.Path(path), pathlib.Path(f"{path}.pieces")
+        self._folders = [self._whole / f"{k}_of_{share[1]}" if share[1] > 1 else self._whole for k in range(share[1])]
+        self.folder = self._folders[share[0]]
+        self._aside = f".{self._whole.name}-"  # how the names of folders that are being removed begin
         self._settings = json.loads(json.dumps(settings))
         self.done, self._kind, self._pieces = 0, None, []
         with contextlib.ExitStack() as lock:
@@ -128,16 +133,30 @@ class NpzPieces(contextlib.AbstractContextManager):
 
     def _begin(self):
         """Counts the valid pieces and removes all that is not one of them."""
-        for path in self.folder.parent.glob(f"{glob.escape(self._aside)}*"):
+        for path in self._whole.parent.glob(f"{glob.escape(self._aside)}*"):
             shutil.rmtree(path, ignore_errors=True)  # of an end in the midst of `finish`
+        self._check_shares()
         if any(self.folder.glob("[0-9]*.npz")):
             self._check_settings()
         else:
             write_json(self.folder / "settings.json", self._settings)
-        while (found := _piece(self._next())) and self._kind in (None, found[1:]):
-            self._count(*found)
+        self._take_in(self.folder)
         for path in set(self.folder.glob("*.npz")).difference(self._pieces):
             path.unlink()
+
+    def _take_in(self, folder: pathlib.Path):
+        """Counts the valid pieces of a folder, as far as they are alike."""
+        before = self.done
+        while (found := _piece(_name(folder, self.done - before))) and self._kind in (None, found[1:]):
+            self._count(_name(folder, self.done - before), *found)
+
+    def _check_shares(self):
+        """Refuses the pieces of another number of processes."""
+        other = next((p for p in self._whole.rglob("[0-9]*.npz") if p.parent not in self._folders), None)
+        if other is not None:
+            count = 1 if other.parent == self._whole else other.parent.name.rpartition("_of_")[2]
+            told = f"{self._whole} holds pieces of {count} processes, and there are {len(self._folders)}"
+            raise ValueError(f"{told}: start as many as then, or remove it to start anew.")
 
     def _check_settings(self):
         """Refuses the pieces of other settings."""
@@ -149,11 +168,8 @@ class NpzPieces(contextlib.AbstractContextManager):
             told = changes(before, self._settings)
             raise ValueError(f"{self.folder} holds pieces of another request: {told}; remove it to start anew.")
 
-    def _next(self) -> pathlib.Path:
-        return self.folder / f"{self.done:09d}.npz"
-
-    def _count(self, images: int, *kind):
-        self._pieces.append(self._next())
+    def _count(self, path: pathlib.Path, images: int, *kind):
+        self._pieces.append(path)
         self.done, self._kind = self.done + images, kind
 
     def add(self, images: np.ndarray, labels: np.ndarray | None = None):
@@ -169,8 +185,14 @@ class NpzPieces(contextlib.AbstractContextManager):
         kind = (*images.shape[1:], labels is not None)
         if self._kind not in (None, kind):
             raise ValueError(f"Pieces must be alike: [height, width, channels, labelled] {self._kind}, then {kind}.")
-        write_npz(self._next(), images, labels)
-        self._count(len(images), *kind)
+        path = _name(self.folder, self.done)
+        write_npz(path, images, labels)
+        self._count(path, len(images), *kind)
+
+    def join(self):
+        """Part 0 takes in the pieces of all other parts, in their order; nothing may be added after it."""
+        for folder in self._folders[1:]:
+            self._take_in(folder)
 
     def batches(self, name: str = "arr_0") -> Iterator[np.ndarray]:
         """The images that are there (or their labels, "arr_1"), a piece at a time."""
@@ -187,8 +209,8 @@ class NpzPieces(contextlib.AbstractContextManager):
             self._stream(archive, "arr_0", "|u1", self._kind[:-1])
             if self._kind[-1]:
                 self._stream(archive, "arr_1", "<i8", ())
-        aside = tempfile.mkdtemp(prefix=self._aside, dir=self.folder.parent)
-        os.rename(self.folder, aside)  # so that an end in the midst of removing leaves no half of the pieces
+        aside = tempfile.mkdtemp(prefix=self._aside, dir=self._whole.parent)
+        os.rename(self._whole, aside)  # so that an end in the midst of removing leaves no half of the pieces
         self.close()
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -209,6 +231,11 @@ def changes(before: dict, now: dict) -> str:
     """What differs between the settings of two requests, as the inside of a sentence."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return ", ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in names)
+
+
+def _name(folder: pathlib.Path, number: int) -> pathlib.Path:
+    """Of the piece that begins with an image."""
+    return folder / f"{number:09d}.npz"
 
 
 def _piece(path: pathlib.Path) -> tuple | None:

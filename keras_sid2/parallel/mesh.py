@@ -11,6 +11,7 @@ model on each device (replicas.py). With several processes `processes.start` com
 """
 
 import contextlib
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -89,14 +90,10 @@ def _device_count() -> int:
 
 def _make(mesh: Mesh, rules: Sequence[Rule] | None, devices: Sequence | None = None):
     """The distribution of `mesh`, None for one device; ValueError where this backend and these devices cannot be it."""
-    count = processes.count()
+    count = 1 if devices else processes.count()
     if mesh.size == 1 and count == 1:
         return None
-    if backend.name() != "jax" and mesh.size > mesh.data:
-        raise ValueError(
-            f"The mesh {mesh} needs the jax backend, got {backend.name()}, which can do meshes along data alone: "
-            "set KERAS_BACKEND=jax, or leave fsdp and model out."
-        )
+    _check_backend(mesh)
     there = len(devices) if devices else _device_count()
     if mesh.size != there:
         where = f" in {count} processes" if count > 1 else ", one in each process" * (backend.name() == "torch")
@@ -109,6 +106,14 @@ def _make(mesh: Mesh, rules: Sequence[Rule] | None, devices: Sequence | None = N
         return Replicas(mesh, count)
     strategy = processes.strategy or tf.distribute.MirroredStrategy([device.name for device in _local_devices()])
     return Replicas(mesh, count, strategy)
+
+
+def _check_backend(mesh: Mesh):
+    if backend.name() != "jax" and mesh.size > mesh.data:
+        raise ValueError(
+            f"The mesh {mesh} needs the jax backend, got {backend.name()}, which can do meshes along data alone: "
+            "set KERAS_BACKEND=jax, or leave fsdp and model out."
+        )
 
 
 def _set(distribution: MeshDistribution | Replicas | None):
@@ -144,6 +149,27 @@ def distributed(
             yield distribution
     finally:
         _set(before)
+
+
+def drawing(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+    """Within it this process draws its images on its devices of `mesh`, which has those of all processes: on jax one
+    batch is spread over them, elsewhere there is one; None is one everywhere. ValueError for what there is not."""
+    count = processes.count()
+    if mesh is None:
+        return contextlib.nullcontext()
+    if backend.name() == "jax" and count == 1:
+        return distributed(mesh)
+    _check_backend(mesh)
+    if backend.name() != "jax":
+        if mesh.size != count:
+            each = f"On {backend.name()} each process draws on one device"
+            raise ValueError(f"{each}: the mesh {mesh} is one of {mesh.size} processes, and there are {count}.")
+        return contextlib.nullcontext()
+    there = jax.local_devices()
+    if mesh.size != len(there) * count or mesh.data % count:
+        of = f"{count} processes, with {len(there)} devices each"
+        raise ValueError(f"A mesh to draw on shares data out among {of}: give data:{len(there) * count}, got {mesh}.")
+    return distributed(dataclasses.replace(mesh, data=mesh.data // count), devices=there)
 
 
 def current() -> MeshDistribution | Replicas | None:

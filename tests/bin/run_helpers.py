@@ -1,7 +1,9 @@
 """Runs of the preset tiny_digits, and the program that makes them in processes of their own."""
 
+import json
 import os
 
+from helpers import BACKEND
 from rich.console import Console
 
 from keras_sid2.bin.train_settings import TrainSettings
@@ -22,3 +24,15 @@ def run_in(data, workdir, *, kind=TrainingRun, **changes) -> TrainingRun:
     asked = {"preset": "tiny_digits", "data": data, "workdir": str(workdir), "batch_size": 16, "steps": 12}
     console = Console(record=True, width=200, file=open(os.devnull, "w"))
     return kind(TrainSettings(**{**asked, **every, **changes}), console)
+
+
+def one_of(index: int, count: int, port: int) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Flags and environment of one of several processes on this machine."""
+    if BACKEND == "tensorflow":
+        workers = [f"127.0.0.1:{port + i}" for i in range(count)]
+        told = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        return (), {"TF_CONFIG": json.dumps(told)}
+    if BACKEND == "torch":  # as torchrun sets them
+        told = {"WORLD_SIZE": count, "RANK": index, "LOCAL_RANK": index, "MASTER_PORT": port}
+        return (), {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in told.items()}}
+    return (f"--coordinator=127.0.0.1:{port}", f"--process_count={count}", f"--process_id={index}"), {}

@@ -10,8 +10,8 @@ import time
 
 import numpy as np
 import pytest
-from helpers import BACKEND, free_ports
-from run_helpers import PROGRAM
+from helpers import free_ports
+from run_helpers import PROGRAM, one_of
 from training_helpers import register_tiny_digits
 
 from keras_sid2.bin.train_settings import TrainSettings
@@ -31,7 +31,8 @@ class Processes:
         port = free_ports(count)
         self.started, self.logs = [], [workdir.with_name(f"{workdir.name}_{index}.log") for index in range(count)]
         for index, log in enumerate(self.logs):
-            own, environment = _own(index, count, port) if count > 1 else ((), {})
+            own, environment = ((), {}) if count == 1 else one_of(index, count, port)
+            own = own if count == 1 else (f"--mesh=data:{count}", *own)
             environment = {
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
@@ -55,25 +56,6 @@ class Processes:
 
     def said(self, index: int) -> str:
         return self.logs[index].read_text()
-
-
-def _own(index: int, count: int, port: int) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Flags and environment of one process."""
-    if BACKEND == "tensorflow":
-        workers = [f"127.0.0.1:{port + i}" for i in range(count)]
-        told = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
-        return (f"--mesh=data:{count}",), {"TF_CONFIG": json.dumps(told)}
-    if BACKEND == "torch":  # as torchrun sets them
-        told = {
-            "WORLD_SIZE": count,
-            "RANK": index,
-            "LOCAL_RANK": index,
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-        }
-        return (f"--mesh=data:{count}",), {name: str(value) for name, value in told.items()}
-    named = (f"--coordinator=127.0.0.1:{port}", f"--process_count={count}", f"--process_id={index}")
-    return (f"--mesh=data:{count}", *named), {}
 
 
 def lines(workdir) -> list[dict]:

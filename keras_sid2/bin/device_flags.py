@@ -1,0 +1,45 @@
+"""The flags that say on which devices a program works and in which processes, and how several of them begin and end."""
+
+import dataclasses
+from collections.abc import Callable
+
+from keras_sid2.bin import signals
+from keras_sid2.bin.common import tell
+from keras_sid2.bin.flag_table import flag
+from keras_sid2.parallel import processes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshFlags:
+    mesh: str | None = flag(None, "devices, as data:4,fsdp:2,model:1 (tensorflow, torch: data alone); one if not given")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProcessFlags(MeshFlags):
+    coordinator: str | None = flag(None, "host:port of process 0; else the environment tells (see BUILD.md)")
+    process_count: int | None = flag(None, "processes that work together")
+    process_id: int | None = flag(None, "of this one, from 0")
+
+
+def together(usage: str, values, work: Callable[[], int]) -> int:
+    """The exit code of `work` in this process, which is one of those that `values` of ProcessFlags, or the environment,
+    name. One of several that fails, or is interrupted, ends at once, and the others learn of it where they meet next.
+    """
+    processes.start(coordinator=values.coordinator, count=values.process_count, index=values.process_id)
+    try:
+        return work()
+    except Exception as error:
+        if processes.count() > 1:
+            processes.leave(_tell_of_one(error, usage))
+        raise
+    except KeyboardInterrupt as error:
+        processes.leave(signals.exit_code(error))
+        raise
+
+
+def _tell_of_one(error: Exception, usage: str) -> int:
+    """What went wrong in one of several processes; the exit code."""
+    if processes.lost(error):
+        told = f"Process {processes.index()} has lost another process of the run, and ends too."
+        error = ConnectionError(f"{told} Start all of them again: the same commands go on from what is saved.")
+    return tell(error, usage)
