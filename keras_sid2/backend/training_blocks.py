@@ -8,7 +8,7 @@ from collections.abc import Callable
 from keras_sid2.backend.compilation import tensors_stay_tensors, with_values
 from keras_sid2.backend.platform import name, torch
 
-_MOST_GRAPHS = 16  # four kinds of blocks in a network, and a last batch of another size for each
+_MOST_GRAPHS = 64  # a network has four kinds of blocks or so, and as many for a last batch of another size
 _GRAPHS = {}  # by kind, the newest last; no model holds any, so that none is copied or saved with it
 _NONE = object()  # in the place of the graph of a kind that has none
 
