@@ -1,7 +1,6 @@
 """Blocks of a network in training, on torch: recorded once a kind, and compiled where there is a GPU."""
 
 import functools
-import json
 import warnings
 from collections.abc import Callable
 
@@ -19,17 +18,20 @@ def training_block(block, h, emb, seed) -> Callable:
     On torch a block's operations are recorded when one of its kind is first run: of its class and configuration, with
     tensors of such shapes, dtypes and devices, and weights that are trained or not. All blocks of the kind run the
     record from then on, each with its present values, its gradients being those of the operations, equal to the bit. On
-    CUDA the record is compiled (torch.compile), equal up to rounding. A block that cannot be recorded runs as it is,
-    as all do on jax and tensorflow, which compile the whole step, and within torch.compile. What keras.config and
-    torch's own switches say counts when a kind is recorded, and not later.
+    CUDA the record is compiled (torch.compile), equal up to rounding. What keras.config and torch's own switches say
+    counts when a kind is recorded, and not later. A block runs as it is if it cannot be recorded, if its class does not
+    say `recorded_by`, the settings that tell it from others of its class, or within torch.compile; as all do on jax and
+    tensorflow, which compile the whole step.
     """
     plain = functools.partial(block, training=True, seed=seed)
-    if name() != "torch" or torch.compiler.is_compiling() or _symbolic(h, emb):
+    if name() != "torch" or "recorded_by" not in vars(type(block)):
+        return plain
+    if torch.compiler.is_compiling() or _symbolic(h, emb):
         return plain
     variables = block.variables
     values, rest = [v.value for v in variables], () if seed is None else (seed.contiguous(),)
     tensors = (*values, h, emb, *rest)
-    kind = (type(block), _configuration(block), tuple(v.name for v in variables), tuple(map(_described, tensors)))
+    kind = (type(block), _settings(block), tuple(v.name for v in variables), tuple(map(_described, tensors)))
     graph = _GRAPHS.pop(kind, None) or _graph(block, variables, tensors)
     _GRAPHS[kind] = graph
     if len(_GRAPHS) > _MOST_GRAPHS:
@@ -44,8 +46,9 @@ def _symbolic(*tensors) -> bool:
     return any(type(t) not in (torch.Tensor, torch.nn.Parameter) or t.device.type == "meta" for t in tensors)
 
 
-def _configuration(block) -> str:
-    return json.dumps({k: v for k, v in block.get_config().items() if k != "name"}, default=repr)
+def _settings(block) -> tuple:
+    """Its own and the policies in it. Not get_config, for which Keras imports TensorFlow wherever it is installed."""
+    return block.recorded_by, tuple(layer.dtype_policy.name for layer in block._flatten_layers())
 
 
 def _described(tensor) -> tuple:

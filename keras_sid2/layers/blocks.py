@@ -60,6 +60,10 @@ class _Block(keras.layers.Layer):
 class ResBlock(_Block):
     """The convolutional block. Args: dropout, a rate in [0, 1)."""
 
+    @property
+    def recorded_by(self) -> tuple:
+        return (self.dropout,)
+
     def build(self, h_shape, emb_shape):
         channels, options = h_shape[-1], {"dtype": self.dtype_policy}
         conv = {"filters": channels, "kernel_size": 3, "padding": "same", **options}
@@ -85,6 +89,10 @@ class TransformerBlock(_Block):
     def __init__(self, head_dim: int, dropout: float = 0.0, over: str = "all", **kwargs):
         super().__init__(dropout=dropout, **kwargs)
         self.head_dim, self.over = head_dim, over
+
+    @property
+    def recorded_by(self) -> tuple:
+        return self.dropout, self.head_dim, self.over
 
     def build(self, h_shape, emb_shape):
         channels, options = h_shape[-1], {"dtype": self.dtype_policy}

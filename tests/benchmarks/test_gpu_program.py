@@ -32,7 +32,8 @@ def test_a_rehearsal(tmp_path):
     assert list(cases) == [ours, plain, dit]
     rows = {name: case["row"] for name, case in cases.items() if "row" in case}
     assert all(row["multiply_adds"] == pytest.approx(9_369_600, rel=0.05) for row in rows.values())
-    assert all(row["dtype"] == "mixed_bfloat16" and row["tensorflow_loaded"] == [] for row in rows.values())
+    assert {row["dtype"] for row in rows.values()} == {"mixed_bfloat16"}
+    assert {name: row["tensorflow_loaded"] for name, row in rows.items()} == dict.fromkeys(rows, [])
     quotient = rows[ours]["images_per_second"] / rows[plain]["images_per_second"]
     assert result["ratios"][f"{ours} / plain torch eager"] == pytest.approx(quotient)
     assert all(row["kernels"]["families"] for row in rows.values())
