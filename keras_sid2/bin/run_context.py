@@ -39,8 +39,8 @@ class StopAsked(keras.callbacks.Callback):
         self._asked_by = number
         if processes.count() == 1:  # several agree on a step first
             self.by = number
-            if self.model is not None:
-                self.model.stop_training = True
+            if self._model is not None:  # `model` would have jax write back a state that a running step has consumed
+                self._model.stop_training = True
 
     def on_train_begin(self, logs=None):
         self.model.stop_training = self.by is not None

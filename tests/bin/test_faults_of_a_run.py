@@ -190,6 +190,37 @@ def test_a_signal_before_the_first_step_stops_the_run(data, tmp_path):
     assert [checkpoint_step(path) for path in checkpoints(run.checkpoint_dir)] == [1]
 
 
+class Asked(TrainingRun):
+    """A signal comes right behind the second step, before fit has what it made."""
+
+    def load_or_make_model(self, newest):
+        model, done = super().load_or_make_model(newest), []
+        make = model.make_train_function
+
+        def make_asking(force=False):
+            make(force)
+            step = model.train_function
+
+            def asking(*given):
+                result = step(*given)
+                done.append(1)
+                if len(done) == 2:
+                    self.stopped.ask(signal.SIGINT)
+                return result
+
+            model.train_function = asking
+
+        model.make_train_function = make_asking
+        return model
+
+
+def test_a_signal_in_the_midst_of_a_step_saves_that_step(data, tmp_path):
+    run = run_in(data, tmp_path, kind=Asked, log_every=4)
+    run.train()
+    assert run.stopped.by == signal.SIGINT
+    assert [checkpoint_step(path) for path in checkpoints(run.checkpoint_dir)] == [2]
+
+
 def test_checkpoints_of_an_earlier_version_are_not_passed_over(data, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step_0000000500.keras").write_bytes(b"old")
