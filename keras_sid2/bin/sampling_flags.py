@@ -47,7 +47,7 @@ def drawing_devices(values) -> contextlib.AbstractContextManager:
 def load_model_from_flags(values) -> SiD2Model:
     """The model that the flags name; ValueError or FileNotFoundError, in one sentence, if they do not."""
     folder = values.preset if values.preset and is_folder(values.preset) else None
-    if [values.workdir, values.weights, folder].count(None) != 2:
+    if sum(map(bool, (values.workdir, values.weights, folder))) != 1:
         raise ValueError("Give either --workdir, or --weights, or --preset with a folder or hf://user/name.")
     if (values.weights or "").endswith(".weights.h5"):
         return _load_weights(values)

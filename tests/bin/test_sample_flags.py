@@ -119,6 +119,7 @@ def test_what_the_flags_alone_say_is_refused_before_a_model_is_loaded(no_model, 
     "given, sentence",
     [
         ((), "Give either --workdir, or --weights"),
+        (("--workdir=",), "Give either --workdir, or --weights"),
         (("--workdir=/nowhere",), "--workdir=/nowhere holds no checkpoints"),
         (("--workdir={workdir}", "--preset=sid2_digits"), "--preset goes with --weights"),
         (("--weights=/nowhere.keras",), "--weights=/nowhere.keras is no file"),
