@@ -125,6 +125,18 @@ def test_interrupted_after_any_piece_the_bytes_are_those_of_all_at_once(tmp_path
         np.testing.assert_array_equal(arrays["arr_1"], LABELS)
 
 
+def test_a_piece_that_was_being_written_when_the_program_was_killed_is_no_piece(tmp_path, whole):
+    path = tmp_path / "a.npz"
+    half = interrupted(path, 100, until=300) / ".writing-killed" / "000000300.npz"
+    half.parent.mkdir()
+    half.write_bytes(b"PK")
+    pieces = pieces_of(path)
+    assert pieces.done == 300
+    add_rest(pieces, 100)
+    pieces.finish()
+    assert path.read_bytes() == whole and list(tmp_path.iterdir()) == [path]
+
+
 def part_of(path, index):
     return NpzPieces(path, settings=SETTINGS, share=(index, 3))
 

@@ -152,7 +152,9 @@ class NpzPieces(contextlib.AbstractContextManager):
 
     def _check_shares(self):
         """Refuses the pieces of another number of processes."""
-        other = next((p for p in self._whole.rglob("[0-9]*.npz") if p.parent not in self._folders), None)
+        # Not in folders below: a piece that is being written, or was when a process was killed, is in a temporary one.
+        there = (path for folder in (".", "*_of_*") for path in self._whole.glob(f"{folder}/[0-9]*.npz"))
+        other = next((path for path in there if path.parent not in self._folders), None)
         if other is not None:
             count = 1 if other.parent == self._whole else other.parent.name.rpartition("_of_")[2]
             told = f"{self._whole} holds pieces of {count} processes, and there are {len(self._folders)}"
