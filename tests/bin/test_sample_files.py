@@ -20,7 +20,7 @@ pytestmark = pytest.mark.backend_free
 
 @pytest.fixture
 def no_drawing(monkeypatch):
-    """SampleRequest an image is a defect."""
+    """Drawing an image is a defect."""
 
     def batches(*_):
         raise AssertionError("drawn again")
