@@ -6,7 +6,7 @@ import pathlib
 import sys
 
 from keras_sid2 import backend
-from keras_sid2.backend.platform import jax
+from keras_sid2.backend.platform import jax, torch
 from keras_sid2.bin.common import make_folders
 from keras_sid2.bin.flag_table import flag
 
@@ -61,13 +61,15 @@ def _keep_none(name: str):
     if name == "jax":
         jax.config.update("jax_enable_compilation_cache", False)
     else:
-        os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
+        os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # for processes that this one starts
+        torch._inductor.config.force_disable_caches = True  # as torch has read the variable when it was imported
 
 
 def _keep_in(folder: pathlib.Path, name: str):
     if name == "torch":
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
         return
+    jax.config.update("jax_enable_compilation_cache", True)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         # Most of a start are many small programs, none of which takes the second that jax asks for.

@@ -147,5 +147,32 @@ for asked in ("none", None):
 
 
 @only_on_jax
+def test_a_folder_that_is_asked_for_is_used_though_a_variable_says_none(tmp_path):
+    program = f"""
+import os
+import jax
+from keras_sid2.bin.compilation_cache import keep_compiled
+
+keep_compiled({str(tmp_path)!r})
+jax.jit(lambda x: x + 1)(2.0)
+print(len(os.listdir({str(tmp_path / "jax")!r})))
+"""
+    assert int(in_python(program, JAX_ENABLE_COMPILATION_CACHE="0")) > 0
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="torch's")
+def test_none_is_told_to_a_torch_that_is_imported_already():
+    program = """
+import torch._inductor.config
+from keras_sid2.bin.compilation_cache import keep_compiled
+
+before = torch._inductor.config.force_disable_caches
+keep_compiled("none")
+print(before, torch._inductor.config.force_disable_caches)
+"""
+    assert in_python(program).split()[-2:] == ["False", "True"]
+
+
+@only_on_jax
 def test_importing_the_library_sets_nothing():
     assert in_python("import keras_sid2, jax; print(jax.config.jax_compilation_cache_dir)") == "None"
