@@ -44,4 +44,8 @@ def recorded(values: dict) -> dict:
 
 
 def _warn(old: str, new: str):
-    warnings.warn(f"{old} is called {new} now; the old name goes with the next release.", DeprecationWarning, 3)
+    """Of the line outside this library that says it, as Python shows such warnings for the user's own lines only."""
+    frame, level = sys._getframe(2), 3
+    while frame is not None and f"{frame.f_globals.get('__name__')}.".startswith("keras_sid2."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(f"{old} is called {new} now; the old name goes with the next release.", DeprecationWarning, level)

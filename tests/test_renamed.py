@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from training_helpers import tiny_model
 
 from keras_sid2 import checkpoints, generation, sampling, training
 from keras_sid2.evaluation import Measurement
@@ -28,6 +29,12 @@ def test_old_names_of_a_module(module, old, new):
     assert caught[0].filename == __file__
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = module.nothing
+
+
+def test_old_arguments_warn_of_the_line_that_gives_them():
+    with pytest.warns(DeprecationWarning, match="grid= is called noise_levels= now") as caught:
+        images = tiny_model().generate([0], num_steps=1, grid="edm_rho")
+    assert len(images) == 1 and __file__ in [warning.filename for warning in caught if "grid=" in str(warning.message)]
 
 
 def test_old_keys_of_files(tmp_path):
