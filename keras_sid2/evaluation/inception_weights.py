@@ -78,8 +78,8 @@ def download_weights(folder: str | os.PathLike) -> pathlib.Path:
         _check_hash(path)
         return path
     with atomic.atomic_write(path) as temporary:
-        try:  # Keras takes a file that is there for the wanted one, and atomic_write has made an empty one
-            keras.utils.get_file(temporary.name, URL, cache_dir=temporary.parent, cache_subdir="", force_download=True)
+        try:
+            keras.utils.get_file(temporary.name, URL, cache_dir=temporary.parent, cache_subdir="")
         except Exception as error:  # Keras raises plain Exception here, and sockets errors of their own
             advice = "fetch that file where there is a network and give its path as `weights`"
             raise ConnectionError(
