@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 from training_helpers import tiny_model
 
 from keras_sid2 import checkpoints, generation, sampling, training
 from keras_sid2.evaluation import Measurement
 from keras_sid2.generation.provenance import provenance_path, read_provenance
+from keras_sid2.io.image_files import NpzPieces
 
 pytestmark = pytest.mark.backend_free
 
@@ -46,3 +48,12 @@ def test_old_keys_of_files(tmp_path):
     images = tmp_path / "a.npz"
     provenance_path(images).write_text(json.dumps({**drawn, "weaker": "w"}))
     assert read_provenance(images) == {**found.drawn, "guidance_network": "w"}
+
+
+def test_an_npz_that_was_begun_under_old_names_goes_on(tmp_path):
+    with NpzPieces(tmp_path / "a.npz", settings={"grid": "edm_rho"}) as pieces:
+        pieces.add(np.zeros((2, 4, 4, 1), "uint8"))
+    with NpzPieces(tmp_path / "a.npz", settings={"noise_levels": "edm_rho"}) as pieces:
+        assert pieces.done == 2
+        pieces.finish()
+    assert (tmp_path / "a.npz").is_file()

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from keras_sid2 import renamed
 from keras_sid2.io.atomic import atomic_write, locked, read_json, write_json
 
 _HOLD = 2.0  # seconds that an animation's last frame stays
@@ -166,6 +167,7 @@ class NpzPieces(contextlib.AbstractContextManager):
         before = read_json(path) if path.exists() else None
         if before is None:
             raise ValueError(f"{self.folder} holds pieces and does not say of what: remove it to start anew.")
+        before = renamed.recorded(before)
         if before != self._settings:
             told = changes(before, self._settings)
             raise ValueError(f"{self.folder} holds pieces of another request: {told}; remove it to start anew.")
