@@ -17,7 +17,6 @@ import sys
 import time
 
 import harness
-import report
 import speed
 import subjects
 from absl import app, flags
@@ -127,18 +126,8 @@ def main(argv):
         bench.run(plan, FLAGS.rounds)
         found = {case: bench.facts(f"speed {case}") for backend, case in plan if bench.ran(backend, case)}
     rows = speed.rows(bench, {"torch": found}, 6, FLAGS.batch_size)
-    result = report.document(
-        program="peers",
-        question=__doc__.splitlines()[0],
-        settings=subjects.settings(),
-        facts={"batch size": FLAGS.batch_size, "steps a run": FLAGS.steps},
-        bench=bench,
-        ratios=[],
-        speed=rows,
-    )
-    report.show(result, "a step")
-    speed.show(rows, "a step")
-    report.write(result, FLAGS.json)
+    facts = {"batch size": FLAGS.batch_size, "steps a run": FLAGS.steps}
+    subjects.conclude(bench, "peers", __doc__, "a step", facts, rows)
 
 
 if __name__ == "__main__":
