@@ -116,13 +116,12 @@ def main(argv):
         raise SystemExit(
             f"peers.py measures what is written in torch: --backends=torch, not {','.join(FLAGS.backends)}."
         )
-    plan = subjects.chosen([("torch", case) for case in CASES])
-    missing = importlib.util.find_spec("diffusers") is None and any("plain" not in case for _, case in plan)
-    if missing:
-        print("Not installed, left out: diffusers.", flush=True)
-        plan = [(backend, case) for backend, case in plan if case.startswith("plain")]
     with subjects.open_bench(__file__, sys.argv[1:]) as bench:
-        bench.skipped += ["diffusers"] if missing else []
+        plan = subjects.chosen([(backend, case) for backend in bench.backends for case in CASES])
+        if importlib.util.find_spec("diffusers") is None and any("plain" not in case for _, case in plan):
+            print("Not installed, left out: diffusers.", flush=True)
+            bench.skipped.append("diffusers")
+            plan = [(backend, case) for backend, case in plan if case.startswith("plain")]
         bench.run(plan, FLAGS.rounds)
         found = {case: bench.facts(f"speed {case}") for backend, case in plan if bench.ran(backend, case)}
     rows = speed.rows(bench, {"torch": found}, 6, FLAGS.batch_size)
