@@ -12,6 +12,7 @@ No data are needed, nor TensorFlow; a backend or diffusers that is not installed
 in the folder --cache, if one is given: a second run starts faster, and its times to the first step say so.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -133,13 +134,15 @@ def _bounded(command: list[str], seconds: float) -> tuple[bool, str]:
         environment |= {name: str(pathlib.Path(FLAGS.cache).resolve() / part) for name, part in kept.items()}
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        ended = False
         try:
             process.wait(seconds)
-            ended = False
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
             ended = True
+        finally:  # after Ctrl-C too, which does not reach another session
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         log.seek(0)
         return ended, log.read()
 
@@ -181,6 +184,7 @@ def show(result: dict):
 
 def main(argv):
     del argv
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     chosen = [c for c in plan(FLAGS.rehearse) if FLAGS.only is None or any(word in c.name for word in FLAGS.only)]
     if not chosen:
         names = "; ".join(case.name for case in plan(FLAGS.rehearse))

@@ -19,17 +19,18 @@ def _with_jax_random(model):
 
     from keras_sid2 import threefry
 
-    def corrupted(self, data, keys, dropout):
-        def key(index):
-            data = jax.lax.bitcast_convert_type(keys.reshape(-1, 2)[0], "uint32")
-            return jax.random.fold_in(jax.random.wrap_key_data(data), index)
+    def of_jax(draw):
+        def drawn(key, shape=(), index=0):
+            words = jax.lax.bitcast_convert_type(key, "uint32")
+            return draw(jax.random.wrap_key_data(words), (*jax.numpy.shape(index), *shape))
 
+        return drawn
+
+    def corrupted(self, *args, **kwargs):
         kept = threefry.uniform, threefry.normal
-        batch = data[0].shape[0]
-        threefry.uniform = lambda keys, shape=(), index=0: jax.random.uniform(key(0), (batch, 2))
-        threefry.normal = lambda keys, shape=(), index=0: jax.random.normal(key(1), (batch, *shape))
+        threefry.uniform, threefry.normal = of_jax(jax.random.uniform), of_jax(jax.random.normal)
         try:
-            return type(self).corrupted(self, data, keys, dropout)
+            return type(self).corrupted(self, *args, **kwargs)
         finally:
             threefry.uniform, threefry.normal = kept
 

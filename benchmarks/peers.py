@@ -17,7 +17,6 @@ import sys
 import time
 
 import harness
-import report
 import speed
 import subjects
 from absl import app, flags
@@ -78,12 +77,11 @@ def train_case(case: str):
 
     network, way = case.split()
     torch.manual_seed(0)
-    config = _ours()[0]
+    shape, classes = (_ours()[0][name] for name in ("image_shape", "num_classes"))
     make, _ = _made(network)
-    begun = time.perf_counter()
-    trainer = Trainer(make(), config["num_classes"], FLAGS.dtype, way == "compiled")
-    shape, classes = config["image_shape"], config["num_classes"]
     batches = [subjects.images(shape, classes, FLAGS.batch_size, seed) for seed in range(FLAGS.steps)]
+    begun = time.perf_counter()
+    trainer = Trainer(make(), classes, FLAGS.dtype, way == "compiled")
     harness.block(trainer.step(*batches[0]))
     speed.first_seconds[case] = time.perf_counter() - begun
 
@@ -117,28 +115,17 @@ def main(argv):
         raise SystemExit(
             f"peers.py measures what is written in torch: --backends=torch, not {','.join(FLAGS.backends)}."
         )
-    plan = subjects.chosen([("torch", case) for case in CASES])
-    missing = importlib.util.find_spec("diffusers") is None and any("plain" not in case for _, case in plan)
-    if missing:
-        print("Not installed, left out: diffusers.", flush=True)
-        plan = [(backend, case) for backend, case in plan if case.startswith("plain")]
     with subjects.open_bench(__file__, sys.argv[1:]) as bench:
-        bench.skipped += ["diffusers"] if missing else []
+        plan = subjects.chosen([(backend, case) for backend in bench.backends for case in CASES])
+        if importlib.util.find_spec("diffusers") is None and any("plain" not in case for _, case in plan):
+            print("Not installed, left out: diffusers.", flush=True)
+            bench.skipped.append("diffusers")
+            plan = [(backend, case) for backend, case in plan if case.startswith("plain")]
         bench.run(plan, FLAGS.rounds)
         found = {case: bench.facts(f"speed {case}") for backend, case in plan if bench.ran(backend, case)}
     rows = speed.rows(bench, {"torch": found}, 6, FLAGS.batch_size)
-    result = report.document(
-        program="peers",
-        question=__doc__.splitlines()[0],
-        settings=subjects.settings(),
-        facts={"batch size": FLAGS.batch_size, "steps a run": FLAGS.steps},
-        bench=bench,
-        ratios=[],
-        speed=rows,
-    )
-    report.show(result, "a step")
-    speed.show(rows, "a step")
-    report.write(result, FLAGS.json)
+    facts = {"batch size": FLAGS.batch_size, "steps a run": FLAGS.steps}
+    subjects.conclude(bench, "peers", __doc__, "a step", facts, rows)
 
 
 if __name__ == "__main__":

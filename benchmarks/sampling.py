@@ -270,18 +270,7 @@ def main(argv):
         bench.run(plan, FLAGS.rounds)
         found = {b: {NONE: bench.facts("speed", [b])} for b, case in plan if case == NONE and bench.ran(b, case)}
     rows = speed.rows(bench, found, 2, 1, FLAGS.steps)
-    result = report.document(
-        program="sampling",
-        question=__doc__.split("\n\n")[0],
-        settings=subjects.settings(),
-        facts=facts,
-        bench=bench,
-        ratios=_ratios(bench.samples, bench.backends),
-        speed=rows,
-    )
-    report.show(result, "an image")
-    speed.show(rows, "an image")
-    report.write(result, FLAGS.json)
+    subjects.conclude(bench, "sampling", __doc__, "an image", facts, rows, _ratios(bench.samples, bench.backends))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is measured: networks by size, models on them, batches from host numpy; and the flags that choose.
+"""What is measured: networks by size, models on them, batches from host numpy; the flags that choose; the result.
 
 Only workers call what imports keras.
 """
@@ -74,6 +74,18 @@ def settings() -> dict:
     names = ("backends", "size", "preset", "batch_size", "rounds", "threads", "steps", "parts", "images")
     names += ("dtype", "cases", "profile")
     return {flag.name: flag.value for flag in own if flag.name in names}
+
+
+def conclude(
+    bench: harness.Bench, program: str, doc: str, unit: str, facts: dict, rows: list[dict], ratios: Sequence[dict] = ()
+):
+    """Prints the tables of a program with the docstring `doc` and writes its result; `rows` are those of speed.py."""
+    question = doc.split("\n\n")[0]
+    kept = {"settings": settings(), "facts": facts, "ratios": list(ratios), "speed": rows}
+    result = report.document(program=program, question=question, bench=bench, **kept)
+    report.show(result, unit)
+    speed.show(rows, unit)
+    report.write(result, FLAGS.json)
 
 
 def make_model():

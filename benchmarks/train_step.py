@@ -203,18 +203,7 @@ def main(argv):
     facts.pop("has_classes", None)
     rows = speed.rows(bench, found, 6, _batch_size())
     facts |= {"batch size": _batch_size(), "steps a run": FLAGS.steps}
-    result = report.document(
-        program="train_step",
-        question=__doc__.splitlines()[0],
-        settings=subjects.settings(),
-        facts=facts,
-        bench=bench,
-        ratios=_ratios(bench.samples, bench.backends),
-        speed=rows,
-    )
-    report.show(result, "a step")
-    speed.show(rows, "a step")
-    report.write(result, FLAGS.json)
+    subjects.conclude(bench, "train_step", __doc__, "a step", facts, rows, _ratios(bench.samples, bench.backends))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,9 @@ def parse_splits(value: Any) -> dict[str, list[str]] | None:
     if isinstance(value, str):
         pairs = [part.strip().partition("=")[::2] for part in value.split(",")]
     elif isinstance(value, Mapping):
-        pairs = [(key, one) for key, some in value.items() for one in ([some] if isinstance(some, str) else some)]
+        pairs = [
+            (key, one) for key, some in value.items() for one in (some if isinstance(some, (list, tuple)) else [some])
+        ]
     else:
         pairs = [("", "")]  # refused below
     splits = collections.defaultdict(list)

@@ -227,13 +227,18 @@ def _mapped(path: str, member: zipfile.ZipInfo) -> np.ndarray:
     if member.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{where} is compressed, and cannot be read in pieces: save it with numpy.savez")
     with open(path, "rb") as file:
-        # A member begins with a header of 30 bytes; its last two numbers are the lengths of the name and the extra
-        # field that follow it.
-        file.seek(member.header_offset + 26)
-        file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
-        version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(file)
-        if dtype.hasobject:
-            raise ValueError(f"{where} holds Python objects, which are not read")
-        return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+        try:
+            # A member begins with a header of 30 bytes; its last two numbers are the lengths of the name and the extra
+            # field that follow it.
+            file.seek(member.header_offset + 26)
+            file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
+            old = np.lib.format.read_magic(file) == (1, 0)
+            read_header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = read_header(file)
+            if not dtype.hasobject:
+                return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+        except OSError:
+            raise
+        except Exception as error:  # numpy raises ValueError, SyntaxError, tokenize.TokenError...
+            raise ValueError(f"{where} is no array ({' '.join(str(error).split())})") from None
+    raise ValueError(f"{where} holds Python objects, which are not read")

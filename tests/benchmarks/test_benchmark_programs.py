@@ -73,6 +73,30 @@ def test_train_step(tmp_path):
     assert all(math.isfinite(s["loss"]) for s in result["samples"])
 
 
+OF_JAX = """
+import keras_sid2, numpy as np, parts, subjects
+from keras_sid2 import threefry
+network = keras_sid2.ResidualUViT(**subjects.SIZES["tiny"])
+schedule, weighting = keras_sid2.diffusion.CosineSchedule(), keras_sid2.SigmoidWeighting(0.0)
+ours, model = threefry.uniform, keras_sid2.SiD2Model(network, schedule=schedule, weighting=weighting)
+model.compile()
+data, before = (np.zeros((4, 8, 8, 1), "uint8"), np.arange(4)), None
+for changed in (model, parts.CHANGES["with jax.random"](model)):
+    found = changed.corrupted(data, model._step_keys(0, 0), model._dropout)
+    shapes = {name: np.shape(value) for name, value in found.items() if hasattr(value, "shape")}
+    assert before in (None, shapes) and shapes["z_t"] == (4, 8, 8, 1), shapes
+    before = shapes
+assert threefry.uniform is ours
+"""
+
+
+def test_draws_of_jax_in_place_of_ours():
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, "-c", OF_JAX], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_sampling(tmp_path):
     flags = ("--backends=jax,torch", "--preset=sid2_digits", "--steps=6", "--images=2")
     result = run_program("sampling.py", tmp_path / "result.json", *flags, without=ABSENT)

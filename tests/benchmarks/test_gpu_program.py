@@ -5,8 +5,10 @@ import importlib.util
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -46,6 +48,23 @@ def test_a_case_that_takes_too_long_is_ended_and_told(tmp_path):
     result, told = run_gpu(tmp_path / "result.json", "--minutes=0.1", "--only=plain torch eager", fails=True)
     [case] = result["cases"]
     assert case["why"] == "ended after 6 s" and "NOT MEASURED" in told
+
+
+def test_a_case_ends_with_the_program(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import gpu
+
+    monkeypatch.setattr(gpu, "FLAGS", types.SimpleNamespace(cache=None))
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)  # as Ctrl-C, after a second
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1)
+        with pytest.raises(KeyboardInterrupt):
+            gpu._bounded(["sh", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 60"], 30.0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_words_that_name_no_case(tmp_path):

@@ -225,6 +225,7 @@ WRONG = {
     "animated": (dict(animated="last"), "animated must be one of first, skip, got 'last'"),
     "classes": (dict(classes="leaf"), "classes must be one of None, top, parent, none, got 'leaf'"),
     "splits": (dict(splits="train"), "splits must be like train=train2017,test=val2017 .*, or none, got 'train'"),
+    "splits of numbers": (dict(splits={"train": 3}), "splits must be like .* got {'train': 3}"),
     "split name": (dict(splits="1=a"), "splits must be like"),
     "split outside": (dict(splits="train=../x"), "splits must name folders inside of source, got '../x'"),
 }

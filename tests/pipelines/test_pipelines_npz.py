@@ -133,7 +133,6 @@ WRONG_ARRAYS = {
 
 @pytest.mark.parametrize("wrong", WRONG_ARRAYS)
 def test_wrong_arrays(wrong, tmp_path):
-    # "classes 0" and "classes text" fail today: num_classes is not checked.
     arrays, settings, sentence = WRONG_ARRAYS[wrong]
     with pytest.raises(ValueError, match=sentence) as caught:
         prepared("npz", write_npz(tmp_path / "a.npz", **arrays), **settings)
@@ -151,6 +150,11 @@ def test_files_that_are_no_arrays(tmp_path):
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="cut.npz is no .npz file"):
         prepared("npz", tmp_path / "cut.npz")
+    at = whole.index(b"\x93NUMPY")
+    for number, place in enumerate((28, at, at + 12)):  # length of the extra field, magic string, header
+        (tmp_path / f"bad{number}.npz").write_bytes(whole[:place] + b"\xff\xff" + whole[place + 2 :])
+        with pytest.raises(ValueError, match=rf"^images.npy in .*bad{number}.npz is no array \(.*\)$"):
+            prepared("npz", tmp_path / f"bad{number}.npz")
     with zipfile.ZipFile(tmp_path / "other.npz", "w") as archive:
         archive.writestr("images", "text")
     with pytest.raises(ValueError, match="other.npz"):
