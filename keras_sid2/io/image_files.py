@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import io
+import itertools
 import json
 import math
 import os
@@ -135,6 +136,8 @@ class NpzPieces(contextlib.AbstractContextManager):
         """Counts the valid pieces and removes all that is not one of them."""
         for path in self._whole.parent.glob(f"{glob.escape(self._aside)}*"):
             shutil.rmtree(path, ignore_errors=True)  # of an end in the midst of `finish`
+        for path in self.folder.glob(".writing-*"):
+            shutil.rmtree(path, ignore_errors=True)  # of an end in the midst of `add`
         self._check_shares()
         if any(self.folder.glob("[0-9]*.npz")):
             self._check_settings()
@@ -152,7 +155,8 @@ class NpzPieces(contextlib.AbstractContextManager):
 
     def _check_shares(self):
         """Refuses the pieces of another number of processes."""
-        other = next((p for p in self._whole.rglob("[0-9]*.npz") if p.parent not in self._folders), None)
+        found = itertools.chain(*map(self._whole.glob, ("[0-9]*.npz", "[0-9]*_of_*/[0-9]*.npz")))
+        other = next((path for path in found if path.parent not in self._folders), None)
         if other is not None:
             count = 1 if other.parent == self._whole else other.parent.name.rpartition("_of_")[2]
             told = f"{self._whole} holds pieces of {count} processes, and there are {len(self._folders)}"
