@@ -1,8 +1,10 @@
 """Images on disk: what is written opens as it should, pieces survive interruption and damage, wrong input is told."""
 
 import contextlib
+import errno
 import json
 import os
+import pathlib
 import shutil
 import tempfile
 import tracemalloc
@@ -194,6 +196,20 @@ def test_a_damaged_piece_and_those_after_it_are_dropped(tmp_path, whole, damage)
     add_rest(pieces, 100)
     pieces.finish()
     assert path.read_bytes() == whole
+
+
+def does_not_answer(path):
+    raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+
+def test_a_disk_that_does_not_answer_costs_no_piece(tmp_path, monkeypatch):
+    folder = interrupted(tmp_path / "a.npz", 100, until=300)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output error"):
+        patch.setattr(pathlib.Path, "read_bytes", does_not_answer)
+        pieces_of(tmp_path / "a.npz")
+    assert len(list(folder.glob("*.npz"))) == 3
+    with pieces_of(tmp_path / "a.npz") as pieces:
+        assert pieces.done == 300
 
 
 def test_every_flipped_bit_of_what_is_kept_is_found(tmp_path):

@@ -243,11 +243,15 @@ def _name(folder: pathlib.Path, number: int) -> pathlib.Path:
 
 
 def _piece(path: pathlib.Path) -> tuple | None:
-    """(images, height, width, channels, labelled) of a piece; None if there is none, or a damaged one."""
+    """(images, height, width, channels, labelled) of a piece; None if there is none, or a damaged one. OSError if the
+    disk does not answer, which says nothing of the piece."""
+    if not path.is_file():
+        return None
+    data = io.BytesIO(path.read_bytes())
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+        with np.load(data, allow_pickle=False) as arrays:
             images, labels = arrays["arr_0"], arrays.get("arr_1")
         whole = _are_images(images) and (labels is None or labels.shape == images.shape[:1])
-    except Exception:  # of many kinds, from zipfile, struct and numpy: it is not there, or the bytes are wrong
+    except Exception:  # of many kinds, from zipfile, struct and numpy: the bytes are wrong
         return None
     return (*images.shape, labels is not None) if whole else None
