@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import keras_sid2
 from keras_sid2 import checkpoints, generation, sampling, training
 from keras_sid2.evaluation import Measurement
 from keras_sid2.generation.provenance import provenance_path, read_provenance
@@ -14,6 +15,7 @@ pytestmark = pytest.mark.backend_free
 @pytest.mark.parametrize(
     "module, old, new",
     [
+        (keras_sid2, "Drawing", "SampleRequest"),
         (checkpoints, "unsound", "corrupt_checkpoints"),
         (generation, "Drawing", "SampleRequest"),
         (sampling, "GRIDS", "NOISE_LEVELS"),
