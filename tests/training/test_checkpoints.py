@@ -231,3 +231,11 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole_and_says_so(small_disk):
     filler.unlink()
     model.fit(Steps(), shuffle=False, verbose=0, callbacks=[save])
     assert checkpoint_step(newest_sound(small_disk / "run", notes.append, set_aside=False)) == 16
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("name", ["a.keras", "a.txt", "a.weights.h5", "a"])
+def test_a_file_that_is_no_archive_is_refused_in_one_sentence(tmp_path, name):
+    (tmp_path / name).write_text("no")
+    with pytest.raises(ValueError, match=r"can be read: it is no zip archive, or not all of one\.$"):
+        load_model(tmp_path / name)
