@@ -5,13 +5,26 @@ from keras_sid2.starting import require_keras
 
 require_keras()  # before the imports below do
 
-from keras_sid2 import conditions, diffusion, distribution, evaluation, layers, models, presets, sampling, training
+from keras_sid2 import (
+    conditions,
+    diffusion,
+    distribution,
+    evaluation,
+    layers,
+    models,
+    presets,
+    renamed,
+    sampling,
+    training,
+)
 from keras_sid2.diffusion import DiffusionObjective, Guidance, ScaleCurve, SigmoidWeighting
 from keras_sid2.models import Level, NetworkCost, ResidualUViT, network_cost
 from keras_sid2.parallel import processes
 from keras_sid2.sampling import DDIMSampler, DDPMSampler, DPMSolver2MSampler, EDMHeunSampler, HeunSampler
 from keras_sid2.training import AdamRecipe, EmaAdam, SampleRequest, SiD2Model, list_presets
 from keras_sid2.version import __version__
+
+__getattr__ = renamed.names(__name__, Drawing="SampleRequest")
 
 __all__ = [
     "AdamRecipe",

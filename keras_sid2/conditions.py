@@ -150,7 +150,8 @@ def _kind_of(values: np.ndarray) -> str:
     return f"{values.dtype} of shape {values.shape}"
 
 
-RESERVED = {"z_t", "logsnr", "seed", "weight", "target", "faults", "image", "video"}  # of batches, of a step's inputs
+# Of batches, and of a step's inputs.
+RESERVED = {"z_t", "logsnr", "seed", "example_seeds", "weight", "target", "faults", "image", "video"}
 
 
 def as_conditions(conditions: Mapping | None, num_classes: int | None = None) -> dict[str, Condition]:

@@ -7,7 +7,16 @@ from helpers import images, to_numpy
 from keras import ops
 
 from keras_sid2 import Guidance, Level, ResidualUViT, SiD2Model, SigmoidWeighting
-from keras_sid2.conditions import ClassLabel, Image, TextEmbedding, Vector, as_conditions, call_network, check_all
+from keras_sid2.conditions import (
+    RESERVED,
+    ClassLabel,
+    Image,
+    TextEmbedding,
+    Vector,
+    as_conditions,
+    call_network,
+    check_all,
+)
 from keras_sid2.diffusion import CosineSchedule
 from keras_sid2.training import CorruptBatch
 
@@ -66,6 +75,12 @@ def test_bytes_of_an_image_are_scaled_as_samples_are():
     for found in (Image((1, 1, 1)).check("x", values), to_numpy(in_step)):
         np.testing.assert_allclose(found.ravel(), [-1.0, -0.6, 1.0], atol=1e-6)
     assert not to_numpy(wrong).any()
+
+
+def test_no_condition_takes_a_name_of_a_step_s_inputs():
+    dropping = model_of(ResidualUViT((4, 4, 1), 1, 3, 8, [Level("res", 8, 1, dropout=0.1)], conditions=CONDITIONS))
+    inputs = dropping.corrupted(batch(), dropping._step_keys(0, 0), dict.fromkeys(dropping.conditions, 0.0))
+    assert {"example_seeds", "faults"} < set(inputs) - {"label", *CONDITIONS} <= RESERVED
 
 
 @pytest.mark.parametrize("conditions", [{"z_t": Vector(2)}, {"label": Vector(2)}, {"a": 3}, ["a"]])

@@ -1,8 +1,12 @@
 """Images on disk: what is written opens as it should, pieces survive interruption and damage, wrong input is told."""
 
+import contextlib
+import errno
 import json
 import os
+import pathlib
 import shutil
+import tempfile
 import tracemalloc
 
 import numpy as np
@@ -206,6 +210,20 @@ def test_a_damaged_piece_and_those_after_it_are_dropped(tmp_path, whole, damage)
     assert path.read_bytes() == whole
 
 
+def does_not_answer(path):
+    raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+
+def test_a_disk_that_does_not_answer_costs_no_piece(tmp_path, monkeypatch):
+    folder = interrupted(tmp_path / "a.npz", 100, until=300)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output error"):
+        patch.setattr(pathlib.Path, "read_bytes", does_not_answer)
+        pieces_of(tmp_path / "a.npz")
+    assert len(list(folder.glob("*.npz"))) == 3
+    with pieces_of(tmp_path / "a.npz") as pieces:
+        assert pieces.done == 300
+
+
 def test_every_flipped_bit_of_what_is_kept_is_found(tmp_path):
     with pieces_of(tmp_path / "a.npz") as pieces:
         pieces.add(IMAGES[:4], LABELS[:4])
@@ -216,10 +234,32 @@ def test_every_flipped_bit_of_what_is_kept_is_found(tmp_path):
             assert not pieces.done or np.array_equal(next(pieces.batches()), IMAGES[:4])
 
 
+class Killed(BaseException):
+    """Where a program ends."""
+
+
+def killed():
+    raise Killed
+
+
+@contextlib.contextmanager
+def kept_directory(*, prefix, dir, **_):
+    """What is left of a temporary directory by a kill."""
+    yield tempfile.mkdtemp(prefix=prefix, dir=dir)
+
+
 def test_what_a_killed_program_left_is_removed(tmp_path, whole):
     path = tmp_path / "a.npz"
-    (interrupted(path, 500, until=500) / ".writing-x.npz").write_bytes(b"half")
+    folder = interrupted(path, 500, until=500)
+    (folder / ".writing-x.npz").write_bytes(b"half")  # of version 0.3
+    with pytest.MonkeyPatch.context() as patch, pieces_of(path) as pieces:
+        patch.setattr(tempfile, "TemporaryDirectory", kept_directory)
+        patch.setattr(os, "replace", lambda *_: killed())
+        with pytest.raises(Killed):
+            add_rest(pieces, 500)
+    assert len(list(folder.glob(".writing-*/000000500.npz"))) == 1
     with pieces_of(path) as pieces:
+        assert pieces.done == 500 and not list(folder.glob(".writing*"))
         add_rest(pieces, 500)
         shutil.copytree(pieces.folder, tmp_path / "kept")
         pieces.finish()
@@ -228,10 +268,6 @@ def test_what_a_killed_program_left_is_removed(tmp_path, whole):
     assert pieces.done == 1000 and not list(pieces.folder.glob(".writing*"))
     pieces.finish()
     assert path.read_bytes() == whole
-
-
-class Killed(BaseException):
-    """Where a program ends."""
 
 
 def test_an_end_at_any_file_that_is_removed_is_made_good(tmp_path, whole, monkeypatch):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from training_helpers import tiny_model
 
+import keras_sid2
 from keras_sid2 import checkpoints, generation, sampling, training
 from keras_sid2.evaluation import Measurement
 from keras_sid2.generation.provenance import provenance_path, read_provenance
@@ -17,6 +18,7 @@ pytestmark = pytest.mark.backend_free
 @pytest.mark.parametrize(
     "module, old, new",
     [
+        (keras_sid2, "Drawing", "SampleRequest"),
         (checkpoints, "unsound", "corrupt_checkpoints"),
         (generation, "Drawing", "SampleRequest"),
         (sampling, "GRIDS", "NOISE_LEVELS"),

@@ -47,8 +47,10 @@ def _symbolic(*tensors) -> bool:
 
 
 def _settings(block) -> tuple:
-    """Its own and the policies in it. Not get_config, for which Keras imports TensorFlow wherever it is installed."""
-    return block.recorded_by, tuple(layer.dtype_policy.name for layer in block._flatten_layers())
+    """Its own, and the policies and LoRA's factors in it. Not get_config, for which Keras imports TensorFlow wherever
+    that is installed."""
+    inside = ((layer.dtype_policy.name, getattr(layer, "lora_alpha", None)) for layer in block._flatten_layers())
+    return block.recorded_by, tuple(inside)
 
 
 def _described(tensor) -> tuple:

@@ -14,7 +14,6 @@ import numpy as np
 
 from keras_sid2.backend import steps_done
 from keras_sid2.callbacks.saving import write_grid
-from keras_sid2.checkpoints.manifest import first_line
 from keras_sid2.generation.request import SampleRequest
 from keras_sid2.io.atomic import drop_lines_after
 
@@ -89,7 +88,8 @@ class MeasureSamples(keras.callbacks.Callback):
             seconds = time.perf_counter() - start
             self.note(f"{measuring} was broken off after {seconds:.3g} s: training is to stop.")
         except Exception as error:  # whatever it was, the training is worth more
-            self.note(f"{measuring} failed ({type(error).__name__}: {first_line(error)}); training goes on.")
+            what = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            self.note(f"{measuring} failed ({what}); training goes on.")
         self._since, self._before = time.perf_counter(), "the last one"
 
     def _measured(self):

@@ -28,7 +28,7 @@ def unreadable(error: Exception, path: pathlib.Path, kind: str) -> ValueError:
         advice = "import what defines and registers it first, in a program by --config=FILE"
         return ValueError(f"{path} holds a {found[1]}, a class that is not imported: {advice}.")
     reason = first_reason(error)
-    if path.suffix == ".keras" and path.is_file() and not zipfile.is_zipfile(path):  # keras: it is not there
+    if kind.startswith(".keras") and path.is_file() and not zipfile.is_zipfile(path):  # keras says other things
         reason = "it is no zip archive, or not all of one."
     return ValueError(f"{path} is no {kind} that can be read: {reason}")
 

@@ -28,8 +28,10 @@ _OLD = re.compile(r"\.writing-(step_\d{10})-old")
 
 
 def checkpoints(directory: str | os.PathLike) -> list[pathlib.Path]:
-    """The checkpoints' folders in a folder, oldest first; none if there is no such folder."""
-    found = pathlib.Path(directory).glob("step_*")
+    """The checkpoints' folders in a folder, oldest first; none if there is no such folder. OSError if it cannot be
+    listed, where glob() would find none."""
+    directory = pathlib.Path(directory)
+    found = directory.iterdir() if directory.is_dir() else ()
     return sorted(path for path in found if _NAME.fullmatch(path.name) and path.is_dir())
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import io
+import itertools
 import json
 import math
 import os
@@ -136,6 +137,8 @@ class NpzPieces(contextlib.AbstractContextManager):
         """Counts the valid pieces and removes all that is not one of them."""
         for path in self._whole.parent.glob(f"{glob.escape(self._aside)}*"):
             shutil.rmtree(path, ignore_errors=True)  # of an end in the midst of `finish`
+        for path in self.folder.glob(".writing-*"):
+            shutil.rmtree(path, ignore_errors=True)  # of an end in the midst of `add`
         self._check_shares()
         if any(self.folder.glob("[0-9]*.npz")):
             self._check_settings()
@@ -154,8 +157,8 @@ class NpzPieces(contextlib.AbstractContextManager):
     def _check_shares(self):
         """Refuses the pieces of another number of processes."""
         # Not in folders below: a piece that is being written, or was when a process was killed, is in a temporary one.
-        there = (path for folder in (".", "*_of_*") for path in self._whole.glob(f"{folder}/[0-9]*.npz"))
-        other = next((path for path in there if path.parent not in self._folders), None)
+        found = itertools.chain(*map(self._whole.glob, ("[0-9]*.npz", "[0-9]*_of_*/[0-9]*.npz")))
+        other = next((path for path in found if path.parent not in self._folders), None)
         if other is not None:
             count = 1 if other.parent == self._whole else other.parent.name.rpartition("_of_")[2]
             told = f"{self._whole} holds pieces of {count} processes, and there are {len(self._folders)}"
@@ -243,11 +246,15 @@ def _name(folder: pathlib.Path, number: int) -> pathlib.Path:
 
 
 def _piece(path: pathlib.Path) -> tuple | None:
-    """(images, height, width, channels, labelled) of a piece; None if there is none, or a damaged one."""
+    """(images, height, width, channels, labelled) of a piece; None if there is none, or a damaged one. OSError if the
+    disk does not answer, which says nothing of the piece."""
+    if not path.is_file():
+        return None
+    data = io.BytesIO(path.read_bytes())
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+        with np.load(data, allow_pickle=False) as arrays:
             images, labels = arrays["arr_0"], arrays.get("arr_1")
         whole = _are_images(images) and (labels is None or labels.shape == images.shape[:1])
-    except Exception:  # of many kinds, from zipfile, struct and numpy: it is not there, or the bytes are wrong
+    except Exception:  # of many kinds, from zipfile, struct and numpy: the bytes are wrong
         return None
     return (*images.shape, labels is not None) if whole else None

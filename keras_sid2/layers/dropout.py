@@ -29,8 +29,8 @@ def _mix(x):
 
 
 def quantised(rate: float) -> float:
-    """The probability with which an element is dropped: `rate` to the next multiple of 2^-16, at least one."""
-    return max(round(rate * _LEVELS), 1) / _LEVELS if rate else 0.0
+    """The probability with which an element is dropped: `rate` to the next multiple of 2^-16, neither 0 nor 1."""
+    return min(max(round(rate * _LEVELS), 1), _LEVELS - 1) / _LEVELS if rate else 0.0
 
 
 def example_keys(seed, batch):

@@ -39,9 +39,9 @@ def test_the_mask_is_that_of_the_definition(shape):
         np.testing.assert_array_equal(to_numpy(kept(keys, shape, rate)), plain(to_numpy(keys), shape, rate))
 
 
-def test_the_rate_is_to_a_65536th_and_never_none_of_one():
+def test_the_rate_is_to_a_65536th_and_never_none_of_one_nor_all():
     assert [quantised(rate) for rate in RATES] == [0.0, 2.0**-16, 6554 / 65536, 0.5, 58982 / 65536]
-    assert quantised(1e-9) == 2.0**-16
+    assert quantised(1e-9) == 1.0 - quantised(1.0 - 1e-9) == 2.0**-16
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])

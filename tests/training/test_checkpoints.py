@@ -1,6 +1,8 @@
 """Checkpoints under faults: what is damaged is found, named and set aside, and the newest sound one is used."""
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 
@@ -98,6 +100,18 @@ def test_none_that_is_sound_is_none_and_several_are_set_aside(copy):
     assert len(checkpoints(copy)) == 2 and "manifest.json is missing" in notes[0]
     assert newest_sound(copy, notes.append, set_aside=True) is None
     assert not checkpoints(copy) and len(corrupt_checkpoints(copy)) == 2
+
+
+@pytest.mark.backend_free
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(copy, monkeypatch):
+    def refused(path="."):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, refused)
+    with pytest.raises(PermissionError):
+        checkpoints(copy)
+    assert checkpoints(copy / "nowhere") == []
 
 
 @pytest.mark.backend_free
@@ -217,3 +231,11 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole_and_says_so(small_disk):
     filler.unlink()
     model.fit(Steps(), shuffle=False, verbose=0, callbacks=[save])
     assert checkpoint_step(newest_sound(small_disk / "run", notes.append, set_aside=False)) == 16
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize("name", ["a.keras", "a.txt", "a.weights.h5", "a"])
+def test_a_file_that_is_no_archive_is_refused_in_one_sentence(tmp_path, name):
+    (tmp_path / name).write_text("no")
+    with pytest.raises(ValueError, match=r"can be read: it is no zip archive, or not all of one\.$"):
+        load_model(tmp_path / name)

@@ -139,19 +139,23 @@ def test_a_share_of_the_time_is_deprecated(callback):
 
 @pytest.mark.backend_free
 def test_one_that_fails_is_told_and_training_goes_on(model, callback):
-    start, failing, measure = steps_done(model), [True, True, False], measure_with(features())
+    errors = [np.linalg.LinAlgError("SVD did not converge\nAgain"), FileNotFoundError(2, "No such file", "r.npz")]
+    start, failing, measure = steps_done(model), [*errors, None], measure_with(features())
 
     def sometimes(*arguments, **options):
-        if failing.pop(0):
-            raise np.linalg.LinAlgError("SVD did not converge")
+        if error := failing.pop(0):
+            raise error
         return measure(*arguments, **options)
 
     made = callback(sometimes)
     train(model, made, windows=3)
     assert [line["step"] for line in lines(made)] == [start + 3]
     assert made.told[:-1] == [
-        f"Measuring samples at step {step} failed (LinAlgError: SVD did not converge); training goes on."
-        for step in (start + 1, start + 2)
+        f"Measuring samples at step {step} failed ({what}); training goes on."
+        for step, what in (
+            (start + 1, "LinAlgError: SVD did not converge"),
+            (start + 2, "FileNotFoundError: [Errno 2] No such file: 'r.npz'"),
+        )
     ]
 
 

@@ -66,12 +66,15 @@ def check_model(model, expected):
 
 
 def test_a_file_of_version_02_loads_and_goes_on(expected_of_02):
-    """Weights to the bit; two more steps nearly, for its network has dropout, whose masks were keras.random's."""
+    """Weights to the bit; two more steps nearly, for its network has dropout, whose masks were keras.random's. With
+    moments and a warm-up that begin anew they would be off by half."""
     model = load_model(DATA / "version_0_2.keras")
     check_model(model, expected_of_02)
     fit_steps(model, count=32)
-    np.testing.assert_allclose(flat(model.trainable_variables), expected_of_02["weights_after"], atol=1e-2)
-    np.testing.assert_allclose(flat(model.averages()), expected_of_02["averages_after"], atol=1e-2)
+    for name, variables in (("weights", model.trainable_variables), ("averages", model.averages())):
+        steps = expected_of_02[f"{name}_after"] - expected_of_02[name]
+        found = flat(variables) - expected_of_02[name]
+        assert np.linalg.norm(found - steps) < 0.25 * np.linalg.norm(steps)
 
 
 @only_on_jax

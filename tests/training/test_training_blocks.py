@@ -119,6 +119,18 @@ def test_a_record_follows_settings_weights_and_what_is_frozen(graphs):
     assert_close(loss_and_gradients(recorded), loss_and_gradients(plain))
 
 
+@only_on_torch
+def test_layers_of_other_lora_factors_are_of_another_kind(graphs):
+    networks = [network(eagerly, levels=ONE_LEVEL["transformer"]) for eagerly in (True, False)]
+    for each in networks:
+        for alpha, block in zip((2.0, 64.0), each.traced_blocks(), strict=True):
+            block.mlp1.enable_lora(2, lora_alpha=alpha)
+        randomize(each)
+    expected, found = map(loss_and_gradients, networks)
+    assert_close(found, expected)
+    assert len(graphs) == 2
+
+
 def count(told) -> int:
     """Warnings of ours: torch has others while it is imported."""
     return sum("Training is slower" in str(warning.message) for warning in told)
