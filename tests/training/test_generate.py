@@ -17,7 +17,8 @@ from keras_sid2.sampling import SAMPLERS
 
 @pytest.fixture(scope="module")
 def model():
-    model = tiny_model(recipe=AdamRecipe(learning_rate=1e-2, warmup_steps=20, ema_decay=0.95))
+    # So short a training does not find the classes from about one in twelve initial weights; from these it does.
+    model = tiny_model(recipe=AdamRecipe(learning_rate=1e-2, warmup_steps=20, ema_decay=0.95), weights_seed=4)
     fit_steps(model, epochs=80)
     return model
 
