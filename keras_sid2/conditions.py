@@ -4,6 +4,7 @@
     Vector(size)                   float32 [B, size]             null: zeros
     Image((height, width, C))      float32 [B, height, width, C] null: zeros, the middle of [-1, 1]; any rank
     TextEmbedding(length, width)   float32 [B, length, width]    null: zeros
+    Frames((F, H, W, C), given)    float32 [B, F, H, W, C + 1]   null: zeros; the clip's own first frames
 
 The null value takes a condition's place where training drops it and in the second estimate of guidance. A network says
 which it takes, `network.conditions = {"label": ClassLabel(1000)}`, and is called as
@@ -29,6 +30,7 @@ class Condition:
     """What all kinds have: `shape` of one example's value, `dtype`, and the methods below."""
 
     dtype = "float32"
+    from_samples = False  # whether training takes the values from the samples: data hold none
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -137,6 +139,86 @@ class TextEmbedding(Condition):
         return (self.length, self.width)
 
 
+@settings
+class Frames(Condition):
+    """The first frames of the clip itself, without noise: a network makes the rest.
+
+    `shape_of_clip` is (F, H, W, C); `given` is how many frames there are, 1 <= given < F, or the (least, most) of
+    them: training draws one for each example. People give clips [N, given, H, W, C], or whole ones, of which the first
+    (most) frames are taken, uint8 or float in [-1, 1]; networks get values [B, F, H, W, C + 1], the clip with zeros
+    behind what is given, and a last channel that is 1 where it is. The loss is of the other frames, and in what is
+    drawn the given ones are as they were. Frames that keep no noise and carry a mark are the way of diffusion forcing's
+    video networks; Kinetics-600 has 5 of 16.
+    """
+
+    shape_of_clip: tuple[int, ...]
+    given: int | tuple[int, int] = 5
+    from_samples = True
+
+    def __post_init__(self):
+        clip = as_shape("A clip's shape", self.shape_of_clip)
+        counts = self.given if isinstance(self.given, tuple | list) else (self.given, self.given)
+        counts = tuple(whole_number("The number of given frames", count) for count in counts)
+        if len(clip) != 4 or len(counts) != 2 or not counts[0] <= counts[1] < clip[0]:
+            wanted = "(frames, height, width, channels), and given below the frames or (least, most) of that"
+            raise ValueError(f"Frames has a clip's shape {wanted}; got {self.shape_of_clip!r} and {self.given!r}.")
+        object.__setattr__(self, "shape_of_clip", clip)
+        object.__setattr__(self, "given", counts[0] if counts[0] == counts[1] else counts)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """The least and the most frames."""
+        return self.given if isinstance(self.given, tuple) else (self.given, self.given)
+
+    @property
+    def shape(self):
+        return (*self.shape_of_clip[:-1], self.shape_of_clip[-1] + 1)
+
+    def check(self, name, values, missing=None):
+        values, (least, most) = np.asarray(values), self.counts
+        if values.shape[1:] == self.shape:  # as networks get them
+            return super().check(name, values)
+        if values.shape[1:] == self.shape_of_clip:
+            values = values[:, :most]
+        frames, wanted = values.shape[1] if values.ndim > 1 else 0, self.shape_of_clip[1:]
+        if not least <= frames <= most or values.shape[2:] != wanted:
+            counts = least if least == most else f"{least} to {most}"
+            raise ValueError(f"{name} must be {counts} frames, {['batch', 'frames', *wanted]}, got {_kind_of(values)}.")
+        floats = as_images(name, values)
+        marked = np.concatenate([floats, np.ones((*floats.shape[:-1], 1), "float32")], axis=-1)
+        return np.pad(marked, [(0, 0), (0, self.shape_of_clip[0] - frames), *[(0, 0)] * 3])
+
+    def of_samples(self, x, draw):
+        """Values of clips x float32 [B, F, H, W, C] for draws float32 [B] in (0, 1] of how many frames are given."""
+        least, most = self.counts
+        count = least + ops.minimum(ops.floor(draw * (most - least + 1)), most - least)
+        frames = ops.arange(self.shape_of_clip[0], dtype="float32")
+        mask = ops.cast(frames[None] < ops.cast(count, "float32")[:, None], "float32")[:, :, None, None, None]
+        return ops.concatenate([x * mask, ops.ones_like(x[..., :1]) * mask], axis=-1)
+
+    def known(self, values):
+        """(x, mask bool) of values: what they say of the sample, [B, F, H, W, C] and [B, F, H, W, 1]."""
+        return values[..., :-1], values[..., -1:] > 0.5
+
+
+def as_images(name: str, values: np.ndarray) -> np.ndarray:
+    """uint8 or float images as float32 in [-1, 1]; ValueError, which begins with `name`, for others."""
+    if values.dtype == np.uint8:
+        return values.astype("float32") / 127.5 - 1.0
+    if not np.issubdtype(values.dtype, np.floating):
+        raise ValueError(f"{name} must be uint8 or float in [-1, 1], got {values.dtype}.")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} must be float in [-1, 1], and has values that are NaN or infinite.")
+    if not (np.abs(values) <= 1.0).all():
+        raise ValueError(f"{name} must be float in [-1, 1], and reaches from {values.min()} to {values.max()}.")
+    return values.astype("float32")
+
+
+def known_of(conditions: Mapping, given: Mapping):
+    """[(x, mask)] of the values that tell a part of the sample itself; see `Frames.known`."""
+    return [c.known(given[name]) for name, c in conditions.items() if c.from_samples and name in given]
+
+
 def expand(values, like):
     """[B] -> [B, 1, ..., 1] with the rank of `like`."""
     return ops.reshape(values, (-1, *[1] * (len(like.shape) - 1)))
@@ -151,7 +233,7 @@ def _kind_of(values: np.ndarray) -> str:
 
 
 # Of batches, and of a step's inputs.
-RESERVED = {"z_t", "logsnr", "seed", "example_seeds", "weight", "target", "faults", "image", "video"}
+RESERVED = {"z_t", "logsnr", "seed", "example_seeds", "weight", "unknown", "target", "faults", "image", "video"}
 
 
 def as_conditions(conditions: Mapping | None, num_classes: int | None = None) -> dict[str, Condition]:
@@ -192,13 +274,20 @@ def call_network(network, inputs: Mapping, *, training=None, seed=None):
     return network(given, training=training, **kwargs)
 
 
+def in_data(conditions: Mapping | None) -> dict[str, Condition]:
+    """Those whose values data hold."""
+    return {name: condition for name, condition in (conditions or {}).items() if not condition.from_samples}
+
+
 def null_like(conditions: Mapping[str, Condition], batch) -> dict:
     """The null values of `conditions` as tensors [batch, *shape]."""
     return {name: ops.broadcast_to(ops.convert_to_tensor(c.null), (batch, *c.shape)) for name, c in conditions.items()}
 
 
 def check_all(conditions: Mapping[str, Condition], given: Mapping, *, missing=None) -> dict[str, np.ndarray]:
-    """Arrays by name, each as its condition wants it; ValueError for one that lacks, or is none of them."""
+    """Arrays by name, each as its condition wants it; ValueError for one that lacks, or is none of them. Those that
+    come from the samples are in no data."""
+    conditions = in_data(conditions)
     lacking = [name for name in conditions if given.get(name) is None]
     if lacking and lacking[0] == "label" and isinstance(conditions["label"], ClassLabel):
         count = conditions["label"].num_classes

@@ -12,6 +12,7 @@ import pipelines
 from keras_sid2.bin.common import check_folder
 from keras_sid2.bin.run_identity import CONFIG, check_same_run
 from keras_sid2.bin.train_settings import TrainSettings
+from keras_sid2.conditions import in_data
 from keras_sid2.models.level import as_levels
 from keras_sid2.parallel import processes
 from keras_sid2.parallel.rules import Mesh
@@ -90,7 +91,7 @@ class RunContext:
         fits = there == shape or (cropped and (*there[:-3], there[-1]) == (*shape[:-3], shape[-1]))
         if not fits or (classes and data.num_classes != classes):
             raise self._unfit(f"is for {_in_words(shape, classes)}", _in_words(there, data.num_classes))
-        for name, condition in self.preset.conditions.items():
+        for name, condition in in_data(self.preset.conditions).items():
             spec = data.values.get(name)
             if name != "label" and (spec is None or spec.shape != condition.shape):
                 has = "none" if spec is None else f"it of shape {spec.shape}"
@@ -141,7 +142,7 @@ class RunContext:
             process_index=processes.index(),
             process_count=processes.count(),
             image_size=self.preset.sample_shape[-3:-1],
-            values=[*self.preset.conditions],  # of others nothing is read
+            values=[*in_data(self.preset.conditions)],  # of others nothing is read
             max_bad_records=bad_records,
             **options,
         )

@@ -54,9 +54,13 @@ class DiffusionObjective:
         }
 
     def losses(self, predict: Callable[[Mapping], object], inputs: Mapping):
-        """Eq. (1), float32 [B]; predict(inputs) is the network's output, inputs are `corrupt`'s and the conditions."""
+        """Eq. (1), float32 [B]; predict(inputs) is the network's output, inputs are `corrupt`'s and the conditions,
+        and "unknown", 1 where samples are to be made and 0 where they are given, if a part is."""
         error = ops.square(ops.cast(self.velocity(predict(inputs), inputs), "float32") - inputs["target"])
-        return inputs["weight"] * ops.mean(error, axis=tuple(range(1, len(error.shape))))
+        within = tuple(range(1, len(error.shape)))
+        if "unknown" in inputs:  # the mean is over what is to be made
+            error = error * inputs["unknown"] / ops.mean(inputs["unknown"], axis=within, keepdims=True)
+        return inputs["weight"] * ops.mean(error, axis=within)
 
     def velocity(self, output, inputs: Mapping):
         """v_hat of the network's output at inputs' z_t and logsnr."""

@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from keras_sid2 import backend, threefry
-from keras_sid2.conditions import call_network
+from keras_sid2.conditions import call_network, known_of
 from keras_sid2.generation.finite import non_finite_images
 from keras_sid2.sampling import (
     Sampler,
@@ -176,17 +176,30 @@ class _Steps:
             return self._loop(batch, shared).advance(state, first, last)
 
     def _loop(self, batch: dict, shared: dict) -> SamplingLoop:
-        given, model = _under("given", batch), self.source.model
+        given, negative, model = _under("given", batch), _under("negative", batch), self.source.model
         scale = scale_between(shared["logsnr"], shared["scale"]) if self.curve else shared["scale"]
         return SamplingLoop(
-            denoise=self._limited(_estimate(model, given)),
-            denoise_guided=self._limited(self._guided(given, _under("negative", batch), scale)) if self.acts else None,
+            denoise=self._finished(_estimate(model, given), given),
+            denoise_guided=self._finished(self._guided(given, negative, scale), given) if self.acts else None,
             guided_steps=(shared["guided_steps"][0], shared["guided_steps"][1]) if self.acts else (0, 0),
             sampler=self.sampler,
             image_shape=model.sample_shape,
             resamplings=self.resamplings,
             **_given(batch, shared),
         )
+
+    def _finished(self, denoise: Callable, given: dict) -> Callable:
+        """x_hat within its limits, and as it is where the conditions tell it: the network need not learn that."""
+        known = known_of(self.source.model.conditions, given)
+
+        def denoise_rest(z_t, logsnr_t):
+            x_hat = limited(z_t, logsnr_t)
+            for x, mask in known:
+                x_hat = ops.where(mask, x, x_hat)
+            return x_hat
+
+        limited = self._limited(denoise)
+        return denoise_rest if known else limited
 
     def _guided(self, given: dict, negative: dict, scale):
         model = self.source.model

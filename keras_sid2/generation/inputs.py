@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from keras_sid2.conditions import as_images
 from keras_sid2.shapes import whole_number
 
 
@@ -66,8 +67,8 @@ def _named(model, what: str, values) -> dict[str, np.ndarray]:
 def _values(name: str, condition, values, count: int) -> np.ndarray:
     if values is None:
         return np.broadcast_to(condition.null, (count, *condition.shape)).copy()
-    if values.shape == condition.shape:
-        values = np.broadcast_to(values, (count, *condition.shape))
+    if values.ndim == len(condition.shape):
+        values = np.broadcast_to(values, (count, *values.shape))
     found = condition.check(name, values)
     if len(found) != count:
         raise ValueError(f"{name} must be one a sample, {count}, or one for all of them, got {len(found)}.")
@@ -81,13 +82,7 @@ def scaled_images(name: str, images, shape: tuple[int, ...]) -> np.ndarray:
     if images.shape != shape or not (images.dtype == np.uint8 or floats):
         found = f"{images.dtype} {list(images.shape)}"
         raise ValueError(f"{name} must be images {list(shape)}, uint8 or float in [-1, 1]; got {found}.")
-    if not floats:
-        return images.astype("float32") / 127.5 - 1.0
-    if not np.isfinite(images).all():
-        raise ValueError(f"{name} must be float in [-1, 1], and has values that are NaN or infinite.")
-    if not (np.abs(images) <= 1.0).all():
-        raise ValueError(f"{name} must be float in [-1, 1], and reaches from {images.min()} to {images.max()}.")
-    return images
+    return as_images(name, images)
 
 
 def mask_of(mask, shape: tuple[int, ...]) -> np.ndarray:

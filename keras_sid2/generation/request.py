@@ -12,6 +12,7 @@ from keras_sid2 import backend, renamed, threefry
 from keras_sid2.backend import steps_done
 from keras_sid2.diffusion import Guidance
 from keras_sid2.generation.compiled_sampler import Run, compiled_sampler
+from keras_sid2.generation.continuing import checked_num_frames, continued
 from keras_sid2.generation.inputs import given_to, mask_of, negatives_of, optional_float, scaled_images
 from keras_sid2.generation.provenance import array_digest, config_digest, named, named_guidance
 from keras_sid2.sampling import evaluations, get_sampler, logsnr_of
@@ -34,6 +35,8 @@ class SampleRequest:
         labels: int [N], one class an image: the condition "label". None: no classes, or images of no class.
         num_images: N, needed where there are neither labels nor conditions.
         conditions: values [N, ...], or one for all samples, by the model's names; those not named are null.
+        num_frames: of clips, at least the model's, which then are continued from their last frames, window by window;
+            for a model with the condition `Frames`. None: as many as the model's.
         negative_conditions: the same of what guidance leads away from; None: the null values of what training drops.
         num_steps: steps of the sampler; the paper takes 512.
         guidance: a `Guidance`; it needs labels, or `guidance_network`. None: none.
@@ -64,6 +67,7 @@ class SampleRequest:
     num_images: int | None = None
     conditions: Mapping | None = None
     negative_conditions: Mapping | None = None
+    num_frames: int | None = None
     num_steps: int = 512
     guidance: Guidance | None = None
     guidance_network: object = None
@@ -93,6 +97,8 @@ class SampleRequest:
         self._check_guidance()
         self._check_numbers()
         self._check_images()
+        if self.num_frames is not None:
+            self.num_frames = checked_num_frames(self)
         t_start = 1.0 if self.t_start is None else self.t_start
         self.logsnr = logsnr_of(self.noise_levels, self.model.schedule, self.num_steps, t_start)
         self.num_steps = int(self.num_steps)
@@ -154,9 +160,12 @@ class SampleRequest:
     def batches(self) -> Iterator[np.ndarray]:
         """The images in order, [at most `images_at_once`, H, W, C]; NonFiniteImages for a batch that is not finite."""
         step = -(-self.num_steps // (_REPORTS if self.progress else 1))
+        start = 0
         for done, run in self._runs([*range(0, self.num_steps, step), self.num_steps]):
             if done == self.num_steps:
-                yield run.images()
+                images = run.images()
+                yield images if self.num_frames is None else continued(self, images, start)
+                start += len(images)
 
     def images(self) -> np.ndarray:
         """All of them, [N, H, W, C]."""
@@ -164,6 +173,8 @@ class SampleRequest:
 
     def trajectory(self, frames: int) -> tuple[np.ndarray, np.ndarray]:
         """(z_t, x_hat), each [frames, N, H, W, C], after evenly many steps; the last x_hat are `images()`."""
+        if self.num_frames is not None:
+            raise ValueError("A trajectory is of one window: it takes no num_frames.")
         if not isinstance(frames, int | np.integer) or not 1 <= frames <= self.num_steps:
             raise ValueError(f"frames must be an integer from 1 to num_steps ({self.num_steps}), got {frames!r}.")
         edges = np.linspace(0, self.num_steps, frames + 1).round().astype(int).tolist()
@@ -235,6 +246,8 @@ class SampleRequest:
             "training_step": self.step,
             "weights": model.weights_digest(use_ema=self.use_ema),
         }
+        if self.num_frames is not None:
+            parts["num_frames"] = self.num_frames
         if other is not None:
             weights = other.weights_digest(use_ema=self.use_ema)
             parts["guidance_network"] = f"{weights} {config_digest(other.network)} {other.prediction}"

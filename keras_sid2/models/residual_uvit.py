@@ -17,7 +17,7 @@ import keras
 from keras import ops
 
 from keras_sid2 import backend, layers, threefry
-from keras_sid2.conditions import ClassLabel, Image, Vector, as_conditions
+from keras_sid2.conditions import ClassLabel, Frames, Image, Vector, as_conditions
 from keras_sid2.config import register
 from keras_sid2.layers.dropout import example_keys
 from keras_sid2.models.level import Level, as_levels, check_image_shape
@@ -40,7 +40,8 @@ class ResidualUViT(keras.Model):
 
     Of clips, convolutions see each frame by itself, and transformers all positions of all frames, or those within a
     frame and along time in turn (`Level.attention`). Classes and vectors are added to the embedding of logsnr; images
-    (of z_t's shape but for their channels) are further channels of z_t.
+    (of z_t's shape but for their channels) are further channels of z_t; given frames take their places in z_t, and a
+    channel marks them.
 
     On torch, training runs each kind of block as `backend.training_block` says, unless `run_eagerly`, which compile()
     of a SiD2Model sets, is True.
@@ -51,7 +52,7 @@ class ResidualUViT(keras.Model):
         num_classes: K classes, or None for a network without labels: short for a condition "label".
         embedding_dim: width of the conditioning vector.
         levels: `Level`s or dicts of their fields, highest resolution first; the last is the middle.
-        conditions: `keras_sid2.conditions` by name, besides the label: ClassLabel, Vector and Image.
+        conditions: `keras_sid2.conditions` by name, besides the label: ClassLabel, Vector, Image and Frames.
         remat: True sets `Level.remat` of every level; False leaves each as it is. Weights and files are the same.
         dtype: float32, or "mixed_bfloat16" (also "bfloat16") or "mixed_float16": then the inside computes in half
             precision; logsnr's embedding, weights and output stay float32. None is keras's global policy.
@@ -106,7 +107,8 @@ class ResidualUViT(keras.Model):
     def input_shape_of_patches(self) -> tuple[int, ...]:
         """Of z_t with the images that it is conditioned on."""
         images = (c.shape[-1] for c in self.conditions.values() if isinstance(c, Image))
-        return (*self.sample_shape[:-1], self.sample_shape[-1] + sum(images))
+        marks = sum(isinstance(c, Frames) for c in self.conditions.values())
+        return (*self.sample_shape[:-1], self.sample_shape[-1] + sum(images) + marks)
 
     def _make_ends(self):
         others = {k: c for k, c in self._conditions if isinstance(c, ClassLabel | Vector) and k != "label"}
@@ -172,14 +174,24 @@ class ResidualUViT(keras.Model):
     def call(self, inputs, training=None, seed=None):
         if not isinstance(inputs, Mapping):
             inputs = dict(zip(("z_t", "logsnr", "label"), inputs))  # noqa: B905
-        z_t, images = inputs["z_t"], [k for k, c in self._conditions if isinstance(c, Image)]
+        images = [k for k, c in self._conditions if isinstance(c, Image | Frames)]
         given = {k: inputs.get(k) if k == "label" else inputs[k] for k, _ in self._conditions if k not in images}
         emb = self.embedding(inputs["logsnr"], **given)
-        seeds = self._block_seeds(seed, ops.shape(z_t)[0]) if training else None
+        seeds = self._block_seeds(seed, ops.shape(inputs["z_t"])[0]) if training else None
         run = _BlockRunner(emb, training, seeds, self.run_eagerly)
-        if images:
-            z_t = ops.concatenate([z_t, *(inputs[name] for name in images)], axis=-1)
-        return self.unpatchify(self._level(0, self.patchify(z_t), run))
+        return self.unpatchify(self._level(0, self.patchify(self._with_images(inputs)), run))
+
+    def _with_images(self, inputs):
+        """z_t, given frames in their places, and what there is beside it as more channels."""
+        channels = [inputs["z_t"]]
+        for name, condition in self._conditions:
+            if isinstance(condition, Image):
+                channels.append(inputs[name])
+            elif isinstance(condition, Frames):
+                x, mask = condition.known(inputs[name])
+                channels[0] = ops.where(mask, x, channels[0])
+                channels.append(ops.cast(mask, "float32"))
+        return ops.concatenate(channels, axis=-1) if len(channels) > 1 else channels[0]
 
     @property
     def seed_per_example(self) -> bool:
@@ -277,11 +289,14 @@ class ResidualUViT(keras.Model):
 
 def _check_conditions(conditions: Mapping, sample_shape: tuple[int, ...]):
     for name, condition in conditions.items():
-        if not isinstance(condition, ClassLabel | Vector | Image):
+        if not isinstance(condition, ClassLabel | Vector | Image | Frames):
             raise ValueError(
-                f"A ResidualUViT is conditioned on ClassLabel, Vector and Image, and {name} is a "
+                f"A ResidualUViT is conditioned on ClassLabel, Vector, Image and Frames, and {name} is a "
                 f"{type(condition).__name__}: that needs a network of yours, see keras_sid2.conditions."
             )
+        if isinstance(condition, Frames) and condition.shape_of_clip != sample_shape:
+            found = f"{name} is of clips {list(condition.shape_of_clip)}"
+            raise ValueError(f"Given frames must be of the samples' shape, {list(sample_shape)}; {found}.")
         if isinstance(condition, Image) and condition.shape[:-1] != sample_shape[:-1]:
             must = [*sample_shape[:-1], "channels"]
             found = list(condition.shape)

@@ -18,7 +18,7 @@ import keras
 from keras import ops
 
 from keras_sid2 import backend
-from keras_sid2.conditions import call_network, conditions_of, sample_shape_of
+from keras_sid2.conditions import call_network, conditions_of, in_data, sample_shape_of
 from keras_sid2.parallel.rules import itemsize
 
 _STRIDED = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -68,9 +68,9 @@ class Trace:
 
     @property
     def example_bytes(self) -> int:
-        """Of an example in a batch: uint8 pixels, and the conditions."""
-        sample, _, *conditions = _inputs(self.network).values()
-        return _size(sample) + sum(map(_bytes, conditions))
+        """Of an example in a batch: uint8 pixels, and the conditions that data hold."""
+        inputs, held = _inputs(self.network), in_data(conditions_of(self.network))
+        return _size(inputs["z_t"]) + sum(_bytes(inputs[name]) for name in held)
 
 
 @contextlib.contextmanager

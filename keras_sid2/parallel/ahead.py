@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from keras_sid2 import backend
 from keras_sid2.backend.platform import jax
+from keras_sid2.conditions import in_data
 from keras_sid2.parallel.mesh import Mesh, distributed
 
 _NO_TPU_HERE = {  # libtpu must not look for one, ask what it is, or lock it
@@ -79,7 +80,7 @@ class Shapes:
 
     def batch(self, model, size: int) -> dict:
         """Of uint8 samples with the model's conditions, as data sets give it."""
-        given = {name: self.array((size, *c.shape), c.dtype) for name, c in model.conditions.items()}
+        given = {name: self.array((size, *c.shape), c.dtype) for name, c in in_data(model.conditions).items()}
         kind = "image" if len(model.sample_shape) == 3 else "video"
         return {kind: self.array((size, *model.sample_shape), "uint8"), **given}
 

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sid2.conditions import check_all, expand
+from keras_sid2.conditions import check_all, expand, in_data
 from keras_sid2.parallel import replicas
 
 _OUTSIDE = 1.001  # float images may pass 1 by rounding
@@ -30,7 +30,7 @@ def unpack(data, conditions: Mapping | None = None):
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     if sample_weight is not None:
         raise ValueError("SiD2Model takes no sample_weight or class_weight: its loss weights noise levels only.")
-    conditions = conditions or {}
+    conditions = in_data(conditions)
     given = dict(y) if isinstance(y, Mapping) else {}
     if y is not None and not isinstance(y, Mapping) and conditions:
         given["label" if "label" in conditions else next(iter(conditions))] = y
@@ -83,6 +83,8 @@ def without_faults(x, given: Mapping, *, conditions: Mapping, no_label: int | No
     wrong = far = ops.zeros(ops.shape(x)[:1], "float32")
     found, clean = wrong - np.float32(np.inf), {}
     for number, (name, condition) in enumerate(conditions.items(), 1):
+        if condition.from_samples:
+            continue
         if name not in given:
             check_all(conditions, given)
         clean[name], outside, shown = condition.in_step(given[name], no_label)

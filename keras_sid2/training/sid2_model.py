@@ -19,7 +19,15 @@ import numpy as np
 from keras import ops
 
 from keras_sid2 import backend, threefry
-from keras_sid2.conditions import call_network, conditions_of, dropout_shares, expand, null_like, sample_shape_of
+from keras_sid2.conditions import (
+    call_network,
+    conditions_of,
+    dropout_shares,
+    expand,
+    known_of,
+    null_like,
+    sample_shape_of,
+)
 from keras_sid2.config import register
 from keras_sid2.diffusion import DiffusionObjective
 from keras_sid2.generation import generate, trajectory
@@ -176,11 +184,11 @@ class SiD2Model(CheckedModel):
     # -- the training step -------------------------------------------------------------------------------------------
 
     def _step_keys(self, stream: int, step):
-        """int32 [4, 2]: the step's keys for t, dropped conditions, eps and the network's dropout."""
-        return threefry.fold_in(threefry.key(self.seed, stream), step, ops.arange(4))
+        """int32 [5, 2]: the step's keys for t, dropped conditions, eps, the network's dropout, parts that are given."""
+        return threefry.fold_in(threefry.key(self.seed, stream), step, ops.arange(5))
 
     def corrupted(self, data, keys, dropout: Mapping[str, float], first=None) -> dict:
-        """A batch at random noise levels, as a function of `keys` [4, 2] alone; t by Eq. (1).
+        """A batch at random noise levels, as a function of `keys` [5, 2] alone; t by Eq. (1).
 
         What the objective's `corrupt` makes of it (its weight is 0 for a wrong example), the conditions, replaced by
         their null values with probability dropout[name], the seeds of the network's dropout, and faults of the data.
@@ -205,12 +213,22 @@ class SiD2Model(CheckedModel):
         inputs |= {"faults": faults, "seed": replicas.key_of_replica(keys[3]), "weight": share * inputs["weight"]}
         if getattr(self.network, "seed_per_example", False):
             inputs["example_seeds"] = threefry.fold_in(keys[3], order)
-        if given:
-            draw = threefry.uniform(keys[1], index=order)
-            null = null_like(self.conditions, ops.shape(x)[0])
-            for name, values in given.items():
-                inputs[name] = ops.where(expand(draw <= dropout[name], values), null[name], values)
-        return inputs
+        return inputs | self._dropped(given | self._given_parts(x, keys[4], order), dropout, keys[1], order)
+
+    def _given_parts(self, x, key, order) -> dict:
+        """The conditions that are a part of the samples themselves."""
+        parts = {name: c for name, c in self.conditions.items() if c.from_samples}
+        return {name: c.of_samples(x, threefry.uniform(key, index=order)) for name, c in parts.items()}
+
+    def _dropped(self, given: dict, dropout: Mapping[str, float], key, order) -> dict:
+        """The conditions, null where the example's draw is below their share; what is unknown, if any tell a part."""
+        if not given:
+            return {}
+        draw, null = threefry.uniform(key, index=order), null_like(self.conditions, ops.shape(order)[0])
+        for name, values in given.items():
+            given[name] = ops.where(expand(draw <= dropout[name], values), null[name], values)
+        unknown = [1.0 - ops.cast(mask, "float32") for _, mask in known_of(self.conditions, given)]
+        return {**given, **({"unknown": functools.reduce(ops.multiply, unknown)} if unknown else {})}
 
     def train_step(self, *args):
         """keras's own step of the backend on the corrupted batch; jax passes and returns its state explicitly."""
