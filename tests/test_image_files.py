@@ -70,10 +70,22 @@ def test_an_animation_opens_with_its_frames_and_stays_at_its_end(tmp_path, suffi
             assert animation.info["duration"] == 500 + 2000 * (i == 5)
 
 
+def test_a_video_opens_with_its_frames(tmp_path):
+    av = pytest.importorskip("av")
+    frames = [np.full((11, 20, 3), 40 * i, "uint8") for i in range(6)]
+    write_animation(tmp_path / "a.mp4", frames, seconds=3.0, hold=1.0)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        found = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        assert container.streams.video[0].average_rate == 2
+    assert len(found) == 8 and found[0].shape == (12, 20, 3)
+    for frame, expected in zip(found, [*frames, frames[-1], frames[-1]], strict=True):
+        assert np.abs(frame.astype(int) - expected[0, 0, 0]).max() <= 4
+
+
 @pytest.mark.parametrize(
     "name, frames, sentence",
     [
-        ("a.mp4", [noise(4, 4, 3)], r"is a \.gif or a \.webp file, got '.*a\.mp4'"),
+        ("a.avi", [noise(4, 4, 3)], r"is a \.gif, \.webp or \.mp4 file, got '.*a\.avi'"),
         ("a.gif", [noise(4, 4, 3), noise(4, 5, 3)], "needs frames uint8 .* of one size, got .*4, 4, 3.*4, 5, 3"),
         ("a.gif", [noise(4, 4, 1)], "needs frames uint8"),
         ("a.gif", [], "got none"),

@@ -32,6 +32,9 @@ class Images:
     labels: Callable[[], np.ndarray] | None = None  # int [N]; None where there are no classes
 
 
+_OF_CLIPS = "{} holds clips; the programs measure images, `keras_sid2.evaluation` takes clips too."
+
+
 def open_images(path: str, *, split: str = "train", data_dir: str | None = None, **options) -> Images:
     """The images in an .npz, a folder of PNG files, or a prepared data set, of which `split` may name several as "a,b".
 
@@ -43,6 +46,8 @@ def open_images(path: str, *, split: str = "train", data_dir: str | None = None,
     folder = pathlib.Path(path)
     iterate, paths = (iterate_npz, [folder]) if folder.suffix == ".npz" else (iterate_pngs, png_paths(folder))
     shape = next(iterate(folder, 1)).shape[1:]
+    if len(shape) == 4:
+        raise ValueError(_OF_CLIPS.format(path))
     return Images(folder.name, pipelines.file_stamps(paths), shape, lambda: looking_between(iterate(folder, _BATCH)))
 
 
@@ -54,7 +59,7 @@ def are_files(path: str) -> bool:
 def _data_set(path: str, splits: list[str], data_dir: str | None, reading: dict) -> Images:
     described = [pipelines.describe(path, split=split, data_dir=data_dir) for split in splits]
     if any(d.num_frames for d in described):
-        raise ValueError(f"{path} holds clips; the programs measure images, `keras_sid2.evaluation` takes clips too.")
+        raise ValueError(_OF_CLIPS.format(path))
 
     def batches(key: str) -> Iterator[np.ndarray]:
         for split in splits:

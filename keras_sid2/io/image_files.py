@@ -1,6 +1,7 @@
 """Images on disk, in atomic files: pictures, animations, and arrays in the ADM layout."""
 
 import contextlib
+import fractions
 import glob
 import io
 import itertools
@@ -74,22 +75,51 @@ def write_pngs(folder: str | os.PathLike, images: np.ndarray, start: int = 0):
         write_png(pathlib.Path(folder) / f"{number:06d}.png", image)
 
 
-def write_animation(path: str | os.PathLike, frames: Sequence[np.ndarray], seconds: float):
-    """uint8 [H, W, 3] frames as an animation of `seconds`: a .gif of 256 colours a frame, or a .webp without loss.
+def write_animation(path: str | os.PathLike, frames: Sequence[np.ndarray], seconds: float, hold: float = _HOLD):
+    """uint8 [H, W, 3] frames as an animation of `seconds`, and `hold` more of the last one: a .gif of 256 colours a
+    frame, a .webp without loss, or an .mp4 (H.264, through PyAV, the extra `video`), to which odd sides get a line.
     ValueError for another suffix, and unless there are frames, all of one size."""
-    from PIL import Image
-
-    options = {".gif": {}, ".webp": {"lossless": True}}.get(pathlib.Path(path).suffix)
-    if options is None:
-        raise ValueError(f"An animation is a .gif or a .webp file, got {str(path)!r}.")
+    suffix = pathlib.Path(path).suffix
+    write = {".gif": _write_pictures, ".webp": _write_pictures, ".mp4": _write_video}.get(suffix)
+    if write is None:
+        raise ValueError(f"An animation is a .gif, .webp or .mp4 file, got {str(path)!r}.")
     shapes = {(str(frame.dtype), *frame.shape) for frame in frames}
     if len(shapes) != 1 or not all(len(shape) == 4 and (shape[0], shape[3]) == ("uint8", 3) for shape in shapes):
         raise ValueError(f"An animation needs frames uint8 [H, W, 3] of one size, got {sorted(shapes) or 'none'}.")
     durations = [max(20, round(1000 * seconds / len(frames)))] * len(frames)  # faster, browsers show it slower
-    durations[-1] += round(1000 * _HOLD)
-    first, *others = [Image.fromarray(frame) for frame in frames]
+    durations[-1] += round(1000 * hold)
     with atomic_write(path) as temporary:
-        first.save(temporary, save_all=True, append_images=others, duration=durations, loop=0, **options)
+        write(temporary, frames, durations)
+
+
+def _write_pictures(path, frames: Sequence[np.ndarray], durations: list[int]):
+    from PIL import Image
+
+    options = {"lossless": True} if path.suffix == ".webp" else {}
+    first, *others = [Image.fromarray(frame) for frame in frames]
+    first.save(path, save_all=True, append_images=others, duration=durations, loop=0, **options)
+
+
+def _write_video(path, frames: Sequence[np.ndarray], durations: list[int]):
+    av = pyav()
+    height, width = (side + side % 2 for side in frames[0].shape[:2])
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fractions.Fraction(1000, durations[0]), options={"crf": "16"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame, duration in zip(frames, durations, strict=True):
+            even = np.pad(frame, [(0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0)], mode="edge")
+            for _ in range(round(duration / durations[0])):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def pyav():
+    """PyAV; ImportError, with the extra that brings it, where it is not installed."""
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("An .mp4 needs PyAV: pip install 'keras_sid2[video]', or take .gif or .webp.") from error
+    return av
 
 
 def write_npz(path: str | os.PathLike, images: np.ndarray, labels: np.ndarray | None = None):

@@ -16,23 +16,23 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 
 def read_images(path: str | os.PathLike) -> np.ndarray:
-    """All images of an .npz, uint8 [N, H, W, C]; or the one of a PNG file, with N = 1. Raises FileNotFoundError, and
-    ValueError for a file that is neither."""
+    """All images or clips of an .npz, uint8 [N, (F,) H, W, C]; or the one of a PNG file, with N = 1. Raises
+    FileNotFoundError, and ValueError for a file that is neither."""
     path = pathlib.Path(path)
     if path.suffix == ".npz":
         return np.concatenate(list(iterate_npz(path, npz_shape(path)[0])))
     return _read_png(path)[None]
 
 
-def npz_shape(path: str | os.PathLike) -> tuple[int, int, int, int]:
-    """(N, H, W, C) of the images in an .npz in the ADM layout; errors as `read_images`."""
+def npz_shape(path: str | os.PathLike) -> tuple[int, ...]:
+    """(N, (F,) H, W, C) of the images or clips in an .npz in the ADM layout; errors as `read_images`."""
     with _npz_images(path) as (_, shape):
         return shape
 
 
 def iterate_npz(path: str | os.PathLike, batch_size: int) -> Iterator[np.ndarray]:
-    """The images of an .npz in the ADM layout in order, uint8 [at most batch_size, H, W, C] at a time. What is wrong
-    with the file is told before the first block, as by `read_images`; damage inside, when it is met."""
+    """The images of an .npz in the ADM layout in order, uint8 [at most batch_size, (F,) H, W, C] at a time. What is
+    wrong with the file is told before the first block, as by `read_images`; damage inside, when it is met."""
     batch_size = whole_number("batch_size", batch_size)
     npz_shape(path)
     return _npz_blocks(path, batch_size)
@@ -64,9 +64,9 @@ def _npz_images(path) -> Iterator[tuple]:
                     shape, fortran_order, dtype = _HEADERS[np.lib.format.read_magic(member)](member)
                 except (KeyError, ValueError) as error:
                     raise ValueError(f"arr_0 of {path} is no array of numpy's format 1 or 2.") from error
-                if dtype != np.uint8 or len(shape) != 4 or not all(shape) or fortran_order:
+                if dtype != np.uint8 or len(shape) not in (4, 5) or not all(shape) or fortran_order:
                     found = f"{dtype} {list(shape)}" + " in Fortran's order" * fortran_order
-                    raise ValueError(f"arr_0 of {path} must be uint8 [N, H, W, C], got {found}.")
+                    raise ValueError(f"arr_0 of {path} must be uint8 [N, H, W, C] or [N, F, H, W, C], got {found}.")
                 yield member, shape
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ValueError(f"{path} is no .npz file that can be read: {error}") from error
@@ -114,3 +114,22 @@ def _read_png(path: pathlib.Path) -> np.ndarray:
     if mode not in channels:
         raise ValueError(f"{path} must be grey or in colour, of 8 bits and without transparency, got {mode}.")
     return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def read_array(path: str | os.PathLike) -> np.ndarray:
+    """The numbers in an .npy file, or under arr_0, or alone, in an .npz. Raises FileNotFoundError, and ValueError for
+    what is neither."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file.")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            names = loaded.files
+            if "arr_0" in names or len(names) == 1:
+                return loaded["arr_0" if "arr_0" in names else names[0]]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is no .npy or .npz file of numbers that can be read: {error}") from error
+    raise ValueError(f"{path} must hold an array arr_0, or one array alone; it holds {', '.join(names) or 'nothing'}.")

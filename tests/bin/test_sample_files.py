@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -175,6 +176,7 @@ def test_what_is_told_is_what_was_drawn(workdir, tmp_path, monkeypatch):
     monkeypatch.setattr(sample, "_SHOWN", 4)
     how = (f"--workdir={workdir}", f"--out={tmp_path / 'a'}", "--num_images=6", "--num_steps=2", "--format=grid")
     assert draw(*how)[1].splitlines()[-1] == f"4 of 6 images: {tmp_path / 'a'}.png"
-    assert sample._summary("a", ["grid", "npz"], 6) == "6 images: a.png (the first 4), a.npz"
-    assert sample._summary("a", ["gif"], 60) == "16 of 60 images: a.gif"
-    assert sample._summary("a", ["pngs", "webp"], 6) == "6 images: a/, a.webp"
+    few, many = (types.SimpleNamespace(count=count, of_clips=False) for count in (6, 60))
+    assert sample._summary("a", ["grid", "npz"], few) == "6 images: a.png (the first 4), a.npz"
+    assert sample._summary("a", ["gif"], many) == "16 of 60 images: a.gif"
+    assert sample._summary("a", ["pngs", "webp"], few) == "6 images: a/, a.webp"

@@ -51,11 +51,11 @@ PAIRS = "--guidance_scale must be a number, or logsnr:scale pairs"
     "given, sentence",
     [
         (
-            ("--format=grid,mp4",),
-            "among grid, npz, pngs, gif, webp, with commas between, got 'grid,mp4'",
+            ("--format=grid,avi",),
+            "among grid, npz, pngs, gif, webp, mp4, with commas between, got 'grid,avi'",
         ),
         (("--format=",), "--format must be among"),
-        (("--frames=3",), "--frames goes with --format=gif or webp"),
+        (("--frames=3",), "--frames goes with --format=gif or webp or mp4"),
         (("--format=gif", "--frames=0"), "--frames must be at least 1, got 0"),
         (("--format=gif", "--frames=50", "--num_steps=4"), "--frames must be at most --num_steps (4), got 50"),
         (("--resamplings=3",), "--resamplings does nothing without --known"),
@@ -174,7 +174,7 @@ def test_what_the_model_does_not_take_is_refused_before_anything_is_drawn(
 @pytest.mark.parametrize(
     "given, sentence",
     [
-        (("--format=mp4",), "--format must be among"),
+        (("--format=avi",), "--format must be among"),
         (("--workdir={workdir}", "--labels=7"), "Labels must be in [0, 2], got 7"),
         (("--workdir={workdir}", "digits"), "takes flags only, got 'digits'"),
     ],

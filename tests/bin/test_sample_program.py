@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import time
+import types
 
 import keras
 import numpy as np
@@ -16,7 +17,7 @@ from rich.console import Console
 from sample_helpers import WHITE, command, draw, images_of, last_line, parsed, request
 from training_helpers import tiny_model
 
-from keras_sid2.bin import sample, sampling_flags, signals
+from keras_sid2.bin import sample, sample_request, sampling_flags, signals
 from keras_sid2.bin.common import SamplingProgress, tell
 from keras_sid2.io.image_files import NpzPieces, write_npz, write_png
 from keras_sid2.io.image_reading import iterate_pngs, read_images
@@ -133,7 +134,7 @@ def test_a_guidance_network_guides(workdir, tmp_path):
 @pytest.mark.parametrize("span", [1, 8])
 @pytest.mark.parametrize("there", [0, 4, 12])
 def test_interrupted_after_a_piece_it_goes_on_to_the_same_bytes(workdir, tmp_path, monkeypatch, there, span):
-    monkeypatch.setattr(sample, "_SPAN", span)
+    monkeypatch.setattr(sample_request, "_SPAN", span)
     draw(*request(workdir, tmp_path / "whole"))
     add = NpzPieces.add
 
@@ -200,20 +201,21 @@ def test_another_request_does_not_go_on(workdir, tmp_path):
 
 def _loaded(given):
     values = parsed(*given)
-    drawn = sample.Request(model=sampling_flags.load_model_from_flags(values), **sample._read_flags(values))
+    drawn = sample.Request(model=sampling_flags.load_model_from_flags(values), **sample.read_flags(values))
     drawn.labels = np.arange(drawn.count) % 3
     return drawn
 
 
 def test_no_batch_is_of_a_size_of_its_own_and_a_grid_needs_no_more_than_it_shows(workdir, monkeypatch):
-    monkeypatch.setattr(sample, "_SPAN", 8)
+    monkeypatch.setattr(sample_request, "_SPAN", 8)
     drawn = _loaded(request(workdir, "unused"))
     spans = []
     monkeypatch.setattr(drawn, "sample_request", lambda first, last, _: spans.append((first, last)) or NoImages())
     list(drawn.batches(4, 29, SamplingProgress(Console(file=io.StringIO()), 29)))
     assert spans == [(4, 12), (12, 20), (20, 29)]
-    assert sample._needed(["grid"], 5000) == 400 and sample._needed(["gif"], 5000) == 0
-    assert sample._needed(["grid", "pngs"], 5000) == 5000
+    many = types.SimpleNamespace(count=5000, of_clips=False)
+    assert sample._needed(["grid"], many) == 400 and sample._needed(["gif"], many) == 0
+    assert sample._needed(["grid", "pngs"], many) == 5000
 
 
 class NoImages:

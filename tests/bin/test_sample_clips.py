@@ -1,0 +1,81 @@
+"""sid2-sample of clips and of conditions from files."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from sample_helpers import draw, images_of
+
+from keras_sid2 import Level, ResidualUViT, SiD2Model, SigmoidWeighting
+from keras_sid2.conditions import Frames, Vector
+from keras_sid2.diffusion import CosineSchedule
+from keras_sid2.io.image_reading import read_images
+
+CLIP = (3, 4, 4, 1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model of clips that go on from a frame, clips.keras, and such frames."""
+    path = tmp_path_factory.mktemp("clips")
+    conditions = {"given": Frames(CLIP, 1), "wind": Vector(2)}
+    network = ResidualUViT(CLIP, 1, None, 8, [Level("res", 8, 1)], conditions=conditions)
+    for v in network.trainable_variables:
+        v.assign(np.random.default_rng(1).normal(0.0, 0.1, v.shape))
+    SiD2Model(network, CosineSchedule(), SigmoidWeighting(0.0)).save(path / "clips.keras")
+    first = np.random.default_rng(0).integers(0, 256, (4, 1, *CLIP[1:])).astype("uint8")
+    np.savez(path / "first.npz", first)
+    np.save(path / "wind.npy", np.float32([0.5, -0.5]))
+    return path
+
+
+def request(folder, out, *more):
+    files = (f"--condition=given={folder / 'first.npz'}", f"--condition=wind={folder / 'wind.npy'}")
+    return f"--weights={folder / 'clips.keras'}", *files, "--num_images=4", "--num_steps=2", f"--out={out}", *more
+
+
+def test_given_frames_go_on_and_the_clips_move(folder, tmp_path):
+    how = request(folder, tmp_path / "a", "--num_frames=6", "--format=grid,npz,gif,webp")
+    code, said = draw(*how)
+    assert code == 0 and re.search(r"4 clips: \S*a.png, \S*a.npz, \S*a.gif", said.replace("\n", " "))
+    clips = read_images(tmp_path / "a.npz")
+    assert clips.shape == (4, 6, *CLIP[1:])
+    np.testing.assert_array_equal(clips[:, :1], np.load(folder / "first.npz")["arr_0"])
+    with Image.open(tmp_path / "a.webp") as animation:
+        assert animation.n_frames == 6
+        animation.seek(1)
+        picture = np.array(animation.convert("L"))
+        np.testing.assert_array_equal(picture[2:66:16, 2:66:16], clips[0, 1, ..., 0])  # 16 times as large
+    assert "4 of 4 images are there already" in draw(*how)[1]
+
+
+def test_clips_are_those_of_generate(folder, tmp_path):
+    draw(*request(folder, tmp_path / "a", "--format=npz", "--first_image=2", "--batch_size=3"))
+    from keras_sid2.checkpoints import load_model
+
+    given = {"given": np.load(folder / "first.npz")["arr_0"], "wind": np.load(folder / "wind.npy")}
+    model = load_model(folder / "clips.keras")
+    drawn = model.generate(conditions=given, num_images=4, num_steps=2, first_image=2, batch_size=3)
+    assert np.abs(np.array(images_of(tmp_path / "a.npz")) - drawn.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "flags, sentence",
+    [
+        (("--condition=given",), "--condition must be name=FILE, once a name, got 'given'"),
+        (("--condition=given={f}/first.npz", "--condition=given={f}/first.npz"), "once a name"),
+        (("--condition=given={f}/none.npz",), "none.npz is no file"),
+        (("--condition=given={f}/clips.keras",), r"is no \.npy or \.npz file of numbers|must hold an array arr_0"),
+        (("--condition=rain={f}/wind.npy",), "--condition names rain, and this model's conditions are given, wind"),
+        (("--condition=given={f}/wind.npy",), "given must be 1 frames"),
+        (("--condition=given={f}/first.npz", "--num_images=3"), "must hold one, or one for each of the 3, got 4"),
+        (("--num_frames=2",), "num_frames, of a model of 3 frames, must be an integer >= 3, got 2"),
+        (("--frames=2", "--num_steps=4", "--format=gif"), "--frames is of animations of images"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(folder, tmp_path, flags, sentence):
+    given = (flag.format(f=folder) for flag in flags)
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        draw(f"--weights={folder / 'clips.keras'}", f"--out={tmp_path / 'a'}", "--num_steps=2", *given)
+    assert not list(tmp_path.iterdir())
