@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 import keras
+import numpy as np
 from tensorboardX import SummaryWriter
 
 import pipelines
@@ -121,16 +122,29 @@ class RunCallbacks:
         )
 
     def _sample_grids(self, log: RunLog) -> SampleGrids:
-        classes = self._run.num_classes
+        classes, count = self._run.num_classes, 20 if self._run.num_classes else 16
         return SampleGrids(
             self._run.output / "samples",
             every=self._settings.sample_every,
-            labels=[i % min(classes, 10) for i in range(20)] if classes else None,
-            num_images=None if classes else 16,
-            generate_options=self._sampling,
+            labels=[i % min(classes, 10) for i in range(count)] if classes else None,
+            num_images=count,
+            generate_options={**self._sampling, **self._given(count)},
             log_image=functools.partial(log.writer.add_image, dataformats="HWC"),
             note=self._run.note,
         )
+
+    def _given(self, count: int) -> dict:
+        """The conditions but labels of the first examples, if there are any: what samples are drawn for."""
+        wanted = {name: c for name, c in self._run.preset.conditions.items() if name != "label"}
+        if not wanted:
+            return {}
+        crop = "center" if self._settings.crop else None
+        bad_records = pipelines.BadRecords(self._settings.max_bad_records)
+        batches = self._run.dataset(self._settings.split, bad_records, training=False, crop=crop)
+        batch = {name: values[:count] for name, values in next(batches.as_numpy_iterator()).items()}
+        sample = batch.get("video", batch.get("image"))
+        values = {name: c.check(name, sample if c.from_samples else batch[name]) for name, c in wanted.items()}
+        return {"conditions": {name: np.resize(v, (count, *v.shape[1:])) for name, v in values.items()}}
 
     def _measuring(self) -> MeasureSamples:
         """Its features are made, and its real images read."""

@@ -34,9 +34,11 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
     data: str = _of_run(REQUIRED, "name or folder of a prepared data set (sid2-data prepare)")
     size: str | None = flag(None, f"of the network proposed without --preset and --config: {', '.join(SIZES)}")
     image_size: str | None = flag(None, "that it is for, as 64 or 48x64, where the data's differ or with --crop")
+    given_frames: int | None = flag(None, "of clips, how many of the proposed network's are given", at_least(1))
     data_dir: str | None = flag(None, "where data sets lie that are given by name; tfds' own folder if not given")
     split: str = _of_run("train", "split to train on")
     eval_split: str | None = flag(None, "split to evaluate on; none if not given")
+    smoke: bool = flag(False, "a shrunken network and four steps of two images: does it all work, within a minute?")
     steps: int = flag(1000, "training steps in all, those of an earlier start counted in", at_least(1))
     batch_size: int | None = _of_run(None, "images a step; the preset's if not given", at_least(1))
     learning_rate: float | None = _of_run(None, "after warm-up; the preset's if not given")
@@ -73,6 +75,8 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
     # Flags that are fields of the recipe, with their names there.
     OF_RECIPE = {name: name for name in ("learning_rate", "warmup_steps", "ema_decay", "ema_warmup")}
     OF_RECIPE["lr_decay"] = "decay"
+    SMOKE = {"steps": 4, "log_every": 2, "sample_steps": 2}
+    SMOKE |= dict.fromkeys(("eval_every", "checkpoint_every", "sample_every"), 4)
     EVERY = ("eval_every", "checkpoint_every", "sample_every", "measure_every")
 
     def __post_init__(self):
@@ -85,6 +89,8 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
         Numbers of steps that go by the log's are rounded up to multiples of it (`remarks` says which).
         ImportError, or ValueError, for sharded checkpoints where they cannot be; ValueError for --compile=never there.
         """
+        if self.smoke:
+            self = dataclasses.replace(self, **self.SMOKE)
         if self.checkpoints == "sharded":
             check_available()
         if self.compile == "never" and keras.backend.backend() != "torch":
@@ -116,15 +122,19 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
     def experiment(self) -> Preset:
         """The preset as it was asked for, or as it is proposed, before other flags; raises what is wrong with it."""
         if not self.proposes:
-            given = [flag for flag in ("size", "image_size") if getattr(self, flag) is not None]
+            given = [flag for flag in ("size", "image_size", "given_frames") if getattr(self, flag) is not None]
             if given:
                 raise ValueError(f"--{given[0]} is of a proposed network: leave it out, or --preset and --config.")
-            return chosen_preset(self)
+            return self._in_its_size(chosen_preset(self))
         missing = self.max_bad_records > 0
         data = pipelines.describe(self.data, split=self.split, data_dir=self.data_dir, missing_shards=missing)
         shape = self._sample_shape(data)
-        proposed = proposed_preset(shape, data.num_classes, size=self.size, examples=data.num_examples)
-        return overridden(proposed, self.set)
+        how = {"size": self.size, "examples": data.num_examples, "given_frames": self.given_frames}
+        proposed = proposed_preset(shape, data.num_classes, **how)
+        return self._in_its_size(overridden(proposed, self.set))
+
+    def _in_its_size(self, preset: Preset) -> Preset:
+        return preset.shrunk() if self.smoke else preset
 
     def _sample_shape(self, data: pipelines.DatasetDescription) -> tuple[int, ...]:
         *frames, height, width, channels = data.sample_shape
@@ -149,6 +159,8 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
         """A sentence for each number of steps that `resolved` rounded up, and for flags that do nothing any more."""
         gone = "--measure_share does nothing, and goes with the next version: --measure_every and --measure_images do."
         of = dict.fromkeys(self.EVERY, f"--log_every={self.log_every}") | {"keep_every": "--checkpoint_every"}
+        if self.smoke:
+            return ["--smoke: four steps of a shrunken network, which say whether all works and nothing of quality."]
         return [gone] * (self.measure_share is not None) + [
             f"--{field}={getattr(asked, field)} is {getattr(self, field)} here: a multiple of {divisor}."
             for field, divisor in of.items()

@@ -11,6 +11,7 @@ import keras
 from keras_sid2.conditions import conditions_of, sample_shape_of
 from keras_sid2.diffusion import DiffusionObjective, Guidance
 from keras_sid2.models import ResidualUViT, abstract_variables, trace
+from keras_sid2.models.level import as_levels
 from keras_sid2.sampling import get_sampler
 from keras_sid2.shapes import rate, whole_number
 from keras_sid2.training.optimizer import AdamRecipe
@@ -131,6 +132,25 @@ class Preset:
         """`model_class` with a new network."""
         same = {name: getattr(self, name) for name in ("objective", "label_dropout", "recipe")}
         return model_class(self.make_network(dtype=dtype, remat=remat), seed=seed, **same)
+
+    def shrunk(self) -> "Preset":
+        """The same in little, to see within a minute whether all works: samples, patches, conditions and objective
+        stay; levels are narrow and of a block, batches of two examples, and samples of two steps. ValueError for a
+        network that has no levels."""
+        kind = self.network_class.__name__
+        _require("levels" in self.network, f"needs a network with levels to be shrunk, got {kind}")
+        levels = []
+        for i, level in enumerate(as_levels(self.network["levels"])):
+            few = {"channels": 8 * 2**i, "blocks": 2 if level.attention == "alternate" else 1, "head_dim": None}
+            levels.append(dataclasses.replace(level, **few))
+        return dataclasses.replace(
+            self,
+            name=f"{self.name}_smoke",
+            network={**self.network, "levels": tuple(levels), "embedding_dim": 32},
+            recipe=dataclasses.replace(self.recipe, warmup_steps=2),
+            batch_size=2,
+            num_steps=2,
+        )
 
 
 _KINDS = {

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_sid2.conditions import Frames
 from keras_sid2.diffusion import CosineInterpolatedSchedule, CosineSchedule, DiffusionObjective, SigmoidWeighting
 from keras_sid2.diffusion.weighting import PAPER_BIAS
 from keras_sid2.models import Level
@@ -54,11 +55,14 @@ SIZES = {
 _UP_TO = {64: "tiny", 128: "small", 256: "base"}  # pixels along a side; large above
 
 
-def proposed_preset(sample_shape, num_classes: int | None, *, size: str | None = None, examples=None) -> Preset:
+def proposed_preset(
+    sample_shape, num_classes: int | None, *, size: str | None = None, examples=None, given_frames: int | None = None
+) -> Preset:
     """A preset for samples (H, W, C) or (F, H, W, C) of `num_classes`, or of none.
 
-    `size` is one of SIZES, None by the samples' side. Of few `examples` the batch is no larger than they are. Raises
-    ValueError for another size or shape, and for one that patches and halving do not divide, with a crop that they do.
+    `size` is one of SIZES, None by the samples' side. Of few `examples` the batch is no larger than they are. Of clips
+    the first `given_frames` are a condition, "given"; None: no frames are. Raises ValueError for another size or shape,
+    and for one that patches and halving do not divide, with a crop that they do.
     """
     *frames, height, width, channels = shape = as_image_shape(sample_shape)
     side = math.sqrt(height * width)
@@ -72,6 +76,9 @@ def proposed_preset(sample_shape, num_classes: int | None, *, size: str | None =
         wrong = f"No network is proposed for {height} x {width}, which patches and halving do not divide"
         raise ValueError(f"{wrong}: {advice}.")
     patch_size, depth = patch
+    if given_frames is not None and not frames:
+        raise ValueError(f"--given_frames={given_frames} is of clips, and the data are images.")
+    given = {} if given_frames is None else {"conditions": {"given": Frames(shape, given_frames)}}
     schedule = CosineSchedule() if side < 32 else CosineInterpolatedSchedule(round(side, 2), low=32.0)
     bias = round(float(np.interp(math.log2(side), np.log2(list(_BIAS)), list(_BIAS.values()))), 2)
     return Preset(
@@ -83,9 +90,10 @@ def proposed_preset(sample_shape, num_classes: int | None, *, size: str | None =
             "num_classes": num_classes,
             "embedding_dim": chosen.width,
             "levels": _levels(chosen, depth, frames, (height // patch_size) * (width // patch_size)),
+            **given,
         },
         objective=DiffusionObjective(schedule, SigmoidWeighting(bias)),
-        label_dropout=0.1 if num_classes else 0.0,
+        label_dropout=0.1 if num_classes or given else 0.0,
         recipe=AdamRecipe(chosen.learning_rate, chosen.warmup_steps, ema_decay=chosen.ema_decay, ema_warmup=True),
         batch_size=min(chosen.batch_size, 2 ** int(math.log2(examples)) if examples else chosen.batch_size),
         num_steps=256,
@@ -130,8 +138,9 @@ def _levels(size: Size, depth: int, frames: list[int], positions: int) -> tuple[
 
 def config_text(preset: Preset) -> str:
     """A file for --config that defines a preset of a ResidualUViT, to be edited."""
+    given = "from keras_sid2.conditions import Frames\n" if "conditions" in preset.network else ""
     return (
-        f'"""{preset.description.capitalize()}, by sid2-train. Edit it, and give it to --config."""\n\n'
+        f'"""{preset.description.capitalize()}, by sid2-train. Edit it, and give it to --config."""\n\n{given}'
         f"from keras_sid2.diffusion import {type(preset.schedule).__name__}, DiffusionObjective, SigmoidWeighting\n"
         "from keras_sid2.models import Level\n"
         "from keras_sid2.training import AdamRecipe, Preset\n\n"

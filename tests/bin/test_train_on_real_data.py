@@ -10,8 +10,10 @@ from rich.console import Console
 import pipelines
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.bin.training_run import TrainingRun
+from keras_sid2.checkpoints import load_model
 from keras_sid2.training import preset
 from keras_sid2.training.preset import find_preset, register_preset
+from keras_sid2.training.proposal import proposed_preset
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +89,23 @@ def test_cropping_must_be_asked_for_where_all_images_are_alike(tmp_path):
     ):
         run(data, tmp_path / "run")
     assert "loss" in run(data, tmp_path / "run", crop="center")
+
+
+def test_clips_train_in_little_and_go_on_from_given_frames(tmp_path):
+    clips = np.random.default_rng(0).integers(0, 256, (6, 3, 8, 8, 3)).astype("uint8")
+    np.savez(tmp_path / "clips.npz", videos=clips)
+    pipelines.prepare("npz", source=tmp_path / "clips.npz", data_dir=tmp_path / "data")
+    asked = {"data": str(tmp_path / "data" / "npz"), "workdir": str(tmp_path / "run"), "smoke": True}
+    console = Console(record=True, width=200, file=open("/dev/null", "w"))
+    run = TrainingRun(TrainSettings(**asked, given_frames=1), console)
+    run.train()
+    said = console.export_text()
+    assert "--smoke: four steps of a shrunken network" in said and "steps 0 to 4 of 2 images" in said
+    assert len(list((tmp_path / "run" / "samples").glob("*.png"))) == 1
+    model = load_model(*(tmp_path / "run" / "checkpoints").glob("step_*4"))
+    drawn = model.generate(conditions={"given": clips[:2, :1]}, num_steps=2, num_frames=5)
+    assert drawn.shape == (2, 5, 8, 8, 3) and (drawn[:, 0] == clips[:2, 0]).all()
+    with pytest.raises(ValueError, match="--given_frames=1 is of clips, and the data are images"):
+        proposed_preset((8, 8, 3), None, given_frames=1)
+    with pytest.raises(ValueError, match="--given_frames is of a proposed network"):
+        TrainSettings(**asked, preset="tiny_digits", given_frames=1).experiment()
