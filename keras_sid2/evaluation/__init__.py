@@ -4,6 +4,7 @@ from keras_sid2.evaluation.classifier import ImageClassifier, quality
 from keras_sid2.evaluation.distances import frechet_distance, kernel_distance, precision_recall
 from keras_sid2.evaluation.feature_set import FeatureSet
 from keras_sid2.evaluation.features import Features, ImagesDigest
+from keras_sid2.evaluation.i3d import i3d_features
 from keras_sid2.evaluation.inception import inception_features
 from keras_sid2.evaluation.inception_score import inception_score
 from keras_sid2.evaluation.measure import measure
@@ -33,6 +34,7 @@ __all__ = [
     "evaluate",
     "frechet_distance",
     "how_measured",
+    "i3d_features",
     "inception_features",
     "inception_score",
     "kernel_distance",

@@ -40,7 +40,7 @@ def read_weights(path: str | os.PathLike) -> Weights:
     published ones in a file that says so; ImportError for a `.pth` where PyTorch is not installed.
     """
     path = pathlib.Path(path)
-    readers = {".npz": _read_npz, ".pth": _read_pth}
+    readers = {".npz": read_arrays, ".pth": _read_pth}
     if path.suffix not in readers:
         raise ValueError(f"Inception weights are read from a .npz or the published .pth, got {str(path)!r}.")
     if not path.is_file():
@@ -117,7 +117,8 @@ def _read_pth(path: pathlib.Path) -> dict[str, np.ndarray]:
     return backend.read_torch_file(path)
 
 
-def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz by name; ValueError for a file that is none, or holds anything else."""
     try:
         with open(path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
             return {name: np.asarray(arrays[name]) for name in arrays.files}  # bytes where it is no array
