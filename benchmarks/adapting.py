@@ -4,10 +4,10 @@
     python benchmarks/adapting.py --only=parts                   # parts of the adaptation left out, in turn
 
 A network like `sid2_digits`, smaller, is trained on scikit-learn's handwritten digits, 8 x 8. Then two are trained on
-the same digits made 16 x 16 (bicubic), with patches of 2 x 2: one from new weights, one by `model.adapt`. At equal steps
-each is measured by its loss on digits that it was not trained on, and by the Frechet distance of 500 drawn digits to all
-real ones (features of a classifier that was fitted on them). A row of "steps to" says when each had first come down to
-a level, straight between two measurements: the levels are those that the new weights reached.
+the same digits made 16 x 16 (bicubic), with patches of 2 x 2: one from new weights, one by `model.adapt`. Each is
+measured by its loss on digits that it was not trained on, and by the Frechet distance of 500 drawn digits to all real
+ones (features of a classifier that was fitted on them). A row of "steps to" says when each had come down to a level for
+good, straight between two measurements: the levels are those that new weights came to.
 """
 
 import json

@@ -70,6 +70,7 @@ def test_it_goes_on_from_its_checkpoint_without_the_source(begun, finer):
         run_in(finer, begun.workdir, **FEW, size="tiny", set=("network.embedding_dim=16",))
 
 
+@pytest.mark.backend_free
 def test_weights_are_given_as_they_are_where_all_fits(data, source, tmp_path):
     """Averages or weights, of a run, a checkpoint, a file and a preset's folder."""
     model = newest(source)
@@ -85,6 +86,7 @@ def test_weights_are_given_as_they_are_where_all_fits(data, source, tmp_path):
             assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
+@pytest.mark.backend_free
 def test_what_was_adapted_is_a_file_that_may_begin_with_it(finer, source, tmp_path):
     file = tmp_path / "exp.py"
     text = run_in(finer, tmp_path / "run", init_from=str(source), **FEW).experiment

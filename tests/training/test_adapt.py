@@ -69,6 +69,7 @@ def test_on_finer_images_with_larger_patches_the_function_is_kept(which, shape, 
     same(output(new, finer(inputs)), up(before))
 
 
+@pytest.mark.backend_free
 def test_new_conditions_change_nothing_at_first(model):
     others = {"mask": Image((8, 8, 3)), "more": Vector(4), "other": ClassLabel(7)}
     new = model.adapt(
@@ -79,6 +80,7 @@ def test_new_conditions_change_nothing_at_first(model):
     same(output(new, finer(inputs, **given)), up(output(model, inputs)))
 
 
+@pytest.mark.backend_free
 def test_images_may_come_in_another_order():
     two = {"a": Image((4, 4, 1)), "b": Image((4, 4, 1))}
     model = tiny_model(network=randomize(tiny_network(conditions=two)), compiled=False)
@@ -89,6 +91,7 @@ def test_images_may_come_in_another_order():
     same(output(new, given), output(model, given))
 
 
+@pytest.mark.backend_free
 def test_conditions_that_go_leave_the_function_of_their_null_values(model):
     new = model.adapt(conditions={"wind": Vector(2)}, verbose=False)
     null = {name: to_numpy(v) for name, v in null_like(model.conditions, 2).items() if name != "wind"}
@@ -97,6 +100,7 @@ def test_conditions_that_go_leave_the_function_of_their_null_values(model):
     same(output(new, given), output(model, inputs))
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize("dropout, begins_as", [(0.1, 3), ({"kind": 0.1}, "mean")])
 def test_new_classes_begin_as_what_is_known_of_an_image_of_unknown_class(dropout, begins_as):
     model = tiny_model(network=network_of((4, 4, 1)), label_dropout=dropout, compiled=False)
@@ -107,6 +111,7 @@ def test_new_classes_begin_as_what_is_known_of_an_image_of_unknown_class(dropout
     np.testing.assert_allclose(now[3:], [unknown] * 3, atol=1e-6)
 
 
+@pytest.mark.backend_free
 def test_finer_patches_have_more_positions_between_the_old_ones(model):
     new = model.adapt((8, 8, 1), patch_size=1, verbose=False)
     old, now = (to_numpy(m.network.level1_position.embedding) for m in (model, new))
@@ -116,6 +121,7 @@ def test_finer_patches_have_more_positions_between_the_old_ones(model):
     np.testing.assert_array_equal(*(to_numpy(m.network.patchify.kernel) for m in (model, new)))
 
 
+@pytest.mark.backend_free
 def test_longer_clips_have_their_frames_between_the_old_ones_and_images_become_clips(of_clips, model):
     longer = of_clips.adapt((6, 4, 4, 1), verbose=False)
     old, now = (to_numpy(m.network.level0_position.of_frames)[:, 0, 0] for m in (of_clips, longer))
@@ -127,6 +133,7 @@ def test_longer_clips_have_their_frames_between_the_old_ones_and_images_become_c
 # -- the model -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.backend_free
 def test_the_table_counts_every_parameter_once_and_says_how(model, capsys):
     new = model.adapt((8, 8, 1))
     assert sum(count for _, count, *_ in new.adaptation.rows) == new.network.count_params()
@@ -152,6 +159,7 @@ def test_averages_are_taken_unless_told_otherwise_and_the_model_is_new():
     assert int(model.step.numpy()) == 4
 
 
+@pytest.mark.backend_free
 def test_schedule_and_bias_are_those_of_the_new_resolution():
     net = tiny_network()
     model = SiD2Model(net, schedule=CosineSchedule(-12.0, 9.0), weighting=SigmoidWeighting(5.0))
@@ -175,6 +183,7 @@ def test_it_trains_saves_and_loads_as_any_model(tmp_path):
     assert np.array_equal(again.generate([0, 5], num_steps=2), drawn) and np.ptp(drawn) > 0
 
 
+@pytest.mark.backend_free
 def test_frozen_layers_stay_frozen(model):
     frozen = tiny_model(compiled=False)
     frozen.network.level0_down_blocks[0].trainable = False
@@ -186,6 +195,7 @@ def test_frozen_layers_stay_frozen(model):
 # -- what is refused -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize(
     "change, sentence",
     [
@@ -205,6 +215,7 @@ def test_what_cannot_be_adapted_gets_one_sentence(model, change, sentence):
     assert sentence in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.backend_free
 def test_images_of_clips_and_lora_are_refused(of_clips):
     with pytest.raises(ValueError, match="A network for clips .3, 4, 4, 1. cannot be adapted to images .4, 4, 1.: "):
         of_clips.adapt((4, 4, 1), verbose=False)
