@@ -15,8 +15,8 @@ other numbers of positions, where attention and convolutions see other neighbour
 it the levels see means over s x s pixels, whose signal to noise ratio is that of logsnr + 2 ln s. A schedule that moves
 by -2 ln s with the resolution, as the paper's does at its noisy end, so gives them at the same t the noise that they
 were trained with, and tells them of more. That could be told exactly (a shift of logsnr is a rotation of its sines and
-cosines), and was tried: digits of 8 x 8 learnt 16 x 16 as fast with it and without. Within an old pixel nothing is known
-yet: patches in read it by random numbers, `resizing.detail_in`, so that there is something to learn from.
+cosines), and was tried: digits of 8 x 8 learnt 16 x 16 as fast with it and without. Within an old pixel nothing is
+known yet: patches in read it by random numbers, `resizing.detail_in`, so that there is something to learn from.
 """
 
 import math
