@@ -56,11 +56,10 @@ def adapt(model, sample_shape=None, patch_size=None, conditions=None, *, use_ema
     Raises ValueError, in one sentence, for what cannot be adapted: other channels, images from clips, another network
     than a ResidualUViT, a model of several networks, a condition that becomes one of another kind or size, LoRA.
     """
-    parts = [name for name in model.PARTS if isinstance(getattr(model, name), keras.Model)]
+    parts = [name for name in model.PARTS if isinstance(getattr(model, name), keras.layers.Layer)]
     if parts != ["network"]:
-        raise ValueError(
-            f"A {type(model).__name__} has {', '.join(parts)}: adapt the SiD2Model of each, and join them."
-        )
+        told = f"A {type(model).__name__} has the networks {', '.join(parts)}"
+        raise ValueError(f"{told}: adapt a SiD2Model of each, and join the new ones.")
     network = adapted_network(model.network, sample_shape, patch_size, conditions)
     new = type(model)(
         network,
@@ -130,7 +129,8 @@ def adapted_arguments(network, sample_shape=None, patch_size=None, conditions=No
     if not isinstance(network, ResidualUViT):
         kind = type(network).__name__
         advice = "make the new one and SiD2Model around it yourself, and give it the weights"
-        raise ValueError(f"A ResidualUViT can be adapted, and this is a {kind}: {advice}.")
+        told = f"A ResidualUViT can be adapted, and this network is of the class {kind}"
+        raise ValueError(f"{told}: {advice}.")
     old, patch = network.sample_shape, network.patch_size
     shape = old if sample_shape is None else as_image_shape(sample_shape)
     conditions = _following(network, shape) if conditions is None else as_conditions(conditions)

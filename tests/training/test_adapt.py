@@ -215,6 +215,28 @@ def test_what_cannot_be_adapted_gets_one_sentence(model, change, sentence):
 
 
 @pytest.mark.backend_free
+def test_a_model_of_several_networks_and_networks_of_others_are_refused():
+    class Two(SiD2Model):
+        PARTS = (*SiD2Model.PARTS, "teacher")
+
+    class Own(keras.layers.Layer):
+        sample_shape, conditions = (4, 4, 1), {}
+
+        def call(self, inputs, training=None):
+            return inputs["z_t"]
+
+    parts = {"schedule": CosineSchedule(), "weighting": SigmoidWeighting(0.0)}
+    two = Two(tiny_network(), **parts)
+    two.teacher = tiny_network()
+    with pytest.raises(
+        ValueError, match="A Two has the networks network, teacher: adapt a SiD2Model of each, and join"
+    ):
+        two.adapt((8, 8, 1), verbose=False)
+    with pytest.raises(ValueError, match="A ResidualUViT can be adapted, and this network is of the class Own"):
+        SiD2Model(Own(), **parts).adapt((8, 8, 1), verbose=False)
+
+
+@pytest.mark.backend_free
 def test_images_of_clips_and_lora_are_refused(of_clips):
     with pytest.raises(ValueError, match="A network for clips .3, 4, 4, 1. cannot be adapted to images .4, 4, 1.: "):
         of_clips.adapt((4, 4, 1), verbose=False)
