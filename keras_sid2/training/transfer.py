@@ -259,7 +259,7 @@ def _own(layer) -> list:
 def _check_lora(layers_there: Mapping):
     name = next((name for name, layer in layers_there.items() if getattr(layer, "lora_enabled", False)), None)
     if name is not None:
-        advice = "load its saved weights, in which they are merged, into a model without, and adapt that"
+        advice = "adapt the model before, or assign the kernels (layer.kernel is merged) to a network without"
         raise ValueError(f"{name.removeprefix('/')} has weights of enable_lora() beside its kernel: {advice}.")
 
 
