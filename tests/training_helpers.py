@@ -42,6 +42,13 @@ def register_tiny_digits():
     register_preset(dataclasses.replace(full, name="tiny_digits", network=network, num_steps=2, recipe=recipe))
 
 
+def with_averages(model, steps: int = 4):
+    """As if it had been trained: a count of steps, and averages that are not the weights."""
+    model.step.assign(steps)
+    for average in model.averages():
+        average.assign(0.5 * average.value + 0.1)
+
+
 def stripes(count: int = 64) -> tuple[np.ndarray, np.ndarray]:
     """uint8 [N, 4, 4, 1] images, dark but for the row that the label int32 [N] names, a little noisy."""
     rng = np.random.default_rng(0)

@@ -10,8 +10,9 @@ from rich.console import Console
 
 import pipelines
 from keras_sid2.bin.common import check_folder
-from keras_sid2.bin.run_identity import CONFIG, check_same_run
-from keras_sid2.bin.train_settings import TrainSettings
+from keras_sid2.bin.run_identity import check_same_run
+from keras_sid2.bin.train_settings import CONFIG, TrainSettings
+from keras_sid2.checkpoints import checkpoints
 from keras_sid2.conditions import in_data
 from keras_sid2.models.level import as_levels
 from keras_sid2.parallel import processes
@@ -69,6 +70,8 @@ class RunContext:
         self.eval_batches = self._full_batches(self._check_data(settings.eval_split)) if settings.eval_split else None
         self.bad_records = pipelines.BadRecords(self.settings.max_bad_records)
         self.data_digest = check_same_run(self)
+        if settings.init_from is not None and not checkpoints(self.checkpoint_dir):
+            settings.initial_weights.check(self.preset)
         self._check_processes()
         self.stopped = StopAsked()
 
@@ -122,12 +125,13 @@ class RunContext:
         """Says what was proposed, if anything was, and what of the settings was changed."""
         if self.asked.proposes:
             network, objective = self.experiment.network, self.experiment.objective
+            sizes = f" (--size: {', '.join(SIZES)})" if self.asked.init_from is None or self.asked.size else ""
+            bias = f", bias {objective.weighting.bias:g}" if hasattr(objective.weighting, "bias") else ""
             levels = [f"{level.blocks} {level.kind} {level.channels} wide" for level in as_levels(network["levels"])]
             self.note(
-                f"{self.experiment.description.capitalize()} (--size: {', '.join(SIZES)}), patches of "
-                f"{network['patch_size']}, blocks {', '.join(levels)}, {type(objective.schedule).__name__}, bias "
-                f"{objective.weighting.bias:g}. To change it give --set, or {self.workdir / CONFIG}, edited, as "
-                "--config."
+                f"{self.experiment.description.capitalize()}{sizes}, patches of {network['patch_size']}, blocks "
+                f"{', '.join(levels)}, {type(objective.schedule).__name__}{bias}. To change it give --set, or "
+                f"{self.workdir / CONFIG}, edited, as --config."
             )
         for sentence in self.settings.remarks(self.asked):
             self.note(sentence)

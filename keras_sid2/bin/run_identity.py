@@ -13,12 +13,12 @@ import shutil
 from collections.abc import Iterator
 
 import pipelines
-from keras_sid2.bin.train_settings import TrainSettings
+from keras_sid2.bin.train_settings import CONFIG, TrainSettings
 from keras_sid2.checkpoints import checkpoints
 from keras_sid2.io.atomic import atomic_write, read_json, write_json
 from keras_sid2.training.proposal import config_text
 
-RUN, PRESET, CONFIG = "run.json", "preset.json", "config.py"
+RUN, PRESET = "run.json", "preset.json"
 
 
 def write_run(run):

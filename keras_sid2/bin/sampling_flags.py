@@ -8,11 +8,12 @@ from keras_sid2 import Guidance, ScaleCurve, SiD2Model
 from keras_sid2.bin.common import newest_checkpoint
 from keras_sid2.bin.device_flags import MeshFlags
 from keras_sid2.bin.flag_table import IN_UNIT_INTERVAL, at_least, flag, parsed
+from keras_sid2.bin.model_files import load_model_file, model_path
 from keras_sid2.bin.preset_flags import chosen_preset, read_config
-from keras_sid2.checkpoints import MANIFEST, load_model
+from keras_sid2.checkpoints import load_model
 from keras_sid2.parallel.mesh import Mesh, drawing
 from keras_sid2.sampling import get_noise_levels, get_sampler
-from keras_sid2.training.preset_folder import is_folder, is_preset_folder
+from keras_sid2.training.preset_folder import is_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ def load_model_from_flags(values) -> SiD2Model:
         return SiD2Model.from_preset(folder)
     if values.workdir:
         return load_model(newest_checkpoint("workdir", values.workdir))
-    return _load_file("weights", values.weights)
+    return load_model_file(model_path("weights", values.weights))
 
 
 def _load_weights(values) -> SiD2Model:
@@ -74,21 +75,6 @@ def _load_weights(values) -> SiD2Model:
     return model
 
 
-def _load_file(flag: str, name: str) -> SiD2Model:
-    """The model in a .keras file, a checkpoint's folder, a preset's or a run's."""
-    path = pathlib.Path(name)
-    if is_preset_folder(path):
-        return SiD2Model.from_preset(path)
-    if (path / MANIFEST).is_file() or (path.suffix == ".keras" and path.is_file()):
-        return load_model(path)
-    if (path / "checkpoints").is_dir():
-        return load_model(newest_checkpoint(flag, name))
-    if path.suffix == ".keras" or not path.exists():
-        raise FileNotFoundError(f"--{flag}={name} is no file.")
-    accepted = "a .keras file, the folder of a checkpoint or a preset, or a .weights.h5 file with --preset or --config"
-    raise ValueError(f"--{flag}={name} must be {accepted}.")
-
-
 def sampling_options(values) -> dict:
     """Arguments of `SampleRequest`: how to draw, without what. The guidance network is loaded if all else is right.
 
@@ -100,7 +86,8 @@ def sampling_options(values) -> dict:
     options = {"sampler": sampler, "guidance": _guidance(values), "use_ema": values.ema}
     for name in ("num_steps", "noise_levels", "dynamic_threshold", "seed", "batch_size"):
         options[name] = getattr(values, name)
-    guidance_network = None if values.autoguide is None else _load_file("autoguide", values.autoguide)
+    other = values.autoguide
+    guidance_network = None if other is None else load_model_file(model_path("autoguide", other))
     return {**options, "guidance_network": guidance_network}
 
 

@@ -3,9 +3,11 @@
     KERAS_BACKEND=jax sid2-train --preset=sid2_digits --data=digits --workdir=runs/digits --steps=2000
     KERAS_BACKEND=jax sid2-train --data=mine --workdir=runs/mine --set=network.embedding_dim=128
     KERAS_BACKEND=jax sid2-train --config=experiment.py --data=mine --workdir=runs/mine
+    KERAS_BACKEND=jax sid2-train --data=finer --workdir=runs/finer --init_from=runs/mine
 
 Without --preset and --config a network of --size is proposed for the shape and the classes of the data, and written to
-config.py in the work directory, to be edited and given to --config.
+config.py in the work directory, to be edited and given to --config. With --init_from alone it is the network of that
+run, checkpoint, file or folder, adapted to the data (keras_sid2/training/adapting.py).
 The backend is keras's: KERAS_BACKEND, or ~/.keras/keras.json. `sid2-data prepare digits` writes the data.
 """
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 
 import keras
 
@@ -10,13 +11,16 @@ from keras_sid2.bin.compilation_cache import CacheFlags
 from keras_sid2.bin.device_flags import ProcessFlags
 from keras_sid2.bin.flag_table import REQUIRED, Accepted, at_least, check, flag, names, one_of
 from keras_sid2.bin.measuring import CACHE, CACHE_TEXT, FEATURES_TEXT, WEIGHTS_TEXT, check_features
-from keras_sid2.bin.preset_flags import PresetFlags, chosen_preset
+from keras_sid2.bin.model_files import InitialWeights
+from keras_sid2.bin.preset_flags import PresetFlags, chosen_preset, read_config
 from keras_sid2.checkpoints.sharded import check_available
 from keras_sid2.parallel.rules import Mesh
 from keras_sid2.training import Preset
 from keras_sid2.training.overrides import overridden
 from keras_sid2.training.preset import DATA_OPTIONS
 from keras_sid2.training.proposal import SIZES, proposed_preset
+
+CONFIG = "config.py"  # in a work directory: the --config file, or what was proposed where there was none
 
 _COMPILE_TEXT = "auto, or on torch never: blocks are not recorded (compiled on CUDA), but run as Keras does"
 _SEEDS = Accepted("in [0, 2**32)", lambda seed: 0 <= seed < 2**32)
@@ -33,6 +37,8 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
     workdir: str = flag(REQUIRED, "folder of the run; a run that is in it is continued")
     data: str = _of_run(REQUIRED, "name or folder of a prepared data set (sid2-data prepare)")
     size: str | None = flag(None, f"of the network proposed without --preset and --config: {', '.join(SIZES)}")
+    init_from: str | None = _of_run(None, "begin with the weights of a run, checkpoint, .keras file or preset's folder")
+    init_ema: bool = _of_run(True, "of --init_from its averages, if it has any; else its weights")
     image_size: str | None = flag(None, "that it is for, as 64 or 48x64, where the data's differ or with --crop")
     given_frames: int | None = flag(None, "of clips, how many of the proposed network's are given", at_least(1))
     data_dir: str | None = flag(None, "where data sets lie that are given by name; tfds' own folder if not given")
@@ -93,6 +99,8 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
             self = dataclasses.replace(self, **self.SMOKE)
         if self.checkpoints == "sharded":
             check_available()
+        if self.init_from is None and not self.init_ema:
+            raise ValueError("--init_ema does nothing without --init_from.")
         if self.compile == "never" and keras.backend.backend() != "torch":
             name = keras.backend.backend()
             raise ValueError(
@@ -126,15 +134,30 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
             if given:
                 raise ValueError(f"--{given[0]} is of a proposed network: leave it out, or --preset and --config.")
             return self._in_its_size(chosen_preset(self))
+        told = pathlib.Path(self.workdir) / CONFIG
+        if self.init_from is not None and self.size is None and told.is_file():  # begun, and its source may be gone
+            return overridden(read_config(str(told)), self.set)
         missing = self.max_bad_records > 0
         data = pipelines.describe(self.data, split=self.split, data_dir=self.data_dir, missing_shards=missing)
         shape = self._sample_shape(data)
-        how = {"size": self.size, "examples": data.num_examples, "given_frames": self.given_frames}
-        proposed = proposed_preset(shape, data.num_classes, **how)
+        if self.init_from is not None and self.size is None:
+            if self.given_frames is not None:
+                raise ValueError("--given_frames with --init_from needs --size: else the network is that one's.")
+            proposed = self.initial_weights.preset(shape, data.num_classes, data.num_examples)
+        else:
+            how = {"size": self.size, "examples": data.num_examples, "given_frames": self.given_frames}
+            proposed = proposed_preset(shape, data.num_classes, **how)
         return self._in_its_size(overridden(proposed, self.set))
 
     def _in_its_size(self, preset: Preset) -> Preset:
+        if self.smoke and self.init_from is not None:
+            raise ValueError("--smoke shrinks the network, which --init_from cannot fill: leave one of them out.")
         return preset.shrunk() if self.smoke else preset
+
+    @functools.cached_property
+    def initial_weights(self) -> InitialWeights | None:
+        """What --init_from names; raises what is wrong with it."""
+        return None if self.init_from is None else InitialWeights(self.init_from, self.init_ema)
 
     def _sample_shape(self, data: pipelines.DatasetDescription) -> tuple[int, ...]:
         *frames, height, width, channels = data.sample_shape

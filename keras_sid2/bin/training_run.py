@@ -105,6 +105,8 @@ class TrainingRun(RunContext):
         keras.utils.set_random_seed(self.settings.seed)  # the initial weights
         dtype = None if self.settings.precision == "float32" else self.settings.precision
         model = self.preset.build(SiD2Model, seed=self.settings.seed, dtype=dtype)
+        if self.settings.init_from is not None:
+            self.note(f"Begun with {self.settings.init_from}.\n{self.settings.initial_weights.give_to(model)}")
         model.compile()
         return model
 

@@ -1,6 +1,7 @@
 """Models from checkpoints of either kind, and from `.keras` files."""
 
 import contextlib
+import json
 import os
 import pathlib
 import random
@@ -13,6 +14,8 @@ import keras
 from keras_sid2 import backend
 from keras_sid2.checkpoints.manifest import ARRAYS, CONFIG, MODEL, SHARDED, checkpoint_format, first_line
 from keras_sid2.checkpoints.sharded import check_available, orbax_handler, variables_by_path
+
+PRESET_CONFIG = "config.json"  # in a preset's folder, and in a .keras file
 
 
 def first_reason(error: Exception) -> str:
@@ -56,6 +59,29 @@ def load_model(path: str | os.PathLike):
     if not hasattr(model, "generate"):
         raise ValueError(f"{file} holds a {type(model).__name__}, not a SiD2Model.")
     return model
+
+
+def model_config(path: str | os.PathLike) -> dict:
+    """What keras wrote of the model in a checkpoint, a `.keras` file or a preset's folder, unpacked; ValueError, in one
+    sentence, for what is no SiD2Model's."""
+    path = pathlib.Path(path)
+    try:
+        if path.is_dir() and not (path / PRESET_CONFIG).is_file():
+            sharded = checkpoint_format(path) == SHARDED
+            path = path / (CONFIG if sharded else MODEL)
+        elif path.is_dir():
+            path = path / PRESET_CONFIG
+        if path.suffix == ".json":
+            found = json.loads(path.read_text())
+        else:
+            with zipfile.ZipFile(path) as file:
+                found = json.loads(file.read(PRESET_CONFIG))
+        found["config"]["network"]
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"{path} holds no configuration of a SiD2Model.") from error
+    return found
 
 
 @contextlib.contextmanager

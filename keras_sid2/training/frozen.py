@@ -12,7 +12,7 @@ import keras
 def frozen(network) -> list[str]:
     """The layers that are frozen, outer ones first, and variables that are frozen in a layer that is not."""
     found = []
-    for name, layer in _layers(network):
+    for name, layer in layers_of(network):
         if not layer.trainable:
             found.append(name)
         else:
@@ -23,7 +23,7 @@ def frozen(network) -> list[str]:
 def freeze(network, names: Iterable[str]):
     """Freezes these and no others; from the outside in, as a layer hands on to those inside it what it is told."""
     names = set(names)
-    for name, layer in _layers(network):
+    for name, layer in layers_of(network):
         if layer.trainable == (name in names):
             layer.trainable = name not in names
         for i, variable in enumerate(layer._trainable_variables):
@@ -31,7 +31,7 @@ def freeze(network, names: Iterable[str]):
                 variable.trainable = False
 
 
-def _layers(value, name: str = "", seen: set | None = None) -> Iterator[tuple[str, keras.layers.Layer]]:
+def layers_of(value, name: str = "", seen: set | None = None) -> Iterator[tuple[str, keras.layers.Layer]]:
     """(name, layer) of a layer and all inside it, each once, outer ones first; of containers, what is in them."""
     seen, parts = set() if seen is None else seen, ()
     if isinstance(value, dict):
@@ -44,4 +44,4 @@ def _layers(value, name: str = "", seen: set | None = None) -> Iterator[tuple[st
         names = (key for key in dir(value) if not key.startswith("_"))  # torch keeps some where vars() does not look
         parts = [(k, getattr(value, k)) for k in names if not isinstance(getattr(type(value), k, None), property)]
     for key, part in parts:
-        yield from _layers(part, f"{name}/{key}", seen)
+        yield from layers_of(part, f"{name}/{key}", seen)

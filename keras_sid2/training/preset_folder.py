@@ -90,6 +90,13 @@ def load_preset(
     return model
 
 
+def preset_folder(where: str | os.PathLike) -> pathlib.Path:
+    """The folder itself, or what was downloaded of hf://user/name; raises what `load_preset` raises of that."""
+    if not str(where).startswith(REMOTE):
+        return pathlib.Path(where)
+    return pathlib.Path(_downloaded(str(where), [CONFIG, METADATA, WEIGHTS]))
+
+
 def _read(path: pathlib.Path) -> dict:
     if (found := read_json(path)) is None:
         raise ValueError(f"{path} is damaged: it is no JSON object.")

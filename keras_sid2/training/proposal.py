@@ -79,8 +79,6 @@ def proposed_preset(
     if given_frames is not None and not frames:
         raise ValueError(f"--given_frames={given_frames} is of clips, and the data are images.")
     given = {} if given_frames is None else {"conditions": {"given": Frames(shape, given_frames)}}
-    schedule = CosineSchedule() if side < 32 else CosineInterpolatedSchedule(round(side, 2), low=32.0)
-    bias = round(float(np.interp(math.log2(side), np.log2(list(_BIAS)), list(_BIAS.values()))), 2)
     return Preset(
         name="_".join([size, "x".join(map(str, shape)), *([str(num_classes)] if num_classes else [])]),
         description=f"proposed for {'clips' if frames else 'images'} {shape} of {num_classes or 'no'} classes: {size}",
@@ -92,12 +90,21 @@ def proposed_preset(
             "levels": _levels(chosen, depth, frames, (height // patch_size) * (width // patch_size)),
             **given,
         },
-        objective=DiffusionObjective(schedule, SigmoidWeighting(bias)),
+        objective=proposed_objective(shape),
         label_dropout=0.1 if num_classes or given else 0.0,
         recipe=AdamRecipe(chosen.learning_rate, chosen.warmup_steps, ema_decay=chosen.ema_decay, ema_warmup=True),
         batch_size=min(chosen.batch_size, 2 ** int(math.log2(examples)) if examples else chosen.batch_size),
         num_steps=256,
     )
+
+
+def proposed_objective(sample_shape) -> DiffusionObjective:
+    """The schedule and the bias for samples (H, W, C) or (F, H, W, C), and v-prediction."""
+    *_, height, width, _ = as_image_shape(sample_shape)
+    side = math.sqrt(height * width)
+    schedule = CosineSchedule() if side < 32 else CosineInterpolatedSchedule(round(side, 2), low=32.0)
+    bias = round(float(np.interp(math.log2(side), np.log2(list(_BIAS)), list(_BIAS.values()))), 2)
+    return DiffusionObjective(schedule, SigmoidWeighting(bias))
 
 
 def _patch_and_depth(height: int, width: int) -> tuple[int, int] | None:
@@ -138,10 +145,12 @@ def _levels(size: Size, depth: int, frames: list[int], positions: int) -> tuple[
 
 def config_text(preset: Preset) -> str:
     """A file for --config that defines a preset of a ResidualUViT, to be edited."""
-    given = "from keras_sid2.conditions import Frames\n" if "conditions" in preset.network else ""
+    of_diffusion = {type(part).__name__ for part in (preset.schedule, preset.objective, preset.weighting)}
+    others = ", ".join(sorted({type(c).__name__ for c in preset.network.get("conditions", {}).values()}))
     return (
-        f'"""{preset.description.capitalize()}, by sid2-train. Edit it, and give it to --config."""\n\n{given}'
-        f"from keras_sid2.diffusion import {type(preset.schedule).__name__}, DiffusionObjective, SigmoidWeighting\n"
+        f'"""{preset.description.capitalize()}, by sid2-train. Edit it, and give it to --config."""\n\n'
+        + (f"from keras_sid2.conditions import {others}\n" if others else "")
+        + f"from keras_sid2.diffusion import {', '.join(sorted(of_diffusion))}\n"
         "from keras_sid2.models import Level\n"
         "from keras_sid2.training import AdamRecipe, Preset\n\n"
         f"preset = {pprint.pformat(preset, width=110, sort_dicts=False)}\n"

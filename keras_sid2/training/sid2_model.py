@@ -34,6 +34,7 @@ from keras_sid2.generation import generate, trajectory
 from keras_sid2.models import ResidualUViT
 from keras_sid2.parallel import replicas
 from keras_sid2.policies import check_channels_last, check_floatx
+from keras_sid2.training.adapting import adapt
 from keras_sid2.training.averaged_model import parameters
 from keras_sid2.training.checked_model import CheckedModel
 from keras_sid2.training.data_checks import DataFaults, check_sample_spec, unpack, without_faults
@@ -179,7 +180,7 @@ class SiD2Model(CheckedModel):
             return load_preset(cls, preset, load_weights=load_weights, seed=seed, **options)
         return find_preset(preset).build(cls, seed=seed or 0, **options)
 
-    save_preset, generate, trajectory = save_preset, generate, trajectory
+    adapt, save_preset, generate, trajectory = adapt, save_preset, generate, trajectory
 
     # -- the training step -------------------------------------------------------------------------------------------
 
