@@ -1,6 +1,6 @@
 """Question: how does the Frechet distance of drawn digits fall with the number of steps, for each sampler?
 
-    python benchmarks/sampler_steps.py --checkpoint=runs/digits/checkpoints/step_0000002500 --noise_levels=uniform_t \
+    python benchmarks/sampler_steps.py --checkpoint=runs/digits/checkpoints/step_0000001500 --noise_levels=uniform_t \
         --json=result.json --plot=result.png
 
 Expected: with uniform_t, heun and dpmpp_2m score in 16 steps what real halves do, ddim in 32, and more steps

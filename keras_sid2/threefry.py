@@ -19,6 +19,8 @@ import math
 import numpy as np
 from keras import ops
 
+from keras_sid2 import backend
+
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 _GOLDEN = -0x61C88647  # (sqrt(5) - 1) / 2 of 2^32, as int32
@@ -32,19 +34,24 @@ def key(seed: int, stream: int = 0):
 
 
 def _rotate(x, bits: int):
-    high = ops.left_shift(x, bits)
-    low = ops.bitwise_and(ops.right_shift(x, 32 - bits), (1 << bits) - 1)  # int32 shifts copy the sign: mask it
-    return ops.bitwise_or(high, low)
+    mask = (1 << bits) - 1  # int32 shifts copy the sign
+    if backend.is_torch_tensor(x):  # keras's operations cost Python more than these numbers cost to compute
+        return (x << bits) | ((x >> (32 - bits)) & mask)
+    return ops.bitwise_or(ops.left_shift(x, bits), ops.bitwise_and(ops.right_shift(x, 32 - bits), mask))
+
+
+def _xor(a, b):
+    return a ^ b if backend.is_torch_tensor(a) else ops.bitwise_xor(a, b)
 
 
 def threefry2x32(key0, key1, x0, x1):
     """Eq. (1): two int32 words from two, under a key of two words. Shapes broadcast together."""
-    keys = (key0, key1, ops.bitwise_xor(ops.bitwise_xor(key0, key1), _PARITY))
+    keys = (key0, key1, _xor(_xor(key0, key1), _PARITY))
     x0, x1 = x0 + key0, x1 + key1
     for group in range(5):
         for bits in _ROTATIONS[group % 2]:
             x0 = x0 + x1
-            x1 = ops.bitwise_xor(_rotate(x1, bits), x0)
+            x1 = _xor(_rotate(x1, bits), x0)
         x0 = x0 + keys[(group + 1) % 3]
         x1 = x1 + keys[(group + 2) % 3] + (group + 1)
     return x0, x1

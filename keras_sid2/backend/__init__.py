@@ -5,12 +5,16 @@
 from keras_sid2.backend.accumulation import accumulated
 from keras_sid2.backend.compilation import compiled, recorded, tensors_stay_tensors
 from keras_sid2.backend.ops import (
+    affine,
     attention,
     convolution,
     dense,
     fused_group_norm,
     global_norm,
+    halved,
+    is_torch_tensor,
     loop,
+    modulated,
     scaled,
     update_averages,
 )

@@ -18,14 +18,47 @@ def attention(query, key, value):
     return ops.dot_product_attention(query, key, value, flash_attention=False if platform == "tpu" else None)
 
 
-def convolution(inputs, kernel, *, strides: tuple[int, int], padding: str):
-    """[B, H, W, C] by a kernel [h, w, C, F]; padding "valid" or "same". As keras.ops.conv, channels last. On torch
-    keras 3.15 copies the images to channels first and back; torch takes them as they lie, by other strides."""
+def convolution(inputs, kernel, bias=None, *, strides: tuple[int, int], padding: str):
+    """[B, H, W, C] by a kernel [h, w, C, F], plus bias [F]; padding "valid" or "same". As keras.ops.conv, with channels
+    last. On torch keras 3.15 copies the images to channels first and back; torch takes them as they lie, by other
+    strides, adds the bias in the same pass, and kernels of one pixel are products of matrices."""
     if name() != "torch" or (padding == "same" and tuple(strides) != (1, 1)):
-        return ops.conv(inputs, kernel, strides=strides, padding=padding, data_format="channels_last")
+        found = ops.conv(inputs, kernel, strides=strides, padding=padding, data_format="channels_last")
+        return found if bias is None else found + ops.reshape(bias, (1, 1, 1, -1))
+    if tuple(kernel.shape[:2]) == tuple(strides) == (1, 1):
+        return affine(inputs, ops.reshape(kernel, kernel.shape[2:]), bias)
     images, weights = ops.convert_to_tensor(inputs).permute(0, 3, 1, 2), ops.convert_to_tensor(kernel)
-    result = torch.nn.functional.conv2d(images, weights.permute(3, 2, 0, 1), stride=strides, padding=padding)
+    bias = None if bias is None else ops.convert_to_tensor(bias)
+    result = torch.nn.functional.conv2d(images, weights.permute(3, 2, 0, 1), bias, stride=strides, padding=padding)
     return result.permute(0, 2, 3, 1)
+
+
+def is_torch_tensor(x) -> bool:
+    """Whether x is torch's, so that Python's operators do with it what they say, on integers too."""
+    return name() == "torch" and isinstance(x, torch.Tensor)
+
+
+def affine(inputs, kernel, bias=None):
+    """[..., C] by a kernel [C, F], plus bias [F]: on torch in one pass."""
+    if bias is None or name() != "torch":
+        found = ops.matmul(inputs, kernel)
+        return found if bias is None else found + bias
+    inputs, kernel, bias = (ops.convert_to_tensor(part) for part in (inputs, kernel, bias))
+    return torch.addmm(bias, inputs.reshape(-1, inputs.shape[-1]), kernel).reshape(*inputs.shape[:-1], -1)
+
+
+def modulated(inputs, scale, shift):
+    """inputs scale + shift, which broadcast to inputs: on torch in one pass."""
+    if name() != "torch":
+        return inputs * scale + shift
+    return torch.addcmul(shift, inputs, scale)
+
+
+def halved(images):
+    """[B, H, W, C] -> [B, H/2, W/2, C], means over 2 x 2 pixels."""
+    if name() != "torch":
+        return ops.average_pool(images, (2, 2), (2, 2), data_format="channels_last")
+    return torch.nn.functional.avg_pool2d(ops.convert_to_tensor(images).permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
 
 
 def fused_group_norm(inputs, scale, offset, *, groups: int, epsilon: float):

@@ -32,7 +32,7 @@ from keras_sid2.io.image_files import image_grid, write_png
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoFlags(CacheFlags):
     workdir: str = flag("runs/digits", "folder of the run")
-    steps: int = flag(2500, "training steps", at_least(1))
+    steps: int = flag(1500, "training steps", at_least(1))
     num_steps: int = flag(128, "sampler steps", at_least(1))
     seed: int = flag(0, "of everything random")
 

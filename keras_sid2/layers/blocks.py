@@ -14,9 +14,10 @@ import math
 import keras
 from keras import ops
 
+from keras_sid2 import backend
 from keras_sid2.config import register
 from keras_sid2.layers.attention import NORM_EPSILON, SelfAttention
-from keras_sid2.layers.convolutions import Convolution, GroupNorm
+from keras_sid2.layers.convolutions import Convolution, Dense, GroupNorm
 from keras_sid2.layers.dropout import dropout
 from keras_sid2.shapes import rate
 
@@ -50,7 +51,7 @@ class _Block(keras.layers.Layer):
         """h (1 + scale) + shift, with [B, 2F] from emb broadcast over positions."""
         positions = tuple(range(1, len(h.shape) - 1))
         scale, shift = ops.split(ops.expand_dims(self.modulation(emb), positions), 2, axis=-1)
-        return h * (1.0 + scale) + shift
+        return backend.modulated(h, 1.0 + scale, shift)
 
     def get_config(self):
         return {**super().get_config(), "dropout": self.dropout}
@@ -69,7 +70,7 @@ class ResBlock(_Block):
         conv = {"filters": channels, "kernel_size": 3, "padding": "same", **options}
         self.norm1 = group_norm(channels, name="norm1", **options)
         self.conv1 = Convolution(name="conv1", **conv)
-        self.modulation = keras.layers.Dense(2 * channels, name="modulation", **options)
+        self.modulation = Dense(2 * channels, name="modulation", **options)
         self.norm2 = group_norm(channels, name="norm2", **options)
         self.conv2 = Convolution(name="conv2", kernel_initializer="zeros", **conv)
         for layer in (self.norm1, self.conv1, self.norm2, self.conv2):
@@ -98,9 +99,9 @@ class TransformerBlock(_Block):
         channels, options = h_shape[-1], {"dtype": self.dtype_policy}
         norm = {"epsilon": NORM_EPSILON, **options}
         self.mlp_norm = keras.layers.LayerNormalization(name="mlp_norm", **norm)
-        self.mlp1 = keras.layers.Dense(4 * channels, activation="silu", name="mlp1", **options)
-        self.modulation = keras.layers.Dense(8 * channels, name="modulation", **options)
-        self.mlp2 = keras.layers.Dense(channels, kernel_initializer="zeros", name="mlp2", **options)
+        self.mlp1 = Dense(4 * channels, activation="silu", name="mlp1", **options)
+        self.modulation = Dense(8 * channels, name="modulation", **options)
+        self.mlp2 = Dense(channels, kernel_initializer="zeros", name="mlp2", **options)
         self.attention_norm = keras.layers.LayerNormalization(name="attention_norm", **norm)
         self.attention = SelfAttention(self.head_dim, over=self.over, name="attention", **options)
         for layer in (self.mlp_norm, self.mlp1, self.attention_norm, self.attention):

@@ -36,10 +36,24 @@ class _PerImage:
 
 @register
 class Convolution(_PerImage, keras.layers.Conv2D):
-    """keras's Conv2D; on torch without the copies to channels-first and back."""
+    """keras's Conv2D; on torch without the copies to channels-first and back, and its bias in the same pass."""
 
-    def convolution_op(self, inputs, kernel):
-        return backend.convolution(inputs, kernel, strides=self.strides, padding=self.padding)
+    def call(self, inputs):
+        return _per_image(self._convolved, inputs)
+
+    def _convolved(self, images):
+        options = {"strides": self.strides, "padding": self.padding}
+        found = backend.convolution(images, self.kernel, self.bias, **options)
+        return found if self.activation is None else self.activation(found)
+
+
+@register
+class Dense(keras.layers.Dense):
+    """keras's Dense; on torch its bias in the same pass."""
+
+    def call(self, inputs, training=None):
+        found = backend.affine(inputs, self.kernel, self.bias)
+        return found if self.activation is None else self.activation(found)
 
 
 @register
@@ -86,13 +100,13 @@ class _Patches(_PerImage):
 class Patchify(_Patches, Convolution):
     """[B, H, W, C] -> [B, H/p, W/p, filters]: a p x p convolution with stride p, as a product over patches."""
 
-    def convolution_op(self, inputs, kernel):
-        p, (_, height, width, channels) = self.patch_size, inputs.shape
-        pixels = ops.reshape(inputs, (-1, height // p, p, width // p, p, channels))
+    def _convolved(self, images):
+        p, (_, height, width, channels) = self.patch_size, images.shape
+        pixels = ops.reshape(images, (-1, height // p, p, width // p, p, channels))
         patches = ops.reshape(
             ops.transpose(pixels, (0, 1, 3, 2, 4, 5)), (-1, height // p, width // p, p * p * channels)
         )
-        return ops.matmul(patches, ops.reshape(kernel, (p * p * channels, self.filters)))
+        return backend.affine(patches, ops.reshape(self.kernel, (p * p * channels, self.filters)), self.bias)
 
 
 @register
@@ -111,6 +125,13 @@ class Unpatchify(_Patches, keras.layers.Conv2DTranspose):
         patches = ops.reshape(ops.matmul(h, kernel), (-1, rows, columns, p, p, self.filters))
         pixels = ops.reshape(ops.transpose(patches, (0, 1, 3, 2, 4, 5)), (-1, rows * p, columns * p, self.filters))
         return pixels if self.bias is None else pixels + self.bias
+
+
+class MeanPooling(keras.layers.AveragePooling2D):
+    """keras's, over 2x2; on torch without its copy to channels first."""
+
+    def call(self, inputs):
+        return backend.halved(inputs)
 
 
 class _Resample(keras.layers.Layer):
@@ -135,7 +156,7 @@ class Downsample(_Resample):
     """[B, H, W, C] -> [B, H/2, W/2, channels]: mean over 2x2, then a 1x1 convolution."""
 
     def __init__(self, channels: int, **kwargs):
-        super().__init__(channels, keras.layers.AveragePooling2D, "pool", **kwargs)
+        super().__init__(channels, MeanPooling, "pool", **kwargs)
 
     def call(self, h):
         return self.conv(_per_image(self.resize, h))

@@ -234,7 +234,8 @@ class SiD2Model(CheckedModel):
     def train_step(self, *args):
         """keras's own step of the backend on the corrupted batch; jax passes and returns its state explicitly."""
         *state, data = args
-        step = backend.step_value(self.step, self.non_trainable_variables, state[0][1] if state else None)
+        variables = self.non_trainable_variables if state else ()
+        step = backend.step_value(self.step, variables, state[0][1] if state else None)
         inputs = self.corrupted(data, self._step_keys(_TRAIN, step), self._dropout)
         result = super().train_step(*state, (inputs,))
         logs, *state = result if state else (result,)
