@@ -162,6 +162,17 @@ def test_global_norm_is_that_of_all_numbers_together():
     assert np.isnan(float(backend.global_norm([ops.convert_to_tensor(np.float32([1.0, np.nan]))])))
 
 
+@pytest.mark.parametrize("gradient", [1.0, np.nan, np.inf])
+def test_tensors_are_scaled_or_zero_where_one_of_them_is_not_finite(gradient):
+    tensors = [np.float32([[gradient, -2.0], [0.5, 3.0]]), images(3, 2)]
+    given = [ops.convert_to_tensor(t) for t in tensors]
+    finite = ops.isfinite(backend.global_norm(given))
+    found = backend.scaled_or_zero(given, ops.convert_to_tensor(np.float32(0.25)), finite)
+    for a, b, before in zip(found, tensors, given, strict=True):
+        np.testing.assert_array_equal(to_numpy(a), 0.25 * b if np.isfinite(gradient) else 0.0 * images(*b.shape))
+        np.testing.assert_array_equal(to_numpy(before), b)
+
+
 def test_step_value_is_that_of_the_step_s_state():
     variables = [keras.Variable(0.0, name=f"v{i}") for i in range(3)]  # equal values: only identity tells them apart
     assert to_numpy(backend.step_value(variables[1], variables, None)) == 0.0

@@ -7,12 +7,9 @@ from keras_sid2.backend.compilation import compiled, recorded, tensors_stay_tens
 from keras_sid2.backend.ops import (
     attention,
     convolution,
-    dense,
     fused_group_norm,
-    global_norm,
     loop,
     scaled,
-    update_averages,
 )
 from keras_sid2.backend.platform import batch_shards, convolution_precision, device_kind, name
 from keras_sid2.backend.state import (
@@ -26,3 +23,4 @@ from keras_sid2.backend.state import (
     variables_survive,
 )
 from keras_sid2.backend.training_blocks import training_block
+from keras_sid2.backend.updates import adam_on_torch, dense, global_norm, scaled_or_zero, update_averages

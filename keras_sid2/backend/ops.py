@@ -1,11 +1,9 @@
 """Operations that backends do not share, or that Keras does with copies."""
 
-from collections.abc import Callable, Sequence
-
 import keras
 from keras import ops
 
-from keras_sid2.backend.platform import jax_platform, name, tf, torch
+from keras_sid2.backend.platform import jax_platform, name, torch
 
 
 def attention(query, key, value):
@@ -43,32 +41,6 @@ def scaled(x, factor: float):
     if name() == "torch":
         return ops.convert_to_tensor(x) * factor  # torch multiplies half precision by numbers in float32, in one pass
     return ops.cast(ops.cast(x, "float32") * factor, x.dtype)
-
-
-def dense(gradients: Sequence) -> list:
-    """Gradients as plain tensors: tensorflow's of an embedding lists a row once for each lookup of it."""
-    if name() != "tensorflow":
-        return list(gradients)
-    return [tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
-
-
-def global_norm(tensors: Sequence):
-    """The L2 norm of all `tensors` together, a float32 scalar."""
-    if name() == "torch":
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))).float())
-    return ops.sqrt(sum(ops.sum(ops.square(ops.cast(t, "float32"))) for t in tensors))
-
-
-def update_averages(averages: Sequence, variables: Sequence, momentum, *, assign: Callable):
-    """average <- momentum average + (1 - momentum) variable, for each pair; assign(averages, values) does it."""
-    if name() == "torch":
-        with torch.no_grad():
-            values = [a.value for a in averages]
-            torch._foreach_mul_(values, momentum)
-            torch._foreach_add_(values, torch._foreach_mul([v.value for v in variables], 1.0 - momentum))
-        return
-    pairs = zip(averages, variables, strict=True)
-    assign(averages, [momentum * average + (1.0 - momentum) * variable for average, variable in pairs])
 
 
 loop = ops.fori_loop  # carry = body(i, carry) for start <= i < stop: compiled, or a Python loop on torch
