@@ -162,14 +162,15 @@ def test_global_norm_is_that_of_all_numbers_together():
     assert np.isnan(float(backend.global_norm([ops.convert_to_tensor(np.float32([1.0, np.nan]))])))
 
 
-@pytest.mark.parametrize("gradient", [1.0, np.nan, np.inf])
-def test_tensors_are_scaled_or_zero_where_one_of_them_is_not_finite(gradient):
-    tensors = [np.float32([[gradient, -2.0], [0.5, 3.0]]), images(3, 2)]
+@pytest.mark.parametrize("bound", [None, 2.5, 1e3])
+@pytest.mark.parametrize("value", [3.0, np.nan, np.inf])
+def test_tensors_are_clipped_together_and_zero_where_one_of_them_is_not_finite(value, bound):
+    tensors = [np.float32([[value, 4.0], [0.0, 0.0]]), np.zeros(3, "float32")]  # a norm of 5
     given = [ops.convert_to_tensor(t) for t in tensors]
-    finite = ops.isfinite(backend.global_norm(given))
-    found = backend.scaled_or_zero(given, ops.convert_to_tensor(np.float32(0.25)), finite)
+    found = backend.clipped(given, backend.global_norm(given), bound)
     for a, b, before in zip(found, tensors, given, strict=True):
-        np.testing.assert_array_equal(to_numpy(a), 0.25 * b if np.isfinite(gradient) else 0.0 * images(*b.shape))
+        expected = b * (0.5 if bound == 2.5 else 1.0) if np.isfinite(value) else np.zeros_like(b)
+        np.testing.assert_array_equal(to_numpy(a), expected)
         np.testing.assert_array_equal(to_numpy(before), b)
 
 

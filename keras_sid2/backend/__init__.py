@@ -9,7 +9,10 @@ from keras_sid2.backend.ops import (
     convolution,
     fused_group_norm,
     loop,
+    masked,
+    rotated,
     scaled,
+    unsigned_shift,
 )
 from keras_sid2.backend.platform import batch_shards, convolution_precision, device_kind, name
 from keras_sid2.backend.state import (
@@ -23,4 +26,4 @@ from keras_sid2.backend.state import (
     variables_survive,
 )
 from keras_sid2.backend.training_blocks import training_block
-from keras_sid2.backend.updates import adam_on_torch, dense, global_norm, scaled_or_zero, update_averages
+from keras_sid2.backend.updates import adam_on_torch, clipped, dense, global_norm, update_averages

@@ -9,8 +9,8 @@ from keras_sid2.backend.platform import jax_platform, name, torch
 def attention(query, key, value):
     """softmax(q k^T / sqrt(d)) v over [B, N, heads, d], not causal, through the backend's fused kernel if any. On TPU
     keras 3.15's Splash path masks causally and does not scale, for lengths that 128 divides: there XLA's own attention
-    is used. XLA for CPU has no product of float16 summed in float32, which jax asks for: float32 is used. On torch keras
-    copies query, key and value to put heads before positions; torch takes them by other strides."""
+    is used. XLA for CPU has no product of float16 summed in float32, which jax asks for: float32 is used.
+    On torch Keras copies query, key and value to put heads before positions; torch takes them by other strides."""
     if name() == "torch" and isinstance(query, torch.Tensor) and query.device.type != "meta":  # keras's are symbols
         parts = (part.transpose(1, 2) for part in (query, key, value))
         return torch.nn.functional.scaled_dot_product_attention(*parts).transpose(1, 2)
@@ -45,6 +45,24 @@ def scaled(x, factor: float):
     if name() == "torch":
         return ops.convert_to_tensor(x) * factor  # torch multiplies half precision by numbers in float32, in one pass
     return ops.cast(ops.cast(x, "float32") * factor, x.dtype)
+
+
+def masked(x, bits: int):
+    """x AND `bits`, of int32. Keras on torch would copy the number to the device first, and the host waits for that."""
+    return x & bits if name() == "torch" else ops.bitwise_and(x, bits)
+
+
+def unsigned_shift(x, bits: int):
+    """int32 x shifted to the right by 0 < bits < 32, with zeros from the left, where int32 shifts copy the sign."""
+    return masked(ops.right_shift(x, bits), (1 << (32 - bits)) - 1)
+
+
+def rotated(x, bits: int):
+    """int32 x rotated to the left by 0 < bits < 32."""
+    low = unsigned_shift(x, 32 - bits)
+    if name() == "torch":
+        return torch.add(low, x, alpha=1 << bits)  # products wrap; one operation for two
+    return ops.bitwise_or(ops.left_shift(x, bits), low)
 
 
 loop = ops.fori_loop  # carry = body(i, carry) for start <= i < stop: compiled, or a Python loop on torch

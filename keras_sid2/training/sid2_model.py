@@ -200,13 +200,14 @@ class SiD2Model(CheckedModel):
         else:
             order = order + ops.cast(first, "int32")
             fractions = threefry.evenly(order)
-        t = ops.mod(threefry.uniform(keys[0]) + fractions, 1.0)
+        start, draw, example_seeds = _draws(keys, order)
+        t = start + fractions
+        t = t - ops.floor(t)
         inputs = self.objective.corrupt(x, t, threefry.normal(keys[2], self.sample_shape, index=order))
         inputs |= {"faults": faults, "seed": replicas.key_of_replica(keys[3]), "weight": share * inputs["weight"]}
         if getattr(self.network, "seed_per_example", False):
-            inputs["example_seeds"] = threefry.fold_in(keys[3], order)
+            inputs["example_seeds"] = example_seeds
         if given:
-            draw = threefry.uniform(keys[1], index=order)
             null = null_like(self.conditions, ops.shape(x)[0])
             for name, values in given.items():
                 inputs[name] = ops.where(expand(draw <= dropout[name], values), null[name], values)
@@ -309,6 +310,17 @@ class SiD2Model(CheckedModel):
 
     def compile_from_config(self, config):
         self.compile(keras.saving.deserialize_keras_object(config["optimizer"]))
+
+
+def _draws(keys, order) -> tuple:
+    """Of a step's keys [4, 2] and the examples' numbers [B]: u of Eq. (1), uniform draws [B] for dropped conditions,
+    keys [B, 2] for dropout. threefry.uniform(keys[0]), uniform(keys[1], index=order) and fold_in(keys[3], order), in
+    one call of the cipher, whose operations are small and many."""
+    nothing, used = ops.zeros_like(order), ops.stack([keys[0], keys[1], keys[3]])
+    data, index = ops.stack([nothing, nothing, order]), ops.stack([nothing, order, nothing])
+    words = threefry.threefry2x32(used[:, :1], used[:, 1:], data, index)
+    uniform = threefry.to_uniform(words[0])
+    return uniform[0, 0], uniform[1], ops.stack([part[2] for part in words], axis=-1)
 
 
 def _built(network, shape: tuple[int, ...], conditions: Mapping):
