@@ -33,25 +33,19 @@ def key(seed: int, stream: int = 0):
     return ops.convert_to_tensor(np.array([seed, stream], "uint32").view("int32"))
 
 
-def _rotate(x, bits: int):
-    mask = (1 << bits) - 1  # int32 shifts copy the sign
-    if backend.is_torch_tensor(x):  # keras's operations cost Python more than these numbers cost to compute
-        return (x << bits) | ((x >> (32 - bits)) & mask)
-    return ops.bitwise_or(ops.left_shift(x, bits), ops.bitwise_and(ops.right_shift(x, 32 - bits), mask))
-
-
-def _xor(a, b):
-    return a ^ b if backend.is_torch_tensor(a) else ops.bitwise_xor(a, b)
+def _words(values):
+    """int32 tensors; integers as they are."""
+    return values if isinstance(values, int) else ops.cast(values, "int32")
 
 
 def threefry2x32(key0, key1, x0, x1):
     """Eq. (1): two int32 words from two, under a key of two words. Shapes broadcast together."""
-    keys = (key0, key1, _xor(_xor(key0, key1), _PARITY))
+    keys = (key0, key1, key0 ^ key1 ^ _PARITY)
     x0, x1 = x0 + key0, x1 + key1
     for group in range(5):
         for bits in _ROTATIONS[group % 2]:
             x0 = x0 + x1
-            x1 = _xor(_rotate(x1, bits), x0)
+            x1 = backend.rotated(x1, bits) ^ x0
         x0 = x0 + keys[(group + 1) % 3]
         x1 = x1 + keys[(group + 2) % 3] + (group + 1)
     return x0, x1
@@ -59,27 +53,26 @@ def threefry2x32(key0, key1, x0, x1):
 
 def fold_in(key, data, index=0):
     """Eq. (2): keys [..., 2], ... the broadcast shape of key's first axes, `data` and `index`, both integers."""
-    words = threefry2x32(key[..., 0], key[..., 1], ops.cast(data, "int32"), ops.cast(index, "int32"))
+    words = threefry2x32(key[..., 0], key[..., 1], _words(data), _words(index))
     return ops.stack(words, axis=-1)
 
 
-def _to_uniform(words):
+def to_uniform(words):
     """Eq. (3)."""
-    top = ops.bitwise_and(ops.right_shift(words, 8), 0xFFFFFF)
-    return ops.cast(top, "float32") * 2.0**-24 + 2.0**-25
+    return ops.cast(backend.unsigned_shift(words, 8), "float32") * 2.0**-24 + 2.0**-25
 
 
 def evenly(index):
     """float32 in (0, 1] of int32 `index`: the fractions of index (sqrt(5) - 1) / 2, which cover [0, 1] evenly. Any
     stretch of them does, of any length. The product wraps in integers, so it is exact for every index."""
-    return _to_uniform(ops.cast(index, "int32") * _GOLDEN)
+    return to_uniform(ops.cast(index, "int32") * _GOLDEN)
 
 
 def _uniforms(key, shape: tuple[int, ...], index):
     """Two tensors [..., n] of uniform numbers, of the words of Eq. (1), enough for `shape`."""
-    index = ops.expand_dims(ops.cast(index, "int32"), -1)
+    index = index if isinstance(index, int) else ops.expand_dims(ops.cast(index, "int32"), -1)
     numbers = ops.arange((math.prod(shape) + 1) // 2, dtype="int32")
-    return map(_to_uniform, threefry2x32(key[..., 0:1], key[..., 1:2], numbers, index))
+    return map(to_uniform, threefry2x32(key[..., 0:1], key[..., 1:2], numbers, index))
 
 
 def _shaped(pair, shape: tuple[int, ...]):

@@ -162,6 +162,18 @@ def test_global_norm_is_that_of_all_numbers_together():
     assert np.isnan(float(backend.global_norm([ops.convert_to_tensor(np.float32([1.0, np.nan]))])))
 
 
+@pytest.mark.parametrize("bound", [None, 2.5, 1e3])
+@pytest.mark.parametrize("value", [3.0, np.nan, np.inf])
+def test_tensors_are_clipped_together_and_zero_where_one_of_them_is_not_finite(value, bound):
+    tensors = [np.float32([[value, 4.0], [0.0, 0.0]]), np.zeros(3, "float32")]  # a norm of 5
+    given = [ops.convert_to_tensor(t) for t in tensors]
+    found = backend.clipped(given, backend.global_norm(given), bound)
+    for a, b, before in zip(found, tensors, given, strict=True):
+        expected = b * (0.5 if bound == 2.5 else 1.0) if np.isfinite(value) else np.zeros_like(b)
+        np.testing.assert_array_equal(to_numpy(a), expected)
+        np.testing.assert_array_equal(to_numpy(before), b)
+
+
 def test_step_value_is_that_of_the_step_s_state():
     variables = [keras.Variable(0.0, name=f"v{i}") for i in range(3)]  # equal values: only identity tells them apart
     assert to_numpy(backend.step_value(variables[1], variables, None)) == 0.0

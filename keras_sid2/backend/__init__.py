@@ -8,15 +8,14 @@ from keras_sid2.backend.ops import (
     affine,
     attention,
     convolution,
-    dense,
     fused_group_norm,
-    global_norm,
     halved,
-    is_torch_tensor,
     loop,
+    masked,
     modulated,
+    rotated,
     scaled,
-    update_averages,
+    unsigned_shift,
 )
 from keras_sid2.backend.platform import batch_shards, convolution_precision, device_kind, name
 from keras_sid2.backend.state import (
@@ -30,3 +29,4 @@ from keras_sid2.backend.state import (
     variables_survive,
 )
 from keras_sid2.backend.training_blocks import training_block
+from keras_sid2.backend.updates import adam_on_torch, clipped, dense, global_norm, update_averages

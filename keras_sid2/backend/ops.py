@@ -1,17 +1,19 @@
 """Operations that backends do not share, or that Keras does with copies."""
 
-from collections.abc import Callable, Sequence
-
 import keras
 from keras import ops
 
-from keras_sid2.backend.platform import jax_platform, name, tf, torch
+from keras_sid2.backend.platform import jax_platform, name, torch
 
 
 def attention(query, key, value):
     """softmax(q k^T / sqrt(d)) v over [B, N, heads, d], not causal, through the backend's fused kernel if any. On TPU
     keras 3.15's Splash path masks causally and does not scale, for lengths that 128 divides: there XLA's own attention
-    is used. XLA for CPU has no product of float16 summed in float32, which jax asks for: float32 is used."""
+    is used. XLA for CPU has no product of float16 summed in float32, which jax asks for: float32 is used.
+    On torch Keras copies query, key and value to put heads before positions; torch takes them by other strides."""
+    if name() == "torch" and isinstance(query, torch.Tensor) and query.device.type != "meta":  # keras's are symbols
+        parts = (part.transpose(1, 2) for part in (query, key, value))
+        return torch.nn.functional.scaled_dot_product_attention(*parts).transpose(1, 2)
     platform, dtype = jax_platform(), keras.backend.standardize_dtype(query.dtype)
     if platform == "cpu" and dtype == "float16":
         return ops.cast(attention(*(ops.cast(part, "float32") for part in (query, key, value))), dtype)
@@ -31,11 +33,6 @@ def convolution(inputs, kernel, bias=None, *, strides: tuple[int, int], padding:
     bias = None if bias is None else ops.convert_to_tensor(bias)
     result = torch.nn.functional.conv2d(images, weights.permute(3, 2, 0, 1), bias, stride=strides, padding=padding)
     return result.permute(0, 2, 3, 1)
-
-
-def is_torch_tensor(x) -> bool:
-    """Whether x is torch's, so that Python's operators do with it what they say, on integers too."""
-    return name() == "torch" and isinstance(x, torch.Tensor)
 
 
 def affine(inputs, kernel, bias=None):
@@ -78,30 +75,22 @@ def scaled(x, factor: float):
     return ops.cast(ops.cast(x, "float32") * factor, x.dtype)
 
 
-def dense(gradients: Sequence) -> list:
-    """Gradients as plain tensors: tensorflow's of an embedding lists a row once for each lookup of it."""
-    if name() != "tensorflow":
-        return list(gradients)
-    return [tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
+def masked(x, bits: int):
+    """x AND `bits`, of int32. Keras on torch would copy the number to the device first, and the host waits for that."""
+    return x & bits if name() == "torch" else ops.bitwise_and(x, bits)
 
 
-def global_norm(tensors: Sequence):
-    """The L2 norm of all `tensors` together, a float32 scalar."""
+def unsigned_shift(x, bits: int):
+    """int32 x shifted to the right by 0 < bits < 32, with zeros from the left, where int32 shifts copy the sign."""
+    return masked(x >> bits, (1 << (32 - bits)) - 1)
+
+
+def rotated(x, bits: int):
+    """int32 x rotated to the left by 0 < bits < 32."""
+    low = unsigned_shift(x, 32 - bits)
     if name() == "torch":
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))).float())
-    return ops.sqrt(sum(ops.sum(ops.square(ops.cast(t, "float32"))) for t in tensors))
-
-
-def update_averages(averages: Sequence, variables: Sequence, momentum, *, assign: Callable):
-    """average <- momentum average + (1 - momentum) variable, for each pair; assign(averages, values) does it."""
-    if name() == "torch":
-        with torch.no_grad():
-            values = [a.value for a in averages]
-            torch._foreach_mul_(values, momentum)
-            torch._foreach_add_(values, torch._foreach_mul([v.value for v in variables], 1.0 - momentum))
-        return
-    pairs = zip(averages, variables, strict=True)
-    assign(averages, [momentum * average + (1.0 - momentum) * variable for average, variable in pairs])
+        return torch.add(low, x, alpha=1 << bits)  # products wrap; one operation for two
+    return ops.bitwise_or(ops.left_shift(x, bits), low)
 
 
 loop = ops.fori_loop  # carry = body(i, carry) for start <= i < stop: compiled, or a Python loop on torch

@@ -4,6 +4,8 @@ import functools
 import warnings
 from collections.abc import Callable
 
+import keras
+
 from keras_sid2.backend.compilation import tensors_stay_tensors, with_values
 from keras_sid2.backend.platform import name, torch
 
@@ -29,7 +31,9 @@ def training_block(block, h, emb, seed) -> Callable:
     if torch.compiler.is_compiling() or _symbolic(h, emb):
         return plain
     variables = block.variables
-    values, rest = [v.value for v in variables], () if seed is None else (seed.contiguous(),)
+    with keras.src.backend.AutocastScope(None):  # as they are: what is cast is in the record
+        values = [v.value for v in variables]
+    rest = () if seed is None else (seed.contiguous(),)
     tensors = (*values, h, emb, *rest)
     kind = (type(block), _settings(block), tuple(v.name for v in variables), tuple(map(_described, tensors)))
     graph = _GRAPHS.pop(kind, None) or _graph(block, variables, tensors)
@@ -38,7 +42,7 @@ def training_block(block, h, emb, seed) -> Callable:
         _GRAPHS.pop(next(iter(_GRAPHS)), None)
     if graph is _NONE:
         return plain
-    return lambda h, emb: graph(*values, h.contiguous(), emb.contiguous(), *rest)  # views are of a layout
+    return lambda h, emb: graph(values, h.contiguous(), emb.contiguous(), *rest)  # views are of a layout
 
 
 def _symbolic(*tensors) -> bool:
@@ -76,7 +80,60 @@ def _graph(block, variables, tensors) -> Callable:
     except RuntimeError as error:  # what fails for another reason fails again, and is told
         _warn(f"{block.name} cannot be recorded", error)
         return _NONE
-    return _Compiled(graph) if _compiles(tensors[count].device) else graph
+    dtype, places = _taken_in(graph, count)
+    return _Kind(_Compiled(graph) if _compiles(tensors[count].device) else graph, dtype, places)
+
+
+class _Kind:
+    """A graph, and the `places` of those weights that it takes in `dtype`: it casts them in one operation."""
+
+    def __init__(self, graph: Callable, dtype, places: list[int]):
+        self._graph, self._dtype, self._places = graph, dtype, places
+
+    def __call__(self, values: list, *tensors):
+        if self._places:
+            values, cast = list(values), _cast_class().apply(self._dtype, *(values[i] for i in self._places))
+            for i, value in zip(self._places, cast, strict=True):
+                values[i] = value
+        return self._graph(*values, *tensors)
+
+
+@functools.cache
+def _cast_class():
+    class Cast(torch.autograd.Function):
+        """(dtype, *tensors of one other dtype) -> all in `dtype`, and their gradients back, each in one operation."""
+
+        @staticmethod
+        def forward(ctx, dtype, *tensors):
+            ctx.dtype = tensors[0].dtype
+            ctx.set_materialize_grads(False)
+            found = [torch.empty_like(t, dtype=dtype) for t in tensors]
+            torch._foreach_copy_(found, tensors)
+            return tuple(found)
+
+        @staticmethod
+        def backward(ctx, *gradients):
+            there = [g for g in gradients if g is not None]
+            cast = iter(Cast.apply(ctx.dtype, *there) if there else ())
+            return None, *(None if g is None else next(cast) for g in gradients)
+
+    return Cast
+
+
+def _taken_in(graph, count: int) -> tuple:
+    """(dtype, places) of those of the first `count` inputs that the graph uses in that dtype alone, cast once. The
+    graph takes them in it from now on."""
+    found, dtype = [], None
+    for i, node in enumerate([n for n in graph.graph.nodes if n.op == "placeholder"][:count]):
+        cast = next(iter(node.users), None)
+        to = cast is not None and len(node.users) == 1 and cast.target is torch.ops.aten._to_copy.default
+        if to and set(cast.kwargs) == {"dtype"} and dtype in (None, cast.kwargs["dtype"]):
+            dtype = cast.kwargs["dtype"]
+            cast.replace_all_uses_with(node)
+            graph.graph.erase_node(cast)
+            found.append(i)
+    graph.recompile()
+    return dtype, found
 
 
 def _compiles(device) -> bool:

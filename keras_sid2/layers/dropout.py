@@ -18,14 +18,10 @@ _LEVELS = 2**16
 _FACTORS = (0x21F0AAAD, 0xD35A2D97 - 2**32)  # as int32, whose products wrap on every backend
 
 
-def _unsigned_shift(x, bits: int):
-    return ops.bitwise_and(ops.right_shift(x, bits), (1 << (32 - bits)) - 1)  # int32 shifts copy the sign
-
-
 def _mix(x):
-    x = ops.bitwise_xor(x, _unsigned_shift(x, 16)) * _FACTORS[0]
-    x = ops.bitwise_xor(x, _unsigned_shift(x, 15)) * _FACTORS[1]
-    return ops.bitwise_xor(x, _unsigned_shift(x, 15))
+    x = ops.bitwise_xor(x, backend.unsigned_shift(x, 16)) * _FACTORS[0]
+    x = ops.bitwise_xor(x, backend.unsigned_shift(x, 15)) * _FACTORS[1]
+    return ops.bitwise_xor(x, backend.unsigned_shift(x, 15))
 
 
 def quantised(rate: float) -> float:
@@ -49,7 +45,7 @@ def kept(keys, shape: tuple[int, ...], rate: float):
     key0, key1 = (ops.reshape(keys[:, i], (-1, *(1 for _ in shape))) for i in range(2))
     words = _mix(ops.bitwise_xor(_mix(counter + key0), key1))
     limit = int(quantised(rate) * _LEVELS)
-    bits = ops.concatenate([ops.bitwise_and(words, _LEVELS - 1), _unsigned_shift(words, 16)], axis=1)
+    bits = ops.concatenate([backend.masked(words, _LEVELS - 1), backend.unsigned_shift(words, 16)], axis=1)
     mask = ops.greater_equal(bits, limit)
     return mask if first % 2 == 0 else mask[:, :first]
 

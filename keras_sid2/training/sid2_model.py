@@ -209,23 +209,25 @@ class SiD2Model(CheckedModel):
         else:
             order = order + ops.cast(first, "int32")
             fractions = threefry.evenly(order)
-        t = ops.mod(threefry.uniform(keys[0]) + fractions, 1.0)
+        start, draw, example_seeds = _draws(keys, order)
+        t = start + fractions
+        t = t - ops.floor(t)
         inputs = self.objective.corrupt(x, t, threefry.normal(keys[2], self.sample_shape, index=order))
         inputs |= {"faults": faults, "seed": replicas.key_of_replica(keys[3]), "weight": share * inputs["weight"]}
         if getattr(self.network, "seed_per_example", False):
-            inputs["example_seeds"] = threefry.fold_in(keys[3], order)
-        return inputs | self._dropped(given | self._given_parts(x, keys[4], order), dropout, keys[1], order)
+            inputs["example_seeds"] = example_seeds
+        return inputs | self._dropped(given | self._given_parts(x, keys[4], order), dropout, draw)
 
     def _given_parts(self, x, key, order) -> dict:
         """The conditions that are a part of the samples themselves."""
         parts = {name: c for name, c in self.conditions.items() if c.from_samples}
         return {name: c.of_samples(x, threefry.uniform(key, index=order)) for name, c in parts.items()}
 
-    def _dropped(self, given: dict, dropout: Mapping[str, float], key, order) -> dict:
-        """The conditions, null where the example's draw is below their share; what is unknown, if any tell a part."""
+    def _dropped(self, given: dict, dropout: Mapping[str, float], draw) -> dict:
+        """The conditions, null where the example's draw [B] is below their share; what they leave unknown, if so."""
         if not given:
             return {}
-        draw, null = threefry.uniform(key, index=order), null_like(self.conditions, ops.shape(order)[0])
+        null = null_like(self.conditions, ops.shape(draw)[0])
         for name, values in given.items():
             given[name] = ops.where(expand(draw <= dropout[name], values), null[name], values)
         unknown = [1.0 - ops.cast(mask, "float32") for _, mask in known_of(self.conditions, given)]
@@ -329,6 +331,17 @@ class SiD2Model(CheckedModel):
 
     def compile_from_config(self, config):
         self.compile(keras.saving.deserialize_keras_object(config["optimizer"]))
+
+
+def _draws(keys, order) -> tuple:
+    """Of a step's keys [5, 2] and the examples' numbers [B]: u of Eq. (1), uniform draws [B] for dropped conditions,
+    keys [B, 2] for dropout. threefry.uniform(keys[0]), uniform(keys[1], index=order) and fold_in(keys[3], order), in
+    one call of the cipher, whose operations are small and many."""
+    nothing, used = ops.zeros_like(order), ops.stack([keys[0], keys[1], keys[3]])
+    data, index = ops.stack([nothing, nothing, order]), ops.stack([nothing, order, nothing])
+    words = threefry.threefry2x32(used[:, :1], used[:, 1:], data, index)
+    uniform = threefry.to_uniform(words[0])
+    return uniform[0, 0], uniform[1], ops.stack([part[2] for part in words], axis=-1)
 
 
 def _built(network, shape: tuple[int, ...], conditions: Mapping):

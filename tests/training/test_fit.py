@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import to_numpy
+from helpers import only_on_jax, to_numpy
 from training_helpers import Losses, Steps, all_weights, fit_steps, same_weights, stripes, tiny_model
 
 from keras_sid2 import AdamRecipe
@@ -21,6 +21,16 @@ def trained():
 def test_the_loss_curve_of_50_steps_falls(trained):
     _, losses = trained
     assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:5])
+
+
+@only_on_jax
+def test_the_memory_of_weights_averages_and_moments_is_that_of_the_next_step():
+    model = tiny_model()
+    metrics = {id(v) for v in model.metrics_variables}  # fit resets them before its first step
+    variables = [v for v in (*model.variables, *model.optimizer.variables) if id(v) not in metrics]
+    before = [(v.path, v.value) for v in variables if v is not model.optimizer.gradient_norm]  # which no step reads
+    fit_steps(model)
+    assert len(before) > 200 and not [path for path, value in before if not value.is_deleted()]
 
 
 def test_a_run_repeats_from_its_seed_and_differs_from_another(trained):
