@@ -103,7 +103,7 @@ def test_the_list_of_a_card(monkeypatch):
     assert {f"{what} {b}, {side}" for what in ("train", "sample") for b in ("jax", "torch") for side in sides} <= {
         *names
     }
-    assert len({*names}) == len(names) == 12
+    assert len({*names}) == len(names) == 14
 
 
 def test_families_of_kernels(monkeypatch):

@@ -84,7 +84,14 @@ def test_two_processes_sweep_to_the_bit_as_one_does(workdir, tmp_path, monkeypat
     (tmp_path / "own_features.py").write_text(OWN_FEATURES)
     monkeypatch.syspath_prepend(tmp_path)
     write_npz(tmp_path / "real.npz", stripes(40)[0])
-    images = ("--num_images=60", "--num_steps=2", "--batch_size=8", "--sweep", "--sweep_scales=1", "--sweep_ema=true,false")
+    images = (
+        "--num_images=60",
+        "--num_steps=2",
+        "--batch_size=8",
+        "--sweep",
+        "--sweep_scales=1",
+        "--sweep_ema=true,false",
+    )
     measured = (f"--reference={tmp_path / 'real.npz'}", "--features=own_features:rows")
     flags = (f"--workdir={workdir}", *images, *measured)
     assert evaluate(tmp_path, *flags, f"--out={tmp_path / 'one'}") == 0
