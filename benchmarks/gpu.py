@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 
+import bars
 import report
 import rich.table
 import speed
@@ -204,6 +205,7 @@ def main(argv):
         report.write(result, FLAGS.json)
         print(f"    {done['seconds']} s, {'done' if 'row' in done else done['why'].splitlines()[0]}", flush=True)
     show(result)
+    bars.draw(result, FLAGS.json)
     if not any("row" in case for case in result["cases"]):
         raise SystemExit(1)
 

@@ -18,6 +18,7 @@ import importlib.util
 import sys
 import time
 
+import bars
 import harness
 import report
 import speed
@@ -187,7 +188,8 @@ def main(argv):
                 found[backend][case] = bench.facts(f"speed {case}", [backend])
     rows = speed.rows(bench, found, 6, FLAGS.batch_size)
     facts = {"batch size": FLAGS.batch_size, "steps a run": FLAGS.steps}
-    subjects.conclude(bench, "peers", __doc__, "a step", facts, rows, _ratios(bench.samples, plan))
+    result = subjects.conclude(bench, "peers", __doc__, "a step", facts, rows, _ratios(bench.samples, plan))
+    bars.draw(result, FLAGS.json)
 
 
 if __name__ == "__main__":

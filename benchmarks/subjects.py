@@ -78,14 +78,15 @@ def settings() -> dict:
 
 def conclude(
     bench: harness.Bench, program: str, doc: str, unit: str, facts: dict, rows: list[dict], ratios: Sequence[dict] = ()
-):
-    """Prints the tables of a program with the docstring `doc` and writes its result; `rows` are those of speed.py."""
+) -> dict:
+    """Prints the tables of a program with the docstring `doc` and gives its result, written; `rows` are of speed.py."""
     question = doc.split("\n\n")[0]
     kept = {"settings": settings(), "facts": facts, "ratios": list(ratios), "speed": rows}
     result = report.document(program=program, question=question, bench=bench, **kept)
     report.show(result, unit)
     speed.show(rows, unit)
     report.write(result, FLAGS.json)
+    return result
 
 
 def make_model():
