@@ -31,6 +31,18 @@ def found_in(features: Features, batches: Iterable[np.ndarray]) -> Iterator[Foun
         yield Found(*features(images), ImagesDigest.hashes(images))
 
 
+def agreed(own: Iterable[Found]) -> list[Found]:
+    """All of its own, once every process has its part: where one fails every one raises, and may then go on."""
+    kept, error = [], None
+    try:
+        kept.extend(own)
+    except Exception as caught:  # whatever it was: the others would wait
+        error = caught
+    if processes.summed(int(error is not None)):
+        raise error or RuntimeError("another process could not measure its images")
+    return kept
+
+
 def with_others(own: Iterable[Found]) -> Iterator[Found]:
     """In process 0: its own as they come, then those that the others `send`, in their order."""
     yield from own

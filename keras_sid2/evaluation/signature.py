@@ -16,7 +16,7 @@ import numpy as np
 from keras_sid2 import renamed
 from keras_sid2.evaluation.feature_set import FeatureSet
 from keras_sid2.evaluation.features import Features, ImagesDigest
-from keras_sid2.evaluation.gathering import Found, found_in, send, with_others
+from keras_sid2.evaluation.gathering import Found, agreed, found_in, send, with_others
 from keras_sid2.evaluation.measure import measure
 from keras_sid2.evaluation.statistics import check_widths
 from keras_sid2.generation.provenance import custom_in
@@ -162,6 +162,7 @@ def evaluate(
     groups: int = 10,
     capacity: int = 10_000,
     shared: bool = False,
+    agree: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Measurement | None:
     """The quality of images beside real ones, with a signature.
@@ -170,10 +171,12 @@ def evaluate(
     `drawn` what is known of them, as `SampleRequest.describe` says it. The reference is of `reference_of`, or made by
     hand of `collect`; `groups` and `capacity` are of the images' FeatureSet, `progress` is of `measure`.
     If `shared`, `batches` are this process's part of the images, as `parallel.processes.share` has it: process 0, which
-    alone needs a reference, gets the metrics of all, and the others None.
+    alone needs a reference, gets the metrics of all, and the others None. One that fails raises at once, for programs
+    that end then; if they `agree`, all raise where one fails, after they have drawn.
     Raises ValueError for a reference of other features, before anything is drawn; then as `collect` and `measure`.
     """
     found, kept = found_in(features, batches), {"groups": groups, "capacity": capacity}
+    found = agreed(found) if agree else found
     if shared and processes.index() > 0:
         send(found)
         return None
