@@ -1,5 +1,6 @@
 """Images a second as bars, ours in another colour: result.png beside the result.json of peers.py or gpu.py, who draw
-them themselves where matplotlib is installed.
+them themselves where matplotlib is installed. On a CPU they are those of a second of processor time of all threads,
+which other programs on the machine hardly lengthen.
 
     python benchmarks/bars.py result.json
 """
@@ -7,6 +8,7 @@ them themselves where matplotlib is installed.
 import importlib.util
 import json
 import pathlib
+import statistics
 import sys
 
 _OURS, _OTHERS = "#1f6fb4", "#b9bec4"
@@ -23,8 +25,21 @@ def panels(document: dict) -> dict[str, list[tuple[str, float, bool]]]:
             found.setdefault(f"{kind}, {of}", []).append((name, case["row"]["images_per_second"], own))
     for row in document.get("speed", ()):
         name = f"{row['case']}, {row['backend']}"
-        found.setdefault("train", []).append((name, row["images_per_second"], row["case"] == "ours"))
+        found.setdefault("train", []).append((name, _speed(document, row), row["case"] == "ours"))
     return {panel: sorted(bars, key=lambda bar: -bar[1]) for panel, bars in found.items()}
+
+
+def _on_cpu(row: dict) -> bool:
+    return row["device"].lower() == "cpu"
+
+
+def _speed(document: dict, row: dict) -> float:
+    """Images a second of a row of speed.py."""
+    if not _on_cpu(row):
+        return row["images_per_second"]
+    own = [s for s in document["samples"] if (s["backend"], s["case"]) == (row["backend"], row["case"])]
+    seconds = statistics.median(s["cpu_seconds"] / s["units"] for s in own)
+    return row["images_per_second"] * row["unit_ms"] / 1e3 / seconds
 
 
 def draw(document: dict, path: str | None) -> pathlib.Path | None:
@@ -68,7 +83,7 @@ def _panel(axes, name: str, bars: list[tuple[str, float, bool]]):
 def _of(document: dict) -> str:
     """Device, dtype, and how large a batch was."""
     rows = [*document.get("speed", ()), *(case["row"] for case in document.get("cases", ()) if "row" in case)]
-    device = document["machine"]["cpu"] if rows[0]["device"].lower() == "cpu" else rows[0]["device"]
+    device = f"{document['machine']['cpu']}, processor time" if _on_cpu(rows[0]) else rows[0]["device"]
     settings = document.get("settings", {})
     network = settings.get("preset") or settings.get("size")
     batch = document.get("facts", {}).get("batch size")

@@ -109,9 +109,7 @@ class RunContext:
             return
         if settings.mesh is None:
             raise ValueError(f"{count} processes train together on a --mesh, such as data:{count}; got none.")
-        if (
-            settings.measure_every and self.mesh.size > self.mesh.data
-        ):  # no process has all weights, whose digest is told
+        if settings.measure_every and self.mesh.size > self.mesh.data:  # none has all weights, whose digest is told
             told = f"In {count} processes --measure_every goes with a --mesh along data alone, got {self.mesh}"
             raise ValueError(f"{told}: use sid2-evaluate on the checkpoints.")
         if settings.batch_size % count:

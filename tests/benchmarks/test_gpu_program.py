@@ -120,8 +120,12 @@ def test_bars_are_of_what_compares(monkeypatch, tmp_path):
         "train, small batch 2": [("KerasCV jax", 2, False), ("ours, jax", 1, True)],
         "sample, small batch 2": [("ours, torch", 3, True)],
     }
-    rows = [{"backend": "jax", "case": name, "images_per_second": speed} for name, speed in (("DiT", 1), ("ours", 2))]
-    assert bars.panels({"speed": rows}) == {"train": [("ours, jax", 2, True), ("DiT, jax", 1, False)]}
+    of_jax = {"backend": "jax", "unit_ms": 4000.0, "device": "cpu"}  # eight images a step
+    rows = [{**of_jax, "case": name, "images_per_second": 2} for name in ("DiT", "ours")]
+    spent = {"DiT": (6.0, 8.0, 99.0), "ours": (4.0,)}  # processor time of two steps
+    samples = [{**of_jax, "case": c, "cpu_seconds": s, "units": 2} for c, each in spent.items() for s in each]
+    expected = {"train": [("ours, jax", 4.0, True), ("DiT, jax", 2.0, False)]}
+    assert bars.panels({"speed": rows, "samples": samples}) == expected
     drawn = bars.draw(result, str(tmp_path / "result.json"))
     if importlib.util.find_spec("matplotlib"):
         assert drawn == tmp_path / "result.png" and drawn.read_bytes().startswith(b"\x89PNG")
