@@ -221,7 +221,7 @@ def _main_of_one(values) -> int:
     """The program in this process, which may be one of several; its exit code."""
     if values.compare is not None:
         return main(values)
-    again = "a sweep goes on from its last line" if values.sweep else "sid2-sample goes on from what it drew"
+    again = "the sweep goes on behind its last line" if values.sweep else "of a measurement nothing is kept"
     return together("sid2-evaluate", values, lambda: main(values), again)
 
 
