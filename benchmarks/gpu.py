@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 
+import bars
 import report
 import rich.table
 import speed
@@ -87,6 +88,9 @@ def plan(rehearse: bool) -> list[Case]:
         add(f"train {backend}", "train_step", backend, "fit", large, train, 200)
     for network in ("UNet2D", "DiT"):
         add(f"train diffusers {network}", "peers", "torch", f"{network} eager", small, train, 90, "diffusers")
+    for backend in ("jax", "torch"):
+        of = ("sid2_photo_patches", 2) if rehearse else small  # its least network costs more than that of the digits
+        add(f"train KerasCV {backend}", "peers", backend, "KerasCV", of, train, 200, "keras_cv", "tensorflow")
     for backend in ("torch", "jax"):
         add(f"sample {backend}", "sampling", backend, "no guidance", large, sample, 120)
     return cases if not rehearse else list({case.name: case for case in cases}.values())
@@ -151,12 +155,13 @@ def _bounded(command: list[str], seconds: float) -> tuple[bool, str]:
 
 
 def ratios(results: list[dict]) -> dict[str, float]:
-    """Images a second of our training on torch to those of the others on the same preset, and torch's to jax's."""
+    """Images a second of ours on torch (of KerasCV's on jax: on jax) to those of the others on the same preset, and
+    torch's to jax's."""
     speeds = {r["name"]: r["row"]["images_per_second"] for r in results if "row" in r}
     found = {}
     for name in speeds:
         (kind, what), size = name.split(", ")[0].split(" ", 1), name.split(", ")[1]
-        ours = f"{kind} torch, {size}"
+        ours = f"{kind} {'jax' if what == 'KerasCV jax' else 'torch'}, {size}"
         if what != "torch" and ours in speeds:
             found[f"{ours} / {what}"] = speeds[ours] / speeds[name]
     return found
@@ -200,6 +205,7 @@ def main(argv):
         report.write(result, FLAGS.json)
         print(f"    {done['seconds']} s, {'done' if 'row' in done else done['why'].splitlines()[0]}", flush=True)
     show(result)
+    bars.draw(result, FLAGS.json)
     if not any("row" in case for case in result["cases"]):
         raise SystemExit(1)
 

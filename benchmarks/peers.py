@@ -1,14 +1,16 @@
 """Question: what does a training step cost in others' code, on the same card, batch and multiply-adds?
 
-    python benchmarks/peers.py --cases="DiT eager" --preset=sid2_imagenet256_uvit2 \\
+    python benchmarks/peers.py --cases="ours,DiT eager" --preset=sid2_imagenet256_uvit2 \\
         --dtype=mixed_bfloat16 --batch_size=32
+    python benchmarks/peers.py --backends=jax,tensorflow,torch --cases=ours,KerasCV --json=result.json
 
-Expected: `fit` of train_step.py on torch at least as fast as "plain compiled".
+Expected: "ours" on torch at least as fast as "plain compiled", and on every backend as "KerasCV".
 
-"plain" is our network written by hand in torch (plain_torch.py), eager and given to torch.compile; "UNet2D" and "DiT"
-are diffusers', whose multiply-adds are within 5 % of our network's; without diffusers they are left out. All have the
-same training step: noise, v-prediction, clipping, Adam, averages, and uint8 images from the host. KerasCV's
-DiffusionModel is not among them yet: importing keras_cv imports TensorFlow, whatever the backend.
+On torch, "plain" is our network written by hand (plain_torch.py), eager and given to torch.compile; "UNet2D" and "DiT"
+are diffusers'. "ours" and "KerasCV" are `fit` of a SiD2Model on each of --backends, with our network and with that of
+KerasCV's DiffusionModel (peer_keras_cv.py). The multiply-adds of others are within 5 % of our network's. All have the
+same training step: noise, v-prediction, clipping, Adam, averages, and uint8 images from the host. Where diffusers, or
+keras_cv with the TensorFlow that it imports, is not installed, its cases are left out.
 """
 
 import functools
@@ -16,7 +18,9 @@ import importlib.util
 import sys
 import time
 
+import bars
 import harness
+import report
 import speed
 import subjects
 from absl import app, flags
@@ -24,6 +28,9 @@ from absl import app, flags
 FLAGS = flags.FLAGS
 NETWORKS = ("plain", "UNet2D", "DiT")
 CASES = [f"{network} {way}" for network in NETWORKS for way in ("eager", "compiled")]
+OURS, KERAS_CV = "ours", "KerasCV"  # on every backend of Keras
+NEEDS = {"UNet2D": ["diffusers"], "DiT": ["diffusers"], KERAS_CV: ["keras_cv", "tensorflow"]}
+TOLERANCE = 0.05  # of the multiply-adds
 
 
 def _define_flags():
@@ -65,9 +72,44 @@ def _made(network: str) -> tuple:
     else:
         make = functools.partial(plain_torch.plain_network, config)
     found = plain_torch.multiply_adds(make, config["image_shape"])
-    if abs(found - target) > 0.05 * target:
-        raise ValueError(f"{network} has {found} multiply-adds an image, and our network {target}.")
+    _check_cost(network, found, target)
     return make, found
+
+
+def _check_cost(network: str, found: int, target: int):
+    """ValueError where the two are too different."""
+    if abs(found - target) > TOLERANCE * target:
+        raise ValueError(f"{network} has {found} multiply-adds an image, and our network {target}.")
+
+
+@functools.cache
+def _keras_model(case: str):
+    """A compiled SiD2Model with our network, or with KerasCV's."""
+    if case == OURS:
+        model = subjects.make_model()
+    else:
+        import keras
+        import peer_keras_cv
+
+        config, target = _ours()
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(FLAGS.dtype)  # KerasCV's layers pass none on to those within
+        try:
+            network = peer_keras_cv.KerasCVUNet(config["image_shape"], config["num_classes"], target)
+        finally:
+            keras.config.set_dtype_policy(before)
+        _check_cost(case, network.multiply_adds(), target)
+        model = subjects.model_of(network)
+    model.compile()
+    return model
+
+
+def keras_case(case: str):
+    """`fit` of train_step.py."""
+    import train_step
+
+    _runs[case] = run = train_step.fit_case(case, _keras_model(case))
+    return run
 
 
 def train_case(case: str):
@@ -99,33 +141,55 @@ def train_case(case: str):
 def _make_case(name: str):
     if name in CASES:
         return train_case(name)
+    if name in (OURS, KERAS_CV):
+        return keras_case(name)
     case = name.removeprefix("speed ")
     profiled = (case, FLAGS.steps, "a step", _runs[case]) if FLAGS.profile else None
-    return speed.facts_case(lambda: _made(case.split()[0])[1], profiled)
+    if case in CASES:
+        return speed.facts_case(lambda: _made(case.split()[0])[1], profiled)
+    return speed.facts_case(lambda: subjects.multiply_adds_of(_keras_model(case).network), profiled)
 
 
 # -- the table, in the parent ------------------------------------------------------------------------------
+
+
+def _plan(backends: list[str]) -> list[tuple[str, str]]:
+    """Every (backend, case)."""
+    return [(b, case) for b in backends for case in (OURS, KERAS_CV, *(CASES if b == "torch" else ()))]
+
+
+def _installed(bench: harness.Bench, plan: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Without the cases whose packages are not here, which is said."""
+    needed = {case: NEEDS.get(case.split()[0], []) for _, case in plan}
+    every = sorted({name for names in needed.values() for name in names})
+    missing = [name for name in every if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"Not installed, left out: {', '.join(missing)}.", flush=True)
+        bench.skipped += missing
+    return [(backend, case) for backend, case in plan if not set(missing).intersection(needed[case])]
+
+
+def _ratios(samples: list[dict], plan: list[tuple[str, str]]) -> list[dict]:
+    """Our time to each of the others' on the same backend."""
+    rows = [report.ratio(samples, f"{b}: ours / {case}", (b, OURS), (b, case)) for b, case in plan if case != OURS]
+    return [row for row in rows if row is not None]
 
 
 def main(argv):
     del argv
     if FLAGS.worker:
         return harness.serve(_make_case)
-    if FLAGS.backends != ["torch"]:
-        raise SystemExit(
-            f"peers.py measures what is written in torch: --backends=torch, not {','.join(FLAGS.backends)}."
-        )
     with subjects.open_bench(__file__, sys.argv[1:]) as bench:
-        plan = subjects.chosen([(backend, case) for backend in bench.backends for case in CASES])
-        if importlib.util.find_spec("diffusers") is None and any("plain" not in case for _, case in plan):
-            print("Not installed, left out: diffusers.", flush=True)
-            bench.skipped.append("diffusers")
-            plan = [(backend, case) for backend, case in plan if case.startswith("plain")]
+        plan = _installed(bench, subjects.chosen(_plan(bench.backends)))
         bench.run(plan, FLAGS.rounds)
-        found = {case: bench.facts(f"speed {case}") for backend, case in plan if bench.ran(backend, case)}
-    rows = speed.rows(bench, {"torch": found}, 6, FLAGS.batch_size)
+        found = {backend: {} for backend in bench.backends}
+        for backend, case in plan:
+            if bench.ran(backend, case):
+                found[backend][case] = bench.facts(f"speed {case}", [backend])
+    rows = speed.rows(bench, found, 6, FLAGS.batch_size)
     facts = {"batch size": FLAGS.batch_size, "steps a run": FLAGS.steps}
-    subjects.conclude(bench, "peers", __doc__, "a step", facts, rows)
+    result = subjects.conclude(bench, "peers", __doc__, "a step", facts, rows, _ratios(bench.samples, plan))
+    bars.draw(result, FLAGS.json)
 
 
 if __name__ == "__main__":

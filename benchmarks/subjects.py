@@ -78,14 +78,15 @@ def settings() -> dict:
 
 def conclude(
     bench: harness.Bench, program: str, doc: str, unit: str, facts: dict, rows: list[dict], ratios: Sequence[dict] = ()
-):
-    """Prints the tables of a program with the docstring `doc` and writes its result; `rows` are those of speed.py."""
+) -> dict:
+    """Prints the tables of a program with the docstring `doc` and gives its result, written; `rows` are of speed.py."""
     question = doc.split("\n\n")[0]
     kept = {"settings": settings(), "facts": facts, "ratios": list(ratios), "speed": rows}
     result = report.document(program=program, question=question, bench=bench, **kept)
     report.show(result, unit)
     speed.show(rows, unit)
     report.write(result, FLAGS.json)
+    return result
 
 
 def make_model():
@@ -95,10 +96,16 @@ def make_model():
     random.seed(0)  # of this Keras takes the seeds of its initializers; keras.utils.set_random_seed imports TensorFlow
     if FLAGS.preset:
         return keras_sid2.SiD2Model.from_preset(FLAGS.preset, dtype=FLAGS.dtype)
-    network = keras_sid2.ResidualUViT(**SIZES[FLAGS.size], dtype=FLAGS.dtype)
+    return model_of(keras_sid2.ResidualUViT(**SIZES[FLAGS.size], dtype=FLAGS.dtype))
+
+
+def model_of(network):
+    """A SiD2Model of any network."""
+    import keras_sid2
+
     return keras_sid2.SiD2Model(
         network,
-        schedule=keras_sid2.diffusion.CosineInterpolatedSchedule(network.image_shape[0], low=8.0),
+        schedule=keras_sid2.diffusion.CosineInterpolatedSchedule(network.sample_shape[0], low=8.0),
         weighting=keras_sid2.SigmoidWeighting(0.0),
     )
 

@@ -99,3 +99,11 @@ class Steps(keras.utils.PyDataset):
 def fit_steps(model, start: int = 0, count: int = 64, **options):
     """One pass over `Steps` from batch `start`, in order."""
     return model.fit(Steps(start=start, count=count), shuffle=False, verbose=0, **options)
+
+
+def rows_as_features():
+    """For programs that measure: quickly made, and of float64."""
+    from keras_sid2.evaluation import Features
+
+    rule = "mean of rows"
+    return Features(name="rows", digest="1", rule=rule, extract=lambda images: images.mean(axis=(2, 3)) / 255.0)

@@ -10,12 +10,18 @@ prints the metrics and the signature and writes them as JSON. A sweep writes out
 out.json: the best one, measured anew with the next seed, because the lowest of many metrics is low by luck too. The
 same command goes on where it was interrupted. --compare takes .jsonl files of sweeps and of sid2-train too, whole, or
 line 3 as a.jsonl:3.
+
+Several processes (flags or environment as of sid2-train), with all the same flags, each draw a part of the images and
+take their features; the first one gets the features of all and writes. --mesh=data:8 spreads each batch over devices
+(jax).
 """
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
 import sys
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.table import Table
@@ -24,16 +30,18 @@ from keras_sid2 import SampleRequest, SiD2Model
 from keras_sid2.bin import measuring, sampling_flags, signals, sweep
 from keras_sid2.bin.common import SamplingProgress, make_folders, run_program
 from keras_sid2.bin.compilation_cache import CacheFlags, keep_compiled
+from keras_sid2.bin.device_flags import ProcessFlags, check_same, together
 from keras_sid2.bin.flag_table import REQUIRED, at_least, check, flag, names, one_of
-from keras_sid2.bin.measurement_lines import read_measurements, sweep_lines
+from keras_sid2.bin.measurement_lines import SweepLines, read_measurements, sweep_lines
 from keras_sid2.evaluation import Measurement, cannot_be_told, check_comparable, evaluate
 from keras_sid2.generation.provenance import provenance_path, read_provenance
+from keras_sid2.parallel import processes
 
 _MOST = 50_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateFlags(sampling_flags.SamplingFlags, sweep.SweepFlags, CacheFlags):
+class EvaluateFlags(sampling_flags.SamplingFlags, sweep.SweepFlags, ProcessFlags, CacheFlags):
     samples: str | None = flag(None, "images to measure, an .npz or a folder of PNG files, in place of a model")
     reference: str = flag(REQUIRED, "real images: a prepared data set, an .npz or a folder of PNG files")
     split: str = flag("train", "splits of a prepared data set, as train,test")
@@ -52,6 +60,8 @@ def _check(values):
     check(EvaluateFlags, values)
     if values.samples and (values.workdir or values.weights or values.num_images or values.sweep):
         raise ValueError("--samples are measured as they are: leave out --workdir, --weights, --num_images, --sweep.")
+    if values.samples and processes.count() > 1:
+        raise ValueError(f"--samples are measured by one process, and there are {processes.count()}: start one.")
     ineffective = {}
     if values.samples:
         ineffective |= dict.fromkeys(names(sampling_flags.SamplingFlags), "--samples, which are drawn already")
@@ -108,34 +118,56 @@ def _measure_on_devices(values, console) -> int:
     model = sampling_flags.load_model_from_flags(values)
     if settings is None:
         found = Measuring(values, model, console)(options)
+        if found is None:  # another process has it
+            return 0
         return _report(console, found, _out(values, f"step_{found.drawn['training_step']:010d}_{found.digest()}"))
     out = _out(values, "sweep")
     _check_out(out)
-    with sweep_lines(pathlib.Path(f"{out}.jsonl")) as lines:
-        sweep.check_out(out, lines)
+    with _lines(out) as lines:
         return sweep.run(settings, Measuring(values, model, console), lines, out, console)
 
 
+@contextlib.contextmanager
+def _lines(out: pathlib.Path) -> Iterator[SweepLines | None]:
+    """The first process's lines of a sweep; None in the others."""
+    if processes.index() > 0:
+        yield None
+        return
+    with sweep_lines(pathlib.Path(f"{out}.jsonl")) as lines:
+        sweep.check_out(out, lines)
+        yield lines
+
+
 class Measuring:
-    """Draws images with some settings and measures them as they come; none are kept.
+    """Draws images with some settings and measures them as they come; none are kept. Each process draws its share.
 
     `how`: the features and the reference; the real images, or what is kept of them, are read.
     """
 
     def __init__(self, values, model: SiD2Model, console: Console):
         self.how = _measured_by(values, model.sample_shape, console, model.sample_shape[-3:-1])
-        most = sweep.IMAGES if values.sweep else _MOST
-        self.count = values.num_images or min(most, self.how["reference"].features.count)
+        most, real = sweep.IMAGES if values.sweep else _MOST, self.how["reference"]
+        self.count = values.num_images or processes.from_first(min(most, real.features.count) if real else 0)
+        processes.check_enough(self.count)
         self._labels = [i % model.num_classes for i in range(self.count)] if model.num_classes else None
         self._model, self._console = model, console
 
-    def sample_request(self, options: dict, progress=None) -> SampleRequest:
-        return SampleRequest(self._model, self._labels, num_images=self.count, progress=progress, **options)
+    def sample_request(self, options: dict, first: int = 0, last: int | None = None, progress=None) -> SampleRequest:
+        """Of images first <= i < last, or of all."""
+        count = (self.count if last is None else last) - first
+        labels = None if self._labels is None else self._labels[first : first + count]
+        part = {"num_images": count, "first_image": first, "progress": progress}
+        return SampleRequest(self._model, labels, **part, **options)
 
-    def __call__(self, options: dict) -> Measurement:
-        with SamplingProgress(self._console, self.count) as line:
-            request = self.sample_request(options, line.part(0, self.count))
-            return evaluate(request.batches(), **self.how, drawn=request.describe(), progress=signals.look)
+    def __call__(self, options: dict) -> Measurement | None:
+        """In the first process; None in the others. ValueError if these were asked for something else."""
+        drawn, several = self.sample_request(options).describe(), processes.count() > 1
+        if several:
+            check_same({"features": self.how["features"].identity, **drawn})
+        first, last = processes.share(self.count, options["batch_size"])
+        with SamplingProgress(self._console, last - first) as line:
+            request = self.sample_request(options, first, last, line.part(0, last - first))
+            return evaluate(request.batches(), **self.how, drawn=drawn, shared=several, progress=signals.look)
 
 
 def _out(values, name: str) -> pathlib.Path:
@@ -178,11 +210,22 @@ def main(values) -> int:
         return _compare(values, Console())
     _check(values)
     keep_compiled(values.compilation_cache)
-    console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)  # a file has no width; tables need some
-    return (_measure_files if values.samples else _measure_model)(values, console)
+    wide = None if sys.stderr.isatty() else 120  # a file has no width; tables need some
+    console = Console(stderr=True, width=wide, quiet=processes.index() > 0)
+    code = (_measure_files if values.samples else _measure_model)(values, console)
+    processes.wait_for_all()  # which on jax end together
+    return code
 
 
-run = functools.partial(run_program, main, "sid2-evaluate", EvaluateFlags, looks=True)
+def _main_of_one(values) -> int:
+    """The program in this process, which may be one of several; its exit code."""
+    if values.compare is not None:
+        return main(values)
+    again = "the sweep goes on behind its last line" if values.sweep else "of a measurement nothing is kept"
+    return together("sid2-evaluate", values, lambda: main(values), again)
+
+
+run = functools.partial(run_program, _main_of_one, "sid2-evaluate", EvaluateFlags, looks=True)
 
 if __name__ == "__main__":
     run()

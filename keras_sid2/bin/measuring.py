@@ -9,8 +9,12 @@ import numpy as np
 
 import pipelines
 from keras_sid2.bin.signals import looking_between
-from keras_sid2.evaluation import Features, ImageClassifier, inception_features, reference_of
+from keras_sid2.evaluation import Features, ImageClassifier, Reference, inception_features, reference_of
+from keras_sid2.evaluation.inception import CACHE as INCEPTION_CACHE
+from keras_sid2.evaluation.inception_weights import download_weights
 from keras_sid2.io.image_reading import iterate_npz, iterate_pngs, png_paths
+from keras_sid2.parallel import processes
+from keras_sid2.parallel.mesh import on_no_mesh
 
 FEATURES = ("inception", "classifier")
 CACHE = "~/.cache/keras_sid2/references"
@@ -103,15 +107,31 @@ def check_features(kind: str):
 def measured_by(real: Images, kind: str, inception_weights: str | None, cache: str) -> dict:
     """`evaluate`'s features, "inception", "classifier" or "package.module:function", and its reference, of real images.
 
-    The reference comes from the folder `cache` if it was made before. ValueError for features that cannot be made.
+    The reference comes from the folder `cache` if it was made before; of several processes the first one alone has it.
+    ValueError for features that cannot be made.
     """
     check_features(kind)
+    first = processes.index() == 0
+    if kind == "inception" and inception_weights is None:
+        if first:
+            download_weights(INCEPTION_CACHE)
+        processes.wait_for_all()  # else all would download
+    with on_no_mesh():
+        features = _features(real, kind, inception_weights)
+    reference = _reference(real, features, cache) if first else None
+    processes.wait_for_all()
+    return {"features": features, "reference": reference}
+
+
+def _features(real: Images, kind: str, inception_weights: str | None) -> Features:
     if kind == "inception":
-        features = inception_features(inception_weights)
-    else:
-        features = _classifier(real) if kind == "classifier" else _own(kind)
+        return inception_features(inception_weights)
+    return _classifier(real) if kind == "classifier" else _own(kind)
+
+
+def _reference(real: Images, features: Features, cache: str) -> Reference:
     folder, about = pathlib.Path(cache).expanduser(), {"name": real.name, "fingerprint": real.fingerprint}
-    return {"features": features, "reference": reference_of(real.batches, features, **about, cache=folder)}
+    return reference_of(real.batches, features, **about, cache=folder)
 
 
 def _own(kind: str) -> Features:

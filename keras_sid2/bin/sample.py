@@ -40,7 +40,6 @@ from keras_sid2.bin.sample_files import (
     finish_npz,
     open_npz,
     paths,
-    share,
 )
 from keras_sid2.bin.sample_request import Request, checked_conditions, read_flags
 from keras_sid2.evaluation import ImagesDigest
@@ -130,7 +129,7 @@ def _draw(values, console: Console) -> int:
 
 def _draw_share(request: Request, pieces, console: Console):
     """Draws this process's share and waits for the others; then the first one has the pieces of all."""
-    mine = request.part(*share(request.count, request.options["batch_size"]))
+    mine = request.part(*processes.share(request.count, request.options["batch_size"]))
     for _ in drawn(mine, mine.count, pieces, console):
         pass
     processes.wait_for_all()

@@ -2,11 +2,11 @@
 
 import json
 import pathlib
-import zlib
 from collections.abc import Iterator
 
 import numpy as np
 
+from keras_sid2.bin import device_flags
 from keras_sid2.bin.common import make_folders
 from keras_sid2.evaluation import ImagesDigest
 from keras_sid2.generation.provenance import custom_in, read_provenance, write_provenance
@@ -57,16 +57,7 @@ def check_share(formats: list[str], count: int):
     """ValueError for what several processes cannot share out."""
     if processes.count() > 1 and "npz" not in formats:
         raise ValueError(f"{processes.count()} processes put their images into an .npz: add npz to --format.")
-    if count < processes.count():
-        raise ValueError(f"{processes.count()} processes share {count} images out: start at most {count}.")
-
-
-def share(count: int, size: int) -> tuple[int, int]:
-    """This process's images, first <= i < last. Of whole batches, if all have one: then each image is drawn beside
-    those that one process draws it beside, and is the same to the last bit."""
-    parts, size = processes.count(), size if count // size >= processes.count() else 1
-    first, last = (count // size * k // parts * size for k in (processes.index(), processes.index() + 1))
-    return first, count if processes.index() + 1 == parts else last
+    processes.check_enough(count)
 
 
 def open_npz(path: pathlib.Path, settings: dict) -> "NpzPieces | FinishedNpz":
@@ -77,20 +68,8 @@ def open_npz(path: pathlib.Path, settings: dict) -> "NpzPieces | FinishedNpz":
         return FinishedNpz(path)
     pieces = NpzPieces(path, settings=settings, share=(processes.index(), processes.count()))
     if processes.count() > 1:
-        _check_together(folder / f"0_of_{processes.count()}", settings)
+        device_flags.check_same(settings, folder / f"0_of_{processes.count()}")
     return pieces
-
-
-def _check_together(folder: pathlib.Path, settings: dict):
-    """Every process raises if one finds others' settings, or does not see the first one's `folder`."""
-    asked = zlib.crc32(json.dumps(settings, sort_keys=True).encode()) >> 1
-    wrong, index = None, processes.index()
-    if processes.from_first(asked) != asked:
-        wrong = f"Process {index} was asked for other images than process 0: give all the same flags."
-    elif not folder.is_dir():
-        wrong = f"Process {index} has no {folder}: --out must be on a disk that all share."
-    if processes.summed(int(wrong is not None)):
-        raise ValueError(wrong or "Another process was refused, which says why.")
 
 
 def finish_npz(pieces: "NpzPieces | FinishedNpz", digest: ImagesDigest, settings: dict):

@@ -15,6 +15,7 @@ from keras_sid2 import Guidance
 from keras_sid2.bin.flag_table import flag, parsed
 from keras_sid2.evaluation import how_measured
 from keras_sid2.io.atomic import atomic_write
+from keras_sid2.parallel import processes
 from keras_sid2.sampling import DDPMSampler
 
 IMAGES = 2000  # for each setting, at most, unless the user says how many
@@ -109,35 +110,48 @@ def _interval(text: str) -> tuple[float, float] | None:
 
 
 def run(settings: list[Setting], measuring, lines, out: pathlib.Path, console) -> int:
-    """Measures them one after another, and the best one anew; what `lines` (SweepLines) have is not drawn again."""
-    rows = []
+    """Measures them one after another, and the best one anew; what `lines` (SweepLines) have is not drawn again. Of
+    several processes, which all draw, the first one has `lines` and writes."""
+    rows, first = [], processes.index() == 0
     for number, setting in enumerate(settings, 1):
         title = f"{number} of {len(settings)}: {setting.name()}"
         rows.append((setting, _measured(measuring, lines, setting.options, title, console)))
-    rows.sort(key=lambda row: row[1].metrics["frechet"])
-    show(rows, console)
-    best, chosen = rows[0]
+    order = sorted(range(len(rows)), key=lambda i: rows[i][1].metrics["frechet"]) if first else [0]
+    best = settings[processes.from_first(order[0])]
     seed = (best.options["seed"] + 1) % 2**32
+    rows = [rows[i] for i in order]
+    if first:
+        show(rows, console)
     title = f"the best one anew, with seed {seed}: {best.name()}"
     anew = _measured(measuring, lines, {**best.options, "seed": seed}, title, console)
+    if first:
+        _report(rows, anew, out, seed)
+    return 0
+
+
+def _report(rows: list, anew, out: pathlib.Path, seed: int):
+    """Writes out.png and out.json, and prints what came out; `rows` are (Setting, Measurement), best first."""
+    best, chosen = rows[0]
     plot(rows, anew, pathlib.Path(f"{out}.png"))
     anew.write(f"{out}.json")
     print(f"best       {best.name()}")
     print(f"frechet    {_WITH_INTERVAL.format(**anew.metrics)}, measured anew with seed {seed}")
     print(f"chosen by  {chosen.metrics['frechet']:.5g}, the lowest of {len(rows)}: low by luck too")
     print(f"signature  {anew.signature()}")
-    return 0
 
 
 def _measured(measuring, lines, options: dict, title: str, console):
-    """The Measurement of images drawn with `options`, from the lines if it is there."""
-    drawn = measuring.sample_request(options).describe()
-    measured = how_measured(**measuring.how, images=drawn["images"])
-    measurement = lines.find(drawn, measured)
-    if measurement is None:
+    """The Measurement of images drawn with `options`, from the lines if it is there; None but in the first process."""
+    measurement = None
+    if lines is not None:
+        drawn = measuring.sample_request(options).describe()
+        measured = how_measured(**measuring.how, images=drawn["images"])
+        measurement = lines.find(drawn, measured)
+    if processes.from_first(int(measurement is None)):
         console.print(title, highlight=False)
         measurement = measuring(options)
-        lines.add(measurement)
+        if lines is not None:
+            lines.add(measurement)
     return measurement
 
 

@@ -7,15 +7,17 @@ import os
 import pathlib
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import keras
 import numpy as np
 
+from keras_sid2 import backend
 from keras_sid2.backend import steps_done
 from keras_sid2.callbacks.saving import write_grid
 from keras_sid2.generation.request import SampleRequest
 from keras_sid2.io.atomic import drop_lines_after
+from keras_sid2.parallel import processes
 
 _SHOWN = 64  # images in the grid
 
@@ -29,12 +31,14 @@ class MeasureSamples(keras.callbacks.Callback):
     measures them.
 
     It is broken off between two pieces (a twentieth of a batch drawn, the features of a batch, a distance) when
-    training is asked to stop (`model.stop_training`). An error in it is told, and training goes on.
+    training is asked to stop (`model.stop_training`). An error in it is told, and training goes on. Of several
+    processes each draws a part, or all draw together on a mesh of jax, and takes the features of its part; the first
+    one gets them all, measures and writes.
 
     Args:
         measure: called with (batches of uint8 images, drawn=SampleRequest.describe(), progress=a function of (distances
             done, distances in all)), gives a `keras_sid2.evaluation.Measurement`; `functools.partial(evaluate,
-            features=..., reference=...)`.
+            features=..., reference=...)`. In several processes also with shared=True and agree=True, as `evaluate`.
         every: steps.
         labels, num_images, generate_options: of the images, as `SampleRequest`.
         path: of a file that gets a line of JSON each time: step, seconds, metrics, measured, drawn.
@@ -80,6 +84,8 @@ class MeasureSamples(keras.callbacks.Callback):
         start, measuring = time.perf_counter(), f"Measuring samples at step {step}"
         try:
             measurement, shown = self._measured()
+            if measurement is None:  # another process has it
+                return
             seconds = time.perf_counter() - start
             self._write(step, seconds, measurement, shown)
             share = f"{100 * seconds / (start + seconds - self._since):.2g} % of the time since {self._before}"
@@ -93,14 +99,22 @@ class MeasureSamples(keras.callbacks.Callback):
         self._since, self._before = time.perf_counter(), "the last one"
 
     def _measured(self):
-        """(the Measurement, the first images)."""
-        request = SampleRequest(
-            self.model, self.labels, num_images=self.num_images, progress=self._look, **self.generate_options
-        )
-        shown = []
-        batches = self._passed_on(request.batches(), shown)
-        measurement = self.measure(batches, drawn=request.describe(), progress=self._look)
+        """(the Measurement, the first images); None for the former but in the first process."""
+        whole, shown = self._request(self.labels, self.num_images), []
+        first, last = processes.share(whole.num_images, whole.batch_size)
+        if backend.batch_shards() > 1:  # a batch is drawn by the devices of all processes
+            batches = _within(whole.batches(), first, last)
+        else:
+            labels, number = None if self.labels is None else self.labels[first:last], whole.first_image + first
+            batches = self._request(labels, last - first, first_image=number).batches()
+        together = {"shared": True, "agree": True} if processes.count() > 1 else {}
+        passed = self._passed_on(batches, shown)
+        measurement = self.measure(passed, drawn=whole.describe(), progress=self._look, **together)
         return measurement, np.concatenate(shown)[:_SHOWN]
+
+    def _request(self, labels, count: int | None, **options) -> SampleRequest:
+        options = {**self.generate_options, "progress": self._look, **options}
+        return SampleRequest(self.model, labels, num_images=count, **options)
 
     def _passed_on(self, batches: Iterator[np.ndarray], shown: list[np.ndarray]) -> Iterator[np.ndarray]:
         """The same batches, the first of which are `shown`."""
@@ -124,3 +138,13 @@ class MeasureSamples(keras.callbacks.Callback):
             write_grid(self.grids, step, shown, self.labels)
         if self.log is not None:
             self.log(step, measurement.metrics)
+
+
+def _within(batches: Iterable[np.ndarray], first: int, last: int) -> Iterator[np.ndarray]:
+    """Of images in batches those with numbers first <= i < last; all batches are drawn."""
+    begin = 0
+    for images in batches:
+        own = images[max(first - begin, 0) : max(last - begin, 0)]
+        begin += len(images)
+        if len(own):
+            yield own

@@ -67,11 +67,19 @@ class ImagesDigest:
     def __init__(self):
         self._sum, self._chain = 0, hashlib.sha256()
 
+    @staticmethod
+    def hashes(images: np.ndarray) -> np.ndarray:
+        """Of each of uint8 [N, ...], uint8 [N, 32]: what is added of it."""
+        texts = (str(image.shape).encode() + np.ascontiguousarray(image).tobytes() for image in images)
+        return np.frombuffer(b"".join(hashlib.sha256(text).digest() for text in texts), "uint8").reshape(-1, 32)
+
     def add(self, images: np.ndarray):
         """uint8 [N, ...]."""
-        for image in images:
-            shape = str(image.shape).encode()
-            digest = hashlib.sha256(shape + np.ascontiguousarray(image).tobytes()).digest()
+        self.add_hashes(self.hashes(images))
+
+    def add_hashes(self, hashes: np.ndarray):
+        """Those of the next images."""
+        for digest in map(bytes, hashes):
             self._sum = (self._sum + int.from_bytes(digest, "big")) % 2**256
             self._chain.update(digest)
 

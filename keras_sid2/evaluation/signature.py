@@ -16,10 +16,12 @@ import numpy as np
 from keras_sid2 import renamed
 from keras_sid2.evaluation.feature_set import FeatureSet
 from keras_sid2.evaluation.features import Features, ImagesDigest
+from keras_sid2.evaluation.gathering import Found, agreed, found_in, send, with_others
 from keras_sid2.evaluation.measure import measure
 from keras_sid2.evaluation.statistics import check_widths
 from keras_sid2.generation.provenance import custom_in
 from keras_sid2.io.atomic import read_json, write_json
+from keras_sid2.parallel import processes
 
 METHOD = "keras_sid2.evaluation.measure 2"  # counted up whenever a figure of the same sets would come out differently
 
@@ -117,14 +119,19 @@ def collect(
     Without `logits` there is no inception score. ValueError at the first batch for another `width`, the number of
     features, where it is given; and for what `features` does not take.
     """
-    collected, digest = FeatureSet(groups=groups, capacity=capacity, made_by=features.identity), ImagesDigest()
-    for images in batches:
-        found, classes = features(images)
+    samples = FeatureSet(groups=groups, capacity=capacity, made_by=features.identity)
+    return samples, _fill(samples, found_in(features, batches), logits=logits, width=width)
+
+
+def _fill(samples: FeatureSet, found: Iterable[Found], *, logits: bool = True, width: int | None = None) -> str:
+    """Adds what was found; the digest of the images, as text."""
+    digest = ImagesDigest()
+    for part in found:
         if width is not None:
-            check_widths(found.shape[1], width)
-        collected.add(found, classes if logits else None)
-        digest.add(images)
-    return collected, digest.hexdigest()
+            check_widths(part.features.shape[1], width)
+        samples.add(part.features, part.logits if logits else None)
+        digest.add_hashes(part.hashes)
+    return digest.hexdigest()
 
 
 def how_measured(
@@ -150,22 +157,32 @@ def evaluate(
     batches: Iterable[np.ndarray],
     *,
     features: Features,
-    reference: Reference,
+    reference: Reference | None,
     drawn: dict | None = None,
     groups: int = 10,
     capacity: int = 10_000,
+    shared: bool = False,
+    agree: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> Measurement:
+) -> Measurement | None:
     """The quality of images beside real ones, with a signature.
 
     `batches` are uint8 images [B, H, W, C] (clips, if `features` takes clips), as of `SampleRequest.batches`, and
     `drawn` what is known of them, as `SampleRequest.describe` says it. The reference is of `reference_of`, or made by
     hand of `collect`; `groups` and `capacity` are of the images' FeatureSet, `progress` is of `measure`.
+    If `shared`, `batches` are this process's part of the images, as `parallel.processes.share` has it: process 0, which
+    alone needs a reference, gets the metrics of all, and the others None. One that fails raises at once, for programs
+    that end then; if they `agree`, all raise where one fails, after they have drawn.
     Raises ValueError for a reference of other features, before anything is drawn; then as `collect` and `measure`.
     """
-    real, kept = reference.features, {"groups": groups, "capacity": capacity}
+    found, kept = found_in(features, batches), {"groups": groups, "capacity": capacity}
+    found = agreed(found) if agree else found
+    if shared and processes.index() > 0:
+        send(found)
+        return None
     _check_made_by(features, reference)
-    samples, digest = collect(features, batches, width=real.width, **kept)
+    real, samples = reference.features, FeatureSet(made_by=features.identity, **kept)
+    digest = _fill(samples, with_others(found) if shared else found, width=real.width)
     measured = how_measured(features, reference, images=samples.count, **kept)
     metrics = measure(samples, real, progress=progress)
     return Measurement(metrics=metrics, measured=measured, drawn={"images_digest": digest, **(drawn or {})})

@@ -151,6 +151,20 @@ def distributed(
         _set(before)
 
 
+@contextlib.contextmanager
+def on_no_mesh() -> Iterator[None]:
+    """Within it variables are made on a device of this process, which alone works with them (jax)."""
+    before = keras.distribution.distribution() if backend.name() == "jax" else None
+    if before is None:
+        yield
+        return
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(before)
+
+
 def drawing(mesh: Mesh | None) -> contextlib.AbstractContextManager:
     """Within it this process draws its images on its devices of `mesh`, which has those of all processes: on jax one
     batch is spread over them, elsewhere there is one; None is one everywhere. ValueError for what there is not."""

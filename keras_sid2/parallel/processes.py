@@ -20,6 +20,7 @@ from keras_sid2.backend.platform import jax, tf, torch
 
 HEARTBEAT_SECONDS = 30  # without a sign of life, after which a process counts as lost (jax)
 TORCH_SECONDS = 3600  # that a process waits for the others, who wait while the first one saves
+_AT_ONCE = 2**20  # numbers that `bytes_from` sends at a time, always as many: each shape is compiled once
 _LOST = re.compile(
     r"closed by peer|reset by peer|Connection refused|Socket closed|heartbeat|task .* (?:died|disappeared)"
     r"|coordination service|CoordinationService|Collective ops is aborted|Broken pipe|preempted|Timed out waiting"
@@ -122,9 +123,33 @@ def from_first(value: int) -> int:
     return summed(value if index() == 0 else 0)
 
 
+def bytes_from(sender: int, data: bytes = b"") -> bytes:
+    """What process `sender` gives, fewer than 2^31 bytes; all must ask."""
+    own, pieces = index() == sender, []
+    size = summed(len(data) if own else 0)
+    for start in range(0, size, 4 * _AT_ONCE):  # as a sum to which the others give zeros: every backend has that
+        piece = data[start : start + 4 * _AT_ONCE] if own else b""
+        pieces.append(_sum_of_arrays(np.frombuffer(piece.ljust(4 * _AT_ONCE, b"\0"), "int32")).tobytes())
+    return b"".join(pieces)[:size]
+
+
 def wait_for_all():
     """Returns when every process is here."""
     summed(0)
+
+
+def check_enough(images: int):
+    """ValueError where there are more processes than images, which they are to share out."""
+    if images < count():
+        raise ValueError(f"{count()} processes share {images} images out: start at most {images}.")
+
+
+def share(images: int, size: int) -> tuple[int, int]:
+    """This process's part of images that are drawn `size` at a time, first <= i < last. Of whole batches, if all have
+    one: then each image is drawn beside those that one process draws it beside, and is the same to the last bit."""
+    parts, size = count(), size if images // size >= count() else 1
+    first, last = (images // size * k // parts * size for k in (index(), index() + 1))
+    return first, images if index() + 1 == parts else last
 
 
 class Agreement:
@@ -151,12 +176,30 @@ def _summing(value: int) -> Callable[[], int]:
     return functools.partial(int, _jax_sum(value) if backend.name() == "jax" else _tensorflow_sum()(value))
 
 
-def _jax_sum(value: int):
-    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("devices",))
-    own = np.zeros(jax.local_device_count(), "int32")
+def _sum_of_arrays(values: np.ndarray) -> np.ndarray:
+    """Of int32 arrays of one shape over all processes; it waits for them."""
+    if count() == 1:
+        return values
+    if backend.name() == "torch":
+        numbers = torch.tensor(values)
+        torch.distributed.all_reduce(numbers)
+        return numbers.numpy()
+    return np.asarray(_jax_sum(values) if backend.name() == "jax" else _tensorflow_sum()(values), "int32")
+
+
+def _jax_sum(value: int | np.ndarray):
+    split, add = _jax_adding()
+    own = np.zeros((jax.local_device_count(), *np.shape(value)), "int32")
     own[0] = value
-    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
-    return jax.make_array_from_process_local_data(split, own).sum()
+    return add(jax.make_array_from_process_local_data(split, own))
+
+
+@functools.cache
+def _jax_adding() -> tuple:
+    """(where arrays [devices, ...] lie, the function that adds them up on all devices)."""
+    mesh, spec = jax.sharding.Mesh(np.array(jax.devices()), ("devices",)), jax.sharding.PartitionSpec
+    split, everywhere = (jax.sharding.NamedSharding(mesh, where) for where in (spec("devices"), spec()))
+    return split, jax.jit(lambda values: values.sum(axis=0), out_shardings=everywhere)
 
 
 @functools.cache

@@ -103,7 +103,66 @@ def test_the_list_of_a_card(monkeypatch):
     assert {f"{what} {b}, {side}" for what in ("train", "sample") for b in ("jax", "torch") for side in sides} <= {
         *names
     }
-    assert len({*names}) == len(names) == 12
+    assert len({*names}) == len(names) == 14
+
+
+def test_bars_are_of_what_compares(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import bars
+
+    def case(name, speed):
+        return {"name": name, "row": {"images_per_second": speed, "device": "H100", "dtype": "mixed_bfloat16"}}
+
+    names = ("train jax, small batch 2", "train KerasCV jax, small batch 2", "sample torch, small batch 2")
+    cases = [*(case(name, speed) for speed, name in enumerate(names, 1)), {"name": "train torch, small batch 2"}]
+    result = {"machine": {"cpu": "any"}, "cases": cases}
+    assert bars.panels(result) == {
+        "train, small batch 2": [("KerasCV jax", 2, False), ("ours, jax", 1, True)],
+        "sample, small batch 2": [("ours, torch", 3, True)],
+    }
+    of_jax = {"backend": "jax", "unit_ms": 4000.0, "device": "cpu"}  # eight images a step
+    rows = [{**of_jax, "case": name, "images_per_second": 2} for name in ("DiT", "ours")]
+    spent = {"DiT": (6.0, 8.0, 99.0), "ours": (4.0,)}  # processor time of two steps
+    samples = [{**of_jax, "case": c, "cpu_seconds": s, "units": 2} for c, each in spent.items() for s in each]
+    expected = {"train": [("ours, jax", 4.0, True), ("DiT, jax", 2.0, False)]}
+    assert bars.panels({"speed": rows, "samples": samples}) == expected
+    drawn = bars.draw(result, str(tmp_path / "result.json"))
+    if importlib.util.find_spec("matplotlib"):
+        assert drawn == tmp_path / "result.png" and drawn.read_bytes().startswith(b"\x89PNG")
+    assert bars.draw(result, None) is None and bars.draw({"cases": []}, "result.json") is None
+
+
+def test_what_is_not_installed_is_left_out_of_the_peers(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import peers
+
+    bench, plan = types.SimpleNamespace(skipped=[]), peers._plan(["jax", "torch"])
+    monkeypatch.setattr(
+        peers.importlib.util, "find_spec", lambda name: None if name in ("diffusers", "keras_cv") else 1
+    )
+    kept = peers._installed(bench, plan)
+    assert kept == [("jax", "ours"), ("torch", "ours"), ("torch", "plain eager"), ("torch", "plain compiled")]
+    assert bench.skipped == ["diffusers", "keras_cv"]
+    assert "Not installed, left out: diffusers, keras_cv." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shape, target", [((32, 32, 3), 117_600_000), ((64, 64, 3), 130_000_000)])
+def test_the_network_of_keras_cv_costs_what_it_says(monkeypatch, shape, target):
+    """torch's own counter on one side, the formula on the other."""
+    pytest.importorskip("keras_cv")
+    torch = pytest.importorskip("torch")
+    if os.environ.get("KERAS_BACKEND") != "torch":
+        pytest.skip("counts what torch does")
+    from torch.utils.flop_counter import FlopCounterMode
+
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import peer_keras_cv
+
+    network = peer_keras_cv.KerasCVUNet(shape, 10, target)
+    given = {"z_t": torch.zeros(1, *shape), "logsnr": torch.zeros(1), "label": torch.zeros(1, dtype=torch.int32)}
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        assert network(given).shape == (1, *shape)
+    assert counter.get_total_flops() // 2 == network.multiply_adds() == pytest.approx(target, rel=0.05)
 
 
 def test_families_of_kernels(monkeypatch):

@@ -14,9 +14,9 @@ from keras_sid2.io.image_reading import read_images
 WHITE = np.full((4, 4, 1), 255, "uint8")
 
 
-def command(*given: str) -> list[str]:
+def command(*given: str, program: str = "sample") -> list[str]:
     """What a shell runs."""
-    return [sys.executable, "-m", "keras_sid2.bin.sample", *map(str, given)]
+    return [sys.executable, "-m", f"keras_sid2.bin.{program}", *map(str, given)]
 
 
 def last_line(stderr: str) -> str:

@@ -37,14 +37,14 @@ def environment(own: str = "", **more: str) -> dict:
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **more}
 
 
-def run_two(out, *flags) -> list[tuple[int, str]]:
-    """(exit code, what was printed) of sid2-sample in each of two processes."""
+def run_two(out, *flags, program: str = "sample", own: str = "") -> list[tuple[int, str]]:
+    """(exit code, what was printed) of sid2-sample, or another one, in each of two processes."""
     port, started = free_ports(2), []
     for index in range(2):
-        own, told = one_of(index, 2, port)
+        of_one, told = one_of(index, 2, port)
         with open(out.with_name(f"{index}.log"), "w") as log:
-            arguments = command(f"--out={out}", *flags, *own)
-            started.append(subprocess.Popen(arguments, stdout=log, stderr=log, env=environment(**told)))
+            arguments = command(f"--out={out}", *flags, *of_one, program=program)
+            started.append(subprocess.Popen(arguments, stdout=log, stderr=log, env=environment(own, **told)))
     try:
         codes = [process.wait(timeout=300) for process in started]
     finally:
@@ -76,6 +76,33 @@ def test_two_processes_draw_what_one_draws_beside_what_is_there(workdir, tmp_pat
     before = pathlib.Path(f"{two}.npz").stat().st_mtime_ns
     assert draw(*flags[:-1], f"--out={two}")[0] == 0  # which is the same request, and done
     assert pathlib.Path(f"{two}.npz").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_two_processes_sweep_to_the_bit_as_one_does(workdir, tmp_path, monkeypatch):
+    """Each of three measurements is of images that both draw, float64 features among them."""
+    (tmp_path / "own_features.py").write_text(OWN_FEATURES)
+    monkeypatch.syspath_prepend(tmp_path)
+    write_npz(tmp_path / "real.npz", stripes(40)[0])
+    images = (
+        "--num_images=60",
+        "--num_steps=2",
+        "--batch_size=8",
+        "--sweep",
+        "--sweep_scales=1",
+        "--sweep_ema=true,false",
+    )
+    measured = (f"--reference={tmp_path / 'real.npz'}", "--features=own_features:rows")
+    flags = (f"--workdir={workdir}", *images, *measured)
+    assert evaluate(tmp_path, *flags, f"--out={tmp_path / 'one'}") == 0
+    flags = (*flags, f"--cache={tmp_path / 'none'}", "--mesh=data:2")
+    (code, said), (other_code, other_said) = run_two(tmp_path / "two", *flags, program="evaluate", own=str(tmp_path))
+    assert (code, other_code) == (0, 0), said + other_said
+    assert "measured anew with seed 1" in said and "images 24/24" in said
+    assert "measured" not in other_said and "images" not in other_said
+    for kind in ("json", "jsonl"):
+        assert (tmp_path / f"two.{kind}").read_bytes() == (tmp_path / f"one.{kind}").read_bytes()
+    assert not {"two.jsonl.lock", "evaluation"} & {path.name for path in tmp_path.iterdir()}
 
 
 @only_on_jax
@@ -121,6 +148,15 @@ def test_what_cannot_be_shared_out_is_refused(workdir, tmp_path, of_two, flags, 
     assert not list(tmp_path.iterdir())
 
 
+def test_what_several_processes_cannot_measure_is_refused(tmp_path, of_two):
+    write_npz(tmp_path / "real.npz", stripes(40)[0])
+    files = (f"--samples={tmp_path / 'real.npz'}", f"--reference={tmp_path / 'real.npz'}", f"--out={tmp_path / 'a'}")
+    with pytest.raises(ValueError, match="--samples are measured by one process, and there are 2: start one"):
+        evaluate(tmp_path, *files)
+    with pytest.raises(ValueError, match="2 processes share 1 images out: start at most 1"):
+        processes.check_enough(1)
+
+
 @pytest.mark.parametrize(
     "given, sentence",
     [("data:4", "and there are 1"), ("data:2,fsdp:2", "and there are 1" if BACKEND == "jax" else "needs the jax")],
@@ -146,5 +182,5 @@ def test_shares_are_of_whole_batches_where_all_have_one(monkeypatch):
         found = []
         for index in range(3):
             monkeypatch.setattr(processes, "index", lambda index=index: index)
-            found.append(sample_files.share(count, size))
+            found.append(processes.share(count, size))
         assert found == expected

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import free_ports
+from helpers import BACKEND, free_ports, only_on_jax
 from run_helpers import PROGRAM, one_of
 from training_helpers import register_tiny_digits
 
@@ -62,6 +62,11 @@ def lines(workdir) -> list[dict]:
     return [json.loads(line) for line in (workdir / "goodput.jsonl").read_text().splitlines()]
 
 
+def _measurement(workdir) -> dict:
+    """The first one."""
+    return json.loads((workdir / "measurements.jsonl").read_text().splitlines()[0])
+
+
 def wait_for_step(run: Processes, workdir, step: int):
     end = time.monotonic() + 300
     while not any(checkpoint_step(path) >= step for path in checkpoints(workdir / "checkpoints")):
@@ -71,15 +76,24 @@ def wait_for_step(run: Processes, workdir, step: int):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_which_goes_on_alone(data, tmp_path):
-    with Processes(data, tmp_path / "one", "--steps=10", count=1) as run:
+    """They measure at step 4: the first process one batch of 64, the second one two and a rest."""
+    images = ("--measure_images=199", "--measure_features=training_helpers:rows_as_features", "--sample_steps=2")
+    measures = BACKEND != "jax"
+    measuring = ("--measure_every=4", *images, f"--measure_cache={tmp_path / 'cache'}") if measures else ()
+    with Processes(data, tmp_path / "one", "--steps=10", *measuring, count=1) as run:
         assert run.codes() == [0], run.said(0)
-    with Processes(data, tmp_path / "moved", "--steps=6") as run:
+    with Processes(data, tmp_path / "moved", "--steps=6", *measuring) as run:
         assert run.codes() == [0, 0], run.said(0) + run.said(1)
         assert "step 4: eval loss" in run.said(0) and "train " not in run.said(1)
     written = {path.name for path in (tmp_path / "moved").iterdir()}
-    assert written == {"run.json", "preset.json", "checkpoints", "lock", "samples", "tensorboard", "goodput.jsonl"}
-    with Processes(data, tmp_path / "moved", "--steps=10", count=1) as run:
+    of_run = {"run.json", "preset.json", "checkpoints", "lock", "samples", "tensorboard", "goodput.jsonl"}
+    assert written == (of_run | {"measurements.jsonl", "measured"} if measures else of_run)
+    with Processes(data, tmp_path / "moved", "--steps=10", *measuring, count=1) as run:
         assert run.codes() == [0] and "steps 6 to 10" in run.said(0), run.said(0)
+    if measures:
+        first, both = (_measurement(tmp_path / name) for name in ("one", "moved"))
+        assert first["step"] == both["step"] == 4 and first["measured"] == both["measured"]
+        assert both["metrics"] == pytest.approx(first["metrics"], rel=0.05)
     one, moved = lines(tmp_path / "one"), lines(tmp_path / "moved")
     assert [line["step"] for line in moved] == list(range(1, 11))
     for name in ("loss", "gradient_norm", "loss_logsnr_0_5"):
@@ -115,7 +129,11 @@ def of_two(monkeypatch):
     "changes, sentence",
     [
         (dict(), "2 processes train together on a --mesh, such as data:2; got none"),
-        (dict(mesh="data:2", measure_every=50), "--measure_every is for one process, got 2"),
+        pytest.param(
+            dict(mesh="data:2", measure_every=50),
+            "In 2 processes --measure_every needs tensorflow or torch, got jax",
+            marks=only_on_jax,
+        ),
     ],
 )
 def test_what_several_processes_cannot_do_is_refused(data, tmp_path, of_two, changes, sentence):
