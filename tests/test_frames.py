@@ -6,7 +6,7 @@ import pytest
 from helpers import to_numpy
 from keras import ops
 
-from keras_sid2 import Guidance, Level, ResidualUViT, SiD2Model, SigmoidWeighting
+from keras_sid2 import AdamRecipe, Guidance, Level, ResidualUViT, SiD2Model, SigmoidWeighting
 from keras_sid2.conditions import Frames
 from keras_sid2.diffusion import CosineSchedule, alpha_sigma
 
@@ -21,6 +21,7 @@ def model_of(network, share=0.1, **options):
 
 
 LEVELS = (Level("res", 8, 1), Level("transformer", 16, 1, head_dim=8))
+SEEING = (Level("res", 16, 1), Level("transformer", 32, 2, head_dim=16))
 
 
 def small_network(given=2, levels=LEVELS):
@@ -169,6 +170,26 @@ def test_it_trains_in_microbatches_too_and_a_file_goes_on(model, tmp_path):
     assert loaded.conditions == training.conditions
     options = {"conditions": {"given": x[:2, :1]}, "num_steps": 3}
     np.testing.assert_array_equal(loaded.generate([0, 1], **options), training.generate([0, 1], **options))
+
+
+def still_clips(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [N, 4, 4, 4, 1], dark but for the same row in all frames, and that row."""
+    rng = np.random.default_rng(seed)
+    rows, made = rng.integers(4, size=count), rng.integers(0, 40, (count, *CLIP))
+    made[np.arange(count), :, rows] += 200
+    return made.astype("uint8"), rows
+
+
+def test_the_rest_follows_the_given_frames():
+    keras.utils.set_random_seed(1)
+    network = ResidualUViT(CLIP, 1, None, 32, SEEING, conditions={"given": Frames(CLIP, 1)})
+    model = model_of(network, recipe=AdamRecipe(learning_rate=2e-3, warmup_steps=20, ema_decay=0.95))
+    model.fit({"video": still_clips(64, seed=0)[0]}, batch_size=16, epochs=120, verbose=0)
+    whole, rows = still_clips(64, seed=1)
+    for given, share in (({"given": whole[:, :1]}, (0.9, 1.0)), (None, (0.0, 0.6))):
+        drawn = model.generate(conditions=given, num_images=64, num_steps=16)
+        found = drawn.astype(float).mean((3, 4)).argmax(2)
+        assert share[0] <= (found[:, 1:] == rows[:, None]).mean() <= share[1]
 
 
 # A Gaussian over frames, alike at each of 2 x 2 pixels: mean 0.1, a random walk's covariance.

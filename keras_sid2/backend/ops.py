@@ -82,7 +82,8 @@ def masked(x, bits: int):
 
 def unsigned_shift(x, bits: int):
     """int32 x shifted to the right by 0 < bits < 32, with zeros from the left, where int32 shifts copy the sign."""
-    return masked(x >> bits, (1 << (32 - bits)) - 1)
+    shifted = x >> bits if name() == "torch" else ops.right_shift(x, bits)  # tensorflow has no such operator
+    return masked(shifted, (1 << (32 - bits)) - 1)
 
 
 def rotated(x, bits: int):

@@ -32,7 +32,7 @@ class Request:
     labels: np.ndarray | None
     options: dict
     given: dict[str, np.ndarray]
-    conditions: dict[str, np.ndarray]
+    conditions: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def of_clips(self) -> bool:
