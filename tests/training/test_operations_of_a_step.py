@@ -99,7 +99,7 @@ def test_what_changes_all_weights_is_one_operation_each(model, step):
 
 
 def test_a_step_has_two_thirds_of_the_operations(model, step):
-    """Of the 6,007 that version 0.4 had; some 700 are dropout's masks, which torch.compile fuses. A
+    """Of the 6,007 that version 0.2 had; some 700 are dropout's masks, which torch.compile fuses. A
     block casts its weights in one operation, and their gradients in another."""
     blocks = len(model.network.traced_blocks())
     assert step.calls["_foreach_copy_"] == 2 * blocks
