@@ -23,16 +23,18 @@ import pathlib
 import sys
 from collections.abc import Iterator
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from keras_sid2 import SampleRequest, SiD2Model
+from keras_sid2 import SiD2Model
 from keras_sid2.bin import measuring, sampling_flags, signals, sweep
 from keras_sid2.bin.common import SamplingProgress, make_folders, run_program
 from keras_sid2.bin.compilation_cache import CacheFlags, keep_compiled
 from keras_sid2.bin.device_flags import ProcessFlags, check_same, together
 from keras_sid2.bin.flag_table import REQUIRED, at_least, check, flag, names, one_of
 from keras_sid2.bin.measurement_lines import SweepLines, read_measurements, sweep_lines
+from keras_sid2.bin.sample_request import Request
 from keras_sid2.evaluation import Measurement, cannot_be_told, check_comparable, evaluate
 from keras_sid2.generation.provenance import provenance_path, read_provenance
 from keras_sid2.parallel import processes
@@ -49,6 +51,7 @@ class EvaluateFlags(sampling_flags.SamplingFlags, sweep.SweepFlags, ProcessFlags
     crop: str | None = flag(None, "center: cut and resize a data set's images to the size of ours", one_of("center"))
     features: str = flag("inception", measuring.FEATURES_TEXT)
     inception_weights: str | None = flag(None, measuring.WEIGHTS_TEXT, needs="features=inception")
+    i3d_weights: str | None = flag(None, measuring.I3D_WEIGHTS_TEXT, needs="features=i3d")
     num_images: int | None = flag(None, f"as many as real ones, to {_MOST}; in sweeps to {sweep.IMAGES}", at_least(20))
     out: str | None = flag(None, "where to write, without suffix; not given: evaluation/ in the workdir")
     cache: str = flag(measuring.CACHE, measuring.CACHE_TEXT)
@@ -77,6 +80,8 @@ def _check(values):
     if values.out is not None:
         _check_out(values.out)
     measuring.check_features(values.features)
+    if values.features == "i3d" and values.i3d_weights is None:
+        raise ValueError("--features=i3d needs --i3d_weights: none come with this library, and none are downloaded.")
 
 
 def _check_out(out: str | pathlib.Path):
@@ -86,18 +91,26 @@ def _check_out(out: str | pathlib.Path):
         Measurement.read(f"{out}.json")
 
 
-def _measured_by(values, shape: tuple, console, image_size=None) -> dict:
-    """Features and reference, as arguments of `evaluate`, for images of a `shape` (H, W, C)."""
+def _real_images(values, shape: tuple, console, image_size=None) -> measuring.Images:
+    """The reference's, for images of a `shape` ((F,) H, W, C)."""
     reading = {"split": values.split, "data_dir": values.data_dir, "image_size": image_size, "crop": values.crop}
-    real = measuring.open_images(values.reference, **reading)
+    real = measuring.open_images(values.reference, features=values.features, **reading)
     if unlike := measuring.check_alike(shape, real, values.features):
         console.print(f"Note: {unlike}", highlight=False, soft_wrap=True)
-    return measuring.measured_by(real, values.features, values.inception_weights, values.cache)
+    return real
+
+
+def _measured_by(values, real: measuring.Images) -> dict:
+    """Features and reference, as arguments of `evaluate`."""
+    weights = values.i3d_weights if values.features == "i3d" else values.inception_weights
+    return measuring.measured_by(real, values.features, weights, values.cache)
 
 
 def _measure_files(values, console) -> int:
-    images, provenance = measuring.open_images(values.samples), read_provenance(values.samples)
-    how = _measured_by(values, images.shape, console, tuple(images.shape[:2]) if values.crop else None)
+    images = measuring.open_images(values.samples, features=values.features)
+    provenance = read_provenance(values.samples)
+    real = _real_images(values, images.shape, console, tuple(images.shape[-3:-1]) if values.crop else None)
+    how = _measured_by(values, real)
     found = evaluate(images.batches(), **how, drawn={"samples": images.name}, progress=signals.look)
     if provenance is not None and provenance["images_digest"] == found.drawn["images_digest"]:
         found = dataclasses.replace(found, drawn=provenance)
@@ -141,33 +154,41 @@ def _lines(out: pathlib.Path) -> Iterator[SweepLines | None]:
 class Measuring:
     """Draws images with some settings and measures them as they come; none are kept. Each process draws its share.
 
+    A model with other conditions than labels draws for those of the real examples, in their order, and their labels.
     `how`: the features and the reference; the real images, or what is kept of them, are read.
     """
 
     def __init__(self, values, model: SiD2Model, console: Console):
-        self.how = _measured_by(values, model.sample_shape, console, model.sample_shape[-3:-1])
-        most, real = sweep.IMAGES if values.sweep else _MOST, self.how["reference"]
-        self.count = values.num_images or processes.from_first(min(most, real.features.count) if real else 0)
+        measuring.check_kind("What the model draws", len(model.sample_shape) == 4, values.features)
+        real = _real_images(values, model.sample_shape, console, model.sample_shape[-3:-1])
+        self.how = _measured_by(values, real)
+        most, reference = sweep.IMAGES if values.sweep else _MOST, self.how["reference"]
+        self.count = values.num_images or processes.from_first(min(most, reference.features.count) if reference else 0)
         processes.check_enough(self.count)
-        self._labels = [i % model.num_classes for i in range(self.count)] if model.num_classes else None
         self._model, self._console = model, console
+        self._labels = np.arange(self.count) % model.num_classes if model.num_classes else None
+        self._conditions = {}
+        if set(model.conditions) - {"label"}:
+            self._conditions = measuring.conditions_of_real(model.conditions, real, self.count)
+            self._labels = self._conditions.pop("label", None)
 
-    def sample_request(self, options: dict, first: int = 0, last: int | None = None, progress=None) -> SampleRequest:
-        """Of images first <= i < last, or of all."""
-        count = (self.count if last is None else last) - first
-        labels = None if self._labels is None else self._labels[first : first + count]
-        part = {"num_images": count, "first_image": first, "progress": progress}
-        return SampleRequest(self._model, labels, **part, **options)
+    def _request(self, options: dict) -> Request:
+        return Request(self._model, self.count, 0, self._labels, options, {}, self._conditions)
+
+    def describe(self, options: dict) -> dict:
+        """What would be drawn."""
+        return self._request(options).describe()
 
     def __call__(self, options: dict) -> Measurement | None:
         """In the first process; None in the others. ValueError if these were asked for something else."""
-        drawn, several = self.sample_request(options).describe(), processes.count() > 1
+        request, several = self._request(options), processes.count() > 1
+        drawn = request.describe()
         if several:
             check_same({"features": self.how["features"].identity, **drawn})
-        first, last = processes.share(self.count, options["batch_size"])
-        with SamplingProgress(self._console, last - first) as line:
-            request = self.sample_request(options, first, last, line.part(0, last - first))
-            return evaluate(request.batches(), **self.how, drawn=drawn, shared=several, progress=signals.look)
+        part = request.part(*processes.share(self.count, options["batch_size"]))
+        with SamplingProgress(self._console, part.count) as line:
+            batches = part.batches(0, part.count, line)
+            return evaluate(batches, **self.how, drawn=drawn, shared=several, progress=signals.look)
 
 
 def _out(values, name: str) -> pathlib.Path:

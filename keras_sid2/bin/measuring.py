@@ -9,49 +9,60 @@ import numpy as np
 
 import pipelines
 from keras_sid2.bin.signals import looking_between
-from keras_sid2.evaluation import Features, ImageClassifier, Reference, inception_features, reference_of
+from keras_sid2.evaluation import Features, ImageClassifier, Reference, i3d_features, inception_features, reference_of
 from keras_sid2.evaluation.inception import CACHE as INCEPTION_CACHE
 from keras_sid2.evaluation.inception_weights import download_weights
 from keras_sid2.io.image_reading import iterate_npz, iterate_pngs, png_paths
 from keras_sid2.parallel import processes
 from keras_sid2.parallel.mesh import on_no_mesh
 
-FEATURES = ("inception", "classifier")
+FEATURES = ("inception", "classifier", "i3d")
 CACHE = "~/.cache/keras_sid2/references"
 CACHE_TEXT = "folder that keeps the statistics of real images"
-FEATURES_TEXT = "inception; classifier, fitted on real images with labels; or MODULE:FUNCTION that returns Features"
+FEATURES_TEXT = "inception; classifier, fitted on real images with labels; i3d of clips; or MODULE:FUNCTION of yours"
 WEIGHTS_TEXT = "the FID's Inception-v3, a .pth or .npz file; downloaded if not given"
+I3D_WEIGHTS_TEXT = "of I3D, trained on Kinetics-400, a .npz, .pt or .pth file of yours"
+_RESIZING = {"inception": "Inception", "i3d": "I3D"}  # features that resize what they look at
 _BATCH = 64
 _MOST_IN_MEMORY = 100_000  # images that a classifier is fitted on
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Images on disk."""
+    """Images, or clips, on disk."""
 
     name: str
     fingerprint: list  # changes when they do, and where they lie elsewhere
-    shape: tuple[int | None, int | None, int]  # (H, W, C), None where that is not known
-    batches: Callable[[], Iterator[np.ndarray]]  # uint8 [B, H, W, C], the same images at every call
+    shape: tuple  # ((F,) H, W, C), None where that is not known
+    batches: Callable[[], Iterator[np.ndarray]]  # uint8 [B, (F,) H, W, C], the same images at every call
     labels: Callable[[], np.ndarray] | None = None  # int [N]; None where there are no classes
+    values: Callable[[str], Iterator[np.ndarray]] | None = None  # of examples, by name; None where there are no others
+    names: tuple[str, ...] = ()  # of these
 
 
-_OF_CLIPS = "{} holds clips; the programs measure images, `keras_sid2.evaluation` takes clips too."
+def check_kind(what: str, of_clips: bool, features: str):
+    """ValueError where `features` are not of clips, or are of them alone; those of your own are of what they are."""
+    if of_clips and features in ("inception", "classifier"):
+        raise ValueError(f"{what} holds clips, and --features={features} are of images: give --features=i3d.")
+    if not of_clips and features == "i3d":
+        raise ValueError(f"{what} holds images, and --features=i3d are of clips.")
 
 
-def open_images(path: str, *, split: str = "train", data_dir: str | None = None, **options) -> Images:
-    """The images in an .npz, a folder of PNG files, or a prepared data set, of which `split` may name several as "a,b".
+def open_images(
+    path: str, *, split: str = "train", data_dir: str | None = None, features: str = "inception", **options
+) -> Images:
+    """The images in an .npz, a folder of PNG files, or a prepared data set, of which `split` may name several as "a,b";
+    clips, if `features` are of them.
 
     `options`: image_size, crop and max_bad_records of `pipelines.make_dataset`; for a data set, as all but the path.
     A signal may end the program between two batches. ValueError or FileNotFoundError for what is none of these.
     """
     if not are_files(path):
-        return _data_set(path, split.split(","), data_dir, options)
+        return _data_set(path, split.split(","), data_dir, features, options)
     folder = pathlib.Path(path)
     iterate, paths = (iterate_npz, [folder]) if folder.suffix == ".npz" else (iterate_pngs, png_paths(folder))
     shape = next(iterate(folder, 1)).shape[1:]
-    if len(shape) == 4:
-        raise ValueError(_OF_CLIPS.format(path))
+    check_kind(path, len(shape) == 4, features)
     return Images(folder.name, pipelines.file_stamps(paths), shape, lambda: looking_between(iterate(folder, _BATCH)))
 
 
@@ -60,10 +71,10 @@ def are_files(path: str) -> bool:
     return pathlib.Path(path).suffix == ".npz" or bool(png_paths(path))
 
 
-def _data_set(path: str, splits: list[str], data_dir: str | None, reading: dict) -> Images:
+def _data_set(path: str, splits: list[str], data_dir: str | None, features: str, reading: dict) -> Images:
     described = [pipelines.describe(path, split=split, data_dir=data_dir) for split in splits]
-    if any(d.num_frames for d in described):
-        raise ValueError(_OF_CLIPS.format(path))
+    first = described[0]
+    check_kind(path, bool(first.num_frames), features)
 
     def batches(key: str) -> Iterator[np.ndarray]:
         for split in splits:
@@ -73,28 +84,61 @@ def _data_set(path: str, splits: list[str], data_dir: str | None, reading: dict)
 
     labelled = all(d.num_classes for d in described)
     shards = [pipelines.fingerprint(path, split=split, data_dir=data_dir) for split in splits]
-    *stored, channels = described[0].image_shape
+    *frames, height, width, channels = first.sample_shape
     return Images(
-        f"{described[0].name}:{'+'.join(splits)}",
+        f"{first.name}:{'+'.join(splits)}",
         [[reading.get("image_size"), reading.get("crop")], *shards],
-        (*(reading.get("image_size") or stored), channels),
-        lambda: batches("image"),
+        (*frames, *(reading.get("image_size") or (height, width)), channels),
+        lambda: batches("video" if first.num_frames else "image"),
         (lambda: np.concatenate(list(batches("label")))) if labelled else None,
+        batches,
+        tuple(first.values),
     )
 
 
-def check_alike(shape: tuple, real: Images, features: str) -> str | None:
-    """What is to be said of images of one `shape` (H, W, C) beside real ones of another; None if they are alike.
+def conditions_of_real(conditions: dict, real: Images, count: int) -> dict[str, np.ndarray]:
+    """Values [count, ...] of `conditions` by name, labels too, as the first real examples have them, and again from the
+    first where these are fewer: what samples are drawn for. ValueError for one that they do not have."""
+    found = {}
+    for name, condition in conditions.items():
+        if condition.from_samples:
+            values = (clips[:, : condition.counts[1]] for clips in real.batches())
+        elif name in real.names:
+            values = real.values(name)
+        else:
+            raise ValueError(f"The model is conditioned on {name}, which {real.name} does not hold.")
+        found[name] = _first(values, count)
+    return found
 
-    ValueError for them with `features` other than "inception", which resizes both.
+
+def _first(batches: Iterator[np.ndarray], count: int) -> np.ndarray:
+    kept, there = [], 0
+    for batch in batches:
+        kept.append(batch[: count - there])
+        there += len(kept[-1])
+        if there == count:
+            break
+    values = np.concatenate(kept)
+    return np.resize(values, (count, *values.shape[1:]))
+
+
+def check_alike(shape: tuple, real: Images, features: str) -> str | None:
+    """What is to be said of images of one `shape` ((F,) H, W, C) beside real ones of another; None if they are alike.
+
+    ValueError for them with `features` that do not resize, and for other numbers of frames.
     """
+    if len(shape) != len(real.shape) or shape[:-3] != real.shape[:-3]:
+        ours, theirs = (f"{shape[0]} frames" if len(shape) == 4 else "images" for shape in (shape, real.shape))
+        told = f"got {ours}, and {real.name} has {theirs}"
+        raise ValueError(f"Clips are measured beside clips of as many frames: {told}.")
     if not any(here and there and here != there for here, there in zip(shape, real.shape, strict=True)):
         return None
     ours, theirs = ("x".join("?" if size is None else str(size) for size in sizes) for sizes in (shape, real.shape))
     unlike = f"the images are {ours} and those of {real.name} are {theirs}"
-    if features != "inception":
+    if features not in _RESIZING:
         raise ValueError(f"Images are measured beside real ones of their shape, and {unlike}: resize one of them.")
-    return f"{unlike[0].upper()}{unlike[1:]}: Inception resizes both, which metrics of others do not compare with."
+    both = f"{_RESIZING[features]} resizes both, which metrics of others do not compare with."
+    return f"{unlike[0].upper()}{unlike[1:]}: {both}"
 
 
 def check_features(kind: str):
@@ -104,28 +148,29 @@ def check_features(kind: str):
         raise ValueError(f"Features must be {', '.join(FEATURES)}, or MODULE:FUNCTION of your own; got {kind!r}.")
 
 
-def measured_by(real: Images, kind: str, inception_weights: str | None, cache: str) -> dict:
-    """`evaluate`'s features, "inception", "classifier" or "package.module:function", and its reference, of real images.
+def measured_by(real: Images, kind: str, weights: str | None, cache: str) -> dict:
+    """`evaluate`'s features, one of FEATURES or "package.module:function", and its reference, of real images; `weights`
+    are a file of Inception's, None: downloaded, or of I3D's.
 
     The reference comes from the folder `cache` if it was made before; of several processes the first one alone has it.
     ValueError for features that cannot be made.
     """
     check_features(kind)
     first = processes.index() == 0
-    if kind == "inception" and inception_weights is None:
+    if kind == "inception" and weights is None:
         if first:
             download_weights(INCEPTION_CACHE)
         processes.wait_for_all()  # else all would download
     with on_no_mesh():
-        features = _features(real, kind, inception_weights)
+        features = _features(real, kind, weights)
     reference = _reference(real, features, cache) if first else None
     processes.wait_for_all()
     return {"features": features, "reference": reference}
 
 
-def _features(real: Images, kind: str, inception_weights: str | None) -> Features:
-    if kind == "inception":
-        return inception_features(inception_weights)
+def _features(real: Images, kind: str, weights: str | None) -> Features:
+    if kind in ("inception", "i3d"):
+        return (inception_features if kind == "inception" else i3d_features)(weights)
     return _classifier(real) if kind == "classifier" else _own(kind)
 
 

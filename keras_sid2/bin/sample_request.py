@@ -119,7 +119,8 @@ def _conditions(texts: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def checked_conditions(conditions: dict, model: SiD2Model, count: int) -> dict[str, np.ndarray]:
-    """`conditions` as the model takes them, [1 or count, ...]; ValueError for what it does not."""
+    """`conditions` as [1 or count, ...]; ValueError for what the model does not take. As they are given, they take less
+    memory than as networks get them."""
     found = {}
     for name, values in conditions.items():
         if name not in model.conditions or name == "label":
@@ -127,7 +128,9 @@ def checked_conditions(conditions: dict, model: SiD2Model, count: int) -> dict[s
             raise ValueError(f"--condition names {name}, and this model's conditions are {known}.")
         condition = model.conditions[name]
         values = values[None] if values.ndim == len(condition.shape) else values
-        found[name] = condition.check(name, values)
+        for start in range(0, len(values), _SPAN):
+            condition.check(name, values[start : start + _SPAN])
+        found[name] = values
         if len(values) not in (1, count):
             given = f"got {len(values)}: give --num_images too, or --labels"
             raise ValueError(f"--condition={name}=FILE must hold one, or one for each of the {count}, {given}.")

@@ -144,7 +144,7 @@ def _measured(measuring, lines, options: dict, title: str, console):
     """The Measurement of images drawn with `options`, from the lines if it is there; None but in the first process."""
     measurement = None
     if lines is not None:
-        drawn = measuring.sample_request(options).describe()
+        drawn = measuring.describe(options)
         measured = how_measured(**measuring.how, images=drawn["images"])
         measurement = lines.find(drawn, measured)
     if processes.from_first(int(measurement is None)):

@@ -88,6 +88,8 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
     def __post_init__(self):
         check(TrainSettings, self)
         check_features(self.measure_features)
+        if self.measure_features == "i3d":
+            raise ValueError("--measure_features=i3d is not for training: measure clips by sid2-evaluate.")
 
     def resolved(self, preset: Preset) -> tuple["TrainSettings", Preset]:
         """These settings with the numbers of `experiment()` filled in, and that preset with these settings' numbers.

@@ -1,15 +1,19 @@
-"""sid2-sample of clips and of conditions from files."""
+"""sid2-sample and sid2-evaluate of clips and of conditions."""
 
 import re
 
 import numpy as np
 import pytest
+from evaluate_helpers import evaluate
 from PIL import Image
 from sample_helpers import draw, images_of
 
+import pipelines
 from keras_sid2 import Level, ResidualUViT, SiD2Model, SigmoidWeighting
+from keras_sid2.checkpoints import load_model
 from keras_sid2.conditions import Frames, Vector
 from keras_sid2.diffusion import CosineSchedule
+from keras_sid2.evaluation import Features, Measurement, frechet_distance
 from keras_sid2.io.image_reading import read_images
 
 CLIP = (3, 4, 4, 1)
@@ -52,8 +56,6 @@ def test_given_frames_go_on_and_the_clips_move(folder, tmp_path):
 
 def test_clips_are_those_of_generate(folder, tmp_path):
     draw(*request(folder, tmp_path / "a", "--format=npz", "--first_image=2", "--batch_size=3"))
-    from keras_sid2.checkpoints import load_model
-
     given = {"given": np.load(folder / "first.npz")["arr_0"], "wind": np.load(folder / "wind.npy")}
     model = load_model(folder / "clips.keras")
     drawn = model.generate(conditions=given, num_images=4, num_steps=2, first_image=2, batch_size=3)
@@ -79,3 +81,40 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(folder, tmp_pat
     with pytest.raises((ValueError, FileNotFoundError), match=sentence):
         draw(f"--weights={folder / 'clips.keras'}", f"--out={tmp_path / 'a'}", "--num_steps=2", *given)
     assert not list(tmp_path.iterdir())
+
+
+def of_pixels() -> Features:
+    """Means of the four quarters of the last frame."""
+
+    def extract(clips):
+        quarters = clips[:, -1].reshape(len(clips), 2, 2, 2, 2, -1)
+        return quarters.mean(axis=(2, 4, 5)).reshape(len(clips), 4)
+
+    return Features(name="quarters", digest="", rule="", extract=extract)
+
+
+def test_clips_are_measured_for_the_conditions_of_real_ones(folder, tmp_path):
+    rng = np.random.default_rng(0)
+    real = {
+        "videos": rng.integers(0, 256, (24, *CLIP)).astype("uint8"),
+        "wind": rng.normal(size=(24, 2)).astype("float32"),
+    }
+    np.savez(tmp_path / "real.npz", **real)
+    data = pipelines.prepare("npz", source=tmp_path / "real.npz", data_dir=tmp_path / "data", channels=1)
+    how = (f"--reference={data}", "--features=test_sample_clips:of_pixels", "--num_steps=2")
+    how = (f"--weights={folder / 'clips.keras'}", *how)
+    assert evaluate(tmp_path, f"--out={tmp_path / 'a'}", "--num_images=30", *how) == 0
+    found = Measurement.read(tmp_path / "a.json")
+    rows = np.arange(30) % 24
+    given = {"given": real["videos"][rows, :1], "wind": real["wind"][rows]}
+    drawn = load_model(folder / "clips.keras").generate(conditions=given, num_steps=2)
+    features = of_pixels()
+    expected = frechet_distance(features(drawn)[0], features(real["videos"])[0])
+    np.testing.assert_allclose(found.metrics["frechet"], expected, rtol=1e-3)
+    for flags, sentence in (
+        (("--features=inception",), "What the model draws holds clips, and --features=inception are of images"),
+        (("--features=i3d",), "--features=i3d needs --i3d_weights"),
+        (("--i3d_weights=x.npz",), "--i3d_weights goes with --features=i3d"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            evaluate(tmp_path, f"--out={tmp_path / 'b'}", *how, *flags)
