@@ -146,6 +146,13 @@ def test_clips_of_more_frames_go_on_from_the_last_ones(model):
     assert np.abs(drawn[1:3].astype(int) - part).max() <= 1
 
 
+def test_clips_of_no_class_go_on_too(model):
+    options = {"num_images": 2, "num_steps": 2}
+    drawn = model.generate(conditions={"given": clips(2)[:, :2]}, num_frames=6, **options)
+    then = model.generate(conditions={"given": drawn[:, 2:4]}, seed=0x9E3779B1, **options)
+    assert np.abs(drawn[:, 2:].astype(int) - then).max() <= 1
+
+
 def test_numbers_of_frames_that_cannot_be_are_refused(model):
     first = {"given": clips(1)[:, :1]}
     with pytest.raises(ValueError, match="num_frames, of a model of 4 frames, must be an integer >= 4, got 3"):

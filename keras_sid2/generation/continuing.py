@@ -29,11 +29,13 @@ def continued(request, clips: np.ndarray, start: int) -> np.ndarray:
     given = request.model.conditions[name].counts[1]
     alike = {"labels": None, "num_images": len(clips), "num_frames": None, "progress": None}
     negative = {key: values[rows] for key, values in request.negative_conditions.items()}
+    nulls = {key: condition.null for key, condition in request.model.conditions.items()}  # a class that nobody may give
+    same = {key: values[rows] for key, values in request.conditions.items() if (values != nulls[key]).any()}
     window = 0
     while clips.shape[1] < request.num_frames:
         window += 1
         changes = alike | {
-            "conditions": {key: values[rows] for key, values in request.conditions.items()} | {name: clips[:, -given:]},
+            "conditions": same | {name: clips[:, -given:]},
             "negative_conditions": negative,
             "first_image": request.first_image + start,
             "seed": (request.seed + window * _APART) % 2**32,
