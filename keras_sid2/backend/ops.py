@@ -41,7 +41,7 @@ def affine(inputs, kernel, bias=None):
         found = ops.matmul(inputs, kernel)
         return found if bias is None else found + bias
     inputs, kernel, bias = (ops.convert_to_tensor(part) for part in (inputs, kernel, bias))
-    return torch.addmm(bias, inputs.reshape(-1, inputs.shape[-1]), kernel).reshape(*inputs.shape[:-1], -1)
+    return torch.addmm(bias, inputs.reshape(-1, inputs.shape[-1]), kernel).reshape(*inputs.shape[:-1], kernel.shape[1])
 
 
 def modulated(inputs, scale, shift):

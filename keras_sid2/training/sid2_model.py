@@ -334,14 +334,14 @@ class SiD2Model(CheckedModel):
 
 
 def _draws(keys, order) -> tuple:
-    """Of a step's keys [5, 2] and the examples' numbers [B]: u of Eq. (1), uniform draws [B] for dropped conditions,
-    keys [B, 2] for dropout. threefry.uniform(keys[0]), uniform(keys[1], index=order) and fold_in(keys[3], order), in
-    one call of the cipher, whose operations are small and many."""
+    """Of a step's keys [5, 2] and the examples' numbers [B]: u [1] of Eq. (1), uniform draws [B] for dropped
+    conditions, keys [B, 2] for dropout. threefry.uniform(keys[0]), uniform(keys[1], index=order) and
+    fold_in(keys[3], order), in one call of the cipher, whose operations are small and many."""
     nothing, used = ops.zeros_like(order), ops.stack([keys[0], keys[1], keys[3]])
     data, index = ops.stack([nothing, nothing, order]), ops.stack([nothing, order, nothing])
     words = threefry.threefry2x32(used[:, :1], used[:, 1:], data, index)
     uniform = threefry.to_uniform(words[0])
-    return uniform[0, 0], uniform[1], ops.stack([part[2] for part in words], axis=-1)
+    return uniform[0, :1], uniform[1], ops.stack([part[2] for part in words], axis=-1)
 
 
 def _built(network, shape: tuple[int, ...], conditions: Mapping):
