@@ -87,7 +87,7 @@ def unsigned_shift(x, bits: int):
 
 
 def rotated(x, bits: int):
-    """int32 x rotated to the left by 0 < bits < 32."""
+    """int32 x rotated to the left by 0 < bits < 31."""
     low = unsigned_shift(x, 32 - bits)
     if name() == "torch":
         return torch.add(low, x, alpha=1 << bits)  # products wrap; one operation for two
