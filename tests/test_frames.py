@@ -239,6 +239,12 @@ class GaussianFrames(keras.Model):
         return mean + ops.reshape(vectors @ (gain * apart), z_t.shape)
 
 
+def test_a_network_of_one_s_own_with_frames_of_other_clips_is_refused():
+    other = property(lambda self: {"given": Frames((5, 2, 2, 1), 2)})
+    with pytest.raises(ValueError, match=r"samples' shape, \[4, 4, 4, 1\]; given is of clips \[5, 2, 2, 1\]"):
+        SiD2Model(type("Other", (GaussianFrames,), {"conditions": other, "sample_shape": CLIP})(), CosineSchedule())
+
+
 @pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m"])
 def test_what_is_made_is_of_the_conditional(sampler):
     model = SiD2Model(GaussianFrames(), CosineSchedule(), SigmoidWeighting(0.0), prediction="x")

@@ -21,6 +21,7 @@ from keras import ops
 from keras_sid2 import backend, threefry
 from keras_sid2.conditions import (
     call_network,
+    check_clips,
     conditions_of,
     dropout_shares,
     expand,
@@ -98,7 +99,8 @@ class SiD2Model(CheckedModel):
         objective: in place of schedule, weighting and prediction; see `DiffusionObjective`.
 
     Raises ValueError where the paper has no schedule or bias for this size and none is given; for a network whose
-    weights are not float32; and where keras's floatx or, for networks of other makers, image_data_format is another.
+    weights are not float32, or whose given frames are of other clips; and where keras's floatx or, for networks
+    of other makers, image_data_format is another.
     """
 
     PARTS = ("network", "objective", "recipe")  # of the configuration: constructor's arguments that keras serialises
@@ -122,6 +124,7 @@ class SiD2Model(CheckedModel):
         if not isinstance(network, ResidualUViT):
             check_channels_last()
         shape, conditions = sample_shape_of(network), conditions_of(network)
+        check_clips(conditions, shape)
         if objective is None:
             objective = DiffusionObjective.for_image_shape(shape, schedule, weighting, prediction)
         elif schedule is not None or weighting is not None or prediction != "v":
