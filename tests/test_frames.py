@@ -146,6 +146,15 @@ def test_clips_of_more_frames_go_on_from_the_last_ones(model):
     assert np.abs(drawn[1:3].astype(int) - part).max() <= 1
 
 
+@pytest.mark.parametrize("num_frames, windows", [(4, 1), (5, 2), (6, 2), (7, 3)])
+def test_progress_counts_all_windows(model, num_frames, windows):
+    seen, options = [], {"num_frames": num_frames, "num_steps": 2, "batch_size": 2}
+    model.generate([0, 1, 2], **options, progress=lambda *counts: seen.append(counts))
+    ends = [2 * windows, 4 * windows]
+    assert [total for _, total in seen] == [ends[1]] * len(seen)
+    assert sorted({done for done, _ in seen}) == sorted({1, 2, ends[0], ends[0] + 1, ends[0] + 2, ends[1]})
+
+
 def test_clips_of_no_class_go_on_too(model):
     options = {"num_images": 2, "num_steps": 2}
     drawn = model.generate(conditions={"given": clips(2)[:, :2]}, num_frames=6, **options)

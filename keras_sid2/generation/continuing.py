@@ -20,6 +20,14 @@ def checked_num_frames(request) -> int:
     return whole_number(f"num_frames, of a model of {frames} frames,", request.num_frames, least=frames)
 
 
+def windows(request) -> int:
+    """How many make `request.num_frames`, the first one too."""
+    if request.num_frames is None:
+        return 1
+    frames, given = request.model.sample_shape[0], request.model.conditions[_name_of_frames(request.model)].counts[1]
+    return 1 - (frames - request.num_frames) // (frames - given)
+
+
 def continued(request, clips: np.ndarray, start: int) -> np.ndarray:
     """[n, num_frames, H, W, C]: `clips` [n, F, H, W, C], the first window of samples from number `start` on, and on.
 
