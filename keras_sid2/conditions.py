@@ -201,6 +201,14 @@ class Frames(Condition):
         return values[..., :-1], values[..., -1:] > 0.5
 
 
+def check_clips(conditions: Mapping, sample_shape: tuple[int, ...]):
+    """ValueError for given frames of other clips than the samples are."""
+    for name, condition in conditions.items():
+        if isinstance(condition, Frames) and condition.shape_of_clip != sample_shape:
+            found = f"{name} is of clips {list(condition.shape_of_clip)}"
+            raise ValueError(f"Given frames must be of the samples' shape, {list(sample_shape)}; {found}.")
+
+
 def as_images(name: str, values: np.ndarray) -> np.ndarray:
     """uint8 or float images as float32 in [-1, 1]; ValueError, which begins with `name`, for others."""
     if values.dtype == np.uint8:

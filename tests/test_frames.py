@@ -146,6 +146,22 @@ def test_clips_of_more_frames_go_on_from_the_last_ones(model):
     assert np.abs(drawn[1:3].astype(int) - part).max() <= 1
 
 
+@pytest.mark.parametrize("num_frames, windows", [(4, 1), (5, 2), (6, 2), (7, 3)])
+def test_progress_counts_all_windows(model, num_frames, windows):
+    seen, options = [], {"num_frames": num_frames, "num_steps": 2, "batch_size": 2}
+    model.generate([0, 1, 2], **options, progress=lambda *counts: seen.append(counts))
+    ends = [2 * windows, 4 * windows]
+    assert [total for _, total in seen] == [ends[1]] * len(seen)
+    assert sorted({done for done, _ in seen}) == sorted({1, 2, ends[0], ends[0] + 1, ends[0] + 2, ends[1]})
+
+
+def test_clips_of_no_class_go_on_too(model):
+    options = {"num_images": 2, "num_steps": 2}
+    drawn = model.generate(conditions={"given": clips(2)[:, :2]}, num_frames=6, **options)
+    then = model.generate(conditions={"given": drawn[:, 2:4]}, seed=0x9E3779B1, **options)
+    assert np.abs(drawn[:, 2:].astype(int) - then).max() <= 1
+
+
 def test_numbers_of_frames_that_cannot_be_are_refused(model):
     first = {"given": clips(1)[:, :1]}
     with pytest.raises(ValueError, match="num_frames, of a model of 4 frames, must be an integer >= 4, got 3"):
@@ -230,6 +246,12 @@ class GaussianFrames(keras.Model):
         )
         gain = alpha * values[:, None] / (alpha**2 * values[:, None] + sigma**2)
         return mean + ops.reshape(vectors @ (gain * apart), z_t.shape)
+
+
+def test_a_network_of_one_s_own_with_frames_of_other_clips_is_refused():
+    other = property(lambda self: {"given": Frames((5, 2, 2, 1), 2)})
+    with pytest.raises(ValueError, match=r"samples' shape, \[4, 4, 4, 1\]; given is of clips \[5, 2, 2, 1\]"):
+        SiD2Model(type("Other", (GaussianFrames,), {"conditions": other, "sample_shape": CLIP})(), CosineSchedule())
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m"])

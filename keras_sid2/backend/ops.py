@@ -41,7 +41,7 @@ def affine(inputs, kernel, bias=None):
         found = ops.matmul(inputs, kernel)
         return found if bias is None else found + bias
     inputs, kernel, bias = (ops.convert_to_tensor(part) for part in (inputs, kernel, bias))
-    return torch.addmm(bias, inputs.reshape(-1, inputs.shape[-1]), kernel).reshape(*inputs.shape[:-1], -1)
+    return torch.addmm(bias, inputs.reshape(-1, inputs.shape[-1]), kernel).reshape(*inputs.shape[:-1], kernel.shape[1])
 
 
 def modulated(inputs, scale, shift):
@@ -87,7 +87,7 @@ def unsigned_shift(x, bits: int):
 
 
 def rotated(x, bits: int):
-    """int32 x rotated to the left by 0 < bits < 32."""
+    """int32 x rotated to the left by 0 < bits < 31."""
     low = unsigned_shift(x, 32 - bits)
     if name() == "torch":
         return torch.add(low, x, alpha=1 << bits)  # products wrap; one operation for two

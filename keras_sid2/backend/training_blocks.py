@@ -1,6 +1,8 @@
 """Blocks of a network in training, on torch: recorded once a kind, and compiled where there is a GPU."""
 
 import functools
+import itertools
+import operator
 import warnings
 from collections.abc import Callable
 
@@ -109,6 +111,7 @@ def _cast_class():
             ctx.set_materialize_grads(False)
             found = [torch.empty_like(t, dtype=dtype) for t in tensors]
             torch._foreach_copy_(found, tensors)
+            ctx.mark_non_differentiable(*itertools.compress(found, map(operator.not_, ctx.needs_input_grad[1:])))
             return tuple(found)
 
         @staticmethod

@@ -20,6 +20,14 @@ def checked_num_frames(request) -> int:
     return whole_number(f"num_frames, of a model of {frames} frames,", request.num_frames, least=frames)
 
 
+def windows(request) -> int:
+    """How many make `request.num_frames`, the first one too."""
+    if request.num_frames is None:
+        return 1
+    frames, given = request.model.sample_shape[0], request.model.conditions[_name_of_frames(request.model)].counts[1]
+    return 1 - (frames - request.num_frames) // (frames - given)
+
+
 def continued(request, clips: np.ndarray, start: int) -> np.ndarray:
     """[n, num_frames, H, W, C]: `clips` [n, F, H, W, C], the first window of samples from number `start` on, and on.
 
@@ -29,11 +37,13 @@ def continued(request, clips: np.ndarray, start: int) -> np.ndarray:
     given = request.model.conditions[name].counts[1]
     alike = {"labels": None, "num_images": len(clips), "num_frames": None, "progress": None}
     negative = {key: values[rows] for key, values in request.negative_conditions.items()}
+    nulls = {key: condition.null for key, condition in request.model.conditions.items()}  # a class that nobody may give
+    same = {key: values[rows] for key, values in request.conditions.items() if (values != nulls[key]).any()}
     window = 0
     while clips.shape[1] < request.num_frames:
         window += 1
         changes = alike | {
-            "conditions": {key: values[rows] for key, values in request.conditions.items()} | {name: clips[:, -given:]},
+            "conditions": same | {name: clips[:, -given:]},
             "negative_conditions": negative,
             "first_image": request.first_image + start,
             "seed": (request.seed + window * _APART) % 2**32,

@@ -12,7 +12,7 @@ from keras_sid2 import backend, renamed, threefry
 from keras_sid2.backend import steps_done
 from keras_sid2.diffusion import Guidance
 from keras_sid2.generation.compiled_sampler import Run, compiled_sampler
-from keras_sid2.generation.continuing import checked_num_frames, continued
+from keras_sid2.generation.continuing import checked_num_frames, continued, windows
 from keras_sid2.generation.inputs import given_to, mask_of, negatives_of, optional_float, scaled_images
 from keras_sid2.generation.provenance import array_digest, config_digest, named, named_guidance
 from keras_sid2.sampling import evaluations, get_sampler, logsnr_of
@@ -188,7 +188,8 @@ class SampleRequest:
     def _runs(self, edges: list[int]) -> Iterator[tuple[int, Run]]:
         """(steps done, Run) of every batch at each of `edges` but the first, 0."""
         report = _bar(self.num_images) if self.progress is True else self.progress
-        done, total = 0, self.num_steps * -(-self.num_images // self.images_at_once)
+        further = self.num_steps * (windows(self) - 1)  # steps of those that the one who takes the run goes on with
+        done, total = 0, (self.num_steps + further) * -(-self.num_images // self.images_at_once)
         for count, batch in self._parts():
             run = self._begin(self, batch, count)
             for first, last in itertools.pairwise(edges):
@@ -198,6 +199,9 @@ class SampleRequest:
                     run.wait()
                     report(done, total)
                 yield last, run
+            done += further
+            if report and further:
+                report(done, total)
 
     @property
     def images_at_once(self) -> int:

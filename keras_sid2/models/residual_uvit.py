@@ -17,7 +17,7 @@ import keras
 from keras import ops
 
 from keras_sid2 import backend, layers, threefry
-from keras_sid2.conditions import ClassLabel, Frames, Image, Vector, as_conditions
+from keras_sid2.conditions import ClassLabel, Frames, Image, Vector, as_conditions, check_clips
 from keras_sid2.config import register
 from keras_sid2.layers.dropout import example_keys
 from keras_sid2.models.level import Level, as_levels, check_image_shape
@@ -288,15 +288,13 @@ class ResidualUViT(keras.Model):
 
 
 def _check_conditions(conditions: Mapping, sample_shape: tuple[int, ...]):
+    check_clips(conditions, sample_shape)
     for name, condition in conditions.items():
         if not isinstance(condition, ClassLabel | Vector | Image | Frames):
             raise ValueError(
                 f"A ResidualUViT is conditioned on ClassLabel, Vector, Image and Frames, and {name} is a "
                 f"{type(condition).__name__}: that needs a network of yours, see keras_sid2.conditions."
             )
-        if isinstance(condition, Frames) and condition.shape_of_clip != sample_shape:
-            found = f"{name} is of clips {list(condition.shape_of_clip)}"
-            raise ValueError(f"Given frames must be of the samples' shape, {list(sample_shape)}; {found}.")
         if isinstance(condition, Image) and condition.shape[:-1] != sample_shape[:-1]:
             must = [*sample_shape[:-1], "channels"]
             found = list(condition.shape)

@@ -21,6 +21,7 @@ from keras import ops
 from keras_sid2 import backend, threefry
 from keras_sid2.conditions import (
     call_network,
+    check_clips,
     conditions_of,
     dropout_shares,
     expand,
@@ -98,7 +99,8 @@ class SiD2Model(CheckedModel):
         objective: in place of schedule, weighting and prediction; see `DiffusionObjective`.
 
     Raises ValueError where the paper has no schedule or bias for this size and none is given; for a network whose
-    weights are not float32; and where keras's floatx or, for networks of other makers, image_data_format is another.
+    weights are not float32, or whose given frames are of other clips; and where keras's floatx or, for networks
+    of other makers, image_data_format is another.
     """
 
     PARTS = ("network", "objective", "recipe")  # of the configuration: constructor's arguments that keras serialises
@@ -122,6 +124,7 @@ class SiD2Model(CheckedModel):
         if not isinstance(network, ResidualUViT):
             check_channels_last()
         shape, conditions = sample_shape_of(network), conditions_of(network)
+        check_clips(conditions, shape)
         if objective is None:
             objective = DiffusionObjective.for_image_shape(shape, schedule, weighting, prediction)
         elif schedule is not None or weighting is not None or prediction != "v":
@@ -334,14 +337,14 @@ class SiD2Model(CheckedModel):
 
 
 def _draws(keys, order) -> tuple:
-    """Of a step's keys [5, 2] and the examples' numbers [B]: u of Eq. (1), uniform draws [B] for dropped conditions,
-    keys [B, 2] for dropout. threefry.uniform(keys[0]), uniform(keys[1], index=order) and fold_in(keys[3], order), in
-    one call of the cipher, whose operations are small and many."""
+    """Of a step's keys [5, 2] and the examples' numbers [B]: u [1] of Eq. (1), uniform draws [B] for dropped
+    conditions, keys [B, 2] for dropout. threefry.uniform(keys[0]), uniform(keys[1], index=order) and
+    fold_in(keys[3], order), in one call of the cipher, whose operations are small and many."""
     nothing, used = ops.zeros_like(order), ops.stack([keys[0], keys[1], keys[3]])
     data, index = ops.stack([nothing, nothing, order]), ops.stack([nothing, order, nothing])
     words = threefry.threefry2x32(used[:, :1], used[:, 1:], data, index)
     uniform = threefry.to_uniform(words[0])
-    return uniform[0, 0], uniform[1], ops.stack([part[2] for part in words], axis=-1)
+    return uniform[0, :1], uniform[1], ops.stack([part[2] for part in words], axis=-1)
 
 
 def _built(network, shape: tuple[int, ...], conditions: Mapping):

@@ -29,6 +29,11 @@ def test_products_of_channels(make):
     np.testing.assert_allclose(_values(layer(_IMAGES)), _IMAGES @ kernel + np.arange(3), atol=1e-5)
 
 
+@_ON_TORCH
+def test_products_of_no_image():
+    assert _with_bias(Dense(3))(_IMAGES[:0]).shape == (0, 4, 6, 3)
+
+
 def test_convolution_adds_its_bias_once():
     layer = _with_bias(Convolution(3, 3, padding="same"))
     with_bias = _values(layer(_IMAGES))

@@ -85,6 +85,11 @@ def test_loss_per_example_is_equation_4_in_x(model):
     np.testing.assert_allclose(loss, expected, rtol=2e-4)
 
 
+def test_a_batch_may_be_empty(model):
+    images, labels = stripes(1)
+    assert noised(model, image=images[:0], label=labels[:0])[0]["logsnr"].shape == (0,)
+
+
 def test_training_and_evaluation_do_not_share_noise(model):
     train, evaluate = (to_numpy(threefry.normal(model._step_keys(stream, 0)[2], (256,))) for stream in (0, 1))
     assert abs(np.corrcoef(train, evaluate)[0, 1]) < 0.3

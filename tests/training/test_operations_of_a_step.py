@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from helpers import only_on_torch, to_numpy
 
-from keras_sid2 import AdamRecipe, ResidualUViT, SiD2Model, backend
+from keras_sid2 import AdamRecipe, Level, ResidualUViT, SiD2Model, SigmoidWeighting, backend
+from keras_sid2.diffusion import CosineSchedule
 from keras_sid2.models.level import as_levels
 from keras_sid2.training import find_preset
 
@@ -123,3 +124,17 @@ def test_the_fused_step_of_adam_is_keras_s(monkeypatch):
 
     for found, expected in zip(trained(True), trained(False), strict=True):
         np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-7)
+
+
+def test_frozen_weights_have_no_gradients_in_half_precision_either():
+    products = []
+    for dtype in ("float32", "mixed_bfloat16"):
+        network = ResidualUViT((8, 8, 3), 1, None, 8, [Level("transformer", 8, 1, head_dim=8)], dtype=dtype)
+        for layer in network._flatten_layers(include_self=False):
+            layer.trainable = layer.name not in ("mlp1", "mlp2")
+        model = SiD2Model(network, CosineSchedule(), SigmoidWeighting(0.0))
+        model.compile()
+        with counter() as counted:
+            model.train_on_batch({"image": np.zeros((1, 8, 8, 3), "uint8")})
+        products.append(counted.calls["mm"])
+    assert products[0] == products[1] > 0
