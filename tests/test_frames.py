@@ -142,6 +142,11 @@ def test_clips_of_more_frames_go_on_from_the_last_ones(model):
     seed = (options["seed"] + 0x9E3779B1) % 2**32
     then = model.generate(np.arange(5) % 3, conditions={"given": window[:, -2:]}, **options | {"seed": seed})
     assert np.abs(drawn[:, 2:6].astype(int) - then).max() <= 1
+    told = []
+    seen = options | {"progress": lambda done, total: told.append((done, total))}
+    again = model.generate(np.arange(5) % 3, conditions={"given": first}, num_frames=7, **seen)
+    np.testing.assert_array_equal(again, drawn)
+    assert told == [(step, 27) for step in range(1, 28)]  # three batches, of three windows of three steps
     part = model.generate([1, 2], conditions={"given": first[1:3]}, num_frames=7, first_image=1, **options)
     assert np.abs(drawn[1:3].astype(int) - part).max() <= 1
 
