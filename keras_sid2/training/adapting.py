@@ -174,7 +174,8 @@ def adapted_network(network, sample_shape=None, patch_size=None, conditions=None
 def preset_like(model: "Described", sample_shape, num_classes: int | None, *, examples: int | None = None) -> Preset:
     """What `adapt` would make of `model`, made or abstract, for such samples of so many classes, as a preset.
 
-    Of few `examples` the batch is no larger than they are. Raises ValueError as `adapt` does.
+    Of few `examples` the batch is no larger than they are. A rate that fell to 0 at the end of that run is constant, as
+    this one may be longer. Raises ValueError as `adapt` does.
     """
     conditions = {k: c for k, c in _following(model.network, tuple(sample_shape)).items() if k != "label"}
     conditions |= {} if num_classes is None else {"label": ClassLabel(num_classes)}
@@ -182,13 +183,14 @@ def preset_like(model: "Described", sample_shape, num_classes: int | None, *, ex
     others = {"embedding_dim": model.network.embedding_dim, "levels": model.network.levels}
     shape, classes = changed["image_shape"], f"{num_classes or 'no'} classes"
     usual = Preset.batch_size
+    endless = {} if model.recipe.decay_steps is None else {"decay": "constant", "decay_steps": None}
     return Preset(
         name="_".join(["adapted", "x".join(map(str, shape)), *([str(num_classes)] if num_classes else [])]),
         description=f"adapted for {'clips' if len(shape) == 4 else 'images'} {shape} of {classes}",
         network={k: v for k, v in {**changed, **others}.items() if k != "conditions" or v},
         objective=moved_objective(model.objective, model.sample_shape, shape),
         label_dropout=moved_dropout(model.label_dropout, model.conditions, conditions),
-        recipe=dataclasses.replace(model.recipe, accumulation_steps=1),
+        recipe=dataclasses.replace(model.recipe, accumulation_steps=1, **endless),
         batch_size=min(usual, 2 ** int(math.log2(examples)) if examples else usual),
     )
 

@@ -1,5 +1,6 @@
 """sid2-train --init_from: a run that begins with the weights of another model, and goes on without it."""
 
+import dataclasses
 import json
 import shutil
 
@@ -96,6 +97,17 @@ def test_what_was_adapted_is_a_file_that_may_begin_with_it(finer, source, tmp_pa
     file.write_text(config_text(text))
     run = run_in(finer, tmp_path / "run", config=str(file), init_from=str(source), **FEW)
     assert run.experiment == text
+
+
+@pytest.mark.backend_free
+def test_a_rate_that_fell_to_0_at_the_end_of_the_source_is_constant(finer, source, tmp_path):
+    model = newest(source)
+    model.recipe = dataclasses.replace(model.recipe, warmup_steps=1, decay="cosine", decay_steps=4)
+    model.save(tmp_path / "model.keras")
+    recipe = run_in(
+        finer, tmp_path / "run", init_from=str(tmp_path / "model.keras"), **{**FEW, "steps": 8}
+    ).preset.recipe
+    assert (recipe.decay, recipe.decay_steps, recipe.warmup_steps) == ("constant", None, 1)
 
 
 @pytest.mark.backend_free
