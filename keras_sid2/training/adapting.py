@@ -175,7 +175,7 @@ def preset_like(model: "Described", sample_shape, num_classes: int | None, *, ex
     """What `adapt` would make of `model`, made or abstract, for such samples of so many classes, as a preset.
 
     Of few `examples` the batch is no larger than they are. A rate that fell to 0 at the end of that run is constant, as
-    this one may be longer. Raises ValueError as `adapt` does.
+    this one may be longer; a schedule of Keras's becomes AdamRecipe's usual rate. Raises ValueError as `adapt` does.
     """
     conditions = {k: c for k, c in _following(model.network, tuple(sample_shape)).items() if k != "label"}
     conditions |= {} if num_classes is None else {"label": ClassLabel(num_classes)}
@@ -184,6 +184,8 @@ def preset_like(model: "Described", sample_shape, num_classes: int | None, *, ex
     shape, classes = changed["image_shape"], f"{num_classes or 'no'} classes"
     usual = Preset.batch_size
     endless = {} if model.recipe.decay_steps is None else {"decay": "constant", "decay_steps": None}
+    if isinstance(model.recipe.learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+        endless["learning_rate"] = AdamRecipe.learning_rate
     return Preset(
         name="_".join(["adapted", "x".join(map(str, shape)), *([str(num_classes)] if num_classes else [])]),
         description=f"adapted for {'clips' if len(shape) == 4 else 'images'} {shape} of {classes}",
