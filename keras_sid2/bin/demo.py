@@ -62,7 +62,7 @@ def main(values) -> int:
     digits = _drawn_digits(workdir / "digits.npz", model, labels, {"num_steps": values.num_steps, "seed": values.seed})
     shown = [i for digit in range(10) for i in (labels == digit).nonzero()[0][:10]]
     write_png(workdir / "digits.png", image_grid(digits[shown], [str(label) for label in labels[shown]], columns=10))
-    how = {"images": len(digits), "steps": values.steps, "sampler_steps": values.num_steps}
+    how = {"images": len(digits), "steps": steps_done(model), "sampler_steps": values.num_steps}
     result = {**quality(digits, real, labels), **how}
     write_json(workdir / "quality.json", result)
     print(

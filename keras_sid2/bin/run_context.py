@@ -102,7 +102,7 @@ class RunContext:
         return data
 
     def _unfit(self, preset: str, data: str) -> ValueError:
-        named = f"--preset={self.preset.name}" if self.asked.config is None else f"--config={self.asked.config}"
+        named = f"--preset={self.asked.preset}" if self.asked.config is None else f"--config={self.asked.config}"
         named = "The proposed network" if self.asked.proposes else named
         return ValueError(f"{named} {preset}, and --data={self.settings.data} has {data}.")
 

@@ -35,13 +35,14 @@ from keras_sid2.bin.sample_files import (
     FORMATS,
     check_channels,
     check_folder,
+    check_inputs,
     check_out,
     check_share,
     finish_npz,
     open_npz,
     paths,
 )
-from keras_sid2.bin.sample_request import Request, checked_conditions, read_flags
+from keras_sid2.bin.sample_request import Request, checked_conditions, given_files, read_flags
 from keras_sid2.evaluation import ImagesDigest
 from keras_sid2.generation.provenance import write_provenance
 from keras_sid2.io.image_files import image_grid, pyav, write_animation, write_png, write_pngs
@@ -96,6 +97,7 @@ def main(values, console: Console | None = None) -> int:
 def _draw(values, console: Console) -> int:
     request = Request(model=None, **read_flags(values))
     check_share(values.format, request.count)
+    check_inputs(given_files(values), values.out, values.format)
     check_out(values.out, values.format)
     keep_compiled(values.compilation_cache)
     request.model = model = sampling_flags.load_model_from_flags(values)

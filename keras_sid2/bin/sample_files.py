@@ -36,6 +36,14 @@ def check_out(out: str, formats: list[str]):
     make_folders("out", out, path.parent, *([path] if "pngs" in formats and path.exists() else []))
 
 
+def check_inputs(given: list[str], out: str, formats: list[str]):
+    """ValueError where a file that is read, of those `given`, would be written over."""
+    written = {path.resolve() for path in paths(out, formats).values()}
+    for path in given:
+        if pathlib.Path(path).resolve() in written:
+            raise ValueError(f"--out={out} would write over {path}, which is read: give another --out.")
+
+
 def check_channels(channels: int, formats: list[str]):
     """ValueError for pictures of a model whose images are none: four channels may be a mask's or anything."""
     pictures = ",".join(name for name in formats if name != "npz")

@@ -107,6 +107,12 @@ def read_flags(values) -> dict:
     }
 
 
+def given_files(values) -> list[str]:
+    """What is read beside the model; of flags that `read_flags` took."""
+    named = [values[name].value for name in ("init", "known", "mask") if values[name].value is not None]
+    return [*named, *(text.partition("=")[2] for text in values.condition)]
+
+
 def _conditions(texts: Sequence[str]) -> dict[str, np.ndarray]:
     """The arrays in the files of name=FILE, by name."""
     found = {}

@@ -52,6 +52,8 @@ def _train(settings: TrainSettings, verified: int) -> int:
 def _verify_resume(settings: TrainSettings, steps: int) -> int:
     if processes.count() > 1:
         raise ValueError("--verify_resume starts processes of its own, one at a time: give it to one process.")
+    if settings.smoke:  # which trains four steps, whatever is asked for
+        raise ValueError("--verify_resume and --smoke each say how many steps there are: leave one of them out.")
     TrainingRun(dataclasses.replace(settings, workdir=os.path.join(settings.workdir, "none")))  # refuses what is wrong
     print(verify_resume(settings, steps=steps))
     return 0

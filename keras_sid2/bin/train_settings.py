@@ -112,6 +112,9 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
         preset_says |= {name: (DATA_OPTIONS | preset.data)[name] for name in ("flip", "crop")}
         preset_says["batch_size"] = preset.batch_size
         given = {name: value for name in preset_says if (value := getattr(self, name)) is not None}
+        if not isinstance(given.get("learning_rate", preset.recipe.learning_rate), int | float):
+            kind = type(preset.recipe.learning_rate).__name__
+            raise ValueError(f"{preset.name} has a {kind} as learning_rate: give --learning_rate, a number, instead.")
         found = dataclasses.replace(self, preset=preset.name, **{**preset_says, **given}, **self._rounded())
         found._check_parts()
         ends = found.lr_decay in ("linear", "cosine")

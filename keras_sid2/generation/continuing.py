@@ -1,6 +1,7 @@
 """Clips of more frames than the model's: each window goes on from the last frames of the one before it."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -20,22 +21,23 @@ def checked_num_frames(request) -> int:
     return whole_number(f"num_frames, of a model of {frames} frames,", request.num_frames, least=frames)
 
 
-def windows(request) -> int:
-    """How many make `request.num_frames`, the first one too."""
+def windows_of(request) -> int:
+    """How many windows each sample is drawn in."""
     if request.num_frames is None:
         return 1
     frames, given = request.model.sample_shape[0], request.model.conditions[_name_of_frames(request.model)].counts[1]
-    return 1 - (frames - request.num_frames) // (frames - given)
+    return 1 + -(-(request.num_frames - frames) // (frames - given))
 
 
-def continued(request, clips: np.ndarray, start: int) -> np.ndarray:
+def continued(request, clips: np.ndarray, start: int, report: Callable[[int, int], None] | None = None) -> np.ndarray:
     """[n, num_frames, H, W, C]: `clips` [n, F, H, W, C], the first window of samples from number `start` on, and on.
+    `report` is called with (window, steps done in it).
 
     The noise of window w is of the seed (seed + w * 2654435761) mod 2^32: our choice.
     """
     name, rows = _name_of_frames(request.model), slice(start, start + len(clips))
     given = request.model.conditions[name].counts[1]
-    alike = {"labels": None, "num_images": len(clips), "num_frames": None, "progress": None}
+    alike = {"labels": None, "num_images": len(clips), "num_frames": None}
     negative = {key: values[rows] for key, values in request.negative_conditions.items()}
     nulls = {key: condition.null for key, condition in request.model.conditions.items()}  # a class that nobody may give
     same = {key: values[rows] for key, values in request.conditions.items() if (values != nulls[key]).any()}
@@ -47,6 +49,7 @@ def continued(request, clips: np.ndarray, start: int) -> np.ndarray:
             "negative_conditions": negative,
             "first_image": request.first_image + start,
             "seed": (request.seed + window * _APART) % 2**32,
+            "progress": report and (lambda done, _, window=window: report(window, done)),
         }
         made = dataclasses.replace(request, **changes).images()
         clips = np.concatenate([clips, made[:, given:]], axis=1)

@@ -1,6 +1,7 @@
 """A request for images: everything that decides what is generated, checked before anything is computed."""
 
 import dataclasses
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,7 @@ from keras_sid2 import backend, renamed, threefry
 from keras_sid2.backend import steps_done
 from keras_sid2.diffusion import Guidance
 from keras_sid2.generation.compiled_sampler import Run, compiled_sampler
-from keras_sid2.generation.continuing import checked_num_frames, continued, windows
+from keras_sid2.generation.continuing import checked_num_frames, continued, windows_of
 from keras_sid2.generation.inputs import given_to, mask_of, negatives_of, optional_float, scaled_images
 from keras_sid2.generation.provenance import array_digest, config_digest, named, named_guidance
 from keras_sid2.sampling import evaluations, get_sampler, logsnr_of
@@ -56,7 +57,8 @@ class SampleRequest:
         use_ema: take the averaged weights, where there are any.
         batch_size: images at once; on several devices rounded up to a multiple of them.
         dtype: "uint8", or "float32" for values in [-1, 1].
-        progress: True for a bar that counts images, or called with (steps done, steps in all), about 20 times a batch.
+        progress: True for a bar that counts images, or called with (steps done, steps in all), about 20 times a batch,
+            and a window of longer clips.
 
     Raises ValueError for what does not fit the model or its range, and guidance without labels or guidance network.
     """
@@ -160,11 +162,11 @@ class SampleRequest:
     def batches(self) -> Iterator[np.ndarray]:
         """The images in order, [at most `images_at_once`, H, W, C]; NonFiniteImages for a batch that is not finite."""
         step = -(-self.num_steps // (_REPORTS if self.progress else 1))
-        start = 0
-        for done, run in self._runs([*range(0, self.num_steps, step), self.num_steps]):
+        start, report = 0, self._report()
+        for done, run in self._runs([*range(0, self.num_steps, step), self.num_steps], report):
             if done == self.num_steps:
-                images = run.images()
-                yield images if self.num_frames is None else continued(self, images, start)
+                images, told = run.images(), report and functools.partial(report, start // self.images_at_once)
+                yield images if self.num_frames is None else continued(self, images, start, told)
                 start += len(images)
 
     def images(self) -> np.ndarray:
@@ -178,30 +180,32 @@ class SampleRequest:
         if not isinstance(frames, int | np.integer) or not 1 <= frames <= self.num_steps:
             raise ValueError(f"frames must be an integer from 1 to num_steps ({self.num_steps}), got {frames!r}.")
         edges = np.linspace(0, self.num_steps, frames + 1).round().astype(int).tolist()
-        kept = [run.frame() for _, run in self._runs(edges)]  # of the first batch, then of the next
+        kept = [run.frame() for _, run in self._runs(edges, self._report())]  # of the first batch, then of the next
         z_t, x_hat = (
             np.stack([np.concatenate(of_batches[i::frames]) for i in range(frames)])
             for of_batches in zip(*kept, strict=True)
         )
         return z_t, x_hat
 
-    def _runs(self, edges: list[int]) -> Iterator[tuple[int, Run]]:
+    def _report(self) -> Callable[[int, int, int], None] | None:
+        """What is called with (batch, window, steps done in it), where somebody watches."""
+        progress = _bar(self.num_images) if self.progress is True else self.progress
+        if not progress:
+            return None
+        steps, windows = self.num_steps, windows_of(self)
+        total = steps * windows * -(-self.num_images // self.images_at_once)
+        return lambda batch, window, done: progress((batch * windows + window) * steps + done, total)
+
+    def _runs(self, edges: list[int], report: Callable | None) -> Iterator[tuple[int, Run]]:
         """(steps done, Run) of every batch at each of `edges` but the first, 0."""
-        report = _bar(self.num_images) if self.progress is True else self.progress
-        further = self.num_steps * (windows(self) - 1)  # steps of those that the one who takes the run goes on with
-        done, total = 0, (self.num_steps + further) * -(-self.num_images // self.images_at_once)
-        for count, batch in self._parts():
+        for number, (count, batch) in enumerate(self._parts()):
             run = self._begin(self, batch, count)
             for first, last in itertools.pairwise(edges):
                 run.advance(first, last)
-                done += last - first
                 if report:
                     run.wait()
-                    report(done, total)
+                    report(number, 0, last)
                 yield last, run
-            done += further
-            if report and further:
-                report(done, total)
 
     @property
     def images_at_once(self) -> int:

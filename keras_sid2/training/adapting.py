@@ -23,7 +23,7 @@ from keras_sid2.training.frozen import freeze, frozen
 from keras_sid2.training.optimizer import AdamRecipe
 from keras_sid2.training.preset import Preset
 from keras_sid2.training.proposal import proposed_objective
-from keras_sid2.training.transfer import carry_out, plan, rows_of
+from keras_sid2.training.transfer import carry_out, check_shapes, plan, rows_of
 
 _SCHEDULES = CosineSchedule, CosineInterpolatedSchedule, ShiftedCosineSchedule
 
@@ -141,6 +141,7 @@ def adapted_arguments(network, sample_shape=None, patch_size=None, conditions=No
         raise ValueError(f"{told}: {advice}.")
     old, patch = network.sample_shape, network.patch_size
     shape = old if sample_shape is None else as_image_shape(sample_shape)
+    check_shapes(old, shape)
     conditions = _following(network, shape) if conditions is None else as_conditions(conditions)
     label = conditions.get("label")
     wanted = {patch * n / o for n, o in zip(shape[-3:-1], old[-3:-1], strict=True)}  # for as many positions
@@ -174,21 +175,26 @@ def adapted_network(network, sample_shape=None, patch_size=None, conditions=None
 def preset_like(model: "Described", sample_shape, num_classes: int | None, *, examples: int | None = None) -> Preset:
     """What `adapt` would make of `model`, made or abstract, for such samples of so many classes, as a preset.
 
-    Of few `examples` the batch is no larger than they are. Raises ValueError as `adapt` does.
+    Of few `examples` the batch is no larger than they are. A rate that fell to 0 at the end of that run is constant, as
+    this one may be longer; a schedule of Keras's becomes AdamRecipe's usual rate. Raises ValueError as `adapt` does.
     """
+    check_shapes(model.sample_shape, tuple(sample_shape))
     conditions = {k: c for k, c in _following(model.network, tuple(sample_shape)).items() if k != "label"}
     conditions |= {} if num_classes is None else {"label": ClassLabel(num_classes)}
     changed = adapted_arguments(model.network, sample_shape, None, conditions)
     others = {"embedding_dim": model.network.embedding_dim, "levels": model.network.levels}
     shape, classes = changed["image_shape"], f"{num_classes or 'no'} classes"
     usual = Preset.batch_size
+    endless = {} if model.recipe.decay_steps is None else {"decay": "constant", "decay_steps": None}
+    if isinstance(model.recipe.learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+        endless["learning_rate"] = AdamRecipe.learning_rate
     return Preset(
         name="_".join(["adapted", "x".join(map(str, shape)), *([str(num_classes)] if num_classes else [])]),
         description=f"adapted for {'clips' if len(shape) == 4 else 'images'} {shape} of {classes}",
         network={k: v for k, v in {**changed, **others}.items() if k != "conditions" or v},
         objective=moved_objective(model.objective, model.sample_shape, shape),
         label_dropout=moved_dropout(model.label_dropout, model.conditions, conditions),
-        recipe=dataclasses.replace(model.recipe, accumulation_steps=1),
+        recipe=dataclasses.replace(model.recipe, accumulation_steps=1, **endless),
         batch_size=min(usual, 2 ** int(math.log2(examples)) if examples else usual),
     )
 

@@ -50,7 +50,7 @@ def plan(source, network, *, trained_null: Mapping[str, bool], seed: int = 0) ->
 
     `trained_null` says of the source's conditions whether training dropped them; `seed` is of what is drawn.
     """
-    _check_shapes(sample_shape_of(source), sample_shape_of(network))
+    check_shapes(sample_shape_of(source), sample_shape_of(network))
     _check_conditions(conditions_of(source), conditions_of(network))
     return _Plan(source, network, trained_null, seed).entries()
 
@@ -75,7 +75,8 @@ def rows_of(entries: Sequence[Entry]) -> tuple[tuple[str, int, str, str], ...]:
     return tuple(sorted(rows, key=lambda row: row[2] == COPIED))
 
 
-def _check_shapes(old: tuple[int, ...], new: tuple[int, ...]):
+def check_shapes(old: tuple[int, ...], new: tuple[int, ...]):
+    """ValueError where a network for samples of one shape cannot become one for those of the other."""
     if len(new) < len(old):
         raise ValueError(
             f"A network for clips {old} cannot be adapted to images {new}: what it knows is of all frames."

@@ -82,6 +82,7 @@ def test_its_file_is_the_same_experiment_and_the_run_goes_on_with_it(proposed, p
         ({"preset": "sid2_digits", "size": "tiny"}, "--size is of a proposed network: leave it out, or --preset and"),
         ({"preset": "sid2_digits"}, "--preset=sid2_digits is for images (8, 8, 1) of 10 classes, and --data="),
         ({"preset": "sid2_digits", "config": str(EXAMPLE)}, "Give --preset, the name of one, or --config"),
+        ({"preset": "sid2_digits", "smoke": True}, "--preset=sid2_digits is for images (8, 8, 1) of 10 classes, and"),
         ({"preset": "hf://me/mine"}, "--preset=hf://me/mine is no name: a folder of save_preset says nothing"),
         ({"config": str(EXAMPLE)}, "patch_transformer.py is for images (8, 8, 1) of 10 classes, and --data="),
         ({"config": "/nowhere/exp.py"}, "--config=/nowhere/exp.py is no file"),

@@ -1,8 +1,10 @@
 """sid2-train --init_from: a run that begins with the weights of another model, and goes on without it."""
 
+import dataclasses
 import json
 import shutil
 
+import keras
 import numpy as np
 import pytest
 from bin.run_helpers import run_in
@@ -13,6 +15,7 @@ import pipelines
 from keras_sid2 import SiD2Model
 from keras_sid2.bin.model_files import InitialWeights
 from keras_sid2.checkpoints import load_model, save_checkpoint
+from keras_sid2.training import AdamRecipe
 from keras_sid2.training.preset_folder import REMOTE
 from keras_sid2.training.proposal import config_text
 
@@ -96,6 +99,28 @@ def test_what_was_adapted_is_a_file_that_may_begin_with_it(finer, source, tmp_pa
     file.write_text(config_text(text))
     run = run_in(finer, tmp_path / "run", config=str(file), init_from=str(source), **FEW)
     assert run.experiment == text
+
+
+@pytest.mark.backend_free
+def test_a_rate_that_fell_to_0_at_the_end_of_the_source_is_constant(finer, source, tmp_path):
+    model = newest(source)
+    model.recipe = dataclasses.replace(model.recipe, warmup_steps=1, decay="cosine", decay_steps=4)
+    model.save(tmp_path / "model.keras")
+    recipe = run_in(
+        finer, tmp_path / "run", init_from=str(tmp_path / "model.keras"), **{**FEW, "steps": 8}
+    ).preset.recipe
+    assert (recipe.decay, recipe.decay_steps, recipe.warmup_steps) == ("constant", None, 1)
+
+
+@pytest.mark.backend_free
+def test_a_schedule_of_keras_is_no_rate_of_a_run(finer, source, tmp_path):
+    model = newest(source)
+    model.recipe = AdamRecipe(learning_rate=keras.optimizers.schedules.CosineDecay(1e-3, 100))
+    model.save(tmp_path / "model.keras")
+    run = run_in(finer, tmp_path / "run", init_from=str(tmp_path / "model.keras"), **FEW)
+    assert run.settings.learning_rate == AdamRecipe.learning_rate
+    with pytest.raises(ValueError, match="has a CosineDecay as learning_rate: give --learning_rate, a number, instead"):
+        run.asked.resolved(dataclasses.replace(run.experiment, recipe=model.recipe))
 
 
 @pytest.mark.backend_free

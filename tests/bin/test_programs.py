@@ -1,5 +1,6 @@
 """The console programs as a user starts them: in a shell, with right and wrong flags, with Ctrl-C."""
 
+import json
 import os
 import pathlib
 import signal
@@ -113,10 +114,11 @@ def test_the_demo_from_nothing_to_pictures_and_figures(tmp_path):
     flags = ("--steps=20", "--num_steps=4", f"--workdir={tmp_path}")
     result = program("demo", *flags)
     assert result.returncode == 0, result.stderr
-    again = program("demo", *flags)
+    again = program("demo", "--steps=10", *flags[1:])  # fewer than are done
     assert again.returncode == 0 and again.stdout == result.stdout
     assert "20 steps are done, nothing to train" in again.stderr
     assert "1797 of 1797 images are there already" in again.stderr
     assert "class accuracy" in result.stdout and "Frechet distance" in result.stdout
     for name in ("digits.png", "digits.npz", "quality.json"):
         assert (pathlib.Path(tmp_path) / name).stat().st_size > 0
+    assert json.loads((pathlib.Path(tmp_path) / "quality.json").read_text())["steps"] == 20

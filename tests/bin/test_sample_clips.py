@@ -54,6 +54,13 @@ def test_given_frames_go_on_and_the_clips_move(folder, tmp_path):
     assert "4 of 4 images are there already" in draw(*how)[1]
 
 
+def test_a_file_that_is_read_is_not_written_over(folder):
+    before = (folder / "first.npz").read_bytes()
+    with pytest.raises(ValueError, match=r"--out=\S*first would write over \S*first.npz, which is read"):
+        draw(*request(folder, folder / "first", "--format=npz"))
+    assert (folder / "first.npz").read_bytes() == before
+
+
 def test_clips_are_those_of_generate(folder, tmp_path):
     draw(*request(folder, tmp_path / "a", "--format=npz", "--first_image=2", "--batch_size=3"))
     given = {"given": np.load(folder / "first.npz")["arr_0"], "wind": np.load(folder / "wind.npy")}

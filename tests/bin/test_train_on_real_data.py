@@ -8,6 +8,7 @@ from PIL import Image
 from rich.console import Console
 
 import pipelines
+from keras_sid2.bin import train
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.bin.training_run import TrainingRun
 from keras_sid2.checkpoints import load_model
@@ -109,3 +110,5 @@ def test_clips_train_in_little_and_go_on_from_given_frames(tmp_path):
         proposed_preset((8, 8, 3), None, given_frames=1)
     with pytest.raises(ValueError, match="--given_frames is of a proposed network"):
         TrainSettings(**asked, preset="tiny_digits", given_frames=1).experiment()
+    with pytest.raises(ValueError, match="--verify_resume and --smoke each say how many steps"):
+        train._train(TrainSettings(**asked), 3)

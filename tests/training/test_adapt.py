@@ -255,6 +255,9 @@ def test_a_model_of_several_networks_and_networks_of_others_are_refused():
 def test_images_of_clips_and_lora_are_refused(of_clips):
     with pytest.raises(ValueError, match="A network for clips .3, 4, 4, 1. cannot be adapted to images .4, 4, 1.: "):
         of_clips.adapt((4, 4, 1), verbose=False)
+    given = of_clips.adapt(conditions={**of_clips.conditions, "given": Frames(CLIP, 1)}, verbose=False)
+    with pytest.raises(ValueError, match="A network for clips .3, 4, 4, 1. cannot be adapted to images .4, 4, 1.: "):
+        given.adapt((4, 4, 1), verbose=False)
     model = tiny_model(compiled=False)
     model.network.level1_middle_blocks[0].mlp1.enable_lora(2)
     with pytest.raises(ValueError, match="level1_middle_blocks/0/mlp1 has weights of enable_lora.. beside its kernel"):
