@@ -100,7 +100,7 @@ def test_labels_for_a_model_without_classes():
 def test_an_unknown_preset_names_its_neighbours():
     with pytest.raises(ValueError, match="'sid2_digit': did you mean sid2_digits"):
         SiD2Model.from_preset("sid2_digit")
-    with pytest.raises(ValueError, match="there are sid2_imagenet256_uvit2"):
+    with pytest.raises(ValueError, match="there are sid2_imagenet64_uvit1"):
         SiD2Model.from_preset("zzz")
 
 
