@@ -55,7 +55,10 @@ def write_other_member(path):
             lambda path: np.savez(path, IMAGES / 255),
             r"must be uint8 \[N, H, W, C\] or \[N, F, H, W, C\], got float64 \[1000",
         ),
-        (lambda path: np.savez(path, IMAGES[..., 0]), r"must be uint8 \[N, H, W, C\] or \[N, F, H, W, C\], got uint8 \[1000, 4, 4\]"),
+        (
+            lambda path: np.savez(path, IMAGES[..., 0]),
+            r"must be uint8 \[N, H, W, C\] or \[N, F, H, W, C\], got uint8 \[1000, 4, 4\]",
+        ),
         (lambda path: np.savez(path, IMAGES[:0]), r"got uint8 \[0, 4, 4, 1\]"),
         (lambda path: np.savez(path, np.asfortranarray(noise(2, 3, 4, 3))), "in Fortran's order"),
         (lambda path: np.savez(path, np.array([{}])), r"got object \[1\]"),

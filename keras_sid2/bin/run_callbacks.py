@@ -122,29 +122,31 @@ class RunCallbacks:
         )
 
     def _sample_grids(self, log: RunLog) -> SampleGrids:
-        classes, count = self._run.num_classes, 20 if self._run.num_classes else 16
+        classes = min(self._run.num_classes or 0, 10)
         return SampleGrids(
             self._run.output / "samples",
             every=self._settings.sample_every,
-            labels=[i % min(classes, 10) for i in range(count)] if classes else None,
-            num_images=count,
-            generate_options={**self._sampling, **self._given(count)},
             log_image=functools.partial(log.writer.add_image, dataformats="HWC"),
             note=self._run.note,
+            **self._drawn_for(20 if classes else 16, classes),
         )
 
-    def _given(self, count: int) -> dict:
-        """The conditions but labels of the first examples, if there are any: what samples are drawn for."""
+    def _drawn_for(self, count: int, classes: int) -> dict:
+        """Labels, number and options of samples: of `classes` in turn; of a model with other conditions for what the
+        first examples have, labels too."""
+        asked = {"labels": [i % classes for i in range(count)] if classes else None, "num_images": count}
         wanted = {name: c for name, c in self._run.preset.conditions.items() if name != "label"}
         if not wanted:
-            return {}
+            return asked | {"generate_options": self._sampling}
         crop = "center" if self._settings.crop else None
         bad_records = pipelines.BadRecords(self._settings.max_bad_records)
         batches = self._run.dataset(self._settings.split, bad_records, training=False, crop=crop)
         batch = {name: values[:count] for name, values in next(batches.as_numpy_iterator()).items()}
         sample = batch.get("video", batch.get("image"))
         values = {name: c.check(name, sample if c.from_samples else batch[name]) for name, c in wanted.items()}
-        return {"conditions": {name: np.resize(v, (count, *v.shape[1:])) for name, v in values.items()}}
+        conditions = {name: np.resize(v, (count, *v.shape[1:])) for name, v in values.items()}
+        asked |= {"labels": np.resize(batch["label"], count).tolist()} if classes else {}
+        return asked | {"generate_options": {**self._sampling, "conditions": conditions}}
 
     def _measuring(self) -> MeasureSamples:
         """Its features are made, and its real images read."""
@@ -157,15 +159,13 @@ class RunCallbacks:
             image_size=run.preset.sample_shape[-3:-1],
             crop="center" if settings.crop else None,
             max_bad_records=settings.max_bad_records,
+            features=settings.measure_features,
         )
         how = settings.measure_features, settings.inception_weights, settings.measure_cache
-        classes, count = run.num_classes, settings.measure_images
         return MeasureSamples(
             functools.partial(evaluate, **measuring.measured_by(real, *how)),
             every=settings.measure_every,
-            labels=[i % classes for i in range(count)] if classes else None,
-            num_images=count,
-            generate_options=self._sampling,
+            **self._drawn_for(settings.measure_images, run.num_classes or 0),
             path=run.output / "measurements.jsonl",
             grids=run.output / "measured",
             note=run.note,

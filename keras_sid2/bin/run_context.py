@@ -10,6 +10,7 @@ from rich.console import Console
 
 import pipelines
 from keras_sid2.bin.common import check_folder
+from keras_sid2.bin.measuring import FEATURES
 from keras_sid2.bin.run_identity import check_same_run
 from keras_sid2.bin.train_settings import CONFIG, TrainSettings
 from keras_sid2.checkpoints import checkpoints
@@ -68,6 +69,7 @@ class RunContext:
         self.mesh = Mesh() if settings.mesh is None else Mesh.parse(settings.mesh)
         self._check_data(settings.split)
         self.eval_batches = self._full_batches(self._check_data(settings.eval_split)) if settings.eval_split else None
+        self._check_measuring()
         self.bad_records = pipelines.BadRecords(self.settings.max_bad_records)
         self.data_digest = check_same_run(self)
         if settings.init_from is not None and not checkpoints(self.checkpoint_dir):
@@ -100,6 +102,13 @@ class RunContext:
                 has = "none" if spec is None else f"it of shape {spec.shape}"
                 raise self._unfit(f"is conditioned on {name} of shape {condition.shape}", has)
         return data
+
+    def _check_measuring(self):
+        """ValueError for clips, and features of images that they are to be measured by."""
+        settings = self.settings
+        if settings.measure_every and len(self.preset.sample_shape) == 4 and settings.measure_features in FEATURES:
+            told = f"--measure_features={settings.measure_features} are of images, and --data={settings.data} has clips"
+            raise ValueError(f"{told}: use sid2-evaluate --features=i3d on the checkpoints, or features of your own.")
 
     def _unfit(self, preset: str, data: str) -> ValueError:
         named = f"--preset={self.asked.preset}" if self.asked.config is None else f"--config={self.asked.config}"

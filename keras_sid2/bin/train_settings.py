@@ -139,12 +139,15 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
             if given:
                 raise ValueError(f"--{given[0]} is of a proposed network: leave it out, or --preset and --config.")
             return self._in_its_size(chosen_preset(self))
-        told = pathlib.Path(self.workdir) / CONFIG
-        if self.init_from is not None and self.size is None and told.is_file():  # begun, and its source may be gone
-            return overridden(read_config(str(told)), self.set)
         missing = self.max_bad_records > 0
         data = pipelines.describe(self.data, split=self.split, data_dir=self.data_dir, missing_shards=missing)
-        shape = self._sample_shape(data)
+        shape, told = self._sample_shape(data), pathlib.Path(self.workdir) / CONFIG
+        if self.init_from is not None and self.size is None and told.is_file():  # begun, and its source may be gone
+            found = overridden(read_config(str(told)), self.set)
+            if self.image_size is not None and found.sample_shape != shape:
+                wanted = f"{self.workdir} holds a run for samples {found.sample_shape}"
+                raise ValueError(f"{wanted}, and --image_size={self.image_size} is of others: give another --workdir.")
+            return found
         if self.init_from is not None and self.size is None:
             if self.given_frames is not None:
                 raise ValueError("--given_frames with --init_from needs --size: else the network is that one's.")

@@ -1,5 +1,6 @@
 """sid2-train on data that is not as it should be: bad records, images of many sizes, clips."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -9,9 +10,12 @@ from rich.console import Console
 
 import pipelines
 from keras_sid2.bin import train
+from keras_sid2.bin.run_callbacks import RunCallbacks
+from keras_sid2.bin.run_context import RunContext
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.bin.training_run import TrainingRun
 from keras_sid2.checkpoints import load_model
+from keras_sid2.conditions import Vector
 from keras_sid2.training import preset
 from keras_sid2.training.preset import find_preset, register_preset
 from keras_sid2.training.proposal import proposed_preset
@@ -19,8 +23,6 @@ from keras_sid2.training.proposal import proposed_preset
 
 @pytest.fixture(autouse=True)
 def small_preset():
-    import dataclasses
-
     digits = find_preset("sid2_digits")
     levels = ({"kind": "res", "channels": 32, "blocks": 1}, {"kind": "transformer", "channels": 32, "blocks": 1})
     network = {**digits.network, "embedding_dim": 32, "levels": levels}
@@ -106,9 +108,32 @@ def test_clips_train_in_little_and_go_on_from_given_frames(tmp_path):
     model = load_model(*(tmp_path / "run" / "checkpoints").glob("step_*4"))
     drawn = model.generate(conditions={"given": clips[:2, :1]}, num_steps=2, num_frames=5)
     assert drawn.shape == (2, 5, 8, 8, 3) and (drawn[:, 0] == clips[:2, 0]).all()
+    with pytest.raises(ValueError, match="--measure_features=inception are of images, and --data=.* has clips"):
+        TrainingRun(TrainSettings(**asked | {"workdir": str(tmp_path / "other")}, measure_every=4), console)
+    assert not (tmp_path / "other").exists() or not list((tmp_path / "other").glob("*.json"))
     with pytest.raises(ValueError, match="--given_frames=1 is of clips, and the data are images"):
         proposed_preset((8, 8, 3), None, given_frames=1)
     with pytest.raises(ValueError, match="--given_frames is of a proposed network"):
         TrainSettings(**asked, preset="tiny_digits", given_frames=1).experiment()
     with pytest.raises(ValueError, match="--verify_resume and --smoke each say how many steps"):
         train._train(TrainSettings(**asked), 3)
+
+
+def test_samples_are_drawn_for_what_the_first_examples_have(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (5, 8, 8, 1)).astype("uint8")
+    wind = rng.normal(size=(5, 2)).astype("float32")
+    np.savez(tmp_path / "real.npz", images=images, labels=np.int64([2, 0, 1, 1, 2]), wind=wind)
+    data = pipelines.prepare("npz", source=tmp_path / "real.npz", data_dir=tmp_path / "data", channels=1)
+    small = find_preset("tiny_digits")
+    network = {**small.network, "num_classes": 3, "conditions": {"wind": Vector(2)}}
+    register_preset(dataclasses.replace(small, name="tiny_wind", network=network))
+    try:
+        settings = TrainSettings(preset="tiny_wind", data=str(data), workdir=str(tmp_path / "run"), batch_size=4)
+        asked = RunCallbacks(RunContext(settings, Console(file=open("/dev/null", "w"))))._drawn_for(6, 3)
+    finally:
+        del preset._REGISTRY["tiny_wind"]
+    batch = next(pipelines.make_dataset(str(data), batch_size=4, training=False).as_numpy_iterator())
+    rows = np.arange(6) % 4
+    np.testing.assert_array_equal(asked["generate_options"]["conditions"]["wind"], batch["wind"][rows])
+    assert asked["labels"] == batch["label"][rows].tolist() and asked["num_images"] == 6
