@@ -106,7 +106,9 @@ class MeasureSamples(keras.callbacks.Callback):
             batches = _within(whole.batches(), first, last)
         else:
             labels, number = None if self.labels is None else self.labels[first:last], whole.first_image + first
-            batches = self._request(labels, last - first, first_image=number).batches()
+            given = self.generate_options.get("conditions") or {}
+            own = {name: whole.conditions[name][first:last] for name in given}
+            batches = self._request(labels, last - first, first_image=number, conditions=own).batches()
         together = {"shared": True, "agree": True} if processes.count() > 1 else {}
         passed = self._passed_on(batches, shown)
         measurement = self.measure(passed, drawn=whole.describe(), progress=self._look, **together)

@@ -6,12 +6,14 @@ import re
 
 import numpy as np
 import pytest
+from helpers import tiny_network
 from PIL import Image
 from training_helpers import Steps, stripes, tiny_model
 
 from keras_sid2.backend import steps_done
 from keras_sid2.callbacks import measuring
 from keras_sid2.callbacks.measuring import MeasureSamples
+from keras_sid2.conditions import Vector
 from keras_sid2.evaluation import Features, Reference, collect, evaluate
 
 LABELS = np.arange(24) % 3
@@ -178,3 +180,17 @@ def test_nothing_is_measured_of_a_model_whose_loss_is_not_finite(model, callback
     assert not lines(made)
     made.on_epoch_end(0, {"loss": 1.0})
     assert len(lines(made)) == 1
+
+
+def test_a_part_of_the_images_is_drawn_for_its_own_conditions(tmp_path, monkeypatch):
+    model = tiny_model(network=tiny_network(conditions={"wind": Vector(2)}))
+    wind = np.random.default_rng(0).normal(size=(6, 2)).astype("float32")
+    options = {"num_steps": 2, "dtype": "uint8", "conditions": {"wind": wind}}
+    drawn = []
+    how = {"every": 1, "labels": [0, 1, 2] * 2, "generate_options": options, "path": tmp_path / "measurements.jsonl"}
+    made = MeasureSamples(lambda batches, **_: drawn.extend(batches), **how)
+    made.set_model(model)
+    monkeypatch.setattr(measuring.processes, "share", lambda count, size: (2, 5))
+    made._measured()
+    whole = model.generate([0, 1, 2] * 2, **options)
+    assert np.abs(np.concatenate(drawn).astype(int) - whole[2:5]).max() <= 1
