@@ -1,6 +1,7 @@
-"""The import of Keras, which fails with words of its own where its backend is missing or misspelt."""
+"""The import of Keras: for our programs after a look at --backend, and with words of its own where it fails."""
 
 import importlib.util
+import itertools
 import os
 import pathlib
 import sys
@@ -11,8 +12,14 @@ BACKENDS = ("jax", "tensorflow", "torch")
 def require_keras():
     """Imports Keras. ImportError, in one sentence, unless it runs on a backend of ours that is installed.
 
-    A console program of ours ends with that sentence and exit code 2 instead.
+    A console program of ours ends with that sentence and exit code 2 instead. There --backend=NAME comes before
+    KERAS_BACKEND, and TensorFlow is asked for silence, as both must be known before the first import.
     """
+    program = _program()
+    if program:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        if program != "sid2-plan" and (asked := _asked_for(sys.argv[1:])) is not None:  # which plans for any backend
+            os.environ["KERAS_BACKEND"] = asked
     try:
         import keras
 
@@ -22,21 +29,39 @@ def require_keras():
         error, asked = caught, config.backend() if config else os.environ.get("KERAS_BACKEND")
     if error is None and asked in BACKENDS:
         return
-    sentence = _sentence(error, asked)
-    program = pathlib.Path(sys.argv[0] if sys.argv else "").name
-    if program.startswith("sid2-"):
+    sentence = _sentence(error, asked, by="--backend, " if program else "")
+    if program:
         print(f"{program}: {sentence}", file=sys.stderr)
         raise SystemExit(2)
     raise ImportError(sentence, name="keras_sid2")  # with the name, `python -m` tells it in one line
 
 
-def _sentence(error: Exception | None, asked: str | None) -> str:
+def _program() -> str | None:
+    """The name of the program of ours that runs, as a script or by python -m; None in any other process."""
+    name = pathlib.Path(sys.argv[0] if sys.argv else "").name
+    if name == "-m":  # which is there while the package of a module is imported
+        module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
+        return f"sid2-{module.rpartition('.')[2]}" if module.startswith("keras_sid2.bin.") else None
+    return name if name == "sid2" or name.startswith("sid2-") else None
+
+
+def _asked_for(argv: list[str]) -> str | None:
+    """The last --backend among arguments, as absl reads them; None without."""
+    found = None
+    for argument, behind in itertools.zip_longest(argv, argv[1:]):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name == "backend":
+            found = value if equals else behind
+    return found
+
+
+def _sentence(error: Exception | None, asked: str | None, by: str) -> str:
     """What is wrong and what helps."""
     missing = (getattr(error, "name", None) or "").partition(".")[0]
     if missing in BACKENDS:
-        wrong = f"Keras's backend is {missing} (by KERAS_BACKEND, keras.json or default), which is not installed"
+        wrong = f"Keras's backend is {missing} (by {by}KERAS_BACKEND, keras.json or default), which is not installed"
     elif asked and asked not in BACKENDS:
-        wrong = f"Keras's backend is {asked!r} (by KERAS_BACKEND or keras.json), which is none of ours"
+        wrong = f"Keras's backend is {asked!r} (by {by}KERAS_BACKEND or keras.json), which is none of ours"
     else:
         return f"Keras cannot be imported: {error or repr(error)}".strip().splitlines()[0]
     there = [name for name in BACKENDS if importlib.util.find_spec(name)]

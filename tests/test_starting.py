@@ -63,14 +63,38 @@ def test_a_program_ends_with_the_sentence_alone():
     found = start(program="/usr/bin/sid2-train", KERAS_BACKEND="tenserflow")
     assert found.returncode == 2
     (line,) = found.stderr.strip().splitlines()
-    assert line.startswith("sid2-train: Keras's backend is 'tenserflow'")
+    assert line.startswith("sid2-train: Keras's backend is 'tenserflow' (by --backend, KERAS_BACKEND or keras.json)")
+
+
+def run(*arguments: str, **environment) -> subprocess.CompletedProcess:
+    environment = {**os.environ, **environment}
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
 
 
 def test_so_does_python_m():
-    environment = {**os.environ, "KERAS_BACKEND": "tenserflow"}
-    found = subprocess.run(
-        [sys.executable, "-m", "keras_sid2.bin.plan"], env=environment, capture_output=True, text=True
-    )
-    assert found.returncode == 1
+    found = run("-m", "keras_sid2.bin.plan", KERAS_BACKEND="tenserflow")
+    assert found.returncode == 2
     (line,) = found.stderr.strip().splitlines()
-    assert "Keras's backend is 'tenserflow'" in line
+    assert line.startswith("sid2-plan: Keras's backend is 'tenserflow'")
+
+
+def test_a_programs_flag_comes_before_the_environment():
+    argv = ["bin/sid2-sample", "--seed", "1", "--backend=x", "-backend", "jax"]
+    code = f"import sys; sys.argv = {argv!r}; import keras_sid2, keras; print(keras.backend.backend())"
+    found = run("-c", code, KERAS_BACKEND="torch")
+    assert found.stdout.split() == ["jax"] and not found.stderr
+
+
+@pytest.mark.parametrize("wrong", [("--backend=numpy",), ("--backend", "tenserflow")])
+def test_a_wrong_one_is_refused_by_its_name(wrong):
+    found = run("-m", "keras_sid2.bin.train", *wrong)
+    assert found.returncode == 2 and len(found.stderr.strip().splitlines()) == 1
+    assert "(by --backend, KERAS_BACKEND or keras.json), which is none of ours: set KERAS_BACKEND to" in found.stderr
+
+
+def test_the_programs_by_one_name():
+    found = run("-m", "pipelines.programs", "sample", "--backend=jax", "--num_images=0", KERAS_BACKEND="torch")
+    assert found.returncode == 2 and found.stderr.startswith("sid2-sample: ")
+    for told, code in ((("--help",), 0), ((), 0), (("plam",), 2)):  # which need no Keras
+        found = run("-m", "pipelines.programs", *told, KERAS_BACKEND="none")
+        assert found.returncode == code and "evaluate" in found.stdout + found.stderr

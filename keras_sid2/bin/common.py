@@ -1,6 +1,7 @@
 """What the programs share: errors as one line, progress on a terminal and in a log file, folders, checkpoints."""
 
 import contextlib
+import dataclasses
 import errno
 import math
 import os
@@ -18,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import pipelines
 from keras_sid2.bin import flag_table, signals
 from keras_sid2.checkpoints import checkpoints, newest_sound
+from keras_sid2.starting import BACKENDS
 
 # What a user can mend by reading one sentence; anything else is a defect of ours and keeps its traceback.
 _USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError)
@@ -25,6 +27,13 @@ _FAILURES = (OSError, FloatingPointError, pipelines.BadRecord)  # on the way, as
 _WRONG_PATHS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # are of what was asked for
 
 _LINES = 20  # that a sampling program prints, at most, where it has no terminal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackendFlag:
+    """Of every program; keras_sid2/starting.py has read it before Keras was imported."""
+
+    backend: str | None = flag_table.flag(None, f"{', '.join(BACKENDS)}; KERAS_BACKEND or keras.json if not given")
 
 
 def run_program(main: Callable[[flags.FlagValues], int | None], usage: str, table: type, *, looks: bool = False):
@@ -62,8 +71,9 @@ def run_program(main: Callable[[flags.FlagValues], int | None], usage: str, tabl
         except SystemExit:  # of --help, with 1
             sys.exit(0)
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     flag_table.define(table)
+    if "backend" not in flag_table.names(table):  # sid2-plan's is the one that it plans for
+        flag_table.define(BackendFlag)
     for flag in flags.FLAGS.get_key_flags_for_module(flag_table.__name__):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # whose flags --help shows
     about = sys.modules[main.__module__].__doc__  # absl shows that of __main__, with % for the program's name
