@@ -1,12 +1,14 @@
 """Conditions by name: checked on the host and in the step, dropped, guided by, embedded and concatenated."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
 from helpers import images, to_numpy
 from keras import ops
 
-from keras_sid2 import Guidance, Level, ResidualUViT, SiD2Model, SigmoidWeighting
+from keras_sid2 import Guidance, Level, ResidualUViT, SampleRequest, SiD2Model, SigmoidWeighting
 from keras_sid2.conditions import (
     RESERVED,
     ClassLabel,
@@ -170,6 +172,33 @@ def test_one_value_serves_all_samples(model):
     one = model.generate([0, 1], conditions={"wind": [0.5, -0.5], "past": past}, **options)
     many = {"wind": np.float32([[0.5, -0.5]] * 2), "past": np.stack([past] * 2)}
     np.testing.assert_array_equal(one, model.generate([0, 1], conditions=many, **options))
+
+
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        (dict(labels=[0], conditions={"wind": [0.5, -0.5]}), "drawn for the null value of past, which training always"),
+        (
+            dict(num_images=1),
+            "drawn for the null value of wind, past, which training always gave",
+        ),  # labels are dropped
+        (dict(labels=[0], conditions={"wind": [0.5, -0.5], "past": np.zeros((4, 4, 2))}), None),
+    ],
+)
+def test_a_null_value_that_was_never_trained_is_said(given, sentence):
+    model = model_of(network(), label_dropout={"label": 0.1})
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        SampleRequest(model, num_steps=2, **given)
+    said = [str(w.message) for w in told if "null value" in str(w.message)]
+    assert len(said) == bool(sentence) and all(sentence in each for each in said)
+
+
+def test_guidance_away_from_what_was_never_trained_is_said():
+    model = model_of(network(), label_dropout=0.0)
+    given = {"labels": [0], "conditions": {"wind": [0.5, -0.5], "past": np.zeros((4, 4, 2))}, "guidance": Guidance(2.0)}
+    with pytest.warns(UserWarning, match="Guidance leads away from the null value of label, wind, past"):
+        SampleRequest(model, num_steps=2, **given)
 
 
 def test_dropout_of_an_unknown_condition_is_refused():

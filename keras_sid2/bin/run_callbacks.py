@@ -140,7 +140,8 @@ class RunCallbacks:
             return asked | {"generate_options": self._sampling}
         crop = "center" if self._settings.crop else None
         bad_records = pipelines.BadRecords(self._settings.max_bad_records)
-        batches = self._run.dataset(self._settings.split, bad_records, training=False, crop=crop)
+        alike = {"process_index": 0, "process_count": 1}  # processes draw one grid, for the same examples
+        batches = self._run.dataset(self._settings.split, bad_records, training=False, crop=crop, **alike)
         batch = {name: values[:count] for name, values in next(batches.as_numpy_iterator()).items()}
         sample = batch.get("video", batch.get("image"))
         values = {name: c.check(name, sample if c.from_samples else batch[name]) for name, c in wanted.items()}

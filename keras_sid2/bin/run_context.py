@@ -147,18 +147,17 @@ class RunContext:
             self.note(sentence)
 
     def dataset(self, split: str, bad_records: pipelines.BadRecords, **options) -> "tf.data.Dataset":
-        """Batches of one split for this preset; `options` as `pipelines.make_dataset`."""
+        """This process's share of the batches of one split; `options` as `pipelines.make_dataset`."""
+        share = {"process_index": processes.index(), "process_count": processes.count()}
+        share["batch_size"] = self.settings.batch_size // processes.count()
         return pipelines.make_dataset(
             self.settings.data,
             split=split,
             data_dir=self.settings.data_dir,
-            batch_size=self.settings.batch_size // processes.count(),
-            process_index=processes.index(),
-            process_count=processes.count(),
             image_size=self.preset.sample_shape[-3:-1],
             values=[*in_data(self.preset.conditions)],  # of others nothing is read
             max_bad_records=bad_records,
-            **options,
+            **{**share, **options},
         )
 
 

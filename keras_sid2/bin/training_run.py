@@ -115,8 +115,11 @@ class TrainingRun(RunContext):
 
         Raises ValueError if another process trains in the work directory, or there is no such mesh.
         """
-        with self._in_workdir(), distributed(self.mesh):
+        with distributed(self.mesh), self._in_workdir():  # a mesh that cannot be leaves no folder behind
             newest = self._newest()
+            if newest is not None and self.settings.smoke:
+                told = f"{self.workdir} holds what --smoke trained before, which would not be tried anew"
+                raise ValueError(f"{told}: remove it, or give another --workdir.")
             if newest is not None and checkpoints.checkpoint_step(newest) >= self.settings.steps:
                 self.note(f"{self.workdir}: {checkpoints.checkpoint_step(newest)} steps are done, nothing to train.")
                 return self.load_or_make_model(newest)

@@ -1,7 +1,8 @@
 """What a SampleRequest is given, as plain numbers and numpy arrays, or one sentence that says what is wrong with it."""
 
 import numbers
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -45,6 +46,7 @@ def given_to(model, labels, conditions, num_images: int | None) -> tuple[int, di
     if counts or num_images not in (None, count) or not count:
         sizes = ", ".join(f"{size} {name}" for name, size in sizes.items())
         raise ValueError(f"labels must be one an image, at least one; got {sizes} and num_images={num_images}.")
+    warn_of_null("Samples are drawn for", [name for name in model.always_given if name not in given])
     return count, {name: _values(name, c, given.get(name), count) for name, c in model.conditions.items()}
 
 
@@ -52,6 +54,13 @@ def negatives_of(model, negative, count: int) -> dict[str, np.ndarray]:
     """Arrays [N, *shape] of what guidance leads away from, by name; one value serves all samples."""
     given = _named(model, "negative_conditions", negative)
     return {name: _values(name, model.conditions[name], values, count) for name, values in given.items()}
+
+
+def warn_of_null(what: str, names: Sequence[str]):
+    """UserWarning for conditions whose null value is used and was never trained."""
+    if names:
+        told = f"{what} the null value of {', '.join(names)}, which training always gave"
+        warnings.warn(f"{told} (label_dropout is 0 there): the network has not learnt it.", stacklevel=2)
 
 
 def _named(model, what: str, values) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from keras_sid2.backend import steps_done
 from keras_sid2.diffusion import Guidance
 from keras_sid2.generation.compiled_sampler import Run, compiled_sampler
 from keras_sid2.generation.continuing import checked_num_frames, continued, windows_of
-from keras_sid2.generation.inputs import given_to, mask_of, negatives_of, optional_float, scaled_images
+from keras_sid2.generation.inputs import given_to, mask_of, negatives_of, optional_float, scaled_images, warn_of_null
 from keras_sid2.generation.provenance import array_digest, config_digest, named, named_guidance
 from keras_sid2.sampling import evaluations, get_sampler, logsnr_of
 from keras_sid2.shapes import whole_number
@@ -124,6 +124,9 @@ class SampleRequest:
             raise ValueError(f"Guidance needs labels to be guided by, or a guidance network; got {found}.")
         if self.negative_conditions and (other is not None or not self.guidance.acts):
             raise ValueError("negative_conditions are for guidance=Guidance(scale) without a guidance network.")
+        if other is None and self.guidance.acts:
+            away = [name for name in model.guided_conditions if name not in self.negative_conditions]
+            warn_of_null("Guidance leads away from", [name for name in away if name in model.always_given])
 
     def _is_guided(self) -> bool:
         """Whether any sample is conditioned on anything that guidance can lead to."""

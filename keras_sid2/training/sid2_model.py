@@ -170,6 +170,12 @@ class SiD2Model(CheckedModel):
         dropped = tuple(name for name, share in self._dropout.items() if share)
         return dropped or tuple(self.conditions)
 
+    @property
+    def always_given(self) -> tuple[str, ...]:
+        """Names of those that every example of training has: their null values were not learnt."""
+        missing = set() if self.no_label is None else {"label"}
+        return tuple(name for name, share in self._dropout.items() if not share and name not in missing)
+
     @classmethod
     def from_preset(cls, preset, *, load_weights: bool = True, seed=None, dtype=None, remat=False) -> "SiD2Model":
         """A model, not yet compiled, of a preset's name (`list_presets()`), a folder of `save_preset`, or hf://user/name.

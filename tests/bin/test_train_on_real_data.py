@@ -105,6 +105,11 @@ def test_clips_train_in_little_and_go_on_from_given_frames(tmp_path):
     said = console.export_text()
     assert "--smoke: four steps of a shrunken network" in said and "steps 0 to 4 of 2 images" in said
     assert len(list((tmp_path / "run" / "samples").glob("*.png"))) == 1
+    with pytest.raises(ValueError, match="run holds what --smoke trained before, which would not be tried anew"):
+        TrainingRun(TrainSettings(**asked, given_frames=1), console).train()
+    with pytest.raises(ValueError, match="devices"):
+        TrainingRun(TrainSettings(**asked | {"workdir": str(tmp_path / "none")}, mesh="data:2"), console).train()
+    assert not (tmp_path / "none").exists()
     model = load_model(*(tmp_path / "run" / "checkpoints").glob("step_*4"))
     drawn = model.generate(conditions={"given": clips[:2, :1]}, num_steps=2, num_frames=5)
     assert drawn.shape == (2, 5, 8, 8, 3) and (drawn[:, 0] == clips[:2, 0]).all()
