@@ -10,12 +10,26 @@ from keras_sid2.parallel import replicas
 from keras_sid2.parallel.mesh import check_batch_size, check_model, spread
 from keras_sid2.training.averaged_model import AveragedModel
 from keras_sid2.training.data_checks import check_batch, peek, unpack
+from keras_sid2.training.describing import in_a_line
 from keras_sid2.training.guards import StopOnNonFinite
 from keras_sid2.training.optimizer import Schedule, decay_of, usable
 
 
 class CheckedModel(AveragedModel):
     """A model with `recipe`, `sample_shape`, `conditions`, `no_label` and `data_faults`."""
+
+    def __repr__(self):
+        return in_a_line(self)
+
+    def summary(self, *args, print_fn=None, **kwargs):
+        """keras's summary, and the line of repr."""
+        super().summary(*args, print_fn=print_fn, **kwargs)
+        (print_fn or print)(in_a_line(self))
+
+    def export(self, *args, **kwargs):
+        """Refused with a ValueError that says what to call: a model trains and draws in Python."""
+        one = "model.network.export(path, input_signature=...) one evaluation, without averages, on jax and tensorflow"
+        raise ValueError(f"A SiD2Model has no single function to export: save(path) writes all of it, and {one}.")
 
     def compile(self, optimizer=None, **kwargs):
         """keras's compile; `optimizer` None is the recipe's.

@@ -353,6 +353,16 @@ def several_steps_an_execution(folder):
     assert steps_done(model_of_two) == 4
 
 
+def described(folder):
+    model, plain = trained()
+    lines = []
+    model.summary(print_fn=lambda text, **_: lines.append(text))
+    told = lines[-1]
+    assert told == repr(model) and "step 3>" in told and "SigmoidWeighting(bias=" in told and "label ClassLabel" in told
+    assert f"{sum(np.prod(v.shape) for v in model.network.weights):,} parameters" in told and "multiply-adds" in told
+    return model, plain
+
+
 FEATURES = {
     "optimizer: none, the recipe's": optimizer(lambda: None),
     "optimizer: EmaAdam": optimizer(ema),
@@ -438,6 +448,11 @@ FEATURES = {
     ),
     "run: fit before compile": (lambda folder: small_model().fit(*data()), r"fit needs.*compile\(\) first"),
     "run: predict before compile": lambda folder: (m := small_model(), m.predict(INPUTS, verbose=0), Plain(m))[::2],
+    "run: summary and repr": described,
+    "run: export": (
+        lambda folder: small_model().export(folder / "saved"),
+        r"save\(path\) writes all of it, and model.net",
+    ),
     "run: predict of images": (lambda folder: trained()[0].predict(data()[0]), "to draw images call generate"),
     "network: enable_lora": (
         lambda folder: (m := trained()[0], m.network.first.enable_lora(2), m.weights_digest()),
