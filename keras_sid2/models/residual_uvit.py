@@ -20,7 +20,7 @@ from keras_sid2 import backend, layers, threefry
 from keras_sid2.conditions import ClassLabel, Frames, Image, Vector, as_conditions, check_clips
 from keras_sid2.config import register
 from keras_sid2.layers.dropout import example_keys
-from keras_sid2.models.level import Level, as_levels, check_image_shape
+from keras_sid2.models.level import Level, as_axes, as_levels, check_image_shape
 from keras_sid2.models.tracing import NetworkCost, abstract_variables, trace
 from keras_sid2.parallel.rules import Rule
 from keras_sid2.policies import check_floatx, network_policy
@@ -53,6 +53,10 @@ class ResidualUViT(keras.Model):
         embedding_dim: width of the conditioning vector.
         levels: `Level`s or dicts of their fields, highest resolution first; the last is the middle.
         conditions: `keras_sid2.conditions` by name, besides the label: ClassLabel, Vector, Image and Frames.
+        periodic: of "height" and "width", the axes whose two ends meet. There convolutions go round, and attention
+            knows distances round the circle in place of positions (4 must divide head_dims), so that the network
+            commutes with rolls by multiples of patch_size * 2^(levels - 1). Where places differ, as continents do, say
+            so by an Image condition: terrain, or sine and cosine of longitude.
         remat: True sets `Level.remat` of every level; False leaves each as it is. Weights and files are the same.
         dtype: float32, or "mixed_bfloat16" (also "bfloat16") or "mixed_float16": then the inside computes in half
             precision; logsnr's embedding, weights and output stay float32. None is keras's global policy.
@@ -70,6 +74,7 @@ class ResidualUViT(keras.Model):
         remat: bool = False,
         name: str = "residual_uvit",
         conditions: Mapping | None = None,
+        periodic: Sequence[str] | str = (),
         **kwargs,
     ):
         embedding_dim = whole_number("embedding_dim", embedding_dim)
@@ -77,6 +82,7 @@ class ResidualUViT(keras.Model):
         self._levels = as_levels(levels)
         if remat:
             self._levels = tuple(dataclasses.replace(level, remat=remat) for level in self._levels)
+        self._periodic = as_axes(periodic, self._levels)
         image_shape = check_image_shape(image_shape, patch_size, len(self._levels))
         check_floatx()
         kwargs |= {"autocast": False, "dtype": network_policy(kwargs.get("dtype"))}
@@ -99,6 +105,10 @@ class ResidualUViT(keras.Model):
         return dict(self._conditions)
 
     @property
+    def periodic(self) -> tuple[str, ...]:
+        return self._periodic
+
+    @property
     def image_shape(self) -> tuple[int, ...]:
         """`sample_shape`, as it was called when samples were images."""
         return self.sample_shape
@@ -119,7 +129,7 @@ class ResidualUViT(keras.Model):
 
     def _make_blocks(self, i: int, role: str) -> list[keras.layers.Layer]:
         level, head_dim = self._levels[i], self._levels[i].attention_head_dim
-        options = {"dropout": level.dropout, "dtype": self.dtype_policy}
+        options = {"dropout": level.dropout, "periodic": self.periodic, "dtype": self.dtype_policy}
         named = [{"name": f"level{i}_{role}_block{j}", **options} for j in range(level.blocks)]
         if level.kind == "res":
             return [layers.ResBlock(**given) for given in named]
@@ -132,7 +142,8 @@ class ResidualUViT(keras.Model):
         options = {"dtype": self.dtype_policy}
         for i, level in enumerate(self._levels):
             if level.kind == "transformer":
-                self._set(i, "position", layers.PositionEmbedding(name=f"level{i}_position", **options))
+                position = layers.PositionEmbedding(f"level{i}_position", self.periodic, **options)
+                self._set(i, "position", position)
             for role in ("middle",) if i == last else ("down", "up"):
                 self._set(i, f"{role}_blocks", self._make_blocks(i, role))
             if i < last:
@@ -234,6 +245,7 @@ class ResidualUViT(keras.Model):
             "embedding_dim": self.embedding_dim,
             "levels": levels,
             **({"conditions": others} if others else {}),
+            **({"periodic": self.periodic} if self.periodic else {}),
         }
 
     @classmethod
