@@ -178,6 +178,11 @@ class _Resample(keras.layers.Layer):
         return {**super().get_config(), "channels": self.channels}
 
 
+def repeated(images, times: int):
+    """[..., H, W, C] -> [..., times H, times W, C]: each pixel times x times. Images of the size wanted as they are."""
+    return images if times == 1 else ops.repeat(ops.repeat(images, times, axis=-3), times, axis=-2)
+
+
 @register
 class Downsample(_Resample):
     """[B, H, W, C] -> [B, H/2, W/2, channels]: mean over 2x2, then a 1x1 convolution."""

@@ -40,7 +40,8 @@ class ResidualUViT(keras.Model):
 
     Of clips, convolutions see each frame by itself, and transformers all positions of all frames, or those within a
     frame and along time in turn (`Level.attention`). Classes and vectors are added to the embedding of logsnr; images
-    (of z_t's shape but for their channels) are further channels of z_t; given frames take their places in z_t, and a
+    (of z_t's shape but for their channels, or 1/2, 1/3, ... of its height and width: then each pixel is repeated) are
+    further channels of z_t; given frames take their places in z_t, and a
     channel marks them.
 
     On torch, training runs each kind of block as `backend.training_block` says, unless `run_eagerly`, which compile()
@@ -197,7 +198,7 @@ class ResidualUViT(keras.Model):
         channels = [inputs["z_t"]]
         for name, condition in self._conditions:
             if isinstance(condition, Image):
-                channels.append(inputs[name])
+                channels.append(layers.repeated(inputs[name], self.sample_shape[-2] // condition.shape[-2]))
             elif isinstance(condition, Frames):
                 x, mask = condition.known(inputs[name])
                 channels[0] = ops.where(mask, x, channels[0])
@@ -307,10 +308,20 @@ def _check_conditions(conditions: Mapping, sample_shape: tuple[int, ...]):
                 f"A ResidualUViT is conditioned on ClassLabel, Vector, Image and Frames, and {name} is a "
                 f"{type(condition).__name__}: that needs a network of yours, see keras_sid2.conditions."
             )
-        if isinstance(condition, Image) and condition.shape[:-1] != sample_shape[:-1]:
-            must = [*sample_shape[:-1], "channels"]
-            found = list(condition.shape)
-            raise ValueError(f"An image for a ResidualUViT must be {must}, as its samples are; {name} is {found}.")
+        if isinstance(condition, Image) and not _fits(condition.shape, sample_shape):
+            must, found = [*sample_shape[:-1], "channels"], list(condition.shape)
+            smaller = "or 1/2, 1/3, ... of their height and width"
+            raise ValueError(
+                f"An image for a ResidualUViT must be {must}, as its samples are, {smaller}; {name} is {found}."
+            )
+
+
+def _fits(shape: tuple[int, ...], sample_shape: tuple[int, ...]) -> bool:
+    """Whether images of `shape` are the samples', or s times as small in both directions."""
+    if len(shape) != len(sample_shape) or shape[:-3] != sample_shape[:-3]:
+        return False
+    (height, width), (of_sample, across) = shape[-3:-1], sample_shape[-3:-1]
+    return height <= of_sample and not of_sample % height and width * of_sample == across * height
 
 
 def network_cost(*args, **config) -> NetworkCost:
