@@ -17,6 +17,7 @@ from keras_sid2 import (
     sampling,
     training,
 )
+from keras_sid2.channels import Channels
 from keras_sid2.diffusion import DiffusionObjective, Guidance, ScaleCurve, SigmoidWeighting
 from keras_sid2.models import Level, NetworkCost, ResidualUViT, network_cost
 from keras_sid2.parallel import processes
@@ -28,6 +29,7 @@ __getattr__ = renamed.names(__name__, Drawing="SampleRequest")
 
 __all__ = [
     "AdamRecipe",
+    "Channels",
     "DDIMSampler",
     "DDPMSampler",
     "DPMSolver2MSampler",

@@ -6,6 +6,9 @@
     TextEmbedding(length, width)   float32 [B, length, width]    null: zeros
     Frames((F, H, W, C), given)    float32 [B, F, H, W, C + 1]   null: zeros; the clip's own first frames
 
+Vector, Image and Frames may have `channels=Channels(...)`: then their values are given in physical units, of any range,
+and networks get them standardised, so that null is the mean.
+
 The null value takes a condition's place where training drops it and in the second estimate of guidance. A network says
 which it takes, `network.conditions = {"label": ClassLabel(1000)}`, and is called as
 
@@ -22,7 +25,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sid2.config import settings
+from keras_sid2.channels import Channels, check_channels
+from keras_sid2.config import later, settings
 from keras_sid2.shapes import as_shape, rate, whole_number
 
 
@@ -31,21 +35,35 @@ class Condition:
 
     dtype = "float32"
     from_samples = False  # whether training takes the values from the samples: data hold none
+    channels = None  # Channels of values in physical units
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, whole_number(field.name, getattr(self, field.name)))
+            if field.name != "channels":
+                object.__setattr__(self, field.name, whole_number(field.name, getattr(self, field.name)))
 
     @property
     def null(self) -> np.ndarray:
-        """The value of an example that has none, of `shape`."""
+        """The value of an example that has none, of `shape`, as networks get it."""
         return np.zeros(self.shape, self.dtype)
 
+    @property
+    def given_null(self) -> np.ndarray:
+        """The same as people give it: with channels their means."""
+        return self.null if self.channels is None else self.channels.restore(self.null)
+
+    def standard(self, values):
+        """What networks get of values that were checked, numpy or of the backend."""
+        return values if self.channels is None else self.channels.standardize(values)
+
     def check(self, name: str, values, missing=None) -> np.ndarray:
-        """`values` [N, *shape] as an array of `dtype`; ValueError, naming them, for others. `missing` is allowed."""
+        """`values` [N, *shape] as people give them as an array of `dtype`; ValueError, naming them, for others. What
+        it returns may be checked again. `missing` is allowed."""
         values = np.asarray(values)
         if values.shape[1:] != self.shape or not np.issubdtype(values.dtype, np.number):
             raise ValueError(f"{name} must be numbers of shape {['batch', *self.shape]}, got {_kind_of(values)}.")
+        if self.channels is not None:
+            return self.channels.check(name, values)
         values = self._scaled(values)
         if not np.isfinite(values).all():
             raise ValueError(self.fault(name, np.nan))
@@ -55,8 +73,8 @@ class Condition:
         return values
 
     def in_step(self, values, missing=None) -> tuple:
-        """(values of `dtype`, wrong bool [B], shown float32 [B]) within a step: what is wrong is null there."""
-        values = ops.cast(self._scaled(values), self.dtype)
+        """(values as networks get them, wrong bool [B], shown float32 [B]) within a step: what is wrong is null."""
+        values = self.standard(ops.cast(self._scaled(values), self.dtype))
         finite = ops.all(ops.isfinite(values), axis=tuple(range(1, len(values.shape))))
         clean = ops.where(expand(finite, values), values, ops.convert_to_tensor(self.null))
         return clean, ops.logical_not(finite), ops.zeros_like(finite, "float32")
@@ -102,9 +120,14 @@ class ClassLabel(Condition):
 
 @settings
 class Vector(Condition):
-    """`size` numbers, an integer >= 1, of order one: scale them before."""
+    """`size` numbers, an integer >= 1, of order one: scale them before, or give `channels`, `size` of them."""
 
     size: int
+    channels: Channels | None = later()
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_channels("A Vector", self.channels, self.size)
 
     @property
     def shape(self):
@@ -113,15 +136,18 @@ class Vector(Condition):
 
 @settings
 class Image(Condition):
-    """Another image, or clip, of `shape`, such as (height, width, channels); uint8, or float of order one."""
+    """Another image, or clip, of `shape`, such as (height, width, channels); uint8, or float of order one, or with
+    `channels` float of any range. A ResidualUViT takes also those of 1/2, 1/3, ... of its samples' height and width."""
 
     shape: tuple[int, ...]
+    channels: Channels | None = later()
 
     def __post_init__(self):
         object.__setattr__(self, "shape", as_shape("An Image's shape", self.shape))
+        check_channels(f"An Image {self.shape}", self.channels, self.shape[-1])
 
     def _scaled(self, values):
-        if keras.backend.standardize_dtype(values.dtype) != "uint8":
+        if self.channels is not None or keras.backend.standardize_dtype(values.dtype) != "uint8":
             return values
         floats = values.astype("float32") if isinstance(values, np.ndarray) else ops.cast(values, "float32")
         return floats / 127.5 - 1.0
@@ -145,7 +171,8 @@ class Frames(Condition):
 
     `shape_of_clip` is (F, H, W, C); `given` is how many frames there are, 1 <= given < F, or the (least, most) of
     them: training draws one for each example. People give clips [N, given, H, W, C], or whole ones, of which the first
-    (most) frames are taken, uint8 or float in [-1, 1]; networks get values [B, F, H, W, C + 1], the clip with zeros
+    (most) frames are taken, uint8 or float in [-1, 1], or, with the `channels` of their model, float of any range;
+    networks get values [B, F, H, W, C + 1], the clip with zeros
     behind what is given, and a last channel that is 1 where it is. The loss is of the other frames, and in what is
     drawn the given ones are as they were. Frames that keep no noise and carry a mark are the way of diffusion forcing's
     video networks; Kinetics-600 has 5 of 16.
@@ -153,6 +180,7 @@ class Frames(Condition):
 
     shape_of_clip: tuple[int, ...]
     given: int | tuple[int, int] = 5
+    channels: Channels | None = later()
     from_samples = True
 
     def __post_init__(self):
@@ -162,6 +190,7 @@ class Frames(Condition):
         if len(clip) != 4 or len(counts) != 2 or not counts[0] <= counts[1] < clip[0]:
             wanted = "(frames, height, width, channels), and given below the frames or (least, most) of that"
             raise ValueError(f"Frames has a clip's shape {wanted}; got {self.shape_of_clip!r} and {self.given!r}.")
+        check_channels("A clip", self.channels, clip[-1])
         object.__setattr__(self, "shape_of_clip", clip)
         object.__setattr__(self, "given", counts[0] if counts[0] == counts[1] else counts)
 
@@ -184,12 +213,25 @@ class Frames(Condition):
         if not least <= frames <= most or values.shape[2:] != wanted:
             counts = least if least == most else f"{least} to {most}"
             raise ValueError(f"{name} must be {counts} frames, {['batch', 'frames', *wanted]}, got {_kind_of(values)}.")
-        floats = as_images(name, values)
+        floats = as_samples(name, values, self.channels)
         marked = np.concatenate([floats, np.ones((*floats.shape[:-1], 1), "float32")], axis=-1)
         return np.pad(marked, [(0, 0), (0, self.shape_of_clip[0] - frames), *[(0, 0)] * 3])
 
+    def standard(self, values):
+        if self.channels is None:
+            return values
+        lib = np if isinstance(values, np.ndarray) else ops
+        x, mask = self.known(values)
+        x = lib.where(mask, self.channels.standardize(x), lib.zeros_like(x))
+        return lib.concatenate([x, values[..., -1:]], axis=-1)
+
+    @property
+    def given_null(self):
+        return self.null
+
     def of_samples(self, x, draw):
-        """Values of clips x float32 [B, F, H, W, C] for draws float32 [B] in (0, 1] of how many frames are given."""
+        """Values of clips x float32 [B, F, H, W, C], as networks get them, for draws float32 [B] in (0, 1] of how many
+        frames are given."""
         least, most = self.counts
         count = least + ops.minimum(ops.floor(draw * (most - least + 1)), most - least)
         frames = ops.arange(self.shape_of_clip[0], dtype="float32")
@@ -209,6 +251,14 @@ def check_clips(conditions: Mapping, sample_shape: tuple[int, ...]):
             raise ValueError(f"Given frames must be of the samples' shape, {list(sample_shape)}; {found}.")
 
 
+def check_channels_of_clips(conditions: Mapping, channels: Channels | None):
+    """ValueError for given frames of other channels than their model's."""
+    for name, condition in conditions.items():
+        if isinstance(condition, Frames) and condition.channels != channels:
+            found = f"{name} has {condition.channels}, and the model {channels}"
+            raise ValueError(f"Given frames must have the channels of their model: {found}.")
+
+
 def as_images(name: str, values: np.ndarray) -> np.ndarray:
     """uint8 or float images as float32 in [-1, 1]; ValueError, which begins with `name`, for others."""
     if values.dtype == np.uint8:
@@ -220,6 +270,11 @@ def as_images(name: str, values: np.ndarray) -> np.ndarray:
     if not (np.abs(values) <= 1.0).all():
         raise ValueError(f"{name} must be float in [-1, 1], and reaches from {values.min()} to {values.max()}.")
     return values.astype("float32")
+
+
+def as_samples(name: str, values: np.ndarray, channels: Channels | None) -> np.ndarray:
+    """Samples as float32: in physical units where a model has channels, else `as_images`; ValueError for others."""
+    return as_images(name, values) if channels is None else channels.check(name, values)
 
 
 def known_of(conditions: Mapping, given: Mapping):

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.backend_free
 ROOT = pathlib.Path(keras_sid2.__file__).parent.parent
 GROUND = {
     "backend",
+    "channels",
     "conditions",
     "config",
     "io",

@@ -21,6 +21,7 @@ from keras_sid2.sampling import (
     Sampler,
     SamplingLoop,
     clipped,
+    clipped_between,
     denoiser,
     guided,
     guided_in_one_batch,
@@ -29,16 +30,19 @@ from keras_sid2.sampling import (
 )
 
 _SAMPLE = 2  # stream of a seed, beside those of sid2_model
+_MEMBER = 2**31 - 3  # no step has this number: keys of members are apart from all noise
 _MOST = 12  # compiled samplers that a model keeps; the one that was not used for longest goes
 
 
 def compiled_sampler(request) -> Callable[..., "Run"]:
     """begin(request, batch, count) -> Run, of a SampleRequest; what is compiled is kept on the model for its kind.
 
-    `batch` holds numbers int32 [B], given/NAME, negative/NAME, init, known and mask; the first `count` are asked for.
+    `batch` holds numbers int32 [B], of ensembles also members, given/NAME, negative/NAME, init, known and mask; the
+    first `count` are asked for.
     """
     model, other, guidance = request.model, request.guidance_network, request.guidance
     shape = (request.images_at_once, request.num_steps, request.init is not None, request.known is not None)
+    shape = (*shape, request.ensemble_size is not None)
     kind = {
         "source": _Source.of(model),
         "other": None if other is None else _Source.of(other),
@@ -47,10 +51,12 @@ def compiled_sampler(request) -> Callable[..., "Run"]:
         "curve": callable(guidance.scale),
         "threshold": request.dynamic_threshold,
         "resamplings": request.resamplings,
+        "limits": request.clip,
     }
     kept, jit_compile = model.sampling_programs, bool(model.compiled and model.jit_compile)
     # The ends are the same for all kinds with these shapes.
-    ends = _kept(kept, ("ends", request.dtype, *shape), lambda: _Ends(model.sample_shape, request.dtype, jit_compile))
+    given = {"dtype": request.dtype, "limits": request.clip}
+    ends = _kept(kept, ("ends", *given.values(), *shape), lambda: _Ends(model, jit_compile, **given))
     key = (_told_apart(request.sampler), *kind.values(), shape)
     steps = _kept(kept, key, lambda: _Steps(request.sampler, jit_compile, **kind))
     settings = {
@@ -73,18 +79,34 @@ def _kept(kept: dict, key, make: Callable):
 class _Ends:
     """What is done before the first step and after the last, compiled: else each operation is compiled by itself."""
 
-    def __init__(self, image_shape: tuple[int, ...], dtype: str, jit_compile: bool):
+    def __init__(self, model, jit_compile: bool, dtype: str, limits: tuple | None):
+        image_shape, channels = model.sample_shape, model.channels
+
         def start(batch: dict, shared: dict):
-            batch = {**batch, "keys": threefry.fold_in(shared["key"], batch["numbers"])}
+            keys = threefry.fold_in(shared["key"], batch["numbers"])
+            if "members" in batch:
+                keys = threefry.fold_in(keys, _MEMBER, batch["members"])
+            batch = {**batch, "keys": keys}
             loop = SamplingLoop(denoise=None, sampler=Sampler(), image_shape=image_shape, **_given(batch, shared))
             return loop.start()[:2], batch["keys"]
 
         def store(x):
             finite = ops.all(ops.isfinite(x), axis=tuple(range(1, len(x.shape))))
+            if channels is not None:
+                return _in_units(x, channels, limits), finite
             x = ops.clip(x, -1.0, 1.0)
             return (x if dtype == "float32" else ops.cast(ops.round((x + 1.0) * 127.5), "uint8")), finite
 
         self.start, self.store = (backend.compiled(f, [], jit_compile=jit_compile) for f in (start, store))
+
+
+def _in_units(x, channels, limits: tuple | None):
+    """x as people get it; within the limits again, as rounding may pass them."""
+    x = channels.restore(x)
+    if limits is None:
+        return x
+    low, high = (ops.convert_to_tensor(np.float32(end)) for end in limits)
+    return ops.minimum(ops.maximum(x, low), high)
 
 
 def _given(batch: dict, shared: dict) -> dict:
@@ -157,12 +179,25 @@ class _Steps:
     curve: bool
     threshold: float | None
     resamplings: int
+    limits: tuple | None  # of the channels, in their units
 
     def __post_init__(self, jit_compile: bool):
         self._sources = [self.source] if self.other is None else [self.source, self.other]
-        self._limited = clipped if self.threshold is None else lambda denoise: thresholded(denoise, self.threshold)
+        self._limited = self._within_limits()
         self._limited(lambda z_t, logsnr_t: z_t)  # refuses a quantile that is none
         self.advance = functools.partial(backend.compiled(self._advance, [], jit_compile=jit_compile), [])
+
+    def _within_limits(self) -> Callable:
+        """What is done to denoise functions."""
+        channels = self.source.model.channels
+        if self.threshold is not None:
+            return lambda denoise: thresholded(denoise, self.threshold)
+        if channels is None:
+            return clipped
+        if self.limits is None:
+            return lambda denoise: denoise
+        low, high = (channels.standardize(np.float32(end)) for end in self.limits)
+        return lambda denoise: clipped_between(denoise, low, high)
 
     @property
     def variables(self) -> list:

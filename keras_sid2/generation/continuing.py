@@ -18,6 +18,8 @@ def checked_num_frames(request) -> int:
         raise ValueError("num_frames= is for models with the condition keras_sid2.conditions.Frames, to go on from.")
     if request.init is not None or request.known is not None:
         raise ValueError("num_frames= goes without init and known, which are of one window.")
+    if request.ensemble_size is not None:
+        raise ValueError("num_frames= goes without ensemble_size: give each condition as often as there are members.")
     return whole_number(f"num_frames, of a model of {frames} frames,", request.num_frames, least=frames)
 
 
@@ -39,7 +41,8 @@ def continued(request, clips: np.ndarray, start: int, report: Callable[[int, int
     given = request.model.conditions[name].counts[1]
     alike = {"labels": None, "num_images": len(clips), "num_frames": None}
     negative = {key: values[rows] for key, values in request.negative_conditions.items()}
-    nulls = {key: condition.null for key, condition in request.model.conditions.items()}  # a class that nobody may give
+    # A class that nobody may give.
+    nulls = {key: condition.given_null for key, condition in request.model.conditions.items()}
     same = {key: values[rows] for key, values in request.conditions.items() if (values != nulls[key]).any()}
     window = 0
     while clips.shape[1] < request.num_frames:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from keras_sid2.conditions import as_images
+from keras_sid2.conditions import as_samples
 from keras_sid2.shapes import whole_number
 
 
@@ -75,7 +75,7 @@ def _named(model, what: str, values) -> dict[str, np.ndarray]:
 
 def _values(name: str, condition, values, count: int) -> np.ndarray:
     if values is None:
-        return np.broadcast_to(condition.null, (count, *condition.shape)).copy()
+        return np.broadcast_to(condition.given_null, (count, *condition.shape)).copy()
     if values.ndim == len(condition.shape):
         values = np.broadcast_to(values, (count, *values.shape))
     found = condition.check(name, values)
@@ -84,14 +84,37 @@ def _values(name: str, condition, values, count: int) -> np.ndarray:
     return found
 
 
-def scaled_images(name: str, images, shape: tuple[int, ...]) -> np.ndarray:
-    """uint8 or float images as float32 in [-1, 1]."""
+def scaled_images(name: str, images, shape: tuple[int, ...], channels=None) -> np.ndarray:
+    """uint8 or float images as float32 in [-1, 1]; with channels, samples in their units."""
     images = as_array(name, images)
     floats = np.issubdtype(images.dtype, np.floating)
     if images.shape != shape or not (images.dtype == np.uint8 or floats):
         found = f"{images.dtype} {list(images.shape)}"
-        raise ValueError(f"{name} must be images {list(shape)}, uint8 or float in [-1, 1]; got {found}.")
-    return as_images(name, images)
+        wanted = "uint8 or float in [-1, 1]" if channels is None else "float in the channels' units"
+        raise ValueError(f"{name} must be images {list(shape)}, {wanted}; got {found}.")
+    return as_samples(name, images, channels)
+
+
+def limits_of(clip, channels) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """(lowest, highest) of each channel in its units, infinite where there is none; None for no limits at all."""
+    if clip is None:
+        return None
+    if channels is None:
+        raise ValueError("clip= is for models with channels: images are clipped to [-1, 1].")
+    try:
+        low, high = (
+            np.broadcast_to([default if end is None else end for end in np.atleast_1d(given)], len(channels))
+            for given, default in zip(clip, (-np.inf, np.inf), strict=True)
+        )
+        low, high = (tuple(map(float, values)) for values in (low, high))
+    except (TypeError, ValueError):
+        low = high = (np.nan,)
+    if not all(a < b for a, b in zip(low, high, strict=True)):
+        raise ValueError(
+            "clip must be (lowest, highest), each None, a number, or one a channel "
+            f"({', '.join(channels.names)}), the lowest below the highest; got {clip!r}."
+        )
+    return low, high
 
 
 def mask_of(mask, shape: tuple[int, ...]) -> np.ndarray:

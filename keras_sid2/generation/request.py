@@ -14,7 +14,15 @@ from keras_sid2.backend import steps_done
 from keras_sid2.diffusion import Guidance
 from keras_sid2.generation.compiled_sampler import Run, compiled_sampler
 from keras_sid2.generation.continuing import checked_num_frames, continued, windows_of
-from keras_sid2.generation.inputs import given_to, mask_of, negatives_of, optional_float, scaled_images, warn_of_null
+from keras_sid2.generation.inputs import (
+    given_to,
+    limits_of,
+    mask_of,
+    negatives_of,
+    optional_float,
+    scaled_images,
+    warn_of_null,
+)
 from keras_sid2.generation.provenance import array_digest, config_digest, named, named_guidance
 from keras_sid2.sampling import evaluations, get_sampler, logsnr_of
 from keras_sid2.shapes import whole_number
@@ -45,8 +53,13 @@ class SampleRequest:
             an earlier checkpoint. None: guidance goes away from the estimate without a class.
         sampler: "ddpm", "ddim", "heun", "dpmpp_2m", "edm_heun" or a sampler of `keras_sid2.sampling`.
         noise_levels: "uniform_t", "uniform_logsnr", "edm_rho" or a function as those of `sampling.noise_levels`.
+        ensemble_size: E, members of each sample, which differ in their noise alone: samples are then [N, E, ...].
+            Member e of sample i depends on (seed, first_image + i, e) and the settings, and not on E. None: [N, ...].
         dynamic_threshold: quantile in (0, 1] of `sampling.thresholded`; None clips x_hat to [-1, 1].
-        init: images [N, H, W, C] to start from, uint8 or float in [-1, 1] (image to image); needs t_start.
+        clip: with the model's channels, which are else not clipped: (lowest, highest) in their units, each None for no
+            limit, a number, or one a channel.
+        init: images [N, H, W, C] to start from, uint8 or float in [-1, 1], or in the channels' units (image to image);
+            needs t_start.
         t_start: in (0, 1], how much of the noise is put on them: 1 leaves nothing of them.
         known: images [N, H, W, C] of which a part is to be kept (inpainting); needs `mask`.
         mask: bool, or numbers 0 and 1, or 0 and 255, [N, H, W, C] or 3 or 4 axes that broadcast to it: true is kept.
@@ -56,7 +69,8 @@ class SampleRequest:
         first_image: the number of the first image, for a request that continues another.
         use_ema: take the averaged weights, where there are any.
         batch_size: images at once; on several devices rounded up to a multiple of them.
-        dtype: "uint8", or "float32" for values in [-1, 1].
+        dtype: "uint8", or "float32" for values in [-1, 1]; with channels "float32", in their units. None: the first
+            that the model has.
         progress: True for a bar that counts images, or called with (steps done, steps in all), about 20 times a batch,
             and a window of longer clips.
 
@@ -70,12 +84,14 @@ class SampleRequest:
     conditions: Mapping | None = None
     negative_conditions: Mapping | None = None
     num_frames: int | None = None
+    ensemble_size: int | None = None
     num_steps: int = 512
     guidance: Guidance | None = None
     guidance_network: object = None
     sampler: str | Callable = "ddpm"
     noise_levels: str | Callable = "uniform_t"
     dynamic_threshold: float | None = None
+    clip: tuple | None = None
     init: object = None
     t_start: float | None = None
     known: object = None
@@ -85,7 +101,7 @@ class SampleRequest:
     first_image: int = 0
     use_ema: bool = True
     batch_size: int = 64
-    dtype: str = "uint8"
+    dtype: str | None = None
     progress: bool | Callable[[int, int], None] | None = None
 
     def __post_init__(self):
@@ -101,6 +117,8 @@ class SampleRequest:
         self._check_images()
         if self.num_frames is not None:
             self.num_frames = checked_num_frames(self)
+        if self.ensemble_size is not None:
+            self.ensemble_size = whole_number("ensemble_size", self.ensemble_size)
         t_start = 1.0 if self.t_start is None else self.t_start
         self.logsnr = logsnr_of(self.noise_levels, self.model.schedule, self.num_steps, t_start)
         self.num_steps = int(self.num_steps)
@@ -112,11 +130,12 @@ class SampleRequest:
     def _check_guidance(self):
         model, other = self.model, self.guidance_network
         if other is not None:
+            fields = any(getattr(m, "channels", None) is not None for m in (model, other))
             if not (hasattr(other, "sample_shape") and hasattr(other, "network")):
                 raise ValueError(f"guidance_network must be a SiD2Model, got {other!r}: load it with load_model.")
             if not self.guidance.acts:
                 raise ValueError("guidance_network= does nothing without guidance: pass guidance=Guidance(scale) too.")
-            here, there = ((m.sample_shape, m.conditions) for m in (model, other))
+            here, there = ((m.sample_shape, m.conditions, *([m.channels] * fields)) for m in (model, other))
             if here != there:
                 raise ValueError(f"The guidance network must have the images and classes {here}, got {there}.")
         elif self.guidance.acts and not self._is_guided():
@@ -130,7 +149,7 @@ class SampleRequest:
 
     def _is_guided(self) -> bool:
         """Whether any sample is conditioned on anything that guidance can lead to."""
-        pairs = ((name, self.model.conditions[name].null) for name in self.model.guided_conditions)
+        pairs = ((name, self.model.conditions[name].given_null) for name in self.model.guided_conditions)
         return bool(self.negative_conditions) or any((self.conditions[name] != null).any() for name, null in pairs)
 
     def _check_numbers(self):
@@ -148,22 +167,33 @@ class SampleRequest:
             raise ValueError(f"use_ema must be True or False, got {self.use_ema!r}.")
         if not (self.progress is None or isinstance(self.progress, bool) or callable(self.progress)):
             raise ValueError(f"progress must be True or a function (steps done, steps in all), got {self.progress!r}.")
-        if self.dtype not in ("uint8", "float32"):
-            raise ValueError(f"dtype must be 'uint8' or 'float32', got {self.dtype!r}.")
+        self._check_range()
         for first, second in (("init", "t_start"), ("known", "mask")):
             if (getattr(self, first) is None) != (getattr(self, second) is None):
                 raise ValueError(f"{first} and {second} go together: give both or neither.")
+
+    def _check_range(self):
+        channels = self.model.channels
+        self.clip = limits_of(self.clip, channels)
+        dtypes = ("uint8", "float32") if channels is None else ("float32",)
+        self.dtype = dtypes[0] if self.dtype is None else self.dtype
+        if self.dtype not in dtypes:
+            wanted = " or ".join(map(repr, dtypes))
+            raise ValueError(f"dtype must be {wanted}{' for fields' if channels else ''}, got {self.dtype!r}.")
+        if channels is not None and self.dynamic_threshold is not None:
+            raise ValueError("dynamic_threshold is for images in [-1, 1]; for fields there is clip=(lowest, highest).")
 
     def _check_images(self):
         shape = (self.num_images, *self.model.sample_shape)
         for name in ("init", "known"):
             if getattr(self, name) is not None:
-                setattr(self, name, scaled_images(name, getattr(self, name), shape))
+                setattr(self, name, scaled_images(name, getattr(self, name), shape, self.model.channels))
         if self.mask is not None:
             self.mask = mask_of(self.mask, shape)
 
     def batches(self) -> Iterator[np.ndarray]:
-        """The images in order, [at most `images_at_once`, H, W, C]; NonFiniteImages for a batch that is not finite."""
+        """The images in order, [at most `images_at_once`, H, W, C], of ensembles member by member of each sample;
+        NonFiniteImages for a batch that is not finite."""
         step = -(-self.num_steps // (_REPORTS if self.progress else 1))
         start, report = 0, self._report()
         for done, run in self._runs([*range(0, self.num_steps, step), self.num_steps], report):
@@ -173,11 +203,17 @@ class SampleRequest:
                 start += len(images)
 
     def images(self) -> np.ndarray:
-        """All of them, [N, H, W, C]."""
-        return np.concatenate(list(self.batches()))
+        """All of them, [N, H, W, C], or [N, E, H, W, C] of ensembles."""
+        return self._by_members(np.concatenate(list(self.batches())), 0)
+
+    def _by_members(self, values: np.ndarray, axis: int) -> np.ndarray:
+        """[N, E, ...] of [N E, ...], at `axis`."""
+        if self.ensemble_size is None:
+            return values
+        return values.reshape(*values.shape[:axis], -1, self.ensemble_size, *values.shape[axis + 1 :])
 
     def trajectory(self, frames: int) -> tuple[np.ndarray, np.ndarray]:
-        """(z_t, x_hat), each [frames, N, H, W, C], after evenly many steps; the last x_hat are `images()`."""
+        """(z_t, x_hat), each [frames, N, (E,) H, W, C], after evenly many steps; the last x_hat are `images()`."""
         if self.num_frames is not None:
             raise ValueError("A trajectory is of one window: it takes no num_frames.")
         if not isinstance(frames, int | np.integer) or not 1 <= frames <= self.num_steps:
@@ -185,18 +221,18 @@ class SampleRequest:
         edges = np.linspace(0, self.num_steps, frames + 1).round().astype(int).tolist()
         kept = [run.frame() for _, run in self._runs(edges, self._report())]  # of the first batch, then of the next
         z_t, x_hat = (
-            np.stack([np.concatenate(of_batches[i::frames]) for i in range(frames)])
+            self._by_members(np.stack([np.concatenate(of_batches[i::frames]) for i in range(frames)]), 1)
             for of_batches in zip(*kept, strict=True)
         )
         return z_t, x_hat
 
     def _report(self) -> Callable[[int, int, int], None] | None:
         """What is called with (batch, window, steps done in it), where somebody watches."""
-        progress = _bar(self.num_images) if self.progress is True else self.progress
+        progress = _bar(self.num_drawn) if self.progress is True else self.progress
         if not progress:
             return None
         steps, windows = self.num_steps, windows_of(self)
-        total = steps * windows * -(-self.num_images // self.images_at_once)
+        total = steps * windows * -(-self.num_drawn // self.images_at_once)
         return lambda batch, window, done: progress((batch * windows + window) * steps + done, total)
 
     def _runs(self, edges: list[int], report: Callable | None) -> Iterator[tuple[int, Run]]:
@@ -211,24 +247,34 @@ class SampleRequest:
                 yield last, run
 
     @property
+    def num_drawn(self) -> int:
+        """N, or N E of ensembles."""
+        return self.num_images * (self.ensemble_size or 1)
+
+    @property
     def images_at_once(self) -> int:
         """batch_size, or all images if these are fewer, such that the devices divide it."""
         shards = backend.batch_shards()
-        return -(-min(self.batch_size, self.num_images) // shards) * shards
+        return -(-min(self.batch_size, self.num_drawn) // shards) * shards
 
     def _parts(self) -> Iterator[tuple[int, dict]]:
         """(images in it, what each example has) of every batch; the last one is filled up with its last image."""
-        size = self.images_at_once
+        size, members, channels = self.images_at_once, self.ensemble_size or 1, self.model.channels
         numbers = np.arange(self.num_images) + self.first_image
         whole = {"numbers": numbers.astype("int32"), "init": self.init, "known": self.known}
         whole = {name: values for name, values in whole.items() if values is not None}
-        whole |= {f"given/{name}": values for name, values in self.conditions.items()}
-        whole |= {f"negative/{name}": values for name, values in self.negative_conditions.items()}
+        if channels is not None:
+            whole |= {name: channels.standardize(whole[name]) for name in ("init", "known") if name in whole}
+        for kind, given in (("given", self.conditions), ("negative", self.negative_conditions)):
+            whole |= {f"{kind}/{k}": self.model.conditions[k].standard(values) for k, values in given.items()}
         if self.mask is not None:
             whole["mask"] = np.broadcast_to(self.mask, (self.num_images, *self.model.sample_shape))
-        for start in range(0, self.num_images, size):
-            rows = np.minimum(np.arange(start, start + size), self.num_images - 1)
-            yield min(size, self.num_images - start), {name: values[rows] for name, values in whole.items()}
+        for start in range(0, self.num_drawn, size):
+            drawn = np.minimum(np.arange(start, start + size), self.num_drawn - 1)
+            batch = {name: values[drawn // members] for name, values in whole.items()}
+            if self.ensemble_size is not None:
+                batch["members"] = (drawn % members).astype("int32")
+            yield min(size, self.num_drawn - start), batch
 
     @property
     def step(self) -> int:
@@ -257,8 +303,11 @@ class SampleRequest:
             "training_step": self.step,
             "weights": model.weights_digest(use_ema=self.use_ema),
         }
-        if self.num_frames is not None:
-            parts["num_frames"] = self.num_frames
+        for name in ("num_frames", "ensemble_size"):
+            if getattr(self, name) is not None:
+                parts[name] = getattr(self, name)
+        if model.channels is not None:
+            parts |= {"channels": named(model.channels), "clip": self.clip and repr(self.clip)}
         if other is not None:
             weights = other.weights_digest(use_ema=self.use_ema)
             parts["guidance_network"] = f"{weights} {config_digest(other.network)} {other.prediction}"
@@ -269,7 +318,8 @@ class SampleRequest:
 
 
 def generate(model, labels=None, **options) -> np.ndarray:
-    """Images uint8 [N, H, W, C]; the arguments are those of `SampleRequest`, which says what they mean."""
+    """Images uint8 [N, H, W, C], or fields float32 in their units, of ensembles [N, E, ...]; the arguments are those of
+    `SampleRequest`, which says what they mean."""
     return SampleRequest(model, labels, **options).images()
 
 
@@ -279,7 +329,7 @@ generate.__signature__ = inspect.signature(SampleRequest).replace(return_annotat
 
 
 def trajectory(model, labels=None, *, frames: int = 32, **options) -> tuple[np.ndarray, np.ndarray]:
-    """How images come about: (z_t, x_hat), each uint8 [frames, N, H, W, C]; other arguments as `generate`."""
+    """How images come about: (z_t, x_hat), each [frames, N, H, W, C] of `generate`'s dtype; others as there."""
     return SampleRequest(model, labels, **options).trajectory(frames)
 
 

@@ -10,6 +10,7 @@ SiD2's architecture). GroupNorm in the first and LayerNorm in the second are our
 """
 
 import math
+from collections.abc import Sequence
 
 import keras
 from keras import ops
@@ -34,9 +35,9 @@ def group_norm(channels: int, **options) -> keras.layers.Layer:
 class _Block(keras.layers.Layer):
     """Dropout by an explicit seed, scale and shift, configuration."""
 
-    def __init__(self, dropout: float = 0.0, **kwargs):
+    def __init__(self, dropout: float = 0.0, periodic: Sequence[str] = (), **kwargs):
         super().__init__(**kwargs)
-        self.dropout = rate("dropout", dropout)
+        self.dropout, self.periodic = rate("dropout", dropout), tuple(periodic)
 
     def _drop(self, h, training, seed):
         if not training or not self.dropout:
@@ -54,20 +55,21 @@ class _Block(keras.layers.Layer):
         return backend.modulated(h, 1.0 + scale, shift)
 
     def get_config(self):
-        return {**super().get_config(), "dropout": self.dropout}
+        periodic = {"periodic": self.periodic} if self.periodic else {}
+        return {**super().get_config(), "dropout": self.dropout, **periodic}
 
 
 @register
 class ResBlock(_Block):
-    """The convolutional block. Args: dropout, a rate in [0, 1)."""
+    """The convolutional block. Args: dropout, a rate in [0, 1); periodic, as Convolution's."""
 
     @property
     def recorded_by(self) -> tuple:
-        return (self.dropout,)
+        return self.dropout, self.periodic
 
     def build(self, h_shape, emb_shape):
         channels, options = h_shape[-1], {"dtype": self.dtype_policy}
-        conv = {"filters": channels, "kernel_size": 3, "padding": "same", **options}
+        conv = {"filters": channels, "kernel_size": 3, "padding": "same", "periodic": self.periodic, **options}
         self.norm1 = group_norm(channels, name="norm1", **options)
         self.conv1 = Convolution(name="conv1", **conv)
         self.modulation = Dense(2 * channels, name="modulation", **options)
@@ -85,7 +87,7 @@ class ResBlock(_Block):
 
 @register
 class TransformerBlock(_Block):
-    """The attention block, MLP first. Args: head_dim and over, as SelfAttention's; dropout, a rate in [0, 1)."""
+    """The attention block, MLP first. Args: head_dim, over and periodic, as SelfAttention's; dropout, in [0, 1)."""
 
     def __init__(self, head_dim: int, dropout: float = 0.0, over: str = "all", **kwargs):
         super().__init__(dropout=dropout, **kwargs)
@@ -93,7 +95,7 @@ class TransformerBlock(_Block):
 
     @property
     def recorded_by(self) -> tuple:
-        return self.dropout, self.head_dim, self.over
+        return self.dropout, self.head_dim, self.over, self.periodic
 
     def build(self, h_shape, emb_shape):
         channels, options = h_shape[-1], {"dtype": self.dtype_policy}
@@ -103,7 +105,7 @@ class TransformerBlock(_Block):
         self.modulation = Dense(8 * channels, name="modulation", **options)
         self.mlp2 = Dense(channels, kernel_initializer="zeros", name="mlp2", **options)
         self.attention_norm = keras.layers.LayerNormalization(name="attention_norm", **norm)
-        self.attention = SelfAttention(self.head_dim, over=self.over, name="attention", **options)
+        self.attention = SelfAttention(self.head_dim, self.over, self.periodic, name="attention", **options)
         for layer in (self.mlp_norm, self.mlp1, self.attention_norm, self.attention):
             layer.build(h_shape)
         self.mlp2.build((*h_shape[:-1], 4 * channels))

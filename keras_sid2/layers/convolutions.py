@@ -1,7 +1,8 @@
 """Layers for images [B, H, W, C], or each frame of clips [B, F, H, W, C]: convolution and group norm, on torch each one
-operation without copies; patches at the network's ends; 2x2 pooling and nearest doubling between its levels."""
+operation without copies; patches at the network's ends; 2x2 pooling and nearest doubling between its levels, neither of
+which sees beyond an edge."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 from keras import ops
@@ -9,6 +10,7 @@ from keras import ops
 from keras_sid2 import backend
 from keras_sid2.config import register
 
+AXES = ("height", "width")  # which may be periodic
 _CHANNELS_LAST = {"data_format": "channels_last"}  # whatever keras.config.image_data_format() is
 
 
@@ -34,17 +36,42 @@ class _PerImage:
         return _per_image(super().call, inputs)
 
 
+def _with_borders(images, sizes: Sequence[int], periodic: Sequence[str]):
+    """[B, H, W, C] with so many more pixels on both sides of each axis: zeros, or of a periodic one the other end's."""
+    for axis, (name, size) in enumerate(zip(AXES, sizes, strict=True), 1):
+        if name in periodic and size:
+            count, before = images.shape[axis], (slice(None),) * axis
+            ends = images[(*before, slice(count - size, None))], images[(*before, slice(size))]
+            images = ops.concatenate([ends[0], images, ends[1]], axis=axis)
+    zeros = [[0 if name in periodic else size] * 2 for name, size in zip(AXES, sizes, strict=True)]
+    return ops.pad(images, [[0, 0], *zeros, [0, 0]]) if any(map(any, zeros)) else images
+
+
 @register
 class Convolution(_PerImage, keras.layers.Conv2D):
-    """keras's Conv2D; on torch without the copies to channels-first and back, and its bias in the same pass."""
+    """keras's Conv2D; on torch without the copies to channels-first and back, and its bias in the same pass.
+
+    Along the axes of `periodic`, of "height" and "width", the pixels beyond one end are those of the other: for odd
+    kernels, padding "same" and strides 1.
+    """
+
+    def __init__(self, *args, periodic: Sequence[str] = (), **kwargs):
+        super().__init__(*args, **kwargs)
+        self.periodic = tuple(periodic)
 
     def call(self, inputs):
         return _per_image(self._convolved, inputs)
 
     def _convolved(self, images):
         options = {"strides": self.strides, "padding": self.padding}
+        if self.periodic:
+            images = _with_borders(images, [size // 2 for size in self.kernel_size], self.periodic)
+            options["padding"] = "valid"
         found = backend.convolution(images, self.kernel, self.bias, **options)
         return found if self.activation is None else self.activation(found)
+
+    def get_config(self):
+        return {**super().get_config(), **({"periodic": self.periodic} if self.periodic else {})}
 
 
 @register
@@ -149,6 +176,11 @@ class _Resample(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "channels": self.channels}
+
+
+def repeated(images, times: int):
+    """[..., H, W, C] -> [..., times H, times W, C]: each pixel times x times. Images of the size wanted as they are."""
+    return images if times == 1 else ops.repeat(ops.repeat(images, times, axis=-3), times, axis=-2)
 
 
 @register

@@ -1,7 +1,7 @@
 """The conditioning vector: Fourier features of logsnr through an MLP, plus what embeds classes and vectors."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_sid2.conditions import ClassLabel
 from keras_sid2.config import register
+from keras_sid2.layers.convolutions import AXES
 
 _NONE: Mapping = {}
 
@@ -84,13 +85,15 @@ def _embedding(condition, dim: int, name: str) -> keras.layers.Layer:
 @register
 class PositionEmbedding(keras.layers.Layer):
     """Adds one learned vector per position, N(0, 0.01) at the start, to [B, H, W, C]. To clips [B, F, H, W, C] one per
-    place, and one per frame."""
+    place, and one per frame. Along the axes of `periodic`, of "height" and "width", all positions have the same."""
 
-    def __init__(self, name: str = "position", **kwargs):
+    def __init__(self, name: str = "position", periodic: Sequence[str] = (), **kwargs):
         super().__init__(name=name, **kwargs)
+        self.periodic = tuple(periodic)
 
     def build(self, input_shape):
         *frames, height, width, channels = input_shape[1:]
+        height, width = (1 if axis in self.periodic else size for axis, size in zip(AXES, (height, width), strict=True))
         start = keras.initializers.RandomNormal(stddev=0.01)
         self.embedding = self.add_weight(name="embedding", shape=(height, width, channels), initializer=start)
         self.of_frames = None
@@ -100,3 +103,6 @@ class PositionEmbedding(keras.layers.Layer):
     def call(self, h):
         h = h + ops.cast(self.embedding, h.dtype)
         return h if self.of_frames is None else h + ops.cast(self.of_frames, h.dtype)
+
+    def get_config(self):
+        return {**super().get_config(), **({"periodic": self.periodic} if self.periodic else {})}

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from keras_sid2.config import settings
+from keras_sid2.layers.convolutions import AXES
 from keras_sid2.shapes import as_image_shape, rate, whole_number
 
 KINDS, ATTENTIONS = ("res", "transformer"), ("all", "alternate")
@@ -87,3 +88,18 @@ def check_image_shape(image_shape, patch_size: int, num_levels: int) -> tuple[in
             f"(patch_size {patch_size} times 2 for each of {num_levels - 1} poolings)."
         )
     return shape
+
+
+def as_axes(periodic, levels: Iterable[Level]) -> tuple[str, ...]:
+    """`periodic`, one name or several, as a tuple in the order of AXES; ValueError for another axis, one named twice,
+    and levels whose attention cannot be periodic."""
+    named = tuple(periodic) if isinstance(periodic, Iterable) and not isinstance(periodic, str) else (periodic,)
+    if not all(axis in AXES for axis in named):
+        raise ValueError(f"periodic names axes, of {AXES}, or none, as (); got {periodic!r}.")
+    if len({*named}) < len(named):
+        raise ValueError(f"periodic names each axis once, got {periodic!r}.")
+    for i, level in enumerate(levels if named else ()):
+        if level.kind == "transformer" and level.attention_head_dim % 4:
+            told = f"that of level {i} is {level.attention_head_dim}"
+            raise ValueError(f"A network with periodic edges needs head_dims that 4 divides, and {told}: set head_dim.")
+    return tuple(axis for axis in AXES if axis in named)

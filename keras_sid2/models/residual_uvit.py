@@ -20,7 +20,7 @@ from keras_sid2 import backend, layers, threefry
 from keras_sid2.conditions import ClassLabel, Frames, Image, Vector, as_conditions, check_clips
 from keras_sid2.config import register
 from keras_sid2.layers.dropout import example_keys
-from keras_sid2.models.level import Level, as_levels, check_image_shape
+from keras_sid2.models.level import Level, as_axes, as_levels, check_image_shape
 from keras_sid2.models.tracing import NetworkCost, abstract_variables, trace
 from keras_sid2.parallel.rules import Rule
 from keras_sid2.policies import check_floatx, network_policy
@@ -40,7 +40,8 @@ class ResidualUViT(keras.Model):
 
     Of clips, convolutions see each frame by itself, and transformers all positions of all frames, or those within a
     frame and along time in turn (`Level.attention`). Classes and vectors are added to the embedding of logsnr; images
-    (of z_t's shape but for their channels) are further channels of z_t; given frames take their places in z_t, and a
+    (of z_t's shape but for their channels, or 1/2, 1/3, ... of its height and width: then each pixel is repeated) are
+    further channels of z_t; given frames take their places in z_t, and a
     channel marks them.
 
     On torch, training runs each kind of block as `backend.training_block` says, unless `run_eagerly`, which compile()
@@ -53,6 +54,10 @@ class ResidualUViT(keras.Model):
         embedding_dim: width of the conditioning vector.
         levels: `Level`s or dicts of their fields, highest resolution first; the last is the middle.
         conditions: `keras_sid2.conditions` by name, besides the label: ClassLabel, Vector, Image and Frames.
+        periodic: of "height" and "width", the axes whose two ends meet. There convolutions go round, and attention
+            knows distances round the circle in place of positions (4 must divide head_dims), so that the network
+            commutes with rolls by multiples of patch_size * 2^(levels - 1). Where places differ, as continents do, say
+            so by an Image condition: terrain, or sine and cosine of longitude.
         remat: True sets `Level.remat` of every level; False leaves each as it is. Weights and files are the same.
         dtype: float32, or "mixed_bfloat16" (also "bfloat16") or "mixed_float16": then the inside computes in half
             precision; logsnr's embedding, weights and output stay float32. None is keras's global policy.
@@ -70,6 +75,7 @@ class ResidualUViT(keras.Model):
         remat: bool = False,
         name: str = "residual_uvit",
         conditions: Mapping | None = None,
+        periodic: Sequence[str] | str = (),
         **kwargs,
     ):
         embedding_dim = whole_number("embedding_dim", embedding_dim)
@@ -77,6 +83,7 @@ class ResidualUViT(keras.Model):
         self._levels = as_levels(levels)
         if remat:
             self._levels = tuple(dataclasses.replace(level, remat=remat) for level in self._levels)
+        self._periodic = as_axes(periodic, self._levels)
         image_shape = check_image_shape(image_shape, patch_size, len(self._levels))
         check_floatx()
         kwargs |= {"autocast": False, "dtype": network_policy(kwargs.get("dtype"))}
@@ -99,6 +106,10 @@ class ResidualUViT(keras.Model):
         return dict(self._conditions)
 
     @property
+    def periodic(self) -> tuple[str, ...]:
+        return self._periodic
+
+    @property
     def image_shape(self) -> tuple[int, ...]:
         """`sample_shape`, as it was called when samples were images."""
         return self.sample_shape
@@ -119,7 +130,7 @@ class ResidualUViT(keras.Model):
 
     def _make_blocks(self, i: int, role: str) -> list[keras.layers.Layer]:
         level, head_dim = self._levels[i], self._levels[i].attention_head_dim
-        options = {"dropout": level.dropout, "dtype": self.dtype_policy}
+        options = {"dropout": level.dropout, "periodic": self.periodic, "dtype": self.dtype_policy}
         named = [{"name": f"level{i}_{role}_block{j}", **options} for j in range(level.blocks)]
         if level.kind == "res":
             return [layers.ResBlock(**given) for given in named]
@@ -132,7 +143,8 @@ class ResidualUViT(keras.Model):
         options = {"dtype": self.dtype_policy}
         for i, level in enumerate(self._levels):
             if level.kind == "transformer":
-                self._set(i, "position", layers.PositionEmbedding(name=f"level{i}_position", **options))
+                position = layers.PositionEmbedding(f"level{i}_position", self.periodic, **options)
+                self._set(i, "position", position)
             for role in ("middle",) if i == last else ("down", "up"):
                 self._set(i, f"{role}_blocks", self._make_blocks(i, role))
             if i < last:
@@ -186,7 +198,7 @@ class ResidualUViT(keras.Model):
         channels = [inputs["z_t"]]
         for name, condition in self._conditions:
             if isinstance(condition, Image):
-                channels.append(inputs[name])
+                channels.append(layers.repeated(inputs[name], self.sample_shape[-2] // condition.shape[-2]))
             elif isinstance(condition, Frames):
                 x, mask = condition.known(inputs[name])
                 channels[0] = ops.where(mask, x, channels[0])
@@ -234,6 +246,7 @@ class ResidualUViT(keras.Model):
             "embedding_dim": self.embedding_dim,
             "levels": levels,
             **({"conditions": others} if others else {}),
+            **({"periodic": self.periodic} if self.periodic else {}),
         }
 
     @classmethod
@@ -295,10 +308,20 @@ def _check_conditions(conditions: Mapping, sample_shape: tuple[int, ...]):
                 f"A ResidualUViT is conditioned on ClassLabel, Vector, Image and Frames, and {name} is a "
                 f"{type(condition).__name__}: that needs a network of yours, see keras_sid2.conditions."
             )
-        if isinstance(condition, Image) and condition.shape[:-1] != sample_shape[:-1]:
-            must = [*sample_shape[:-1], "channels"]
-            found = list(condition.shape)
-            raise ValueError(f"An image for a ResidualUViT must be {must}, as its samples are; {name} is {found}.")
+        if isinstance(condition, Image) and not _fits(condition.shape, sample_shape):
+            must, found = [*sample_shape[:-1], "channels"], list(condition.shape)
+            smaller = "or 1/2, 1/3, ... of their height and width"
+            raise ValueError(
+                f"An image for a ResidualUViT must be {must}, as its samples are, {smaller}; {name} is {found}."
+            )
+
+
+def _fits(shape: tuple[int, ...], sample_shape: tuple[int, ...]) -> bool:
+    """Whether images of `shape` are the samples', or s times as small in both directions."""
+    if len(shape) != len(sample_shape) or shape[:-3] != sample_shape[:-3]:
+        return False
+    (height, width), (of_sample, across) = shape[-3:-1], sample_shape[-3:-1]
+    return height <= of_sample and not of_sample % height and width * of_sample == across * height
 
 
 def network_cost(*args, **config) -> NetworkCost:

@@ -1,7 +1,15 @@
 """Samplers, the noise levels they step through, denoise functions, and the loop that runs them."""
 
 from keras_sid2 import renamed
-from keras_sid2.sampling.denoisers import clipped, denoiser, guided, guided_in_one_batch, scale_between, thresholded
+from keras_sid2.sampling.denoisers import (
+    clipped,
+    clipped_between,
+    denoiser,
+    guided,
+    guided_in_one_batch,
+    scale_between,
+    thresholded,
+)
 from keras_sid2.sampling.loop import SamplingLoop, sample
 from keras_sid2.sampling.noise_levels import (
     NOISE_LEVELS,
@@ -36,6 +44,7 @@ __all__ = [
     "Sampler",
     "SamplingLoop",
     "clipped",
+    "clipped_between",
     "denoiser",
     "edm_rho",
     "evaluations",

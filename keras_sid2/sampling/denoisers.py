@@ -35,6 +35,17 @@ def clipped(denoise: Callable) -> Callable:
     return denoise_within
 
 
+def clipped_between(denoise: Callable, low, high) -> Callable:
+    """`clipped` for limits of each channel, float32 [C], infinite where there is none."""
+
+    def denoise_within(z_t, logsnr_t):
+        x_hat = denoise(z_t, logsnr_t)
+        within = ops.minimum(ops.maximum(x_hat, ops.convert_to_tensor(low)), ops.convert_to_tensor(high))
+        return within + 0.0 * x_hat
+
+    return denoise_within
+
+
 def thresholded(denoise: Callable, quantile: float) -> Callable:
     """`denoise` with x_hat clipped to [-s, s] and divided by s = max(1, the `quantile` of an image's |x_hat|).
 

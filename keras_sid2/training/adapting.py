@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import keras
 
+from keras_sid2.channels import Channels
 from keras_sid2.conditions import (
     ClassLabel,
     Frames,
@@ -77,6 +78,7 @@ def adapt(model, sample_shape=None, patch_size=None, conditions=None, *, use_ema
         recipe=model.recipe,
         no_label=model.no_label,
         name=model.name,
+        **({} if model.channels is None else {"channels": model.channels}),
     )
     new.adaptation = take_weights(new, model, use_ema=use_ema)
     if verbose:
@@ -92,6 +94,7 @@ class Described:
     objective: object
     label_dropout: float | Mapping
     recipe: AdamRecipe
+    channels: Channels | None = None
 
     sample_shape = property(lambda self: sample_shape_of(self.network))
     conditions = property(lambda self: conditions_of(self.network))
@@ -99,13 +102,14 @@ class Described:
     @classmethod
     def of(cls, config: Mapping) -> "Described":
         """Of a SiD2Model's configuration, also of versions 0.1 and 0.2; raises what keras raises."""
-        named = ("network", "objective", "schedule", "weighting", "recipe")
+        named = ("network", "objective", "schedule", "weighting", "recipe", "channels")
         parts = {name: keras.saving.deserialize_keras_object(config[name]) for name in named if config.get(name)}
         if "objective" not in parts:
             parts["objective"] = DiffusionObjective(
                 parts["schedule"], parts["weighting"], config.get("prediction", "v")
             )
-        return cls(parts["network"], parts["objective"], config.get("label_dropout", 0.1), parts["recipe"])
+        found = parts["network"], parts["objective"], config.get("label_dropout", 0.1), parts["recipe"]
+        return cls(*found, parts.get("channels"))
 
 
 def take_weights(model, source, *, use_ema: bool = True) -> Adaptation:
@@ -155,12 +159,14 @@ def adapted_arguments(network, sample_shape=None, patch_size=None, conditions=No
 
 
 def _following(network, shape: tuple[int, ...]) -> dict:
-    """The conditions of `network`, images as large as samples of `shape`, frames as many as before."""
+    """The conditions of `network`, images as large beside samples of `shape`, frames as many as before."""
 
     def follow(condition):
         if isinstance(condition, Image):
-            return Image((*shape[:-1], condition.shape[-1]))
-        return Frames(shape, condition.given) if isinstance(condition, Frames) else condition
+            smaller = network.sample_shape[-2] // condition.shape[-2]
+            size = (*shape[:-3], shape[-3] // smaller, shape[-2] // smaller, condition.shape[-1])
+            return dataclasses.replace(condition, shape=size)
+        return dataclasses.replace(condition, shape_of_clip=shape) if isinstance(condition, Frames) else condition
 
     return {name: follow(condition) for name, condition in conditions_of(network).items()}
 
@@ -195,6 +201,7 @@ def preset_like(model: "Described", sample_shape, num_classes: int | None, *, ex
         objective=moved_objective(model.objective, model.sample_shape, shape),
         label_dropout=moved_dropout(model.label_dropout, model.conditions, conditions),
         recipe=dataclasses.replace(model.recipe, accumulation_steps=1, **endless),
+        channels=model.channels,
         batch_size=min(usual, 2 ** int(math.log2(examples)) if examples else usual),
     )
 

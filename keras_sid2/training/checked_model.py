@@ -16,7 +16,7 @@ from keras_sid2.training.optimizer import Schedule, decay_of, usable
 
 
 class CheckedModel(AveragedModel):
-    """A model with `recipe`, `sample_shape`, `conditions`, `no_label` and `data_faults`."""
+    """A model with `recipe`, `sample_shape`, `conditions`, `no_label`, `channels` and `data_faults`."""
 
     def __repr__(self):
         return in_a_line(self)
@@ -105,7 +105,7 @@ class CheckedModel(AveragedModel):
         with self._reading(use_ema):
             result = super().evaluate(x, y, batch_size, *args, **kwargs)
         backend.sync_variables(self)
-        if wrong := self.data_faults.sentence(self.conditions):
+        if wrong := self.data_faults.sentence(self.conditions, self.channels):
             raise ValueError(f"{wrong} It is in the data of evaluate, behind the first batch.")
         return result
 
@@ -153,7 +153,7 @@ class CheckedModel(AveragedModel):
         return [id(v) for v in built_for] != [id(v) for v in self.trainable_variables]
 
     def _check_batch(self, batch):
-        check_batch(batch, self.sample_shape, self.conditions, self.no_label)
+        check_batch(batch, self.sample_shape, self.conditions, self.no_label, self.channels)
 
     def _checked(self, x, y=None, batch_size=None):
         """`x` as it must be used from now on; ValueError if its first batch does not fit the model, or the mesh."""

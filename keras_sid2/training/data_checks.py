@@ -18,6 +18,7 @@ from keras_sid2.conditions import check_all, expand, in_data
 from keras_sid2.parallel import replicas
 
 _OUTSIDE = 1.001  # float images may pass 1 by rounding
+_FINITE = float(np.finfo("float32").max)
 _SAMPLES = ("image", "video")  # keys of a batch
 
 
@@ -42,26 +43,32 @@ def unpack(data, conditions: Mapping | None = None):
     return x, {name: given[name] for name in conditions if name in given}
 
 
-def check_sample_spec(shape, dtype, sample_shape: tuple[int, ...]):
-    """ValueError unless samples of `shape` [B, ...] and `dtype` fit a model of `sample_shape`."""
+def check_sample_spec(shape, dtype, sample_shape: tuple[int, ...], channels=None):
+    """ValueError unless samples of `shape` [B, ...] and `dtype` fit a model of `sample_shape` and `channels`."""
     kind, axes = ("Images", "height, width") if len(sample_shape) == 3 else ("Videos", "frames, height, width")
     if tuple(shape)[1:] != tuple(sample_shape):
         wanted = ", ".join(map(str, sample_shape))
         raise ValueError(f"{kind} must be [batch, {wanted}] ({axes}, channels last), got {list(shape)}.")
     dtype = keras.backend.standardize_dtype(dtype)
+    if channels is not None and "float" not in dtype:
+        raise ValueError(channels.wrong_dtype(kind, dtype))
     if dtype != "uint8" and "float" not in dtype:
         raise ValueError(f"{kind} must be uint8 in [0, 255] or float in [-1, 1], got {dtype}.")
 
 
-def check_batch(data, sample_shape: tuple[int, ...], conditions: Mapping, no_label: int | None):
-    """ValueError, in one sentence, unless a batch fits the model in shape, dtype, range and conditions.
+def check_batch(data, sample_shape: tuple[int, ...], conditions: Mapping, no_label: int | None, channels=None):
+    """ValueError, in one sentence, unless a batch fits the model in shape, dtype, range and conditions; the range of
+    samples that have `channels` is any.
 
     A warning for float images that are all above 0, and so have hardly been scaled to [-1, 1].
     """
     images, given = unpack(data, conditions)
-    check_sample_spec(images.shape, images.dtype, sample_shape)
+    check_sample_spec(images.shape, images.dtype, sample_shape, channels)
     check_all(conditions, {name: ops.convert_to_numpy(values) for name, values in given.items()}, missing=no_label)
     if "float" not in keras.backend.standardize_dtype(images.dtype):
+        return
+    if channels is not None:
+        channels.check("Samples", ops.convert_to_numpy(images))
         return
     images = ops.convert_to_numpy(images).astype("float32")
     low, high = float(np.min(images)), float(np.max(images))
@@ -73,12 +80,12 @@ def check_batch(data, sample_shape: tuple[int, ...], conditions: Mapping, no_lab
         warnings.warn(f"Float images are taken to be in [-1, 1], and {found}: {advice}.", stacklevel=4)
 
 
-def without_faults(x, given: Mapping, *, conditions: Mapping, no_label: int | None, scaled: bool):
+def without_faults(x, given: Mapping, *, conditions: Mapping, no_label: int | None, most: float | None):
     """(x, given, share, faults) of a batch within a step: what is wrong is 0, or the null value.
 
-    x float32 [B, ...], `scaled` if it was uint8 and so cannot be wrong; given are values by the conditions' names.
-    share float32 [B] is 1, or 0 for a wrong example; faults float32 [B, 3] are the number, from 1, of the condition
-    that is wrong (0: none), what its sentence shows (else -inf), and the largest |x| if that is beyond 1 (else 0).
+    x float32 [B, ...] of size `most`, None if it was uint8 and so cannot be wrong; given are values by the conditions'
+    names. share float32 [B] is 1, or 0 for a wrong example; faults float32 [B, 3] are the number, from 1, of the
+    condition that is wrong (0: none), what its sentence shows (else -inf), and the largest |x| if beyond (else 0).
     """
     wrong = far = ops.zeros(ops.shape(x)[:1], "float32")
     found, clean = wrong - np.float32(np.inf), {}
@@ -90,9 +97,9 @@ def without_faults(x, given: Mapping, *, conditions: Mapping, no_label: int | No
         clean[name], outside, shown = condition.in_step(given[name], no_label)
         found = ops.where(outside, shown, found)
         wrong = ops.where(outside, np.float32(number), wrong)
-    if not scaled:
+    if most is not None:
         far = ops.max(ops.abs(x), axis=tuple(range(1, len(x.shape))))
-        far = ops.where(ops.isnan(far), np.float32(np.inf), ops.where(far <= _OUTSIDE, 0.0, far))
+        far = ops.where(ops.isnan(far), np.float32(np.inf), ops.where(far <= most, 0.0, far))
         x = ops.where(expand(far > 0.0, x), 0.0, x)
     return x, clean, ops.cast(wrong + far == 0.0, "float32"), ops.stack([wrong, found, far], axis=1)
 
@@ -117,14 +124,23 @@ class DataFaults(keras.metrics.Metric):
     def result(self):
         return {}
 
-    def sentence(self, conditions: Mapping) -> str | None:
-        """What is wrong, or None."""
+    def sentence(self, conditions: Mapping, channels=None) -> str | None:
+        """What is wrong with data of a model with these, or None."""
         wrong, shown, far = (float(value) for value in self.first.numpy())
         if wrong:
             name, condition = list(conditions.items())[int(wrong) - 1]
             return condition.fault(name, shown)
         value = "NaN or an infinite value" if np.isinf(far) else f"values of up to {far:.4g} in size"
+        if far and channels is not None:
+            return "Samples must be finite, and have values that are NaN or infinite."
         return f"Float images must be in [-1, 1], got {value}." if far else None
+
+
+def most_of(dtype, channels) -> float | None:
+    """The size that samples of `dtype` may have in a step; None: they cannot have another."""
+    if keras.backend.standardize_dtype(dtype) == "uint8":
+        return None
+    return _OUTSIDE if channels is None else _FINITE
 
 
 def peek(x, y=None) -> tuple[object, object]:

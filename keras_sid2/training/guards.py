@@ -71,7 +71,7 @@ class StopOnNonFinite(_EachStep):
         if not wrong:
             return None
         backend.sync_variables(self.model)
-        if fault := self.model.data_faults.sentence(self.model.conditions):
+        if fault := self.model.data_faults.sentence(self.model.conditions, self.model.channels):
             what = f"loss is nan at training step {step}, as its batch is corrupt: {fault}"
             return CorruptBatch(f"{what} Training stopped, and has not learnt it.", step)
         bins = ", ".join(key for key in logs if key.startswith(_BINS) and not math.isfinite(logs[key]))

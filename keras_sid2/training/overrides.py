@@ -7,6 +7,7 @@ import inspect
 import numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from keras_sid2.channels import Channels
 from keras_sid2.diffusion import Guidance
 from keras_sid2.models import ResidualUViT
 from keras_sid2.models.level import as_levels
@@ -50,14 +51,15 @@ class _Places:
                 )
             return self._parsed(texts[()], value, path)
         value = Guidance() if path == ("guidance",) and value is None else value
-        inside, parts = self._inside(value, path), {}
+        new_channels = path == ("channels",) and value is None
+        inside, parts = dict.fromkeys(("names", "mean", "std")) if new_channels else self._inside(value, path), {}
         for inner in texts:
             name = inner[0]
             if name not in inside:
                 raise ValueError(self._unknown(path + inner, path, inside))
             below = {other[1:]: text for other, text in texts.items() if other[0] == name}
             parts[name] = parts[name] if name in parts else self.changed(inside[name], below, (*path, name))
-        found = _rebuilt(value, inside, parts, path)
+        found = Channels(**{**inside, **parts}) if new_channels else _rebuilt(value, inside, parts, path)
         for name, new in parts.items():  # behind the constructor, which has the better sentence
             kinds = [_kind(inside[name]), _kind(new)]
             if kinds in (["a number", "a text"], ["True or False", "a number"], ["True or False", "a text"]):
@@ -99,7 +101,7 @@ class _Places:
             new = ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             new = text
-        if dataclasses.is_dataclass(value) and not (path == ("guidance",) and new is None):
+        if dataclasses.is_dataclass(value) and not (path in (("guidance",), ("channels",)) and new is None):
             inner = ", ".join(".".join((*path, name)) for name in self._inside(value, path))
             place = ".".join(path)
             raise ValueError(f"{place} is {type(value).__name__}(...): set {inner}, or write a --config file.")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import keras
 
+from keras_sid2.channels import Channels
 from keras_sid2.conditions import conditions_of, sample_shape_of
 from keras_sid2.diffusion import DiffusionObjective, Guidance
 from keras_sid2.models import ResidualUViT, abstract_variables, trace
@@ -31,6 +32,7 @@ class Preset:
         label_dropout, recipe: arguments of `SiD2Model`.
         batch_size: examples a training step.
         num_steps, guidance, sampler: of sampling.
+        channels: `keras_sid2.Channels` of fields, see `SiD2Model`; None: images.
         data: options of `pipelines.make_dataset`: crop, flip, min_crop.
         network_class: of Keras, registered (`keras.saving.register_keras_serializable`), so that files can be read.
 
@@ -47,6 +49,7 @@ class Preset:
     num_steps: int = 256
     guidance: Guidance | None = None
     sampler: object = "ddpm"
+    channels: Channels | None = None
     data: Mapping = dataclasses.field(default_factory=dict)
     network_class: type = dataclasses.field(default=ResidualUViT, repr=False)
 
@@ -110,7 +113,8 @@ class Preset:
         except NotImplementedError as error:
             raise ValueError(f"{kind.__name__} needs a get_config, or its files cannot be read.") from error
         rest = ("beta_1", "beta_2", "epsilon", "clip_norm", "decay_steps")
-        return {
+        channels = {} if self.channels is None else {"channels": _plain(self.channels)}
+        return channels | {
             "network_class": keras.saving.get_registered_name(kind),
             "network": _plain({k: v for k, v in network.items() if k not in ("name", "trainable", "dtype")}),
             "objective": _plain(self.objective),
@@ -131,6 +135,7 @@ class Preset:
     def build(self, model_class: type, *, seed: int = 0, dtype=None, remat: bool = False):
         """`model_class` with a new network."""
         same = {name: getattr(self, name) for name in ("objective", "label_dropout", "recipe")}
+        same |= {} if self.channels is None else {"channels": self.channels}
         return model_class(self.make_network(dtype=dtype, remat=remat), seed=seed, **same)
 
     def shrunk(self) -> "Preset":
@@ -158,6 +163,7 @@ _KINDS = {
     "network": (Mapping, "the network's arguments as a dict"),
     "recipe": (AdamRecipe, "an AdamRecipe as recipe"),
     "guidance": (Guidance | None, "a Guidance, or None, as guidance"),
+    "channels": (Channels | None, "a Channels, or None, as channels"),
     "data": (Mapping, "the data's options as a dict"),
     "network_class": (type, "a class of networks as network_class"),
 }

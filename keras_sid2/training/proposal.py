@@ -147,11 +147,13 @@ def config_text(preset: Preset) -> str:
     """A file for --config that defines a preset of a ResidualUViT, to be edited."""
     of_diffusion = {type(part).__name__ for part in (preset.schedule, preset.objective, preset.weighting)}
     others = ", ".join(sorted({type(c).__name__ for c in preset.network.get("conditions", {}).values()}))
+    text = pprint.pformat(preset, width=110, sort_dicts=False)
     return (
         f'"""{preset.description.capitalize()}, by sid2-train. Edit it, and give it to --config."""\n\n'
+        + ("from keras_sid2 import Channels\n" if "Channels(" in text else "")
         + (f"from keras_sid2.conditions import {others}\n" if others else "")
         + f"from keras_sid2.diffusion import {', '.join(sorted(of_diffusion))}\n"
         "from keras_sid2.models import Level\n"
         "from keras_sid2.training import AdamRecipe, Preset\n\n"
-        f"preset = {pprint.pformat(preset, width=110, sort_dicts=False)}\n"
+        f"preset = {text}\n"
     )

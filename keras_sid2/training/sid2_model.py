@@ -19,8 +19,10 @@ import numpy as np
 from keras import ops
 
 from keras_sid2 import backend, threefry
+from keras_sid2.channels import check_channels
 from keras_sid2.conditions import (
     call_network,
+    check_channels_of_clips,
     check_clips,
     conditions_of,
     dropout_shares,
@@ -38,7 +40,7 @@ from keras_sid2.policies import check_channels_last, check_floatx
 from keras_sid2.training.adapting import adapt
 from keras_sid2.training.averaged_model import parameters
 from keras_sid2.training.checked_model import CheckedModel
-from keras_sid2.training.data_checks import DataFaults, check_sample_spec, unpack, without_faults
+from keras_sid2.training.data_checks import DataFaults, check_sample_spec, most_of, unpack, without_faults
 from keras_sid2.training.frozen import freeze, frozen
 from keras_sid2.training.optimizer import AdamRecipe, accumulated_losses
 from keras_sid2.training.preset import find_preset
@@ -76,9 +78,10 @@ class SiD2Model(CheckedModel):
 
     `fit` and `evaluate` take batches {"image", "label"} or (image, label) as tf.data, PyDataset, torch DataLoader,
     generator or arrays, whatever the conditions by their names; images are uint8 or float in [-1, 1], [B, H, W, C],
-    clips ("video") [B, F, H, W, C]. `evaluate` and `generate` use the averaged weights unless told otherwise. Metrics:
-    loss, the loss in bins of logsnr, and the norm of the latest gradient. `losses(batch, use_ema=True)` gives the loss
-    of each example of one batch, float32 [B], as evaluate sees them; without a call it is Keras's list of extra losses.
+    clips ("video") [B, F, H, W, C]; with `channels`, float in their units. `evaluate` and `generate` use the averaged
+    weights unless told otherwise. Metrics: loss, the loss in bins of logsnr, and the norm of the latest gradient.
+    `losses(batch, use_ema=True)` gives the loss of each example of one batch, float32 [B], as evaluate sees them;
+    without a call it is Keras's list of extra losses.
 
     The model itself keeps `step`, how many steps it was trained, and the averages: compile() again, with any optimizer
     of Keras, loses neither. Layers may be frozen (`layer.trainable = False`, then compile()); files keep that. A
@@ -97,10 +100,12 @@ class SiD2Model(CheckedModel):
         no_label: a label of training data, such as -1, that means an image of no class; None: there is none, and a
             label outside the classes ends fit and evaluate with a ValueError.
         objective: in place of schedule, weighting and prediction; see `DiffusionObjective`.
+        channels: `keras_sid2.Channels`, for fields: float samples in physical units, of any range, which the network
+            sees standardised. `generate` gives them in these units, and clips none. None: images in [-1, 1].
 
     Raises ValueError where the paper has no schedule or bias for this size and none is given; for a network whose
-    weights are not float32, or whose given frames are of other clips; and where keras's floatx or, for networks
-    of other makers, image_data_format is another.
+    weights are not float32, or whose given frames are of other clips; for other channels than the samples'; and where
+    keras's floatx or, for networks of other makers, image_data_format is another.
     """
 
     PARTS = ("network", "objective", "recipe")  # of the configuration: constructor's arguments that keras serialises
@@ -118,6 +123,7 @@ class SiD2Model(CheckedModel):
         name="sid2",
         *,
         objective=None,
+        channels=None,
         **kwargs,
     ):
         check_floatx()
@@ -125,6 +131,8 @@ class SiD2Model(CheckedModel):
             check_channels_last()
         shape, conditions = sample_shape_of(network), conditions_of(network)
         check_clips(conditions, shape)
+        check_channels(f"A model of samples {list(shape)}", channels, shape[-1])
+        check_channels_of_clips(conditions, channels)
         if objective is None:
             objective = DiffusionObjective.for_image_shape(shape, schedule, weighting, prediction)
         elif schedule is not None or weighting is not None or prediction != "v":
@@ -133,7 +141,7 @@ class SiD2Model(CheckedModel):
         threefry.key(seed)  # refuses what is no seed
         super().__init__(name=name, **{**kwargs, "autocast": False, "dtype": "float32"})
         self.network, self.objective = _built(network, shape, conditions), objective
-        self.sample_shape, self.no_label = shape, no_label
+        self.sample_shape, self.no_label, self.channels = shape, no_label, channels
         classes = range(self.num_classes or 0)
         if no_label is not None and (type(no_label) is not int or no_label in classes):
             raise ValueError(f"no_label must be an integer that is no class, such as -1, got {no_label!r}.")
@@ -206,11 +214,11 @@ class SiD2Model(CheckedModel):
         """
         samples, given = unpack(data, self.conditions)
         samples = ops.convert_to_tensor(samples)
-        check_sample_spec(samples.shape, samples.dtype, self.sample_shape)
-        scaled = keras.backend.standardize_dtype(samples.dtype) == "uint8"
-        x = ops.cast(samples, "float32")
-        x = x / 127.5 - 1.0 if scaled else x
-        allowed = {"conditions": self.conditions, "no_label": self.no_label, "scaled": scaled}
+        check_sample_spec(samples.shape, samples.dtype, self.sample_shape, self.channels)
+        most, x = most_of(samples.dtype, self.channels), ops.cast(samples, "float32")
+        x = x / 127.5 - 1.0 if most is None else x
+        x = x if self.channels is None else self.channels.standardize(x)
+        allowed = {"conditions": self.conditions, "no_label": self.no_label, "most": most}
         x, given, share, faults = without_faults(x, given, **allowed)
         order, batch = replicas.rows(ops.shape(x)[0])
         if first is None:
@@ -316,6 +324,7 @@ class SiD2Model(CheckedModel):
             **{k: v for k, v in super().get_config().items() if k in ("name", "trainable")},
             **{part: keras.saving.serialize_keras_object(getattr(self, part)) for part in self.PARTS},
             **{name: getattr(self, name) for name in ("label_dropout", "seed", "no_label")},
+            **({} if self.channels is None else {"channels": keras.saving.serialize_keras_object(self.channels)}),
             "frozen": frozen(self.network),
             **({"ema_decay": self.ema_decay} if self._chosen else {}),
         }
@@ -325,7 +334,7 @@ class SiD2Model(CheckedModel):
         """Also of version 0.1 and 0.2, which had schedule, weighting and prediction in place of an objective."""
         config = dict(config)
         paths, chosen, decay = config.pop("frozen", ()), "ema_decay" in config, config.pop("ema_decay", None)
-        for part in (*cls.PARTS, "schedule", "weighting"):
+        for part in (*cls.PARTS, "schedule", "weighting", "channels"):
             if part in config:
                 config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects=custom_objects)
         model = cls(**config)

@@ -92,7 +92,7 @@ def test_paths_change_what_they_name_and_nothing_else():
     [
         ("objective.weighting.bia=3", "There is nothing at objective.weighting.bia to set: did you mean objective.w"),
         ("weighting.bias=2", "did you mean objective.weighting.bias?"),
-        ("channels=3", "did you mean network.levels.0.channels or network.levels.1.channels?"),
+        ("embedding_dim=3", "did you mean network.embedding_dim?"),
         ("network.levels.7.blocks=3", "nothing at network.levels.7.blocks to set: did you mean network.levels."),
         ("network.embeding_dim=3", "did you mean network.embedding_dim?"),
         ("data.flipp=1", "did you mean data.flip"),
