@@ -245,15 +245,16 @@ def resized(pixels: np.ndarray, window: tuple[float, ...], size: tuple[int, int]
     return np.clip(whole, single.min(), single.max()).astype(pixels.dtype)
 
 
-def adm_center_crop(image: Image.Image, size: int) -> Image.Image:
+def adm_center_crop(image: Image.Image, size: int, place: float = 0.5) -> Image.Image:
     """The centre crop of ADM (Dhariwal & Nichol, arXiv 2105.05233), which ImageNet's FIDs are measured with: halve with
     a box filter as long as the short side is at least twice `size`, resize bicubically so that the short side is
-    `size`, cut the middle out. Small images are enlarged; colours of RGBA are weighted by alpha."""
+    `size`, cut the middle out, or another `place` along the longer side, from 0 to 1. Small images are enlarged;
+    colours of RGBA are weighted by alpha."""
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
     width, height = round(image.width * scale), round(image.height * scale)
-    left, top = (width - size) // 2, (height - size) // 2
+    left, top = int((width - size) * place), int((height - size) * place)
     box = (left, top, left + size, top + size)
     if width * height <= _LARGEST_RESIZED:
         return image.resize((width, height), Image.Resampling.BICUBIC).crop(box)

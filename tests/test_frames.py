@@ -171,6 +171,8 @@ def test_numbers_of_frames_that_cannot_be_are_refused(model):
         model.generate([0], conditions=first, num_frames=3)
     with pytest.raises(ValueError, match="goes without init and known"):
         model.generate([0], conditions=first, num_frames=8, known=clips(1), mask=np.ones(CLIP, bool))
+    with pytest.raises(ValueError, match="goes without given in negative_conditions, which would be of one window"):
+        model.generate([0], num_frames=8, negative_conditions=first, guidance=Guidance(2.0))
     with pytest.raises(ValueError, match="takes no num_frames"):
         model.trajectory([0], conditions=first, num_frames=8, num_steps=2, frames=2)
     plain = model_of(ResidualUViT(CLIP, 1, 3, 8, [Level("res", 8, 1)]))

@@ -13,9 +13,11 @@ _APART = 0x9E3779B1  # between the seeds of windows: odd, so that no two of 2^32
 
 def checked_num_frames(request) -> int:
     """`request.num_frames`; ValueError unless its model can go on from frames, and has no more of them."""
-    frames = request.model.sample_shape[0]
-    if _name_of_frames(request.model) is None:
+    frames, name = request.model.sample_shape[0], _name_of_frames(request.model)
+    if name is None:
         raise ValueError("num_frames= is for models with the condition keras_sid2.conditions.Frames, to go on from.")
+    if name in request.negative_conditions:
+        raise ValueError(f"num_frames= goes without {name} in negative_conditions, which would be of one window.")
     if request.init is not None or request.known is not None:
         raise ValueError("num_frames= goes without init and known, which are of one window.")
     if request.ensemble_size is not None:

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 
 from pipelines import images
 from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, Made, SourceConfig, walked
-from pipelines.extras import check_count, require
+from pipelines.extras import check_choice, check_count, require
 
 SUFFIXES = (".mp4", ".webm", ".mkv")
 COLUMNS = ("youtube_id", "time_start", "time_end", "split")  # and label, which some test sets lack
@@ -41,6 +41,8 @@ class Kinetics600Config(SourceConfig):
         annotations: a CSV file, several joined by commas, or a folder of them; None: those in `source` itself.
         num_frames: T, of each example.
         stride: every how many frames of a clip are taken; 1: all.
+        windows: examples that are made of each clip, from the middles of so many equal parts of it.
+        crops: 1, the middle, or 3: both ends of the longer side too; each is an example.
     """
 
     image_size: int | None = 128
@@ -48,12 +50,15 @@ class Kinetics600Config(SourceConfig):
     annotations: str | None = None
     num_frames: int = 16
     stride: int = 1
+    windows: int = 1
+    crops: int = 1
 
     ENCODINGS = images.ENCODINGS
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "num_frames", "stride"):
+        for name in ("image_size", "num_frames", "stride", "windows"):
             check_count(name, getattr(self, name), none=False)
+        check_choice("crops", self.crops, (1, 3))
         super().__post_init__()
         if not os.path.isdir(self.source):
             raise ValueError(f"source must be a folder of clips ({', '.join(SUFFIXES)}), and {self.source} is a file")
@@ -62,8 +67,14 @@ class Kinetics600Config(SourceConfig):
         self.annotation_files()
 
     def default_name(self) -> str:
-        """ "clips-128-jpeg-16x2" for 16 frames at stride 2 from the folder clips."""
-        return f"{super().default_name()}-{self.num_frames}x{self.stride}"
+        """ "clips-128-jpeg-16x2" for 16 frames at stride 2 from the folder clips, and "-2w3c" of windows and crops."""
+        several = f"-{self.windows}w{self.crops}c" * (self.of_each > 1)
+        return f"{super().default_name()}-{self.num_frames}x{self.stride}{several}"
+
+    @property
+    def of_each(self) -> int:
+        """Examples that are made of each clip."""
+        return self.windows * self.crops
 
     def annotation_files(self) -> list[str]:
         return _csv_files(self.annotations or self.source)
@@ -79,8 +90,10 @@ class Kinetics600(LocalBuilder):
     numbered by the sorted labels of all annotations, so give all the CSV files even if you have clips of one split
     only. Clips without an annotation or a label are left out; "validate" and "val" are the split "validation".
 
-    Each example is T frames at the stride from the middle of the clip, each with ADM's centre crop. Broken clips, and
-    those too short, are left out and listed in the report. Frames are counted by the packets of the file, so the middle
+    Each example is T frames at the stride from the middle of the clip, each with ADM's centre crop. windows=2 and
+    crops=3 make six of each clip, always the same: of the validation split they are what Frechet video distances are
+    measured beside (MAGVIT, arXiv 2212.05199); where in time the two begin is our choice. Broken clips, and those too
+    short, are left out and listed in the report. Frames are counted by the packets of the file, so the middle
     is off by one or two in the few files where some packets show nothing. Rotation that the file asks players for is
     ignored.
     """
@@ -97,34 +110,44 @@ class Kinetics600(LocalBuilder):
 
     def listed(self) -> tuple[dict[str, list[Item]], list[str]]:
         config = self.builder_config
-        return _matched(config.source, config.annotation_files(), self.info.features["label"].names)
+        splits, notes = _matched(config.source, config.annotation_files(), self.info.features["label"].names)
+        if config.of_each > 1:
+            which = list(itertools.product(range(config.windows), range(config.crops)))
+            for split, items in splits.items():
+                splits[split] = [Item(f"{key} {w} {c}", n, (*at, w, c)) for key, n, at in items for w, c in which]
+        return splits, notes
 
     def example(self, item: Item) -> Made:
         av = require("av", extra="video")
-        (path,) = item.source
+        path, *which = item.source  # of several windows and crops
+        told = " ".join(map(str, which)).encode()  # by which those of one file differ
         full = os.path.join(self.builder_config.source, path)
         try:
-            frames = self._frames(full)
+            frames = self._frames(full, *which)
             with open(full, "rb") as file:
-                digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+                hashed = hashlib.file_digest(file, lambda: hashlib.blake2b(told, digest_size=16))
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise BadSource(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-        return Made({"video": frames, "label": item.label}, digest)
+        return Made({"video": frames, "label": item.label}, hashed.digest())
 
-    def _frames(self, path: str) -> list[bytes]:
-        """The T frames from the middle of a clip, encoded."""
-        num_frames, stride = self.builder_config.num_frames, self.builder_config.stride
+    def _frames(self, path: str, window: int = 0, crop: int = 0) -> list[bytes]:
+        """The T frames of a window of a clip, encoded."""
+        config = self.builder_config
+        num_frames, stride, windows = config.num_frames, config.stride, config.windows
         span, count = (num_frames - 1) * stride + 1, _count(path)
-        while count >= span:
-            start = (count - span) // 2
-            frames, seen = self._decoded(path, range(start, start + span, stride))
+        needed = span + windows - 1  # else two of them would begin at the same frame
+        place = crop / (config.crops - 1) if config.crops > 1 else 0.5
+        while count >= needed:
+            start = (2 * window + 1) * (count - span) // (2 * windows)
+            frames, seen = self._decoded(path, range(start, start + span, stride), place)
             if len(frames) == num_frames:
                 return frames
             count = seen  # the file ended sooner than its packets had promised, and is now known to the end
         at_stride = f" at stride {stride}" * (stride > 1)
-        raise ValueError(f"has {count} frames, and {num_frames}{at_stride} need {span}")
+        several = f"{windows} windows of " * (windows > 1)
+        raise ValueError(f"has {count} frames, and {several}{num_frames}{at_stride} need {needed}")
 
-    def _decoded(self, path: str, chosen: range) -> tuple[list[bytes], int]:
+    def _decoded(self, path: str, chosen: range, place: float) -> tuple[list[bytes], int]:
         """Decodes a clip up to the last of the chosen frames: those, encoded, and how many were decoded."""
         config, frames, seen = self.builder_config, [], 0
         with _opened(path) as container:
@@ -136,7 +159,7 @@ class Kinetics600(LocalBuilder):
                     continue
                 if frame.is_corrupt:
                     raise ValueError(f"frame {seen - 1} is damaged")
-                image = images.adm_center_crop(frame.to_image(), config.image_size)
+                image = images.adm_center_crop(frame.to_image(), config.image_size, place)
                 image = image.convert(images.MODES[config.channels])
                 frames.append(images.encode(image, config.encoding, config.quality))
         return frames, seen

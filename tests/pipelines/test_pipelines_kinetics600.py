@@ -166,6 +166,30 @@ def test_window_is_centred(num_frames, stride, expected, tmp_path):
     assert_frames(video[0], expected, 40)
 
 
+def test_windows_and_crops_are_the_same_six_of_each_clip(tmp_path):
+    from PIL import Image
+
+    from pipelines.images import adm_center_crop
+
+    settings = {"num_frames": 3, "windows": 2, "crops": 3}
+    made = []
+    for workers in (1, 2):
+        directory = prepare(clip(tmp_path / "source"), tmp_path / str(workers), workers=workers, **settings)
+        made.append(everything(directory)[0])
+    np.testing.assert_array_equal(*made)
+    assert os.path.basename(os.path.dirname(directory)) == f"source-{SIZE}-png-3x1-2w3c"
+    assert report_of(directory)["duplicates"] == 0
+    starts, lefts = (4, 12), (0, 5, 11)  # of room 17 the middles of two halves; 43 x 32 pixels of which 32 are taken
+    with av.open(str(tmp_path / "source/clip_000000.mp4")) as container:
+        frames = [frame.to_image() for frame in container.decode(video=0)]
+    wide = [np.asarray(frame.resize((43, SIZE), Image.Resampling.BICUBIC)) for frame in frames]
+    expected = {np.stack(wide[at : at + 3])[:, :, x : x + SIZE].tobytes() for at in starts for x in lefts}
+    assert {each.tobytes() for each in made[0]} == expected and len(expected) == len(made[0])
+    assert adm_center_crop(frames[0].rotate(90, expand=True), SIZE, 1.0).size == (SIZE, SIZE)
+    sentence = "clip_000000.mp4: has 20 frames, and 2 windows of 20 need 21"
+    assert sentence in reason_for(tmp_path / "source", tmp_path / "long", num_frames=20, windows=2, crops=3)
+
+
 def test_packets_that_show_nothing(tmp_path, monkeypatch):
     from pipelines.datasets import kinetics600
 
@@ -369,6 +393,8 @@ def test_no_clips(tmp_path):
         ({"num_frames": 0}, "num_frames must be an integer of at least 1, got 0"),
         ({"num_frames": "4"}, "num_frames must be an integer of at least 1, got '4'"),
         ({"stride": True}, "stride must be an integer of at least 1, got True"),
+        ({"windows": 0}, "windows must be an integer of at least 1, got 0"),
+        ({"crops": 2}, "crops must be one of 1, 3, got 2"),
         ({"image_size": -1}, "image_size must be an integer of at least 1, got -1"),
         ({"encoding": "original"}, "encoding must be one of png, jpeg, got .original."),
         ({"encoding": "gif"}, "encoding must be one of"),
