@@ -27,7 +27,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 NOT_RUN, FLAGS_ONLY = "# Not run by the tests: ", "# The tests check the flags only: "
 MARKS = (NOT_RUN, FLAGS_ONLY)
 # What a mark's reason must name: something that no machine of the tests has.
-LACKING = ("TPU", "GPU", "ImageNet", "Kinetics", "your ", "several processes", "several machines", "download", "minutes")
+LACKING = ("TPU", "GPU", "ImageNet", "Kinetics", "your ", "several processes", "several machines", "download")
 
 # Larger numbers than these, of arguments and of flags with these names, are replaced by these.
 SMALL = {

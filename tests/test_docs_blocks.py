@@ -25,7 +25,13 @@ def test_the_quick_start(started):
     assert (started / "runs").is_dir()
 
 
-@pytest.mark.parametrize("page", [p for p in pages() if p != START and blocks(p)], ids=lambda p: str(p.relative_to(ROOT)))
+def of_pages(*left_out):
+    """The test once for each page that has blocks."""
+    found = [page for page in pages() if page not in left_out and blocks(page)]
+    return pytest.mark.parametrize("page", found, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@of_pages(START)
 def test_the_blocks_of_a_page(page, started, tmp_path, monkeypatch):
     folder = tmp_path / "here"
     shutil.copytree(started, folder)
@@ -33,7 +39,7 @@ def test_the_blocks_of_a_page(page, started, tmp_path, monkeypatch):
     docs_blocks.run(page)
 
 
-@pytest.mark.parametrize("page", [p for p in pages() if blocks(p)], ids=lambda p: str(p.relative_to(ROOT)))
+@of_pages()
 def test_a_block_that_is_not_run_says_what_it_lacks(page):
     for block in blocks(page):
         if block.mark is not None:
