@@ -1,0 +1,230 @@
+"""Runs the code blocks of README.md and docs/, with small numbers, as docs/index.md tells the reader.
+
+The Python blocks of a page share their names; the commands of its shell blocks run in the same folder, each program in
+this process. A block whose first line is one of MARKS is treated as that says. Other languages are not run.
+"""
+
+import ast
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import pathlib
+import re
+import shlex
+import tomllib
+
+import keras
+from absl import flags
+from absl.testing import flagsaver
+
+from keras_sid2.bin import flag_table
+from pipelines import __main__ as data_program
+
+ROOT = pathlib.Path(__file__).parents[1]
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+NOT_RUN, FLAGS_ONLY = "# Not run by the tests: ", "# The tests check the flags only: "
+MARKS = (NOT_RUN, FLAGS_ONLY)
+# What a mark's reason must name: something that no machine of the tests has.
+LACKING = ("TPU", "GPU", "ImageNet", "Kinetics", "your ", "several processes", "several machines", "download")
+
+# Larger numbers than these, of arguments and of flags with these names, are replaced by these.
+SMALL = {
+    **{"epochs": 1, "steps_per_epoch": 2, "steps": 4, "warmup_steps": 2, "log_every": 2, "checkpoint_every": 4},
+    **{"num_steps": 2, "sample_steps": 2, "sweep_steps": 2, "frames": 2, "resamplings": 2},
+    **{"num_images": 24, "measure_images": 24, "measure_every": 4, "eval_every": 4, "verify_resume": 2},
+}
+TABLES = {
+    "sid2-demo": "demo.DemoFlags",
+    "sid2-evaluate": "evaluate.EvaluateFlags",
+    "sid2-export": "export.ExportFlags",
+    "sid2-plan": "plan.PlanFlags",
+    "sid2-sample": "sample.SampleFlags",
+    "sid2-train": "train.TrainFlags",
+}
+_MAINS = {"sid2-export": "export"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A fenced block of a page; `line` is that of its first line of code."""
+
+    page: pathlib.Path
+    line: int
+    language: str
+    code: str
+
+    @property
+    def mark(self) -> str | None:
+        return next((mark for mark in MARKS if self.code.startswith(mark)), None)
+
+    @property
+    def name(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def pages() -> list[pathlib.Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page: pathlib.Path) -> list[Block]:
+    """Those of Python and of the shell."""
+    found, lines = [], page.read_text().split("\n")
+    opened = None
+    for i, line in enumerate(lines):
+        fence = re.match(r" *```(\w*)", line)
+        if fence and opened is None:
+            opened = (i + 1, fence[1])
+        elif fence:
+            code = "\n".join(lines[opened[0] : i]) + "\n"
+            found.append(Block(page, opened[0] + 1, opened[1], code))
+            opened = None
+    assert opened is None, f"{page}: a block has no end"
+    return [block for block in found if block.language in ("python", "bash")]
+
+
+def run(page: pathlib.Path):
+    """Runs the blocks of a page in the present folder."""
+    names = {"__name__": "__main__"}
+    for block in blocks(page):
+        try:
+            if block.language == "bash":
+                _run_shell(block)
+            elif block.mark is None:
+                _run_python(block, names)
+        except (Exception, SystemExit) as error:
+            raise AssertionError(f"{block.name}: {type(error).__name__}: {error}") from error
+
+
+# -- Python ----------------------------------------------------------------------------------------------------------
+
+
+class _Smaller(ast.NodeTransformer):
+    def visit_keyword(self, node: ast.keyword) -> ast.keyword:
+        self.generic_visit(node)
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, int):
+            node.value = ast.Constant(_small(node.arg, node.value.value))
+        return node
+
+
+def _small(name: str | None, number: int) -> int:
+    return min(number, SMALL.get(name, number))
+
+
+def parsed(block: Block) -> ast.Module:
+    """The program, with small numbers, each at its line of the page."""
+    tree = ast.parse(block.code, filename=block.name)
+    return ast.increment_lineno(ast.fix_missing_locations(_Smaller().visit(tree)), block.line - 1)
+
+
+def _run_python(block: Block, names: dict):
+    exec(compile(parsed(block), str(block.page), "exec"), names)
+
+
+# -- the shell -------------------------------------------------------------------------------------------------------
+
+
+def commands(block: Block) -> list[list[str]]:
+    """The words of each command, without comments and the setting of variables."""
+    found = []
+    for line in block.code.replace("\\\n", " ").split("\n"):
+        words = shlex.split(line, comments=True)
+        while words:
+            end = words.index("&&") if "&&" in words else len(words)
+            command, words = words[:end], words[end + 1 :]
+            while command and re.fullmatch(r"export|[A-Z_]+=.*", command[0]):
+                command = command[1:]
+            if command:
+                found.append(command)
+    return found
+
+
+def _run_shell(block: Block):
+    for command in commands(block):
+        if block.mark == NOT_RUN:
+            continue
+        if (program := _program(command)) is None:
+            _check_other(command)
+            continue
+        name, given = program
+        if name == "sid2-data":
+            _data(given, only_flags=block.mark is not None)
+        elif block.mark is not None or command[0] != name:
+            values = _values(name, given)
+        else:
+            values = _values(name, given)
+            module = importlib.import_module(f"keras_sid2.bin.{TABLES[name].split('.')[0]}")
+            code = getattr(module, _MAINS.get(name, "main"))(values)
+            assert not code, f"{' '.join(command)} ended with {code}"
+            keras.utils.clear_session(free_memory=False)
+
+
+def _program(command: list[str]) -> tuple[str, list[str]] | None:
+    """(sid2-name, flags) of a command that starts one, by itself or by a launcher such as torchrun."""
+    for i, word in enumerate(command):
+        word = re.sub(r"^keras_sid2\.bin\.", "sid2-", word)
+        if word in TABLES or word == "sid2-data":
+            return word, command[i + 1 :]
+    return None
+
+
+def _values(name: str, given: list[str]) -> flags.FlagValues:
+    """The flags, with small numbers; raises for those that the program refuses."""
+    module, table = TABLES[name].split(".")
+    table = getattr(importlib.import_module(f"keras_sid2.bin.{module}"), table)
+    values = flags.FlagValues()
+    flag_table.define(table, values)
+    rest = values([name, *map(_small_flag, given)])[1:]
+    assert not rest, f"{name} takes flags only, got {rest}"
+    flag_table.check(table, values)
+    for flag_name in set(SMALL).intersection(values):
+        flag = values[flag_name]
+        if isinstance(flag.value, int):  # the default of a flag that was not given
+            flag.value = _small(flag_name, flag.value)
+    if "sample_steps" in values and name == "sid2-train":
+        values.sample_steps = SMALL["sample_steps"]  # the default is the preset's
+    return values
+
+
+def _small_flag(text: str) -> str:
+    name, _, value = text.lstrip("-").partition("=")
+    if name not in SMALL or not re.fullmatch(r"[\d,]+", value):
+        return text
+    return f"--{name}=" + ",".join(dict.fromkeys(str(_small(name, int(number))) for number in value.split(",")))
+
+
+def _data(given: list[str], only_flags: bool):
+    """sid2-data, whose flags are the program's own."""
+    with _kept(data_program.FLAGS):
+        words = data_program.FLAGS(["sid2-data", *given])
+        assert words[1] in data_program.COMMANDS, f"sid2-data has no command {words[1]}"
+        if not only_flags:
+            data_program._main(words)
+
+
+@contextlib.contextmanager
+def _kept(values: flags.FlagValues):
+    saved = flagsaver.save_flag_values(values)
+    try:
+        yield
+    finally:
+        flagsaver.restore_flag_values(saved, values)
+
+
+def _check_other(command: list[str]):
+    """AssertionError for a command that this file knows nothing of, and for what it names and is not there."""
+    if command[:2] == ["pip", "install"]:
+        for word in (word for word in command[2:] if word != "-e"):
+            found = re.fullmatch(r"(?:keras_sid2|\.)\[(.*)\]", word)
+            assert found, f"{word} is no extra of keras_sid2"
+            unknown = set(found[1].split(",")) - set(EXTRAS)
+            assert not unknown, f"no such extras: {unknown}"
+    elif command[:2] == ["python", "-m"]:
+        assert importlib.util.find_spec(command[2]), f"no module {command[2]}"
+    elif command[0] == "python":
+        assert (ROOT / command[1]).is_file(), f"no file {command[1]}"
+    elif command[0] == "tensorboard":
+        assert pathlib.Path(command[1].partition("=")[2]).is_dir(), f"no folder in {command[1]}"
+    else:
+        raise AssertionError(f"{' '.join(command)}: mark the block, which the tests cannot run")
