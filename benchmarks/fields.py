@@ -34,7 +34,7 @@ UNITS = np.array([285.0, -3.0]), np.array([12.0, 0.5])  # mean and deviation of 
 def _define_flags():
     flags.DEFINE_list("cases", ["posterior", "flow"], "Which rows.")
     flags.DEFINE_integer("posterior_steps", 2500, "Training steps of the first row, 64 fields each.", lower_bound=1)
-    flags.DEFINE_integer("flow_steps", 2000, "Of the second, 16 fields each.", lower_bound=1)
+    flags.DEFINE_integer("flow_steps", 1000, "Of the second, 16 fields each.", lower_bound=1)
     flags.DEFINE_integer("runs", 400, "Simulated flows to train on, four times of each.", lower_bound=1)
     flags.DEFINE_integer("truths", 64, "Truths that ensembles are drawn for.", lower_bound=2)
     flags.DEFINE_integer("members", 16, "Of an ensemble.", lower_bound=2)
@@ -116,7 +116,7 @@ def posterior() -> list[dict]:
     from keras_sid2 import Level
 
     problem, (offset, scale) = GaussianFields(), UNITS
-    levels = [Level("res", 32, 2), Level("transformer", 64, 3, head_dim=32)]
+    levels = [Level("res", 32, 1), Level("transformer", 64, 2, head_dim=32)]
     spread = np.sqrt((problem.prior * problem.blur**2).mean() + problem.tau**2)
     shape = (problem.side, problem.side, 2)
     model = _model(shape, shape, ("a", "b"), levels, UNITS, (np.zeros(2), np.full(2, spread)), FLAGS.posterior_steps)
@@ -143,7 +143,7 @@ def super_resolution() -> list[dict]:
     fields = flow.vorticity(FLAGS.runs, seed=0).reshape(-1, 32, 32, 1)
     truth = flow.vorticity(FLAGS.truths, seed=1)[:, 1]  # of other beginnings
     simulated, units = time.process_time() - began, ([0.0], [float(fields.std())])
-    levels = [Level("res", 24, 1), Level("res", 48, 1), Level("transformer", 96, 3, head_dim=32)]
+    levels = [Level("res", 24, 1), Level("res", 48, 1), Level("transformer", 96, 2, head_dim=32)]
     of_seen = ([0.0], [float(flow.coarse(fields).std())])
     model = _model((32, 32, 1), (8, 8, 1), ("vorticity",), levels, units, of_seen, FLAGS.flow_steps)
 
