@@ -9,7 +9,7 @@ Runge-Kutta rule. Incompressible Navier-Stokes (fluid of density 1, side 2 pi).
 import numpy as np
 
 
-def vorticity(count: int, side: int = 32, *, times=(1.0, 1.5, 2.0, 2.5), seed=0, nu=4e-3, dt=0.02) -> np.ndarray:
+def vorticity(count: int, side: int = 32, *, times=(2.0, 3.0, 4.0, 5.0), seed=0, nu=8e-3, dt=0.02) -> np.ndarray:
     """float32 [count, len(times), side, side, 1], of `count` random beginnings with velocities of order one."""
     k = np.fft.fftfreq(side, 1 / side)
     kx, ky = k[None, :], k[:, None]
@@ -22,7 +22,7 @@ def vorticity(count: int, side: int = 32, *, times=(1.0, 1.5, 2.0, 2.5), seed=0,
         return -np.fft.fft2(u * wx + v * wy) * kept - nu * k2 * w
 
     noise = np.fft.fft2(np.random.default_rng(seed).normal(size=(count, side, side)))
-    w = noise * kept * k2**0.5 * np.exp(-0.5 * (k2**0.5 - 4.0) ** 2 / 1.5**2)
+    w = noise * kept * k2**0.5 * np.exp(-0.5 * (k2**0.5 - 3.0) ** 2)
     speed2 = (np.abs(w) ** 2 * inverse).sum((1, 2), keepdims=True) / side**4
     w, found = w / np.sqrt(speed2), []
     for step in range(1, round(times[-1] / dt) + 1):

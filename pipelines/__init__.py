@@ -22,11 +22,12 @@ from pipelines.reading.locating import DatasetDescription, describe
 from pipelines.reading.metering import WaitMeter, measure_wait
 from pipelines.reading.settings import ReadSettings
 from pipelines.reading.tf_reader import make_dataset
-from pipelines.values import RecordFeatures, ValueSpec
+from pipelines.values import ChannelStatistics, RecordFeatures, ValueSpec
 
 __all__ = [
     "BadRecord",
     "BadRecords",
+    "ChannelStatistics",
     "DatasetDescription",
     "ReadSettings",
     "RecordFeatures",

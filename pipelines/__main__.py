@@ -13,6 +13,8 @@ NAME_OR_DIR may also be a file or a quoted glob of TFRecord or ArrayRecord shard
     sid2-data prepare image_folder --source=coco --splits=train=train2017,test=val2017 --data_dir=data
     sid2-data prepare imagenet --source=/downloads --image_size=512 --encoding=png --data_dir=data
     sid2-data prepare kinetics600 --source=/clips --annotations=/csv --image_size=128 --num_frames=16 --data_dir=data
+    sid2-data prepare npz --source=wind.npz --channel_names=u,v --data_dir=data
+    sid2-data prepare fields --source=era --variables=u,v --condition_variables=low,mask --data_dir=data
     sid2-data verify data/image_folder
 
 The same as `python -m pipelines ...`. Exit code 2: the command line is wrong; 1: the work failed; 130: Ctrl-C.
@@ -53,6 +55,10 @@ PREPARE = {  # passed on if they are given: name: (kind, help)
                 "folder of the file), none"),
     "num_classes": ("integer", "prepare npz, plain files: labels are below it"),
     "values": ("string", "prepare npz: which other arrays, NAME,NAME or none; default: all"),
+    "channel_names": ("string", "prepare npz: of float samples in physical units, NAME,... for each channel"),
+    "variables": ("string", "prepare fields: NAME,... of the samples' channels"),
+    "condition_variables": ("string", "prepare fields: NAME,... of what is kept beside the samples"),
+    "sample_dim": ("string", "prepare fields: the dimension that runs over samples; default: time"),
     "annotations": ("string", "prepare kinetics600: the official CSV files"),
     "num_frames": ("integer", "prepare kinetics600: frames a clip"),
     "stride": ("integer", "prepare kinetics600: every how manieth frame"),

@@ -54,6 +54,19 @@ def near(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
+def as_names(setting: str, value: Any, such_as: str) -> str | None:
+    """Names joined by commas, as settings keep them, of such a text or a list; "none" of an empty one. Raises
+    ValueError: it is neither, or names one twice."""
+    if value is None:
+        return None
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, Iterable) or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"{setting} must be like {such_as}, got {value!r}")
+    if len(set(names)) < len(list(names)):
+        raise ValueError(f"{setting} names one twice: {','.join(names)}")
+    return ",".join(names) or "none"
+
+
 def check_count(name: str, value: Any, least: int = 1, *, none: bool = True) -> None:
     """ValueError unless `value` is a whole number of at least `least`, or None where that may be."""
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -18,6 +18,23 @@ _OUTSIDE = 1.001  # float samples may pass 1 by rounding
 
 
 @dataclasses.dataclass(frozen=True)
+class ChannelStatistics:
+    """Of values in physical units: name, mean and deviation of each channel, over all places of the training split."""
+
+    names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
+
+    def __str__(self) -> str:
+        each = zip(self.names, self.mean, self.std, strict=True)
+        return ", ".join(f"{name} {mean:.6g} +- {std:.4g}" for name, mean, std in each)
+
+
+@dataclasses.dataclass(frozen=True)
 class ValueSpec:
     """One named value of an example.
 
@@ -27,6 +44,7 @@ class ValueSpec:
         encoded: whether it is stored as a JPEG or PNG (of uint8 alone; a clip as one for each frame), not as numbers.
         num_classes: of a label, which is one integer in 0..num_classes-1; None: no label, or not known.
         key: of the feature in the record; None: its name.
+        channels: of floats in physical units, of any range; None: of floats of order one.
     """
 
     shape: tuple[int | None, ...]
@@ -34,6 +52,7 @@ class ValueSpec:
     encoded: bool = False
     num_classes: int | None = None
     key: str | None = None
+    channels: ChannelStatistics | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -124,15 +143,16 @@ class Schema:
         return self.values[name].key or name
 
 
-def fault_in(name: str, value: np.ndarray) -> str:
+def fault_in(name: str, value: np.ndarray, *, of_any_range: bool = False) -> str:
     """What is wrong with the numbers of a value, in words that begin with a verb, or the empty string."""
     if value.dtype.kind != "f" or not value.size:
         return ""
     low, high = value.min(), value.max()  # NaN if there is one
     if not np.isfinite(low) or not np.isfinite(high):
         return "has numbers that are not finite"
-    if name in SAMPLES and max(-low, high) > _OUTSIDE:
-        return f"is outside [-1, 1], where float samples must be: {low:.4g} to {high:.4g}"
+    if name in SAMPLES and max(-low, high) > _OUTSIDE and not of_any_range:
+        advice = "those in physical units are prepared with --channel_names=NAME,... (a name for each channel)"
+        return f"is outside [-1, 1], where float samples must be: {low:.4g} to {high:.4g}; {advice}"
     return ""
 
 

@@ -4,6 +4,7 @@
     sid2-evaluate --samples=drawn.npz --reference=data/digits --features=classifier
     sid2-evaluate --workdir=runs/mine --reference=data/digits --features=classifier --num_images=2000 --sweep \
         --sweep_scales=1,1.5,2 --sweep_intervals=all,-3:5 --sweep_steps=32,128 --sweep_ema=true,false --out=sweep
+    sid2-evaluate --samples=ensembles.npz --reference=truth.npz --features=fields --periodic=width --out=scores
     sid2-evaluate --compare=a.json,b.json
 
 prints the metrics and the signature and writes them as JSON. A sweep writes out.jsonl, a line a setting, out.png and
@@ -28,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_sid2 import SiD2Model
-from keras_sid2.bin import measuring, sampling_flags, signals, sweep
+from keras_sid2.bin import measuring, measuring_fields, sampling_flags, signals, sweep
 from keras_sid2.bin.common import SamplingProgress, make_folders, run_program
 from keras_sid2.bin.compilation_cache import CacheFlags, keep_compiled
 from keras_sid2.bin.device_flags import ProcessFlags, check_same, together
@@ -49,7 +50,9 @@ class EvaluateFlags(sampling_flags.SamplingFlags, sweep.SweepFlags, ProcessFlags
     split: str = flag("train", "splits of a prepared data set, as train,test")
     data_dir: str | None = flag(None, "where data sets lie that are given by name")
     crop: str | None = flag(None, "center: cut and resize a data set's images to the size of ours", one_of("center"))
-    features: str = flag("inception", measuring.FEATURES_TEXT)
+    features: str = flag("inception", f"{measuring.FEATURES_TEXT}; {measuring_fields.TEXT}")
+    periodic: list | None = flag(None, "axes of fields whose ends meet: height,width", needs="features=fields")
+    by_latitude: bool = flag(False, "weigh rows by the cosine of the file's latitude", needs="features=fields")
     inception_weights: str | None = flag(None, measuring.WEIGHTS_TEXT, needs="features=inception")
     i3d_weights: str | None = flag(None, measuring.I3D_WEIGHTS_TEXT, needs="features=i3d")
     num_images: int | None = flag(None, f"as many as real ones, to {_MOST}; in sweeps to {sweep.IMAGES}", at_least(20))
@@ -65,10 +68,14 @@ def _check(values):
         raise ValueError("--samples are measured as they are: leave out --workdir, --weights, --num_images, --sweep.")
     if values.samples and processes.count() > 1:
         raise ValueError(f"--samples are measured by one process, and there are {processes.count()}: start one.")
+    if values.features == "fields" and not values.samples:
+        raise ValueError(
+            "--features=fields are of files: give --samples, as generate(..., ensemble_size=16) makes them."
+        )
     ineffective = {}
     if values.samples:
         ineffective |= dict.fromkeys(names(sampling_flags.SamplingFlags), "--samples, which are drawn already")
-    if measuring.are_files(values.reference):
+    if measuring.are_files(values.reference) or values.features == "fields":
         of_data_sets = ("split", "data_dir", "crop")
         ineffective |= dict.fromkeys(of_data_sets, f"--reference={values.reference}, which is no data set")
     for name, beside in ineffective.items():
@@ -79,7 +86,8 @@ def _check(values):
         raise ValueError(f"--out must be given with --{given}: where to write the metrics.")
     if values.out is not None:
         _check_out(values.out)
-    measuring.check_features(values.features)
+    if values.features != "fields":
+        measuring.check_features(values.features)
     if values.features == "i3d" and values.i3d_weights is None:
         raise ValueError("--features=i3d needs --i3d_weights: none come with this library, and none are downloaded.")
 
@@ -104,6 +112,13 @@ def _measured_by(values, real: measuring.Images) -> dict:
     """Features and reference, as arguments of `evaluate`."""
     weights = values.i3d_weights if values.features == "i3d" else values.inception_weights
     return measuring.measured_by(real, values.features, weights, values.cache)
+
+
+def _measure_fields(values, console) -> int:
+    options = {"periodic": tuple(values.periodic or ()), "by_latitude": values.by_latitude}
+    return _report(
+        console, measuring_fields.measure_field_files(values.samples, values.reference, **options), values.out
+    )
 
 
 def _measure_files(values, console) -> int:
@@ -233,7 +248,8 @@ def main(values) -> int:
     keep_compiled(values.compilation_cache)
     wide = None if sys.stderr.isatty() else 120  # a file has no width; tables need some
     console = Console(stderr=True, width=wide, quiet=processes.index() > 0)
-    code = (_measure_files if values.samples else _measure_model)(values, console)
+    of_files = _measure_fields if values.features == "fields" else _measure_files
+    code = (of_files if values.samples else _measure_model)(values, console)
     processes.wait_for_all()  # which on jax end together
     return code
 

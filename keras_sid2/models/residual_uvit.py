@@ -41,8 +41,7 @@ class ResidualUViT(keras.Model):
     Of clips, convolutions see each frame by itself, and transformers all positions of all frames, or those within a
     frame and along time in turn (`Level.attention`). Classes and vectors are added to the embedding of logsnr; images
     (of z_t's shape but for their channels, or 1/2, 1/3, ... of its height and width: then each pixel is repeated) are
-    further channels of z_t; given frames take their places in z_t, and a
-    channel marks them.
+    further channels of z_t; given frames take their places in z_t, and a channel marks them.
 
     On torch, training runs each kind of block as `backend.training_block` says, unless `run_eagerly`, which compile()
     of a SiD2Model sets, is True.

@@ -35,6 +35,7 @@ class SplitReport:
         sizes: {(H, W): number} of the images, or of the first frame of clips.
         kinds: {"JPEG, RGB": number}, or of what is stored as numbers {"float32, RGB": number}.
         values: {name: what it is and where its numbers lie}, of what is beside them and the label.
+        channels: {name: names, mean and deviation of the channels in the training split}, of what has them.
         class_names: as the data set has them, or None.
         duplicates: pairs of records ("shard, record i") of equal encoded images; the first of each group comes first.
     """
@@ -48,6 +49,7 @@ class SplitReport:
     sizes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     kinds: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     values: dict[str, str] = dataclasses.field(default_factory=dict)
+    channels: dict[str, str] = dataclasses.field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
     duplicates: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
@@ -62,6 +64,7 @@ class SplitReport:
             named = [(self.class_names[i] if self.class_names else i, n) for i, n in sorted(self.per_class.items())]
             lines.append(f"  classes: {len(counts)} of {min(counts)} to {max(counts)} each: {_listed(named)}")
         lines += [f"  {name}: {what}" for name, what in self.values.items()]
+        lines += [f"  channels of {name}: {what}" for name, what in self.channels.items()]
         lines.append(f"  duplicates: {len(self.duplicates)}")
         lines += [f"    {second} is equal to {first}" for first, second in self.duplicates[:LISTED]]
         return "\n".join(lines)
@@ -111,7 +114,8 @@ def random_grid(
     seed: int = 0,
 ) -> np.ndarray:
     """A picture of `count` random examples, which ones `seed` says, as the reader gives them: uint8 [H, W, 3]; of clips
-    the middle frame. `image_size` None: as stored, or 128 where sizes differ.
+    the middle frame; of channels in physical units each by itself, grey from mean - 3 std to mean + 3 std. `image_size`
+    None: as stored, or 128 where sizes differ.
 
     Raises ValueError: as `make_dataset`; BadRecord: one of the chosen records is bad.
     """
@@ -124,6 +128,10 @@ def random_grid(
     chosen = order.permutation(seed, 0, len(source))[:count].tolist()
     pixels = np.concatenate([decoder.batch(number)[source.schema.sample_name] for number in chosen])
     pixels = pixels[:, pixels.shape[1] // 2] if pixels.ndim == 5 else pixels
+    channels = source.schema.sample.channels
+    if channels is not None:
+        pixels = (pixels - np.array(channels.mean)) / (3 * np.array(channels.std))
+        pixels = np.concatenate(np.split(pixels, pixels.shape[-1], axis=-1), axis=-2)
     if pixels.dtype != np.uint8:
         pixels = np.rint((np.clip(pixels.astype(np.float32), -1, 1) + 1) * 127.5).astype(np.uint8)
     return grid(pixels if pixels.shape[-1] in images.MODES else pixels[..., :1])
@@ -169,6 +177,8 @@ def _fill(report: SplitReport, source: Source) -> None:
         if first != number:
             report.duplicates.append((source.records.name(first), source.records.name(number)))
     for name, spec in source.schema.values.items():
+        if spec.channels is not None:
+            report.channels[name] = str(spec.channels)
         if name not in ("label", source.schema.sample_name):
             lie = "{:.4g} to {:.4g}".format(*ranges[name]) if name in ranges else "encoded"
             report.values[name] = f"{spec}, {lie}"
@@ -195,5 +205,7 @@ def _checked(source: Source, number: int, decode: bool):
         header, data = sample.header, b"".join(sample.images)
         kind = f"{header.format.upper()}, {images.name_of_channels(header.channels, header.format)}"
     else:
-        data, kind = sample.tobytes(), f"{sample.dtype.name}, {images.name_of_channels(sample.shape[-1])}"
+        channels = source.schema.sample.channels
+        said = images.name_of_channels(sample.shape[-1]) if channels is None else ", ".join(channels.names)
+        data, kind = sample.tobytes(), f"{sample.dtype.name}, {said}"
     return hashlib.blake2b(data, digest_size=16).digest(), kind, size_of(sample), numbers

@@ -22,6 +22,7 @@ ENTRIES = {
     entry.module: entry
     for entry in (
         Entry("digits", "Digits", "handwritten digits, 8x8x1, 10 classes (scikit-learn's load_digits)"),
+        Entry("fields", "Fields", "fields of named variables in physical units, NetCDF or Zarr: one, or a folder"),
         Entry("image_folder", "ImageFolder", "images: SOURCE/split/class/*.png, SOURCE/class/*.png or SOURCE/*.png"),
         Entry("imagenet", "Imagenet", "ImageNet (ILSVRC 2012), from the official tar files or an extracted tree"),
         Entry("kinetics600", "Kinetics600", "Kinetics-600, from a folder of clips and the official CSV files"),

@@ -199,6 +199,10 @@ class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """How each value of an example is stored, the sample first."""
         raise NotImplementedError
 
+    def channel_names(self) -> dict[str, tuple[str, ...]]:
+        """A name for each channel of the values that are in physical units, the sample among them; none: {}."""
+        return {}
+
     def listed(self) -> tuple[dict[str, list[Item]], list[str]]:
         """Names every example of every split, {split: items}, and says for the report, in sentences, what was left out.
         Raises ValueError: the source is not laid out as it must be."""

@@ -6,16 +6,15 @@ import os
 import re
 import struct
 import zipfile
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from pipelines import images
-from pipelines.datasets.local_builder import BadSource, Item, LocalBuilder, Made, PictureConfig, digest_of, feature_of
-from pipelines.extras import check_count, near
-from pipelines.values import SAMPLES, ValueSpec, fault_in, in_kept_dtype
+from pipelines.datasets.arrays import Arrays
+from pipelines.datasets.local_builder import PictureConfig
+from pipelines.extras import as_names, check_count, near
+from pipelines.values import SAMPLES, in_kept_dtype
 
 KEYS = {"image": ("images", "arr_0", "image"), "video": ("videos", "video"), "label": ("labels", "arr_1", "label")}
 
@@ -26,23 +25,23 @@ class NpzConfig(PictureConfig):
 
     Attributes:
         num_classes: labels are in 0..num_classes-1; None: up to the largest label.
+        channel_names: of float samples in physical units, "u,v" or ["u", "v"]: one for each channel; they may be of
+            any range, mean and deviation of each are kept in the data set, and those of the floats beside them, too.
         values: which arrays are kept beside the images and labels, "text,mask" or ["text", "mask"]; "none": none; None:
             all.
     """
 
     num_classes: int | None = None
     values: Any = None
+    channel_names: Any = None
 
     ENCODINGS = images.ENCODINGS
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("num_classes", self.num_classes)
-        if self.values is not None:
-            names = self.values.split(",") if isinstance(self.values, str) else self.values
-            if not isinstance(names, Iterable) or not all(isinstance(name, str) and name for name in names):
-                raise ValueError(f"values must be like text,mask (names of arrays) or none, got {self.values!r}")
-            self.values = ",".join(names) or "none"
+        self.values = as_names("values", self.values, "text,mask (names of arrays) or none")
+        self.channel_names = as_names("channel_names", self.channel_names, "u,v (a name for each channel)")
         self.files()
 
     def files(self) -> dict[str, str]:
@@ -56,8 +55,11 @@ class NpzConfig(PictureConfig):
             raise ValueError(f"there are no .npz files in {self.source}")
         return {name[:-4]: os.path.join(self.source, name) for name in names}
 
+    def opened(self, path: str) -> dict[str, np.ndarray]:
+        return _opened(path, os.stat(path).st_mtime_ns, self.values)
 
-class Npz(LocalBuilder):
+
+class Npz(Arrays):
     """Arrays of the user's, all with a row for each example: uint8 images [N,H,W,C] in 0..255 (or float32 or float16 in
     [-1, 1]) under "images" or "arr_0", or clips [N,F,H,W,C] under "videos"; their classes, integers [N], under "labels"
     or "arr_1", where there are any; and any others under names of their own: numbers [N], embeddings [N,L,D], second
@@ -69,103 +71,6 @@ class Npz(LocalBuilder):
     """
 
     CONFIG = NpzConfig
-
-    def values(self) -> dict[str, tfds.features.FeatureConnector]:
-        encodings = dict.fromkeys(SAMPLES, self.builder_config.encoding)
-        features = {name: feature_of(spec, encodings.get(name, "png")) for name, spec in self._specs.items()}
-        if "label" in features:
-            features["label"] = tfds.features.ClassLabel(num_classes=self._specs["label"].num_classes)
-        return features
-
-    @functools.cached_property
-    def _specs(self) -> dict[str, ValueSpec]:
-        """What is stored of each value, over all files, the sample first."""
-        specs, files = {}, self.builder_config.files()
-        for split, path in files.items():
-            arrays = self._arrays(path)
-            if odd := sorted(set(arrays) ^ set(specs or arrays)):
-                have = "labels" if odd == ["label"] else ", ".join(odd)
-                raise ValueError(f"some of the files in {self.builder_config.source} have {have} and some have not")
-            size = next(iter(arrays.values())).shape[-3:-1]
-            for name, array in arrays.items():
-                spec = self._spec(name, array, size)
-                before = specs.setdefault(name, spec)
-                if name == "label":
-                    specs[name] = max(before, spec, key=lambda label: label.num_classes)
-                elif spec != before and name in SAMPLES and _of_any_size(spec) == _of_any_size(before):
-                    specs[name] = _of_any_size(spec)
-                elif spec != before:
-                    raise ValueError(f"{name!r} is {before} in {next(iter(files))} and {spec} in {split}")
-        return specs
-
-    def _spec(self, name: str, array: np.ndarray, size: tuple[int, int]) -> ValueSpec:
-        """What is stored of a value in one file, whose samples have `size`."""
-        config, shape = self.builder_config, array.shape[1:]
-        if name == "label":
-            return ValueSpec((), "int32", num_classes=config.num_classes or int(array.max(initial=0)) + 1)
-        encoded = array.dtype == np.uint8 and len(shape) in (3, 4) and shape[-1] in images.MODES
-        spec, cropped = ValueSpec(shape, array.dtype, encoded), (config.image_size,) * 2
-        if config.image_size and spec.lies_over and not encoded:
-            raise ValueError(
-                f"image_size={config.image_size} crops pictures of uint8, and {name!r} is {spec}: give no image_size, "
-                "and crop when reading"
-            )
-        if name in SAMPLES and encoded:
-            shape = (*shape[:-3], *(cropped if config.image_size else size), config.channels)
-        elif config.image_size and spec.lies_over:
-            shape = spec.following(name, size, cropped)
-        return dataclasses.replace(spec, shape=shape)
-
-    def _arrays(self, path: str) -> dict[str, np.ndarray]:
-        return _opened(path, os.stat(path).st_mtime_ns, self.builder_config.values)
-
-    def listed(self) -> tuple[dict[str, list[Item]], list[str]]:
-        splits, most = {}, self.builder_config.num_classes or 2**31
-        for split, path in self.builder_config.files().items():
-            arrays = self._arrays(path)
-            labels = arrays["label"].tolist() if "label" in arrays else [None] * len(next(iter(arrays.values())))
-            for index, label in enumerate(labels):
-                if label is not None and not 0 <= label < most:
-                    raise ValueError(f"label {label} of image {index} in {path} is outside 0..{most - 1}")
-            splits[split] = [Item(f"{index:09d}", label, (path, index)) for index, label in enumerate(labels)]
-        return splits, []
-
-    def example(self, item: Item) -> Made:
-        path, index = item.source
-        features, changes, arrays = {}, (), self._arrays(path)
-        sample = next(iter(arrays))
-        for name, spec in self._specs.items():
-            value, where = np.array(arrays[name][index], order="C"), f"{name} {index} of {path}"
-            if not spec.encoded:
-                if reason := fault_in(name, value):
-                    raise BadSource(f"{where} {reason}")
-                features[name] = value
-                continue
-            frames = list(value) if value.ndim == 4 else [value]
-            try:
-                if name == sample:
-                    made = [self.builder_config.stored(images.from_pixels(frame), upright=False) for frame in frames]
-                    frames, changes = [image for image, _ in made], made[0][1]
-                else:
-                    frames = [_beside(frame, spec) for frame in frames]
-            except images.BadImage as error:
-                raise BadSource(f"{where} {error}") from None
-            features[name] = frames if value.ndim == 4 else frames[0]
-        if item.label is not None:
-            features["label"] = item.label
-        return Made(features, digest_of(arrays[sample][index].tobytes()), changes)
-
-
-def _of_any_size(spec: ValueSpec) -> ValueSpec:
-    return dataclasses.replace(spec, shape=(*spec.shape[:-3], None, None, spec.shape[-1]))
-
-
-def _beside(pixels: np.ndarray, spec: ValueSpec) -> bytes:
-    """A picture beside the sample, with ADM's crop where that made it smaller, as PNG."""
-    picture = images.from_array(pixels)
-    if pixels.shape != spec.shape[-3:]:
-        picture = images.adm_center_crop(picture, spec.shape[-2])
-    return images.encode(picture, "png")
 
 
 @functools.lru_cache(maxsize=8)
@@ -184,7 +89,7 @@ def _opened(path: str, changed: int, values: str | None) -> dict[str, np.ndarray
     if pixels.ndim != 4 + clips or not (floats or pixels.dtype == np.uint8 and pixels.shape[-1] in images.MODES):
         raise ValueError(
             f"{keys[sample]!r} of {path} must be uint8 [N,{'F,' * clips}H,W,1, 3 or 4], got {pixels.dtype} "
-            f"{list(pixels.shape)}; floats in [-1, 1] may be float32 or float16"
+            f"{list(pixels.shape)}; floats in [-1, 1], or with channel_names, may be float32 or float16"
         )
     count = len(pixels)
     for name, array in arrays.items():

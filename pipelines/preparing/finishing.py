@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.extras import require_tfds
+from pipelines.preparing import moments
 from pipelines.preparing.shards import PARTS, TEMPORARY, Shard, write_atomically
 from pipelines.reading.records import INDEX_FILE
 
@@ -26,6 +27,7 @@ def finish(builder: "LocalBuilder", settings: dict[str, Any], work: "epath.Path"
     splits = {name: _of_split(work, own) for name, own in sorted(of_split.items())}
     notes = json.loads((work / "plan.json").read_text())["notes"]
     report = {"settings": settings, "splits": splits, "notes": notes, **_duplicates(work, shards)}
+    report |= _channels(builder, work, of_split.get("train", []))
     write_atomically(work / "report.json", json.dumps(report, indent=1, sort_keys=True).encode())
     core, infos = require_tfds().core, []
     for name, part in splits.items():
@@ -52,6 +54,19 @@ def finish_cleaning(final: "epath.Path") -> None:
 def _parts(work: "epath.Path", shards: list[Shard]) -> Iterator[tuple[Shard, dict[str, Any]]]:
     for shard in shards:
         yield shard, json.loads((work / f"{shard.part}.done.json").read_text())
+
+
+def _channels(builder: "LocalBuilder", work: "epath.Path", shards: list[Shard]) -> dict[str, Any]:
+    """Mean and deviation of what is in physical units, over the training split."""
+    names, found = builder.channel_names(), {}
+    sample = next(iter(builder.values()))
+    for _, part in _parts(work, shards) if names else ():
+        for name, of_part in part["moments"].items():
+            found[name] = moments.merged(found.get(name), of_part)
+    told = {
+        name: moments.statistics(found[name], own, of_sample=name == sample) for name, own in names.items() if found
+    }
+    return {"channels": told} if told else {}
 
 
 def _of_split(work: "epath.Path", shards: list[Shard]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from pipelines.datasets import ENTRIES
 from pipelines.datasets.opening import heard_from_pillow
 from pipelines.extras import require, require_tfds
 from pipelines.images import read_header
+from pipelines.preparing import moments
 
 if TYPE_CHECKING:
     from etils import epath
@@ -145,7 +146,8 @@ def _write(builder: "LocalBuilder", root: "epath.Path", shard: Shard, stop_at_ba
     serializer = require_tfds().core.example_serializer.ExampleSerializer(builder.info.features.get_serialized_info())
     counters = {name: collections.Counter() for name in ("changes", "skipped", "labels")}
     report = {"bad": [], "digests": [], "keys": [], "sizes": set(), **counters}
-    sample = next(iter(builder.values()))
+    sample, measured = next(iter(builder.values())), builder.channel_names()
+    report |= {"moments": {}} if measured else {}
 
     def records() -> Iterator[bytes]:
         for item in items:
@@ -164,6 +166,8 @@ def _write(builder: "LocalBuilder", root: "epath.Path", shard: Shard, stop_at_ba
             report["labels"].update([] if item.label is None else [str(item.label)])
             report["digests"].append(made.digest.hex())
             report["keys"].append(item.key)
+            for name in measured:
+                moments.add(report["moments"], name, made.features[name])
             if len(report["sizes"]) < 2:  # are all alike?
                 report["sizes"].add(_size_of(made.features[sample]))
             # tfds's own serialize_example leaves the order of the features open.

@@ -127,6 +127,6 @@ def _array(feature: Any, name: str, spec: ValueSpec) -> np.ndarray:
         kept = numbers.astype(spec.dtype).reshape(spec.shape)
         if feature.int64_list.value and (kept.ravel() != numbers).any():
             raise ValueError(f"has numbers that are no {spec.dtype}")
-    if reason := fault_in(name, kept):
+    if reason := fault_in(name, kept, of_any_range=spec.channels is not None):
         raise ValueError(reason)
     return kept

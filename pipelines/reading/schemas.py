@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.extras import near, require_tfds
-from pipelines.values import SAMPLES, RecordFeatures, Schema, ValueSpec
+from pipelines.values import SAMPLES, ChannelStatistics, RecordFeatures, Schema, ValueSpec
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -30,7 +30,8 @@ class DatasetDescription:
         class_names: a name for each class, None if `num_classes` is, or if they are not known.
         num_frames: F if the examples are clips and not images.
         common_size: (H, W) of all images where `image_shape` leaves it open and they are alike; None: it is not known.
-        sample_dtype: of the images or clips, "uint8" in 0..255, "float32" or "float16" in [-1, 1].
+        sample_dtype: of the images or clips, "uint8" in 0..255, "float32" or "float16" in [-1, 1] or with channels.
+        sample_channels: of floats in physical units, with the training split's mean and deviation; None: of others.
         values: {name: ValueSpec} of what comes out beside them and the label.
     """
 
@@ -43,6 +44,7 @@ class DatasetDescription:
     num_frames: int | None = None
     common_size: tuple[int, int] | None = None
     sample_dtype: str = "uint8"
+    sample_channels: ChannelStatistics | None = None
     values: dict[str, ValueSpec] = dataclasses.field(default_factory=dict)
 
     @property
@@ -64,6 +66,7 @@ def fields_of(values: dict[str, ValueSpec]) -> dict[str, Any]:
         "image_shape": sample.shape[-3:],
         "num_frames": sample.shape[0] if name == "video" else None,
         "sample_dtype": sample.dtype,
+        "sample_channels": sample.channels,
         "num_classes": values["label"].num_classes if "label" in values else None,
         "values": {key: spec for key, spec in others if key != "label"},
     }
@@ -75,6 +78,13 @@ def common_size(directory: "epath.Path", split: str) -> tuple[int, int] | None:
     splits = json.loads(report.read_text())["splits"] if report.exists() else {}
     size = splits.get(split, {}).get("image_size")
     return tuple(size) if size else None
+
+
+def _channels(directory: "epath.Path") -> dict[str, ChannelStatistics]:
+    """By name of the value, as the report of the preparation says."""
+    report = directory / REPORT_FILE
+    found = json.loads(report.read_text()).get("channels", {}) if report.exists() else {}
+    return {name: ChannelStatistics(**channels) for name, channels in found.items()}
 
 
 def schema_of_files(features: RecordFeatures, names: Sequence[str] | None, given: str) -> Schema:
@@ -96,6 +106,8 @@ def schema_of_data_set(
     """What the data set's own description says of the features that are wanted."""
     tfds, where = require_tfds(), f"the data set in {directory}"
     specs = {key: spec for key, feature in sorted(stored.items()) if (spec := _spec(tfds, feature)) is not None}
+    for key, channels in _channels(directory).items():
+        specs[key] = dataclasses.replace(specs[key], channels=channels)
     image = wanted.image if wanted else next((key for key in SAMPLES if key in stored), "image")
     label = wanted.label if wanted else "label" if "label" in stored else None
     sample = specs.pop(image, None)

@@ -53,7 +53,7 @@ def test_help():
         (["prepare"], "prepare takes 1 argument (sid2-data prepare NAME), got none"),
         (
             ["prepare", "digit"],
-            "unknown data set 'digit': known are digits, image_folder, imagenet, kinetics600, npz, photo_patches; did",
+            "unknown data set 'digit': known are digits, fields, image_folder, imagenet, kinetics600, npz",
         ),
         (["prepare", "digits", "photo_patches"], "prepare takes 1 argument"),
         (["list", "digits"], "list takes no arguments (sid2-data list), got 1: digits"),

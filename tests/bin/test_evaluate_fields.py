@@ -1,0 +1,78 @@
+"""sid2-evaluate --features=fields as a user starts it."""
+
+import json
+
+import numpy as np
+import pytest
+from evaluate_helpers import evaluate
+
+from keras_sid2.evaluation import measure_fields
+
+pytestmark = pytest.mark.backend_free
+BOTH = ("height", "width")
+
+
+@pytest.fixture
+def files(tmp_path):
+    rng = np.random.default_rng(0)
+    samples, truth = (
+        rng.normal(size=(70, 3, 4, 8, 2)).astype("float32"),
+        rng.normal(size=(70, 4, 8, 2)).astype("float32"),
+    )
+    np.savez(tmp_path / "drawn.npz", samples=samples, channels=["u", "t"])
+    np.savez(tmp_path / "true.npz", images=truth, latitude=[-60.0, -20.0, 20.0, 60.0])
+    return tmp_path, samples, truth
+
+
+def measured(folder, *texts):
+    given = (f"--samples={folder / 'drawn.npz'}", f"--reference={folder / 'true.npz'}", f"--out={folder / 'out'}")
+    assert evaluate(folder, *given, "--features=fields", *texts) == 0
+    return json.loads((folder / "out.json").read_text())
+
+
+def test_scores_are_those_of_the_library(files, capsys):
+    folder, samples, truth = files
+    found = measured(folder, "--periodic=width", "--by_latitude")
+    weights = np.cos(np.deg2rad([-60.0, -20.0, 20.0, 60.0]))
+    expected = measure_fields([(samples, truth)], ["u", "t"], periodic="width", weights=weights)
+    assert found["metrics"] == pytest.approx(expected.metrics, rel=1e-12)
+    assert found["measured"] == expected.measured and found["drawn"]["samples"] == "drawn.npz"
+    printed = capsys.readouterr().out
+    assert "crps_u" in printed and "channels=['u', 't']" in printed
+
+
+@pytest.mark.parametrize(
+    "arrays, texts, message",
+    [
+        ({"samples": np.zeros((70, 3, 4, 8, 2), "uint8")}, [], "must be float"),
+        ({"fields": np.zeros((2, 2))}, [], "must hold fields as samples, images or arr_0; it holds fields"),
+        ({"samples": np.zeros((70, 1, 4, 8, 2))}, [], "at least 2 members"),
+        ({"samples": np.zeros((70, 3, 4, 8, 1))}, [], "as many pixels and channels"),
+        ({"samples": np.zeros((69, 3, 4, 8, 2))}, [], "Each ensemble needs its truth"),
+        ({}, ["--periodic=depth"], "periodic along some of"),
+        ({}, ["--split=test"], "--split does nothing"),
+    ],
+)
+def test_wrong_input(files, arrays, texts, message):
+    folder, samples, _ = files
+    np.savez(folder / "drawn.npz", **(arrays or {"samples": samples}))
+    with pytest.raises(ValueError, match=message):
+        measured(folder, *texts)
+    assert not (folder / "out.json").exists()
+
+
+def test_what_the_files_must_say(files):
+    folder, samples, truth = files
+    np.savez(folder / "true.npz", images=truth, channels=["u", "v"])
+    with pytest.raises(ValueError, match="must have the same channels"):
+        measured(folder)
+    np.savez(folder / "true.npz", images=truth)
+    with pytest.raises(ValueError, match="--by_latitude needs an array latitude"):
+        measured(folder, "--by_latitude")
+    (folder / "true.npz").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="no .npz file that can be read"):
+        measured(folder)
+    with pytest.raises(ValueError, match="--features=fields are of files"):
+        evaluate(folder, "--workdir=run", "--reference=true.npz", "--features=fields")
+    with pytest.raises(ValueError, match="--periodic goes with --features=fields"):
+        evaluate(folder, "--workdir=run", "--reference=true.npz", "--periodic=width")
