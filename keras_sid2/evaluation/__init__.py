@@ -16,6 +16,7 @@ from keras_sid2.evaluation.signature import (
     check_comparable,
     collect,
     evaluate,
+    folded,
     how_measured,
 )
 from keras_sid2.evaluation.statistics import FeatureStatistics
@@ -32,6 +33,7 @@ __all__ = [
     "check_comparable",
     "collect",
     "evaluate",
+    "folded",
     "frechet_distance",
     "how_measured",
     "i3d_features",

@@ -32,6 +32,7 @@ class DatasetDescription:
         common_size: (H, W) of all images where `image_shape` leaves it open and they are alike; None: it is not known.
         sample_dtype: of the images or clips, "uint8" in 0..255, "float32" or "float16" in [-1, 1].
         values: {name: ValueSpec} of what comes out beside them and the label.
+        config: of a data set made from the user's files, how it was made, as "clips-64-png-16x1-2w3c".
     """
 
     name: str
@@ -44,6 +45,7 @@ class DatasetDescription:
     common_size: tuple[int, int] | None = None
     sample_dtype: str = "uint8"
     values: dict[str, ValueSpec] = dataclasses.field(default_factory=dict)
+    config: str | None = None
 
     @property
     def sample_name(self) -> str:
