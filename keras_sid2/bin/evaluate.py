@@ -2,6 +2,8 @@
 
     sid2-evaluate --workdir=runs/mine --reference=data/imagenet --num_images=50000 --guidance_scale=1.3
     sid2-evaluate --samples=drawn.npz --reference=data/digits --features=classifier
+    sid2-evaluate --workdir=runs/clips --reference=data/clips-2w3c --split=validation --features=i3d \
+        --i3d_weights=i3d.npz --num_images=50000 --folds=4
     sid2-evaluate --workdir=runs/mine --reference=data/digits --features=classifier --num_images=2000 --sweep \
         --sweep_scales=1,1.5,2 --sweep_intervals=all,-3:5 --sweep_steps=32,128 --sweep_ema=true,false --out=sweep
     sid2-evaluate --samples=ensembles.npz --reference=truth.npz --features=fields --periodic=width --out=scores
@@ -36,7 +38,7 @@ from keras_sid2.bin.device_flags import ProcessFlags, check_same, together
 from keras_sid2.bin.flag_table import REQUIRED, at_least, check, flag, names, one_of
 from keras_sid2.bin.measurement_lines import SweepLines, read_measurements, sweep_lines
 from keras_sid2.bin.sample_request import Request
-from keras_sid2.evaluation import Measurement, cannot_be_told, check_comparable, evaluate
+from keras_sid2.evaluation import Measurement, cannot_be_told, check_comparable, evaluate, folded
 from keras_sid2.generation.provenance import provenance_path, read_provenance
 from keras_sid2.parallel import processes
 
@@ -55,6 +57,8 @@ class EvaluateFlags(sampling_flags.SamplingFlags, sweep.SweepFlags, ProcessFlags
     by_latitude: bool = flag(False, "weigh rows by the cosine of the file's latitude", needs="features=fields")
     inception_weights: str | None = flag(None, measuring.WEIGHTS_TEXT, needs="features=inception")
     i3d_weights: str | None = flag(None, measuring.I3D_WEIGHTS_TEXT, needs="features=i3d")
+    clip_size: int = flag(measuring.MEASURED, measuring.CLIP_SIZE_TEXT, at_least(0), needs="features=i3d")
+    folds: int = flag(1, "draw so many times, with the seeds that follow: mean and deviation", at_least(1))
     num_images: int | None = flag(None, f"as many as real ones, to {_MOST}; in sweeps to {sweep.IMAGES}", at_least(20))
     out: str | None = flag(None, "where to write, without suffix; not given: evaluation/ in the workdir")
     cache: str = flag(measuring.CACHE, measuring.CACHE_TEXT)
@@ -72,6 +76,8 @@ def _check(values):
         raise ValueError(
             "--features=fields are of files: give --samples, as generate(..., ensemble_size=16) makes them."
         )
+    if values.folds > 1 and (values.samples or values.sweep):
+        raise ValueError("--folds draws a model's samples several times: leave out --samples and --sweep.")
     ineffective = {}
     if values.samples:
         ineffective |= dict.fromkeys(names(sampling_flags.SamplingFlags), "--samples, which are drawn already")
@@ -111,7 +117,7 @@ def _real_images(values, shape: tuple, console, image_size=None) -> measuring.Im
 def _measured_by(values, real: measuring.Images) -> dict:
     """Features and reference, as arguments of `evaluate`."""
     weights = values.i3d_weights if values.features == "i3d" else values.inception_weights
-    return measuring.measured_by(real, values.features, weights, values.cache)
+    return measuring.measured_by(real, values.features, weights, values.cache, values.clip_size)
 
 
 def _measure_fields(values, console) -> int:
@@ -145,9 +151,12 @@ def _measure_on_devices(values, console) -> int:
     settings = sweep.settings(values, options) if values.sweep else None
     model = sampling_flags.load_model_from_flags(values)
     if settings is None:
-        found = Measuring(values, model, console)(options)
-        if found is None:  # another process has it
+        measured = Measuring(values, model, console)
+        seeds = [(options["seed"] + fold) % 2**32 for fold in range(values.folds)]
+        found = [measured(options | {"seed": seed}) for seed in seeds]
+        if found[0] is None:  # another process has it
             return 0
+        found = folded(found) if len(found) > 1 else found[0]
         return _report(console, found, _out(values, f"step_{found.drawn['training_step']:010d}_{found.digest()}"))
     out = _out(values, "sweep")
     _check_out(out)
@@ -169,7 +178,8 @@ def _lines(out: pathlib.Path) -> Iterator[SweepLines | None]:
 class Measuring:
     """Draws images with some settings and measures them as they come; none are kept. Each process draws its share.
 
-    A model with other conditions than labels draws for those of the real examples, in their order, and their labels.
+    A model with other conditions than labels draws for those of the real examples, in their order, and their labels:
+    the same whatever the number of processes.
     `how`: the features and the reference; the real images, or what is kept of them, are read.
     """
 
@@ -182,22 +192,23 @@ class Measuring:
         processes.check_enough(self.count)
         self._model, self._console = model, console
         self._labels = np.arange(self.count) % model.num_classes if model.num_classes else None
-        self._conditions = {}
+        self._conditions, self._real = {}, {}
         if set(model.conditions) - {"label"}:
             self._conditions = measuring.conditions_of_real(model.conditions, real, self.count)
             self._labels = self._conditions.pop("label", None)
+            self._real = {"conditions_of": "/".join(filter(None, (real.name, real.config)))}
 
     def _request(self, options: dict) -> Request:
         return Request(self._model, self.count, 0, self._labels, options, {}, self._conditions)
 
     def describe(self, options: dict) -> dict:
         """What would be drawn."""
-        return self._request(options).describe()
+        return self._request(options).describe() | self._real
 
     def __call__(self, options: dict) -> Measurement | None:
         """In the first process; None in the others. ValueError if these were asked for something else."""
         request, several = self._request(options), processes.count() > 1
-        drawn = request.describe()
+        drawn = self.describe(options)
         if several:
             check_same({"features": self.how["features"].identity, **drawn})
         part = request.part(*processes.share(self.count, options["batch_size"]))

@@ -10,6 +10,7 @@ import numpy as np
 import pipelines
 from keras_sid2.bin.signals import looking_between
 from keras_sid2.evaluation import Features, ImageClassifier, Reference, i3d_features, inception_features, reference_of
+from keras_sid2.evaluation.i3d import MEASURED
 from keras_sid2.evaluation.inception import CACHE as INCEPTION_CACHE
 from keras_sid2.evaluation.inception_weights import download_weights
 from keras_sid2.io.image_reading import iterate_npz, iterate_pngs, png_paths
@@ -21,6 +22,7 @@ CACHE = "~/.cache/keras_sid2/references"
 CACHE_TEXT = "folder that keeps the statistics of real images"
 FEATURES_TEXT = "inception; classifier, fitted on real images with labels; i3d of clips; or MODULE:FUNCTION of yours"
 WEIGHTS_TEXT = "the FID's Inception-v3, a .pth or .npz file; downloaded if not given"
+CLIP_SIZE_TEXT = "pixels that clips are cut and resized to before I3D looks at them; 0: as they are"
 I3D_WEIGHTS_TEXT = "of I3D, trained on Kinetics-400, a .npz, .pt or .pth file of yours"
 _RESIZING = {"inception": "Inception", "i3d": "I3D"}  # features that resize what they look at
 _BATCH = 64
@@ -38,6 +40,7 @@ class Images:
     labels: Callable[[], np.ndarray] | None = None  # int [N]; None where there are no classes
     values: Callable[[str], Iterator[np.ndarray]] | None = None  # of examples, by name; None where there are no others
     names: tuple[str, ...] = ()  # of these
+    config: str | None = None  # how a data set was made, in a word
 
 
 def check_kind(what: str, of_clips: bool, features: str):
@@ -93,6 +96,7 @@ def _data_set(path: str, splits: list[str], data_dir: str | None, features: str,
         (lambda: np.concatenate(list(batches("label")))) if labelled else None,
         batches,
         tuple(first.values),
+        first.config,
     )
 
 
@@ -148,9 +152,9 @@ def check_features(kind: str):
         raise ValueError(f"Features must be {', '.join(FEATURES)}, or MODULE:FUNCTION of your own; got {kind!r}.")
 
 
-def measured_by(real: Images, kind: str, weights: str | None, cache: str) -> dict:
+def measured_by(real: Images, kind: str, weights: str | None, cache: str, clip_size: int = MEASURED) -> dict:
     """`evaluate`'s features, one of FEATURES or "package.module:function", and its reference, of real images; `weights`
-    are a file of Inception's, None: downloaded, or of I3D's.
+    are a file of Inception's, None: downloaded, or of I3D's, which brings clips to `clip_size` first, if that is not 0.
 
     The reference comes from the folder `cache` if it was made before; of several processes the first one alone has it.
     ValueError for features that cannot be made.
@@ -162,15 +166,15 @@ def measured_by(real: Images, kind: str, weights: str | None, cache: str) -> dic
             download_weights(INCEPTION_CACHE)
         processes.wait_for_all()  # else all would download
     with on_no_mesh():
-        features = _features(real, kind, weights)
+        features = _features(real, kind, weights, clip_size or None)
     reference = _reference(real, features, cache) if first else None
     processes.wait_for_all()
     return {"features": features, "reference": reference}
 
 
-def _features(real: Images, kind: str, weights: str | None) -> Features:
+def _features(real: Images, kind: str, weights: str | None, clip_size: int | None) -> Features:
     if kind in ("inception", "i3d"):
-        return (inception_features if kind == "inception" else i3d_features)(weights)
+        return inception_features(weights) if kind == "inception" else i3d_features(weights, clip_size)
     return _classifier(real) if kind == "classifier" else _own(kind)
 
 

@@ -18,6 +18,7 @@ from keras_sid2.evaluation.signature import (
     check_comparable,
     collect,
     evaluate,
+    folded,
     how_measured,
 )
 from keras_sid2.evaluation.spectra import FieldStatistics, power_spectrum
@@ -39,6 +40,7 @@ __all__ = [
     "collect",
     "evaluate",
     "fair_crps",
+    "folded",
     "frechet_distance",
     "how_measured",
     "i3d_features",

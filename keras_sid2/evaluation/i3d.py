@@ -1,7 +1,8 @@
 """The I3D of the Frechet video distance (Carreira and Zisserman 1705.07750; Unterthiner et al. 1812.01717).
 
 The distance is `frechet_distance` of these features, the 400 logits of Kinetics-400, averaged over time. Frames are
-resized as TensorFlow 1 did, which is what the published distances were measured with. No weights come with this
+cut to the square in their middle and brought to 64 x 64, the size of the protocol (MAGVIT 2212.05199, appendix B.3),
+then enlarged as TensorFlow 1 did, which is what the published distances were measured with. No weights come with this
 library and none are downloaded: give a file of yours, and its hash is part of the features' name. Names of arrays are
 those of the commonest port to PyTorch ("Mixed_3b.b1a.conv3d.weight", "logits.conv3d.bias"). Convolutions pad as
 TensorFlow's "same"; batch normalization is folded into the convolution before it.
@@ -22,8 +23,10 @@ from keras_sid2.evaluation.inception_tables import BATCH_NORM
 from keras_sid2.evaluation.inception_weights import read_arrays, weights_digest
 
 SIZE, CLASSES = 224, 400
+MEASURED = 64  # pixels along one side, of the protocol
 FEWEST_FRAMES = 9  # that leave the two positions in time that the last average is over
-RULE = (
+_CUT = "the square in the middle, bilinear to {0} x {0} (half-pixel centres, no antialiasing), not rounded; "
+_RULE = (
     f"grey repeated to three channels; TensorFlow 1's bilinear resize to {SIZE} x {SIZE} (no aligned corners, no "
     "half-pixel centres, no antialiasing), not rounded after it; 2 x / 255 - 1; logits, averaged over time; float32"
 )
@@ -54,11 +57,12 @@ _STEM = (
 LAYERS = (*(step[0] for step in _STEM), "logits")
 
 
-def i3d_features(weights: str | os.PathLike) -> Features:
+def i3d_features(weights: str | os.PathLike, size: int | None = MEASURED) -> Features:
     """The features of the Frechet video distance, of the file `weights`, see `read_i3d_weights`.
 
     `extract` takes clips uint8 [B, F, H, W, 1 or 3] of any size, of at least 9 frames, and gives float32 [B, 400]. The
-    usual protocol measures clips of 64 x 64 pixels. ValueError for other clips, and for files as `read_i3d_weights`.
+    square in the middle of each frame is first brought to `size` x `size` pixels; None: frames are taken as they are.
+    ValueError for other clips, and for files as `read_i3d_weights`.
     """
     arrays = read_i3d_weights(weights)
     network = i3d_network(arrays)
@@ -67,14 +71,15 @@ def i3d_features(weights: str | os.PathLike) -> Features:
 
     def of(clips: np.ndarray) -> np.ndarray:
         filled = np.pad(clips, [(0, _AT_ONCE - len(clips)), *[(0, 0)] * 4])
-        return ops.convert_to_numpy(run(values, as_input(filled))["logits"])[: len(clips)]
+        return ops.convert_to_numpy(run(values, as_input(filled, size))["logits"])[: len(clips)]
 
     def extract(clips: np.ndarray) -> np.ndarray:
         _check_clips(clips)
         return np.concatenate([of(clips[i : i + _AT_ONCE]) for i in range(0, len(clips), _AT_ONCE)])
 
     digest = weights_digest(arrays)
-    return Features(name=f"i3d-kinetics400-{digest[:8]}", digest=digest, rule=RULE, extract=extract)
+    rule = _RULE if size is None else _CUT.format(size) + _RULE
+    return Features(name=f"i3d-kinetics400-{digest[:8]}", digest=digest, rule=rule, extract=extract)
 
 
 def _check_clips(clips: np.ndarray):
@@ -85,12 +90,28 @@ def _check_clips(clips: np.ndarray):
         raise ValueError(f"I3D looks at clips of at least {FEWEST_FRAMES} frames, got {clips.shape[1]}.")
 
 
-def as_input(clips: np.ndarray):
-    """uint8 [B, F, H, W, 1 or 3] -> float32 [B, F, 224, 224, 3] in [-1, 1]."""
-    frames = ops.convert_to_tensor(clips.reshape(-1, *clips.shape[2:]))
+def as_input(clips: np.ndarray, size: int | None = None):
+    """uint8 [B, F, H, W, 1 or 3] -> float32 [B, F, 224, 224, 3] in [-1, 1], by way of `size` x `size`."""
+    frames = clips.reshape(-1, *clips.shape[2:])
+    frames = ops.convert_to_tensor(frames if size is None else _cut(frames, size))
     resized = resize_like_tensorflow_1(frames, SIZE) * (2.0 / 255.0) - 1.0
     resized = ops.repeat(resized, 3, axis=-1) if clips.shape[-1] == 1 else resized
     return ops.reshape(resized, (*clips.shape[:2], SIZE, SIZE, 3))
+
+
+def _cut(frames: np.ndarray, size: int) -> np.ndarray:
+    """The squares in the middle of uint8 [N, H, W, C], bilinear to float32 [N, size, size, C]."""
+    _, height, width, _ = frames.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    frames = frames[:, top : top + side, left : left + side].astype("float32")
+    where = np.clip((np.arange(size) + 0.5) * side / size - 0.5, 0, side - 1)
+    low = np.minimum(where.astype(int), max(side - 2, 0))
+    for axis in (1, 2):
+        part = (where - low).astype("float32").reshape([-1 if i == axis else 1 for i in range(4)])
+        below, above = (np.take(frames, np.minimum(i, side - 1), axis) for i in (low, low + 1))
+        frames = below + (above - below) * part
+    return frames
 
 
 def read_i3d_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:

@@ -92,6 +92,29 @@ def check_comparable(measurements: Sequence[Measurement], names: Sequence[str] |
                 raise ValueError(f"The metrics of {names[0]} and {name} do not compare: {difference}.")
 
 
+_OF_ONE = ("_low", "_high", "_std")  # names of what tells how far a single drawing is to be trusted
+
+
+def folded(parts: Sequence[Measurement]) -> Measurement:
+    """Measurements of one model that was drawn at least twice, with other seeds, as one: NAME, the mean of a metric,
+    NAME_deviation over the drawings (of a sample, by N - 1), and frechet_1, frechet_2, ..., that of each.
+
+    What was drawn is told of the first, but for the images. ValueError unless all were measured alike.
+    """
+    check_comparable(parts)
+    first, metrics = parts[0], {}
+    for name in first.metrics:
+        if not name.endswith(_OF_ONE):
+            values = [part.metrics[name] for part in parts]
+            metrics |= {name: float(np.mean(values)), f"{name}_deviation": float(np.std(values, ddof=1))}
+    metrics |= {f"frechet_{fold}": part.metrics["frechet"] for fold, part in enumerate(parts, 1)}
+    drawn = dict(first.drawn)
+    if "images_digest" in drawn:
+        digests = " ".join(part.drawn["images_digest"] for part in parts)
+        drawn["images_digest"] = hashlib.sha256(digests.encode()).hexdigest()
+    return Measurement(metrics=metrics, measured={**first.measured, "folds": len(parts)}, drawn=drawn)
+
+
 def cannot_be_told(measurements: Sequence[Measurement], names: Sequence[str]) -> list[str]:
     """A sentence for each setting that reads alike in several of them and is recorded by its name only."""
     sentences, custom = [], [{key: m.drawn[key] for key in custom_in(m.drawn)} for m in measurements]

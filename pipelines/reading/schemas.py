@@ -33,6 +33,7 @@ class DatasetDescription:
         sample_dtype: of the images or clips, "uint8" in 0..255, "float32" or "float16" in [-1, 1] or with channels.
         sample_channels: of floats in physical units, with the training split's mean and deviation; None: of others.
         values: {name: ValueSpec} of what comes out beside them and the label.
+        config: of a data set made from the user's files, how it was made, as "clips-64-png-16x1-2w3c".
     """
 
     name: str
@@ -46,6 +47,7 @@ class DatasetDescription:
     sample_dtype: str = "uint8"
     sample_channels: ChannelStatistics | None = None
     values: dict[str, ValueSpec] = dataclasses.field(default_factory=dict)
+    config: str | None = None
 
     @property
     def sample_name(self) -> str:

@@ -10,11 +10,14 @@ from sample_helpers import draw, images_of
 
 import pipelines
 from keras_sid2 import Level, ResidualUViT, SiD2Model, SigmoidWeighting
+from keras_sid2.bin.measuring import conditions_of_real, open_images
+from keras_sid2.bin.sample_request import Request
 from keras_sid2.checkpoints import load_model
 from keras_sid2.conditions import Frames, Vector
 from keras_sid2.diffusion import CosineSchedule
 from keras_sid2.evaluation import Features, Measurement, frechet_distance
 from keras_sid2.io.image_reading import read_images
+from keras_sid2.parallel import processes
 
 CLIP = (3, 4, 4, 1)
 
@@ -100,6 +103,29 @@ def of_pixels() -> Features:
     return Features(name="quarters", digest="", rule="", extract=extract)
 
 
+def test_processes_draw_for_the_same_real_clips(folder, tmp_path, monkeypatch):
+    videos = np.random.default_rng(0).integers(0, 256, (11, *CLIP)).astype("uint8")
+    np.savez(tmp_path / "real.npz", videos=videos)
+    data = pipelines.prepare("npz", source=tmp_path / "real.npz", data_dir=tmp_path / "data", channels=1)
+    conditions = {"given": Frames(CLIP, 1)}
+
+    def parts(count):
+        """What each of so many processes draws for, one after another."""
+        monkeypatch.setattr(processes, "count", lambda: count)
+        for index in range(count):
+            monkeypatch.setattr(processes, "index", lambda index=index: index)
+            given = conditions_of_real(conditions, open_images(str(data), features="i3d"), 9)
+            request = Request(load_model(folder / "clips.keras"), 9, 0, None, {"batch_size": 2}, {}, given)
+            yield request.part(*processes.share(9, 2)).conditions["given"]
+
+    (alone,) = parts(1)
+    stored = np.concatenate(list(open_images(str(data), features="i3d").batches()))  # in an order of its own
+    np.testing.assert_array_equal(alone, stored[:9, :1])
+    assert {clip.tobytes() for clip in stored} == {clip.tobytes() for clip in videos}
+    for count in (2, 3):
+        np.testing.assert_array_equal(np.concatenate(list(parts(count))), alone)
+
+
 def test_clips_are_measured_for_the_conditions_of_real_ones(folder, tmp_path):
     rng = np.random.default_rng(0)
     real = {
@@ -116,12 +142,23 @@ def test_clips_are_measured_for_the_conditions_of_real_ones(folder, tmp_path):
     given = {"given": real["videos"][rows, :1], "wind": real["wind"][rows]}
     drawn = load_model(folder / "clips.keras").generate(conditions=given, num_steps=2)
     features = of_pixels()
-    expected = frechet_distance(features(drawn)[0], features(real["videos"])[0])
-    np.testing.assert_allclose(found.metrics["frechet"], expected, rtol=1e-3)
+    expected = [frechet_distance(features(drawn)[0], features(real["videos"])[0])]
+    np.testing.assert_allclose(found.metrics["frechet"], expected[0], rtol=1e-3)
+    assert "conditions_of=npz:train/real-png" in found.signature()
+    drawn = load_model(folder / "clips.keras").generate(conditions=given, num_steps=2, seed=1)
+    expected.append(frechet_distance(features(drawn)[0], features(real["videos"])[0]))
+    assert evaluate(tmp_path, f"--out={tmp_path / 'folds'}", "--num_images=30", "--folds=2", *how) == 0
+    found = Measurement.read(tmp_path / "folds.json")
+    np.testing.assert_allclose([found.metrics["frechet_1"], found.metrics["frechet_2"]], expected, rtol=1e-3)
+    np.testing.assert_allclose(found.metrics["frechet"], np.mean(expected), rtol=1e-3)
+    assert found.measured["folds"] == 2
     for flags, sentence in (
         (("--features=inception",), "What the model draws holds clips, and --features=inception are of images"),
         (("--features=i3d",), "--features=i3d needs --i3d_weights"),
         (("--i3d_weights=x.npz",), "--i3d_weights goes with --features=i3d"),
+        (("--clip_size=64",), "--clip_size goes with --features=i3d"),
+        (("--folds=2", "--sweep"), "--folds draws a model's samples several times: leave out"),
+        (("--folds=0",), "--folds must be at least 1, got 0"),
     ):
         with pytest.raises(ValueError, match=sentence):
             evaluate(tmp_path, f"--out={tmp_path / 'b'}", *how, *flags)

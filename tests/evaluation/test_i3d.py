@@ -107,6 +107,27 @@ def test_frames_are_resized_between_pixels_and_scaled():
     np.testing.assert_array_equal(rows[112:], 1.0)
 
 
+@pytest.mark.parametrize("height, width, size", [(40, 32, 16), (12, 17, 12), (5, 5, 16), (12, 16, 7)])
+def test_the_square_in_the_middle_is_brought_to_the_size_of_the_protocol(height, width, size):
+    frames = np.random.default_rng(0).integers(0, 256, (2, height, width, 3)).astype("uint8")
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = torch.from_numpy(frames[:, top : top + side, left : left + side].astype("float32")).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(square, (size, size), mode="bilinear", align_corners=False)
+    found = i3d._cut(frames, size)
+    np.testing.assert_allclose(found, expected.permute(0, 2, 3, 1), atol=1e-3)
+    if size == side:
+        np.testing.assert_array_equal(found, frames[:, top : top + side, left : left + side])
+
+
+def test_the_rule_names_the_size(file):
+    clip = clips(1, side=40)
+    as_they_are, usual = (i3d_features(file, size).rule for size in (None, i3d.MEASURED))
+    assert usual == f"{i3d._CUT.format(64)}{as_they_are}" and "64 x 64" in usual
+    halves = clip.reshape(1, 9, 20, 2, 20, 2, 3).astype("float32").mean((3, 5))
+    np.testing.assert_allclose(i3d._cut(clip[0], 20), halves[0], atol=1e-3)
+
+
 def test_features_do_not_depend_on_the_batch(file, monkeypatch):
     monkeypatch.setattr(i3d, "_AT_ONCE", 2)
     features, some = i3d_features(file), clips(3) // np.uint8([[[[[1]]]], [[[[2]]]], [[[[8]]]]])

@@ -17,6 +17,7 @@ from keras_sid2.evaluation import (
     check_comparable,
     collect,
     evaluate,
+    folded,
     measure,
     signature,
 )
@@ -196,3 +197,22 @@ def test_clips_take_the_same_path():
         batches(clips, 16), features=over_time, reference=Reference(name="r", digest=digest, features=real)
     )
     assert abs(found.metrics["frechet"]) < 1e-9 and found.measured["images"] == 60
+
+
+def test_folds_are_told_by_mean_and_deviation():
+    parts = [measured(IMAGES[fold:], options={"groups": 2}, seed=fold) for fold in range(4)]
+    parts = [dataclasses.replace(part, measured=parts[0].measured) for part in parts]
+    found = folded(parts)
+    distances = np.array([part.metrics["frechet"] for part in parts])
+    assert np.ptp(distances) > 0.0
+    np.testing.assert_allclose([found.metrics[f"frechet_{fold}"] for fold in range(1, 5)], distances)
+    np.testing.assert_allclose(found.metrics["frechet"], distances.sum() / 4)
+    deviation = np.sqrt(np.square(distances - distances.mean()).sum() / 3)
+    np.testing.assert_allclose(found.metrics["frechet_deviation"], deviation)
+    assert not any(name.endswith(("_low", "_high", "_std")) for name in found.metrics)
+    assert "folds=4" in found.signature() and found.drawn["seed"] == 0
+    assert found.drawn["images_digest"] not in [part.drawn["images_digest"] for part in parts]
+    with pytest.raises(ValueError, match="do not compare: folds is None in the one and 4 in the other"):
+        check_comparable([parts[0], found])
+    with pytest.raises(ValueError, match="do not compare: images is"):
+        folded([parts[0], measured(IMAGES[5:], options={"groups": 2})])
