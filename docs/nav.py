@@ -1,4 +1,4 @@
-"""A hook of MkDocs: guides that mkdocs.yml does not name come behind those that it does, ordered by their names."""
+"""A hook of MkDocs: guides that mkdocs.yml does not name come behind those that it does, sorted by name."""
 
 import pathlib
 

@@ -15,6 +15,7 @@ START = ROOT / "docs" / "quickstart.md"
 def started(tmp_path_factory) -> pathlib.Path:
     """The folder in which the quick start was run: where every other page begins."""
     folder = tmp_path_factory.mktemp("quickstart")
+    (folder / "examples").symlink_to(ROOT / "examples")  # of the clone that it begins with
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         docs_blocks.run(START)
@@ -34,7 +35,7 @@ def of_pages(*left_out):
 @of_pages(START)
 def test_the_blocks_of_a_page(page, started, tmp_path, monkeypatch):
     folder = tmp_path / "here"
-    shutil.copytree(started, folder)
+    shutil.copytree(started, folder, symlinks=True)
     monkeypatch.chdir(folder)
     docs_blocks.run(page)
 

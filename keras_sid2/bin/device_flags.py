@@ -20,7 +20,7 @@ class MeshFlags:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProcessFlags(MeshFlags):
-    coordinator: str | None = flag(None, "host:port of process 0; else the environment tells (see BUILD.md)")
+    coordinator: str | None = flag(None, "host:port of process 0; else the environment tells (docs/guides/devices.md)")
     process_count: int | None = flag(None, "processes that work together")
     process_id: int | None = flag(None, "of this one, from 0")
 

@@ -191,6 +191,7 @@ _REGISTRY: dict[str, Preset] = {}
 
 
 def register_preset(preset: Preset) -> Preset:
+    """Makes `SiD2Model.from_preset` know a preset by its name, in place of one of the same name; returns it."""
     _REGISTRY[preset.name] = preset
     return preset
 
