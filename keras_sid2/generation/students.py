@@ -4,7 +4,7 @@ import warnings
 
 from keras_sid2.sampling import DDPMSampler
 
-_USUAL_STEPS = 512  # the paper's
+USUAL_STEPS = 512  # the paper's
 
 
 def steps_and_sampler(request) -> tuple:
@@ -12,7 +12,7 @@ def steps_and_sampler(request) -> tuple:
     for a number of steps with its teacher's guidance inside, is asked for other steps or guidance."""
     steps, sampler, own = request.num_steps, request.sampler, request.model.student_steps
     if own is None:
-        return _USUAL_STEPS if steps is None else steps, "ddpm" if sampler is None else sampler
+        return USUAL_STEPS if steps is None else steps, "ddpm" if sampler is None else sampler
     told = f"This model is a student of {own} steps"
     if steps not in (None, own):
         warnings.warn(f"{told}, and num_steps={steps} is asked for: leave num_steps out.", stacklevel=4)

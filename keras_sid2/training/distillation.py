@@ -89,14 +89,14 @@ class MomentMatchingModel(SiD2Model):
         teacher.trainable = False
 
     @classmethod
-    def of_teacher(cls, model: SiD2Model, steps: int, guidance=None, *, recipe=None, seed=0, dtype=None, use_ema=True):
+    def of_teacher(cls, model: SiD2Model, steps: int, guidance=None, *, recipe=None, seed=0, use_ema=True, **changes):
         """A new one, not compiled, at step 0, of copies of the network of `model`, which stays as it is.
 
         Args:
             steps, guidance: `MomentMatching`'s.
             recipe, seed: `SiD2Model`'s.
-            dtype: a dtype policy for all three networks; None: the teacher's.
             use_ema: the averages of `model`, if it has any, and not its weights.
+            changes: of the networks' configuration, such as dtype="mixed_bfloat16" and remat=True.
 
         Raises ValueError where `model` is a student itself.
         """
@@ -106,7 +106,7 @@ class MomentMatchingModel(SiD2Model):
         values = [value for _, value in model.network_values(use_ema=use_ema)]
         name = model.network.name
         names = {"network": name, "teacher": f"{name}_teacher", "auxiliary": f"{name}_auxiliary"}
-        networks = {part: _copy(model, name, values, dtype) for part, name in names.items()}
+        networks = {part: _copy(model, name, values, changes) for part, name in names.items()}
         return cls(
             **networks,
             objective=MomentMatching(**parts, steps=steps, guidance=guidance),
@@ -198,11 +198,10 @@ class MomentMatchingModel(SiD2Model):
         return guide(x_hat, base, ops.reshape(scale, (-1, *[1] * (len(x_hat.shape) - 1))))
 
 
-def _copy(model: SiD2Model, name: str, values, dtype=None):
+def _copy(model: SiD2Model, name: str, values, changes=()):
     """The network of `model` anew, of that name, with these values of its variables."""
-    changed = {"name": name, **({} if dtype is None else {"dtype": dtype})}
-    network = model.network
-    new = built(type(network).from_config({**network.get_config(), **changed}), model.sample_shape, model.conditions)
+    config = {**model.network.get_config(), **dict(changes), "name": name}
+    new = built(type(model.network).from_config(config), model.sample_shape, model.conditions)
     for variable, value in zip(new.variables, values, strict=True):
         variable.assign(ops.copy(value))  # jax gives buffers away
     return new
