@@ -22,7 +22,15 @@ from keras_sid2.diffusion import DiffusionObjective, Guidance, ScaleCurve, Sigmo
 from keras_sid2.models import Level, NetworkCost, ResidualUViT, network_cost
 from keras_sid2.parallel import processes
 from keras_sid2.sampling import DDIMSampler, DDPMSampler, DPMSolver2MSampler, EDMHeunSampler, HeunSampler
-from keras_sid2.training import AdamRecipe, EmaAdam, SampleRequest, SiD2Model, list_presets
+from keras_sid2.training import (
+    AdamRecipe,
+    EmaAdam,
+    MomentMatching,
+    MomentMatchingModel,
+    SampleRequest,
+    SiD2Model,
+    list_presets,
+)
 from keras_sid2.version import __version__
 
 __getattr__ = renamed.names(__name__, Drawing="SampleRequest")
@@ -40,6 +48,8 @@ __all__ = [
     "Guidance",
     "HeunSampler",
     "Level",
+    "MomentMatching",
+    "MomentMatchingModel",
     "NetworkCost",
     "ResidualUViT",
     "ScaleCurve",

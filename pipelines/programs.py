@@ -13,6 +13,7 @@ import sys
 PROGRAMS = {
     "data": ("pipelines.__main__", "prepares, looks at and verifies data sets"),
     "demo": ("keras_sid2.bin.demo", "from nothing to digits that a model drew"),
+    "distill": ("keras_sid2.bin.distill", "a student of few steps from a trained model"),
     "evaluate": ("keras_sid2.bin.evaluate", "measures images beside real ones"),
     "export": ("keras_sid2.bin.export", "a checkpoint as one file"),
     "plan": ("keras_sid2.bin.plan", "memory, time and cost, before anything is bought"),

@@ -38,13 +38,14 @@ def clipped(tensors: Sequence, norm, bound: float | None) -> list:
     return [ops.where(finite, t * ops.cast(scale, t.dtype), ops.cast(nothing, t.dtype)) for t in tensors]
 
 
-def adam_on_torch(weights, gradients, momentums, velocities, *, rate, step, beta_1, beta_2, epsilon) -> bool:
+def adam_on_torch(weights, gradients, momentums, velocities, *, rate, step, beta_1, beta_2, epsilon, acts=None) -> bool:
     """The step of Keras's Adam behind `step` others on torch's tensors, in place:
 
         alpha = rate sqrt(1 - beta_2^(step + 1)) / (1 - beta_1^(step + 1))
         m <- m + (1 - beta_1) (g - m);  v <- v + (1 - beta_2) (g^2 - v);  w <- w - alpha m / (sqrt(v) + epsilon)
 
-    False, and nothing is done, on devices and for dtypes for which torch has no such kernel.
+    Where the tensor `acts` is 0 nothing changes. False, and nothing is done, on devices and for dtypes for which torch
+    has no such kernel.
     """
     if not _fusible(gradients, weights, momentums, velocities):
         return False
@@ -54,7 +55,8 @@ def adam_on_torch(weights, gradients, momentums, velocities, *, rate, step, beta
     never = torch.full((), math.inf, device=alpha.device)  # bias is corrected by 1 - beta^step, which is 1 here
     parts = weights, gradients, momentums, velocities, [], [never] * len(weights)
     constants = {"beta1": beta_1, "beta2": beta_2, "eps": epsilon, "weight_decay": 0.0}
-    torch._fused_adam_(*parts, lr=alpha, **constants, amsgrad=False, maximize=False)
+    skipped = None if acts is None else 1.0 - acts  # the kernel's "found_inf", by which a scaled loss leaves a step out
+    torch._fused_adam_(*parts, lr=alpha, **constants, amsgrad=False, maximize=False, found_inf=skipped)
     return True
 
 

@@ -12,7 +12,7 @@ import functools
 import pathlib
 import shutil
 
-from keras_sid2 import checkpoints
+from keras_sid2 import MomentMatchingModel, SiD2Model, checkpoints
 from keras_sid2.bin.common import make_folders, newest_checkpoint, run_program
 from keras_sid2.bin.flag_table import REQUIRED, check, flag
 from keras_sid2.bin.preset_flags import read_config
@@ -24,6 +24,7 @@ class ExportFlags:
     workdir: str = flag(REQUIRED, "work directory of sid2-train")
     step: int | None = flag(None, "of the checkpoint; that of the newest valid one if not given")
     out: str = flag(REQUIRED, "path of the .keras file")
+    student: bool = flag(False, "of a run of sid2-distill the student alone, which sid2-sample and generate draw from")
     config: str | None = flag(None, "the --config file of sid2-train that defines the network's class")
     overwrite: bool = flag(False, "write over a file that is there")
 
@@ -43,11 +44,20 @@ def export(values):
     path = newest_checkpoint("workdir", values.workdir) if values.step is None else _checkpoint(values)
     make_folders("out", out, out.parent)
     with atomic_write(out) as temporary:
-        if checkpoints.checkpoint_format(path) == checkpoints.PORTABLE:
+        if values.student:
+            _student(path).save(temporary)
+        elif checkpoints.checkpoint_format(path) == checkpoints.PORTABLE:
             shutil.copyfile(path / checkpoints.MODEL, temporary)
         else:
             checkpoints.load_model(path).save(temporary)
     print(f"{out} is the checkpoint {path.name} of {values.workdir}.")
+
+
+def _student(path: pathlib.Path) -> SiD2Model:
+    model = checkpoints.load_model(path)
+    if not isinstance(model, MomentMatchingModel):
+        raise ValueError(f"--student is of runs of sid2-distill, and {path} holds a {type(model).__name__}.")
+    return model.student()
 
 
 def _checkpoint(values) -> pathlib.Path:

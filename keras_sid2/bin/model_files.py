@@ -1,4 +1,4 @@
-"""Models that a flag names: a .keras file, the folder of a checkpoint, of a preset or of a run, and --init_from."""
+"""Models that flags name: a .keras file, the folder of a checkpoint, preset or run; --init_from and --teacher."""
 
 import dataclasses
 import functools
@@ -14,6 +14,8 @@ from keras_sid2.training.adapting import Adaptation, Described, preset_like, tak
 from keras_sid2.training.preset_folder import REMOTE, is_preset_folder, preset_folder
 from keras_sid2.training.transfer import plan
 
+_WITH_NETWORK = ("init_from", "teacher")  # flags whose model says its network itself
+
 
 def model_path(flag: str, name: str) -> pathlib.Path:
     """The file or folder with the model, of a run its newest checkpoint; ValueError or FileNotFoundError for none."""
@@ -25,7 +27,7 @@ def model_path(flag: str, name: str) -> pathlib.Path:
     if path.suffix == ".keras" or not path.exists():
         raise FileNotFoundError(f"--{flag}={name} is no file.")
     accepted = "a .keras file, the folder of a checkpoint or a preset, or a .weights.h5 file with --preset or --config"
-    accepted = "a .keras file, or the folder of a checkpoint, a run or a preset" if flag == "init_from" else accepted
+    accepted = "a .keras file, or the folder of a checkpoint, a run or a preset" if flag in _WITH_NETWORK else accepted
     raise ValueError(f"--{flag}={name} must be {accepted}.")
 
 
@@ -36,13 +38,14 @@ def load_model_file(path: pathlib.Path) -> SiD2Model:
 
 @dataclasses.dataclass(frozen=True)
 class InitialWeights:
-    """What --init_from names; found, and its configuration read, when it is made.
+    """What --init_from, or another `flag`, names; found, and its configuration read, when it is made.
 
     Raises ValueError or FileNotFoundError, in one sentence, for what is no trained model that can be read.
     """
 
     name: str
     use_ema: bool = True
+    flag: str = "init_from"
 
     def __post_init__(self):
         _ = self._described
@@ -50,10 +53,10 @@ class InitialWeights:
     @functools.cached_property
     def _path(self) -> pathlib.Path:
         if self.name in list_presets():
-            raise ValueError(f"--init_from={self.name} is a preset, and no weights are published with it.")
+            raise ValueError(f"--{self.flag}={self.name} is a preset, and no weights are published with it.")
         if self.name.startswith(REMOTE):
             return preset_folder(self.name)
-        return model_path("init_from", self.name)
+        return model_path(self.flag, self.name)
 
     @functools.cached_property
     def _described(self) -> Described:
@@ -63,6 +66,18 @@ class InitialWeights:
                 return Described.of(config)
         except Exception as error:  # keras raises many kinds
             raise unreadable(error, self._path, "model") from error
+
+    @property
+    def described(self) -> Described:
+        return self._described
+
+    @property
+    def student_steps(self) -> int | None:
+        """Of a student of few steps, how many."""
+        return model_config(self._path)["config"].get("student_steps")
+
+    def load(self) -> SiD2Model:
+        return load_model_file(self._path)
 
     def preset(self, sample_shape: tuple[int, ...], num_classes: int | None, examples: int | None) -> Preset:
         """One for data of this shape with the network of the model; ValueError where there cannot be one."""
@@ -78,8 +93,8 @@ class InitialWeights:
         try:
             return work()
         except ValueError as error:
-            raise ValueError(f"--init_from={self.name} cannot be adapted: {error}") from error
+            raise ValueError(f"--{self.flag}={self.name} cannot be adapted: {error}") from error
 
     def give_to(self, model: SiD2Model) -> Adaptation:
         """Gives a new model, not yet compiled, its weights."""
-        return take_weights(model, load_model_file(self._path), use_ema=self.use_ema)
+        return take_weights(model, self.load(), use_ema=self.use_ema)

@@ -81,7 +81,7 @@ def _check_formats(values):
         raise ValueError(f"--frames goes with --format={' or '.join(ANIMATIONS)}.")
     if "mp4" in values.format:
         pyav()  # raises where it is not installed
-    if values["frames"].present and values.frames > values.num_steps:
+    if values["frames"].present and values.frames > (values.num_steps or values.frames):
         raise ValueError(f"--frames must be at most --num_steps ({values.num_steps}), got {values.frames}.")
 
 

@@ -24,7 +24,7 @@ class SamplingFlags(MeshFlags):
     config: str | None = flag(None, "sid2-train's, if it defines the network's class; or what X.weights.h5 is of")
     set: tuple = flag((), "path=value: changes the preset that --weights=X.weights.h5 is of")
     ema: bool = flag(True, "use the averaged weights")
-    num_steps: int = flag(512, "sampler steps", at_least(1))
+    num_steps: int | None = flag(None, "sampler steps; 512, and of a student those it is for", at_least(1))
     sampler: str = flag("ddpm", "a name in keras_sid2.sampling.SAMPLERS: ddpm, ddim, dpmpp_2m, ...")
     eta: float | None = flag(None, "of ddim, in [0, 1]; 0, without noise, if not given", needs="sampler=ddim")
     variance: float | None = flag(None, "of ddpm, in [0, 1]; 0.2 if not given", needs="sampler=ddpm")
@@ -83,6 +83,7 @@ def sampling_options(values) -> dict:
     get_noise_levels(values.noise_levels)
     fields = [name for name in ("eta", "variance", "churn") if getattr(values, name) is not None]
     sampler = dataclasses.replace(get_sampler(values.sampler), **{name: getattr(values, name) for name in fields})
+    sampler = sampler if fields or values["sampler"].present else None  # ddpm, or a student's own
     options = {"sampler": sampler, "guidance": _guidance(values), "use_ema": values.ema}
     for name in ("num_steps", "noise_levels", "dynamic_threshold", "seed", "batch_size"):
         options[name] = getattr(values, name)
@@ -93,7 +94,7 @@ def sampling_options(values) -> dict:
 
 def _guidance(values) -> Guidance:
     interval = parsed("guidance_interval", values.guidance_interval, float)
-    guidance = Guidance(_scale(values.guidance_scale), interval and tuple(interval), values.guidance_one_batch)
+    guidance = Guidance(guidance_scale(values.guidance_scale), interval and tuple(interval), values.guidance_one_batch)
     swept = "sweep" in values and values.sweep
     for name in ("guidance_interval", "guidance_one_batch", "autoguide"):
         if values[name].present and not guidance.acts and not swept:
@@ -101,7 +102,7 @@ def _guidance(values) -> Guidance:
     return guidance
 
 
-def _scale(text: str):
+def guidance_scale(text: str):
     """A number, or a ScaleCurve through logsnr:scale pairs."""
     accepted = "a number, or logsnr:scale pairs as -3:1,0:2.5,5:1"
     points = parsed("guidance_scale", text.split(","), lambda pair: tuple(map(float, pair.split(":"))), accepted)

@@ -14,6 +14,7 @@ from rich.table import Table
 from keras_sid2 import Guidance
 from keras_sid2.bin.flag_table import flag, parsed
 from keras_sid2.evaluation import how_measured
+from keras_sid2.generation.students import USUAL_STEPS
 from keras_sid2.io.atomic import atomic_write
 from keras_sid2.parallel import processes
 from keras_sid2.sampling import DDPMSampler
@@ -81,7 +82,7 @@ def settings(values, options: dict) -> list[Setting]:
     lists = (
         parsed("sweep_scales", values.sweep_scales, float),
         parsed("sweep_intervals", values.sweep_intervals, _interval, "all, or low:high in logsnr"),
-        parsed("sweep_steps", values.sweep_steps or [str(values.num_steps)], _steps, "integers >= 1"),
+        parsed("sweep_steps", values.sweep_steps or [str(values.num_steps or USUAL_STEPS)], _steps, "integers >= 1"),
         parsed("sweep_ema", values.sweep_ema, lambda text: _WEIGHTS[text.lower()], "true or false"),
         parsed("sweep_variance", values.sweep_variance, float) or [None],
     )

@@ -87,6 +87,12 @@ class Guidance:
         low, high = self.interval or (-math.inf, math.inf)
         return int(np.searchsorted(logsnr, low, "left")), int(np.searchsorted(logsnr, high, "right"))
 
+    def at(self, logsnr):
+        """The scale float32 [B] at levels [B], as tensors: 1 outside of the interval."""
+        low, high = self.interval or (-math.inf, math.inf)
+        scale = self.scale(logsnr) if callable(self.scale) else ops.full_like(logsnr, self.scale)
+        return ops.where(ops.logical_and(low <= logsnr, logsnr <= high), scale, ops.ones_like(logsnr))
+
     def scales(self, logsnr: np.ndarray, *, ends: bool) -> np.ndarray:
         """float32 [num_steps + 1] at the levels of a run: those of guided steps, with `ends` also at their ends.
 

@@ -24,6 +24,7 @@ from keras_sid2.generation.inputs import (
     warn_of_null,
 )
 from keras_sid2.generation.provenance import array_digest, config_digest, named, named_guidance
+from keras_sid2.generation.students import steps_and_sampler
 from keras_sid2.sampling import evaluations, get_sampler, logsnr_of
 from keras_sid2.shapes import whole_number
 
@@ -47,11 +48,12 @@ class SampleRequest:
         num_frames: of clips, at least the model's, which then are continued from their last frames, window by window;
             for a model with the condition `Frames`. None: as many as the model's.
         negative_conditions: the same of what guidance leads away from; None: the null values of what training drops.
-        num_steps: steps of the sampler; the paper takes 512.
+        num_steps: steps of the sampler; None is 512, as the paper takes, and of a student those that it was made for.
         guidance: a `Guidance`; it needs labels, or `guidance_network`. None: none.
         guidance_network: a SiD2Model of the same images and classes to be guided away from (autoguidance), smaller or
             an earlier checkpoint. None: guidance goes away from the estimate without a class.
-        sampler: "ddpm", "ddim", "heun", "dpmpp_2m", "edm_heun" or a sampler of `keras_sid2.sampling`.
+        sampler: "ddpm", "ddim", "heun", "dpmpp_2m", "edm_heun" or a sampler of `keras_sid2.sampling`; None is "ddpm",
+            and of a student DDPMSampler(0.0), the steps that it was trained for.
         noise_levels: "uniform_t", "uniform_logsnr", "edm_rho" or a function as those of `sampling.noise_levels`.
         ensemble_size: E, members of each sample, which differ in their noise alone: samples are then [N, E, ...].
             Member e of sample i depends on (seed, first_image + i, e) and the settings, and not on E. None: [N, ...].
@@ -85,10 +87,10 @@ class SampleRequest:
     negative_conditions: Mapping | None = None
     num_frames: int | None = None
     ensemble_size: int | None = None
-    num_steps: int = 512
+    num_steps: int | None = None
     guidance: Guidance | None = None
     guidance_network: object = None
-    sampler: str | Callable = "ddpm"
+    sampler: str | Callable | None = None
     noise_levels: str | Callable = "uniform_t"
     dynamic_threshold: float | None = None
     clip: tuple | None = None
@@ -111,7 +113,8 @@ class SampleRequest:
         if not isinstance(self.guidance, Guidance | None):
             raise ValueError(f"guidance must be a Guidance, as Guidance(1.5, (-3, 5)), or None; got {self.guidance!r}.")
         self.guidance = self.guidance or Guidance()
-        self.sampler = get_sampler(self.sampler)
+        self.num_steps, sampler = steps_and_sampler(self)
+        self.sampler = get_sampler(sampler)
         self._check_guidance()
         self._check_numbers()
         self._check_images()

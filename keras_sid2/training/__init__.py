@@ -3,6 +3,8 @@
 from keras_sid2 import renamed
 from keras_sid2.generation.finite import NonFiniteImages
 from keras_sid2.generation.request import SampleRequest
+from keras_sid2.training.alternating import AlternatingAdam
+from keras_sid2.training.distillation import MomentMatching, MomentMatchingModel
 from keras_sid2.training.guards import CorruptBatch, ExplodedLoss, NonFiniteLoss, StopOnExplosion, StopOnNonFinite
 from keras_sid2.training.optimizer import AdamRecipe, EmaAdam
 from keras_sid2.training.preset import Preset, find_preset, list_presets, register_preset
@@ -12,9 +14,12 @@ __getattr__ = renamed.names(__name__, Drawing="SampleRequest", UnsoundBatch="Cor
 
 __all__ = [
     "AdamRecipe",
+    "AlternatingAdam",
     "SampleRequest",
     "EmaAdam",
     "ExplodedLoss",
+    "MomentMatching",
+    "MomentMatchingModel",
     "NonFiniteImages",
     "NonFiniteLoss",
     "Preset",

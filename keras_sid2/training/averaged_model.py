@@ -122,9 +122,13 @@ class AveragedModel(keras.Model):
             self._count_step()
         return logs, (trained, [scope.get_current_value(v) for v in self.non_trainable_variables], *rest)
 
+    def _momentum(self, step):
+        """m of Eq. (1), for the step behind `step` others."""
+        return step_momentum(step, self.ema_decay, self.recipe.ema_warmup)
+
     def _count_step(self):
         if self.ema_decay is not None:
-            momentum = step_momentum(self.step.value, self.ema_decay, self.recipe.ema_warmup)
+            momentum = self._momentum(self.step.value)
             weights, averages = zip(*self._pairs(), strict=True)
             backend.update_averages(averages, weights, momentum, assign=replicas.update)
         replicas.update([self.step], [self.step.value + 1])

@@ -221,10 +221,10 @@ class AdamRecipe:
             return WarmedUp(rate, warm_up)
         return keras.optimizers.schedules.PolynomialDecay(rate / warm_up, warm_up, end_learning_rate=rate)
 
-    def build(self) -> EmaAdam:
-        """A new optimizer."""
+    def build(self, kind: type = EmaAdam, **options) -> EmaAdam:
+        """A new optimizer, of a subclass with options of its own if that is asked for."""
         same = {name: getattr(self, name) for name in ("beta_1", "beta_2", "epsilon")}
-        return EmaAdam(self.rate(), global_clipnorm=self.clip_norm or None, ema_momentum=self.ema_decay, **same)
+        return kind(self.rate(), global_clipnorm=self.clip_norm or None, ema_momentum=self.ema_decay, **same, **options)
 
 
 def _parts(optimizer) -> list:

@@ -37,6 +37,7 @@ from keras_sid2.generation import generate, trajectory
 from keras_sid2.models import ResidualUViT
 from keras_sid2.parallel import replicas
 from keras_sid2.policies import check_channels_last, check_floatx
+from keras_sid2.shapes import whole_number
 from keras_sid2.training.adapting import adapt
 from keras_sid2.training.averaged_model import parameters
 from keras_sid2.training.checked_model import CheckedModel
@@ -86,7 +87,7 @@ class SiD2Model(CheckedModel):
     The model itself keeps `step`, how many steps it was trained, and the averages: compile() again, with any optimizer
     of Keras, loses neither. Layers may be frozen (`layer.trainable = False`, then compile()); files keep that. A
     subclass with several networks has `step_losses`, `variables_of_step`, `new_optimizer` and `PARTS` of its own, and
-    no train step (examples/moment_matching.py).
+    no train step (distillation.py).
 
     Args:
         network: what keras_sid2.conditions says of networks, with `sample_shape` and `conditions`; a `ResidualUViT`.
@@ -102,6 +103,8 @@ class SiD2Model(CheckedModel):
         objective: in place of schedule, weighting and prediction; see `DiffusionObjective`.
         channels: `keras_sid2.Channels`, for fields: float samples in physical units, of any range, which the network
             sees standardised. `generate` gives them in these units, and clips none. None: images in [-1, 1].
+        student_steps: of a student (`MomentMatchingModel.student`), the steps that it was distilled for, which
+            `generate` takes where it is told of no others; None of other models.
 
     Raises ValueError where the paper has no schedule or bias for this size and none is given; for a network whose
     weights are not float32, or whose given frames are of other clips; for other channels than the samples'; and where
@@ -124,6 +127,7 @@ class SiD2Model(CheckedModel):
         *,
         objective=None,
         channels=None,
+        student_steps=None,
         **kwargs,
     ):
         check_floatx()
@@ -140,13 +144,14 @@ class SiD2Model(CheckedModel):
         dropout_shares(label_dropout, conditions)  # refuses what are none
         threefry.key(seed)  # refuses what is no seed
         super().__init__(name=name, **{**kwargs, "autocast": False, "dtype": "float32"})
-        self.network, self.objective = _built(network, shape, conditions), objective
+        self.network, self.objective = built(network, shape, conditions), objective
         self.sample_shape, self.no_label, self.channels = shape, no_label, channels
         classes = range(self.num_classes or 0)
         if no_label is not None and (type(no_label) is not int or no_label in classes):
             raise ValueError(f"no_label must be an integer that is no class, such as -1, got {no_label!r}.")
         self.label_dropout = dict(label_dropout) if isinstance(label_dropout, Mapping) else float(label_dropout)
         self.seed, self.recipe = int(seed), recipe or AdamRecipe()
+        self.student_steps = None if student_steps is None else whole_number("student_steps", student_steps)
         self._keep_averages()
         bounds = ("min", *map("{:g}".format, LOGSNR_EDGES), "max")
         self.bin_losses = [keras.metrics.Mean(name=f"loss_logsnr_{a}_{b}") for a, b in itertools.pairwise(bounds)]
@@ -327,6 +332,7 @@ class SiD2Model(CheckedModel):
             **({} if self.channels is None else {"channels": keras.saving.serialize_keras_object(self.channels)}),
             "frozen": frozen(self.network),
             **({"ema_decay": self.ema_decay} if self._chosen else {}),
+            **({} if self.student_steps is None else {"student_steps": self.student_steps}),
         }
 
     @classmethod
@@ -362,7 +368,7 @@ def _draws(keys, order) -> tuple:
     return uniform[0, :1], uniform[1], ops.stack([part[2] for part in words], axis=-1)
 
 
-def _built(network, shape: tuple[int, ...], conditions: Mapping):
+def built(network, shape: tuple[int, ...], conditions: Mapping):
     """`network` with its weights, which one of the user's may make at its first call only."""
     if not network.built:
         call_network(network, {"z_t": ops.zeros((1, *shape)), "logsnr": ops.zeros((1,)), **null_like(conditions, 1)})

@@ -1,0 +1,209 @@
+"""Distillation by moment matching (Salimans et al., arXiv 2406.04103): a student that draws in k steps.
+
+Student and auxiliary network begin as copies of the teacher, which is frozen, its guidance inside it. Of data x:
+
+    s ~ U(0, 1), t = min(s + U(0, 1 / k), 1);  z_t = alpha_t x + sigma_t eps
+    x~ = student(z_t);  z_s ~ q(z_s | z_t, x~), with the lower variance of diffusion.gaussian's Eq. (5)
+    (1) even steps, the auxiliary network:  w(s) (|x~ - auxiliary(z_s)|^2 + |teacher(z_s) - auxiliary(z_s)|^2)
+    (2) odd steps, the student:             w(s) <x~, auxiliary(z_s) - teacher(z_s)>
+
+No gradient passes through z_s, x~ in (1), or the bracket's right half in (2). By (1) the auxiliary network follows
+E_student[x~ | z_s]; (2) is at rest where that equals the teacher's E[x | z_s] at all s. Means are over the values of a
+sample, w is the objective's weighting of squared errors in x.
+"""
+
+from keras import ops
+
+from keras_sid2 import threefry
+from keras_sid2.conditions import call_network, known_of
+from keras_sid2.config import register, settings
+from keras_sid2.diffusion import DiffusionObjective, Guidance, diffuse, guide, posterior, to_x
+from keras_sid2.parallel import replicas
+from keras_sid2.shapes import whole_number
+from keras_sid2.training.alternating import AlternatingAdam
+from keras_sid2.training.averaged_model import step_momentum
+from keras_sid2.training.optimizer import AdamRecipe
+from keras_sid2.training.sid2_model import SiD2Model, built
+
+_OF_STUDENT = -1  # beside the examples' numbers, by which the same key makes seeds of dropout
+
+# The paper's settings for ImageNet, as far as they are known; the rate falls to 0 there, see AdamRecipe's `decay`.
+RECIPE = AdamRecipe(1e-5, warmup_steps=1000, beta_1=0.0, ema_decay=0.999, ema_warmup=True)
+
+
+@settings
+class MomentMatching(DiffusionObjective):
+    """The objective of a `MomentMatchingModel`.
+
+    Args:
+        steps: k, which the student draws in, >= 1.
+        guidance: the teacher's, a `Guidance` whose interval is in logsnr; None: none.
+
+    Raises ValueError for others.
+    """
+
+    steps: int = 8
+    guidance: Guidance | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "steps", whole_number("The steps of a student", self.steps))
+        if not isinstance(self.guidance, Guidance | None):
+            raise ValueError(f"The teacher's guidance must be a Guidance, or None; got {self.guidance!r}.")
+
+    def corrupt(self, x, t, eps) -> dict:
+        """What `MomentMatchingModel` makes z_t and z_s of; logsnr and weight are those of s, which is the drawn t."""
+        logsnr = self.schedule.logsnr(t)
+        return {"x": x, "eps": eps, "s": t, "logsnr": logsnr, "weight": self.weighting(logsnr)}
+
+
+@register
+class MomentMatchingModel(SiD2Model):
+    """Trains a student of few steps by moment matching; `of_teacher` makes one.
+
+    `network` is the student: it alone is averaged and drawn from. `teacher` is frozen; neither it nor `auxiliary` has
+    dropout in training. Even steps train the auxiliary network, odd ones the student. The loss of a step of the student
+    is shown as w(s) |auxiliary - teacher|^2, the squared distance between the moments, and so is that of `evaluate`;
+    its gradient is that of Eq. (2). Parts that a condition tells of the sample are as it tells them.
+
+    Args:
+        network, teacher, auxiliary: networks of equal samples and conditions, with different names.
+        objective: a `MomentMatching`.
+        others: as `SiD2Model`'s; recipe None is RECIPE.
+
+    Raises ValueError for networks that differ in that, another objective, and guidance without a condition.
+    """
+
+    PARTS = (*SiD2Model.PARTS, "teacher", "auxiliary")
+
+    def __init__(self, network, *, teacher, auxiliary, objective, recipe=None, name="moment_matching", **kwargs):
+        if not isinstance(objective, MomentMatching):
+            raise ValueError(f"A MomentMatchingModel needs a MomentMatching as objective, got {objective!r}.")
+        super().__init__(network, objective=objective, recipe=recipe or RECIPE, name=name, **kwargs)
+        if objective.guidance is not None and objective.guidance.acts and not self.conditions:
+            raise ValueError("Guidance of a teacher needs conditions to be guided by, and this network has none.")
+        self.teacher, self.auxiliary = (built(n, self.sample_shape, self.conditions) for n in (teacher, auxiliary))
+        sizes = [[tuple(v.shape) for v in n.weights] for n in (network, teacher, auxiliary)]
+        if sizes[1:] != sizes[:-1] or len({n.name for n in (network, teacher, auxiliary)}) < 3:
+            raise ValueError("Student, teacher and auxiliary network must be copies of one network, of three names.")
+        teacher.trainable = False
+
+    @classmethod
+    def of_teacher(cls, model: SiD2Model, steps: int, guidance=None, *, recipe=None, seed=0, use_ema=True, **changes):
+        """A new one, not compiled, at step 0, of copies of the network of `model`, which stays as it is.
+
+        Args:
+            steps, guidance: `MomentMatching`'s.
+            recipe, seed: `SiD2Model`'s.
+            use_ema: the averages of `model`, if it has any, and not its weights.
+            changes: of the networks' configuration, such as dtype="mixed_bfloat16" and remat=True.
+
+        Raises ValueError where `model` is a student itself.
+        """
+        if model.student_steps is not None:
+            raise ValueError(f"This teacher is a student of {model.student_steps} steps itself: distil its teacher.")
+        parts = {name: getattr(model.objective, name) for name in ("schedule", "weighting", "prediction")}
+        values = [value for _, value in model.network_values(use_ema=use_ema)]
+        name = model.network.name
+        names = {"network": name, "teacher": f"{name}_teacher", "auxiliary": f"{name}_auxiliary"}
+        networks = {part: _copy(model, name, values, changes) for part, name in names.items()}
+        return cls(
+            **networks,
+            objective=MomentMatching(**parts, steps=steps, guidance=guidance),
+            label_dropout=model.label_dropout,
+            no_label=model.no_label,
+            channels=model.channels,
+            recipe=recipe,
+            seed=seed,
+        )
+
+    student_steps = property(lambda self: self.objective.steps, lambda self, _: None)
+
+    def student(self) -> SiD2Model:
+        """The student by itself, a new SiD2Model with its averages and `step`, without teacher and auxiliary network;
+        `student_steps` is k."""
+        objective = DiffusionObjective(self.schedule, self.weighting, self.prediction)
+        kept = ("label_dropout", "no_label", "recipe", "seed", "student_steps", "channels")
+        same = {name: getattr(self, name) for name in kept}
+        values = [value for _, value in self.network_values(use_ema=False)]
+        new = SiD2Model(_copy(self, self.network.name, values), objective=objective, **same)
+        if (averages := self.averages()) is None:
+            new.reset_averages()
+            return new
+        for mine, its in zip(new._averages, averages, strict=True):
+            mine.assign(ops.copy(its.value))
+        new.step.assign(ops.copy(self.step.value))
+        return new
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def new_optimizer(self):
+        return self.recipe.build(AlternatingAdam, first=len(self.network.trainable_variables))
+
+    def compile(self, optimizer=None, **kwargs):
+        """SiD2Model's; ValueError for another optimizer than an AlternatingAdam."""
+        if not isinstance(getattr(optimizer, "inner_optimizer", optimizer), AlternatingAdam | None):
+            name = optimizer if isinstance(optimizer, str) else type(optimizer).__name__
+            advice = "leave it out, and give the recipe other settings, or take an AlternatingAdam"
+            raise ValueError(f"Two networks are trained in turn, and {name} would move both at each step: {advice}.")
+        super().compile(optimizer, **kwargs)
+
+    def corrupted(self, data, keys, dropout, first=None) -> dict:
+        inputs = super().corrupted(data, keys, dropout, first)
+        order, _ = replicas.rows(ops.shape(inputs["s"])[0])
+        order = order if first is None else order + ops.cast(first, "int32")
+        ahead, noise = (threefry.fold_in(keys[3], _OF_STUDENT, i) for i in range(2))
+        t = ops.minimum(inputs["s"] + threefry.uniform(ahead, index=order) / self.objective.steps, 1.0)
+        return {**inputs, "t": t, "noise": threefry.normal(noise, self.sample_shape, index=order)}
+
+    def variables_of_step(self) -> list:
+        return [self.step, *(v for part in (self.network, self.teacher, self.auxiliary) for v in part.variables)]
+
+    def _momentum(self, step):
+        """Of the averages: m of the student's own steps, and 1 in the others but the first, which takes the weights."""
+        own = step_momentum(step // 2, self.ema_decay, self.recipe.ema_warmup)
+        return ops.where(step % 2 == 1, own, ops.cast(step > 0, "float32"))
+
+    def step_losses(self, inputs, training):
+        logsnr_t, logsnr_s = self.schedule.logsnr(inputs["t"]), inputs["logsnr"]
+        z_t = diffuse(x=inputs["x"], eps=inputs["eps"], logsnr=logsnr_t)
+        seed = inputs.get("example_seeds", inputs.get("seed"))
+        given = {**inputs, "z_t": z_t, "logsnr": logsnr_t}
+        x = self._x_hat(self._predict(given, training=training, seed=seed), given)
+        held = ops.stop_gradient(x)
+        mean, variance, _ = posterior(z_t=z_t, x_hat=held, logsnr_t=logsnr_t, logsnr_s=logsnr_s)
+        given = {**inputs, "z_t": mean + ops.sqrt(variance) * inputs["noise"]}
+        auxiliary = self._x_hat(call_network(self.auxiliary, given, training=False), given)
+        teacher = ops.stop_gradient(self._of_teacher(given))
+        apart = auxiliary - teacher
+        of_auxiliary = ops.square(held - auxiliary) + ops.square(apart)  # Eq. (1)
+        direction = x * ops.stop_gradient(apart)  # Eq. (2)
+        of_student = ops.stop_gradient(ops.square(apart) - direction) + direction
+        found = ops.where(self.step.value % 2 == 0, of_auxiliary, of_student) if training else ops.square(apart)
+        return inputs["weight"] * ops.mean(found, axis=tuple(range(1, len(found.shape))))
+
+    def _x_hat(self, output, given):
+        found = to_x(ops.cast(output, "float32"), self.prediction, z_t=given["z_t"], logsnr=given["logsnr"])
+        for x, mask in known_of(self.conditions, given):
+            found = ops.where(mask, x, found)
+        return found
+
+    def _of_teacher(self, given):
+        """x_hat of the teacher with its guidance."""
+        guidance = self.objective.guidance
+        x_hat = self._x_hat(call_network(self.teacher, given, training=False), given)
+        if guidance is None or not guidance.acts:
+            return x_hat
+        null = {n: ops.broadcast_to(self.conditions[n].null, ops.shape(given[n])) for n in self.guided_conditions}
+        base = self._x_hat(call_network(self.teacher, {**given, **null}, training=False), given)
+        scale = guidance.at(given["logsnr"])
+        return guide(x_hat, base, ops.reshape(scale, (-1, *[1] * (len(x_hat.shape) - 1))))
+
+
+def _copy(model: SiD2Model, name: str, values, changes=()):
+    """The network of `model` anew, of that name, with these values of its variables."""
+    config = {**model.network.get_config(), **dict(changes), "name": name}
+    new = built(type(model.network).from_config(config), model.sample_shape, model.conditions)
+    for variable, value in zip(new.variables, values, strict=True):
+        variable.assign(ops.copy(value))  # jax gives buffers away
+    return new

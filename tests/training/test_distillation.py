@@ -1,0 +1,327 @@
+"""keras_sid2/training/distillation.py: gradients against formulas of another source, and that a student matches."""
+
+import importlib.util
+import itertools
+import pathlib
+import types
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from helpers import BACKEND, alpha_sigma_of, sigmoid, to_numpy
+from keras import ops
+
+from keras_sid2 import AdamRecipe, DDPMSampler, Guidance, SampleRequest, SiD2Model, backend
+from keras_sid2.conditions import ClassLabel
+from keras_sid2.diffusion import CosineSchedule, SigmoidWeighting
+from keras_sid2.training import AlternatingAdam, EmaAdam, MomentMatchingModel, distillation
+
+K, LABELS = 3, 2
+PARTS = {"schedule": CosineSchedule(logsnr_min=-8.0, logsnr_max=8.0), "weighting": SigmoidWeighting(0.5)}
+GUIDANCE = Guidance(1.7, (-3.0, 2.0))
+# Of the networks: (a, b) of v_hat = a z + b[label]; labels 0, 1, and 2 for none.
+WEIGHTS = {
+    "network": (0.8, [0.1, -0.2, 0.05]),
+    "teacher": (0.5, [0.3, -0.4, 0.1]),
+    "auxiliary": (0.6, [-0.1, 0.2, 0.0]),
+}
+
+
+@keras.saving.register_keras_serializable(package="test_distillation")
+class Linear(keras.Model):
+    """v_hat = a z_t + b[label], of one pixel."""
+
+    sample_shape, num_classes = (1, 1, 1), LABELS
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.a = self.add_weight(shape=(), name="a")
+        self.b = self.add_weight(shape=(LABELS + 1,), name="b")
+
+    def call(self, inputs, training=None):
+        z_t, _, label = inputs
+        return self.a * z_t + ops.reshape(ops.take(self.b, label), (-1, 1, 1, 1))
+
+
+def linear_model(module=distillation, guidance=GUIDANCE):
+    objective = module.MomentMatching(**PARTS, steps=K, guidance=guidance)
+    networks = {part: Linear(name=part) for part in WEIGHTS}
+    model = module.MomentMatchingModel(**networks, objective=objective, label_dropout=0.2)
+    for part, values in WEIGHTS.items():
+        networks[part].set_weights([np.array(v, "float32") for v in values])
+    return model
+
+
+def gradients(model, step: int, batch: dict):
+    """(inputs, losses, gradients) of a training step, of the student's a and b and the auxiliary network's."""
+    model.step.assign(step)
+    inputs = model.corrupted(batch, model._step_keys(0, step), model._dropout)
+    trained = [*model.network.weights, *model.auxiliary.weights]
+    reads = model.variables_of_step()
+    losses, found = backend.accumulated(lambda i: model.step_losses(inputs, True), reads, trained, 1)
+    inputs = {name: to_numpy(values).astype("float64") for name, values in inputs.items()}
+    return inputs, to_numpy(losses)[0], [to_numpy(g) for g in found]
+
+
+def expected(inputs: dict, step: int):
+    """The same by hand, float64: z_s is drawn from the product of two Gaussians in z_s."""
+    label, x, noise = inputs["label"].astype(int), *(inputs[name].ravel() for name in ("x", "noise"))
+
+    def at(time):
+        logsnr = to_numpy(PARTS["schedule"].logsnr(ops.convert_to_tensor(time.astype("float32")))).astype("float64")
+        return (logsnr, *alpha_sigma_of(logsnr))
+
+    def x_hat_of(part, z, alpha, sigma, label):
+        a, b = WEIGHTS[part]
+        return alpha * z - sigma * (a * z + np.array(b)[label])
+
+    (_, alpha_t, sigma_t), (logsnr_s, alpha_s, sigma_s) = at(inputs["t"]), at(inputs["s"])
+    z_t = alpha_t * x + sigma_t * inputs["eps"].ravel()
+    x_hat = x_hat_of("network", z_t, alpha_t, sigma_t, label)
+    ratio = alpha_t / alpha_s
+    added = sigma_t**2 - (ratio * sigma_s) ** 2  # variance of z_t given z_s, whose mean is ratio z_s
+    precision = ratio**2 / added + 1 / sigma_s**2
+    z_s = (ratio * z_t / added + alpha_s * x_hat / sigma_s**2) / precision + noise / np.sqrt(precision)
+    teacher, none = (x_hat_of("teacher", z_s, alpha_s, sigma_s, given) for given in (label, LABELS))
+    acts = (logsnr_s >= GUIDANCE.interval[0]) & (logsnr_s <= GUIDANCE.interval[1])
+    teacher = np.where(acts, none + GUIDANCE.scale * (teacher - none), teacher)
+    auxiliary = x_hat_of("auxiliary", z_s, alpha_s, sigma_s, label)
+    w = np.exp(0.5) * sigmoid(logsnr_s - 0.5)
+    if step % 2:
+        slope, sigma, z = w * (auxiliary - teacher), sigma_t, z_t
+        losses = w * (auxiliary - teacher) ** 2
+    else:
+        slope, sigma, z = 2 * w * (2 * auxiliary - x_hat - teacher), sigma_s, z_s
+        losses = w * ((x_hat - auxiliary) ** 2 + (teacher - auxiliary) ** 2)
+    own = [-(slope * sigma * z).sum(), -np.eye(LABELS + 1)[label].T @ (slope * sigma)]
+    still = [np.zeros(()), np.zeros(LABELS + 1)]
+    return losses, [*own, *still] if step % 2 else [*still, *own]
+
+
+def batch_of(count: int) -> dict:
+    rng = np.random.default_rng(0)
+    image = rng.uniform(-1, 1, (count, 1, 1, 1)).astype("float32")
+    return {"image": image, "label": rng.integers(0, LABELS, count).astype("int32")}
+
+
+def differences(module=distillation) -> float:
+    """The largest of losses and gradients, relative to the gradient's size, of an even and an odd step."""
+    found = 0.0
+    for step in (4, 5):
+        inputs, *ours = gradients(linear_model(module), step, batch_of(256))
+        assert (inputs["t"] == np.minimum(inputs["t"], 1.0)).all() and 0.9 / K < (inputs["t"] - inputs["s"]).max()
+        theirs = expected(inputs, step)
+        size = max(np.abs(g).max() for g in theirs[1])
+        pairs = [(ours[0], theirs[0]), *zip(ours[1], theirs[1], strict=True)]
+        found = max(found, (inputs["t"] - inputs["s"]).max() - 1 / K, *(np.abs(a - b).max() / size for a, b in pairs))
+    return found
+
+
+def test_gradients_of_both_losses_are_those_by_hand():
+    assert differences() < 1e-3
+
+
+MUTANTS = {
+    "wrong sign": ("direction = x * ops.stop_gradient(apart)", "direction = x * ops.stop_gradient(-apart)"),
+    "gradient through z_s": ("held = ops.stop_gradient(x)", "held = x"),
+    "gradient through the bracket": ("direction = x * ops.stop_gradient(apart)", "direction = x * apart"),
+    "the upper variance": ("mean, variance, _ = posterior", "mean, _, variance = posterior"),
+    "swapped roles": ("self.step.value % 2 == 0", "self.step.value % 2 == 1"),
+    "auxiliary and teacher swapped": ("call_network(self.auxiliary, given", "call_network(self.teacher, given"),
+    "one half of Eq. (1)": ("ops.square(held - auxiliary) + ops.square(apart)", "ops.square(held - auxiliary)"),
+    "no guidance": ("if guidance is None or not guidance.acts:", "if True:"),
+    "the level of t": ('"logsnr": logsnr_t}', '"logsnr": logsnr_s}'),
+    "steps twice as long": ("/ self.objective.steps", "* 2 / self.objective.steps"),
+}
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="a mutant is of all backends alike; torch compiles nothing")
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutants_are_found(name):
+    before, after = MUTANTS[name]
+    source = pathlib.Path(distillation.__file__).read_text()
+    assert source.count(before) == 1
+    registered = dict(keras.saving.get_custom_objects())
+    module = types.ModuleType("mutant")
+    exec(compile(source.replace(before, after), name, "exec"), module.__dict__)
+    keras.saving.get_custom_objects().update(registered)
+    assert differences(module) > 1e-2
+
+
+# -- the optimizer ---------------------------------------------------------------------------------------------------
+
+
+def test_a_group_whose_gradient_is_zero_keeps_weights_and_moments_and_the_other_has_its_own_steps():
+    rng, zero = np.random.default_rng(0), np.zeros(3, "float32")
+    weights = [keras.Variable(np.ones(3, "float32"), name=name) for name in "ab"]
+    alone = [keras.Variable(np.ones(3, "float32"), name=name) for name in "cd"]
+    options = {"learning_rate": 0.1, "beta_1": 0.5, "global_clipnorm": None}
+    both, each = AlternatingAdam(first=1, **options), [EmaAdam(**options) for _ in alone]
+    both.build(weights)
+    for optimizer, variable in zip(each, alone, strict=True):
+        optimizer.build([variable])
+    for group in (1, 0, 1, 1, 0, 1):
+        gradient = rng.normal(size=3).astype("float32")
+        grads = [gradient if i == group else zero for i in range(2)]
+        before = [to_numpy(v) + 0 for v in (weights[1 - group], *both.variables)]
+        both.apply([ops.convert_to_tensor(g) for g in grads])
+        each[group].apply([ops.convert_to_tensor(gradient)])
+        after = [to_numpy(v) for v in (weights[1 - group], *both.variables)]
+        names = ["weight", *(v.name for v in both.variables)]
+        kept = [n for n, a, b in zip(names, before, after, strict=True) if np.array_equal(a, b)]
+        assert {"weight", f"{'ab'[1 - group]}_momentum", f"{'ab'[1 - group]}_velocity"} <= set(kept)
+        for ours, theirs in zip(weights, alone, strict=True):
+            np.testing.assert_allclose(to_numpy(ours), to_numpy(theirs), rtol=1e-5)
+    for bad in (np.nan, np.inf):
+        before = [to_numpy(w) + 0 for w in weights]
+        both.apply([ops.convert_to_tensor(np.full(3, bad, "float32")), ops.convert_to_tensor(np.ones(3, "float32"))])
+        assert all(np.array_equal(to_numpy(w), b) for w, b in zip(weights, before, strict=True))
+        assert not np.isfinite(to_numpy(both.gradient_norm))
+
+
+# -- the model -------------------------------------------------------------------------------------------------------
+
+
+@keras.saving.register_keras_serializable(package="test_distillation")
+class Small(keras.Model):
+    """v_hat of 4 x 4 pixels, each by itself."""
+
+    sample_shape, conditions = (4, 4, 1), {"label": ClassLabel(3)}
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden, self.out = keras.layers.Dense(8, activation="silu"), keras.layers.Dense(1)
+
+    def call(self, inputs, training=None):
+        z_t = inputs["z_t"]
+        known = ops.stack([ops.cast(inputs[name], z_t.dtype) for name in ("logsnr", "label")], axis=-1)
+        known = ops.broadcast_to(known[:, None, None], (*ops.shape(z_t)[:-1], 2))
+        return self.out(self.hidden(ops.concatenate([z_t, known], axis=-1)))
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    keras.utils.set_random_seed(0)
+    teacher = SiD2Model(Small(name="small"), **PARTS, recipe=AdamRecipe(1e-3, warmup_steps=0))
+    teacher.compile()
+    teacher.fit(digits(8), batch_size=8, verbose=0)
+    return teacher
+
+
+def digits(count: int, seed: int = 0) -> dict:
+    rng = np.random.default_rng(seed)
+    image = rng.uniform(-1, 1, (count, 4, 4, 1)).astype("float32")
+    return {"image": image, "label": rng.integers(0, 3, count).astype("int32")}
+
+
+def student_model(teacher, **recipe):
+    recipe = AdamRecipe(1e-3, warmup_steps=0, beta_1=0.0, **recipe)
+    model = MomentMatchingModel.of_teacher(teacher, 2, Guidance(1.5, (-3, 3)), recipe=recipe, seed=3)
+    model.compile()
+    return model
+
+
+def values_of(model) -> list[np.ndarray]:
+    return [to_numpy(v) for v in (*model.variables, *model.optimizer.variables)]
+
+
+def test_networks_move_in_turn_and_the_averages_are_those_of_the_students_own_steps(teacher):
+    model, found, average = student_model(teacher, ema_decay=0.5), [], None
+    for i in range(5):
+        model.fit(digits(8, i), batch_size=8, verbose=0)
+        found.append([[to_numpy(v) + 0 for v in part.weights] for part in (model.network, model.auxiliary)])
+        if i % 2 == 1:
+            now = found[-1][0]
+            average = now if average is None else [0.5 * (a + w) for a, w in zip(average, now, strict=True)]
+    for before, after in itertools.pairwise(found):
+        pairs = [zip(a, b, strict=True) for a, b in zip(before, after, strict=True)]
+        moved = [any(not np.array_equal(a, b) for a, b in pair) for pair in pairs]
+        assert moved == [after is found[1] or after is found[3], after is found[2] or after is found[4]]
+    average_of = dict(zip((v.path for v in model.network.weights), average, strict=True))
+    for variable, kept in zip(model.network.trainable_variables, model.averages(), strict=True):
+        np.testing.assert_allclose(to_numpy(kept), average_of[variable.path], rtol=1e-4, atol=1e-6)
+    for ours, theirs in zip(model.teacher.variables, teacher.network_values(), strict=True):
+        np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs[1]))
+
+
+def test_a_file_goes_on_to_the_bit(teacher, tmp_path):
+    """Behind an odd number of steps: the student's turn is next."""
+    model = student_model(teacher)
+    model.fit(digits(24), batch_size=8, shuffle=False, verbose=0)
+    model.save(tmp_path / "half.keras")
+    again = keras.saving.load_model(tmp_path / "half.keras")
+    for one in (model, again):
+        one.fit(digits(24, 1), batch_size=8, shuffle=False, verbose=0)
+    for ours, theirs in zip(values_of(model), values_of(again), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert again.objective == model.objective and not again.teacher.trainable_variables
+
+
+def test_a_batch_in_parts_is_the_batch(teacher):
+    found = []
+    for parts in (1, 2):
+        model = student_model(teacher, accumulation_steps=parts)
+        losses = [model.fit(digits(8, i), batch_size=8, shuffle=False, verbose=0).history["loss"][0] for i in range(2)]
+        norm = float(to_numpy(model.optimizer.gradient_norm))
+        found.append([*losses, norm])
+    np.testing.assert_allclose(*found, rtol=1e-4)
+
+
+def test_the_student_alone_draws_the_same_in_its_own_steps(teacher, tmp_path):
+    model = student_model(teacher)
+    model.fit(digits(32), batch_size=8, shuffle=False, verbose=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        drawn = model.generate([0, 1, 2], dtype="float32")
+        model.student().save(tmp_path / "student.keras")
+        alone = keras.saving.load_model(tmp_path / "student.keras")
+        assert type(alone) is SiD2Model and alone.student_steps == 2 and int(alone.step.numpy()) == 4
+        np.testing.assert_array_equal(alone.generate([0, 1, 2], dtype="float32"), drawn)
+    request = SampleRequest(alone, [0])
+    assert (request.num_steps, request.sampler) == (2, DDPMSampler(0.0))
+    with pytest.warns(UserWarning, match="student of 2 steps, and num_steps=4"):
+        SampleRequest(alone, [0], num_steps=4)
+    with pytest.warns(UserWarning, match="whose guidance is its teacher's"):
+        SampleRequest(alone, [0], guidance=Guidance(2.0))
+    assert SampleRequest(teacher, [0]).num_steps == 512
+
+
+def test_mixed_precision_trains_it(teacher):
+    model = MomentMatchingModel.of_teacher(teacher, 2, dtype="mixed_bfloat16")
+    model.compile()
+    assert np.isfinite(model.fit(digits(16), batch_size=8, verbose=0).history["loss"]).all()
+    assert model.evaluate(digits(8), batch_size=8, verbose=0, return_dict=True)["loss"] >= 0
+
+
+def test_wrong_input(teacher):
+    model = student_model(teacher)
+    cases = {
+        "steps of a student must be": lambda: MomentMatchingModel.of_teacher(teacher, 0),
+        "guidance must be a Guidance": lambda: MomentMatchingModel.of_teacher(teacher, 2, 1.5),
+        "student of 2 steps itself": lambda: MomentMatchingModel.of_teacher(model, 2),
+        "would move both": lambda: model.compile("adam"),
+        "three names": lambda: MomentMatchingModel(
+            model.network, teacher=model.network, auxiliary=model.auxiliary, objective=model.objective
+        ),
+        "needs a MomentMatching": lambda: MomentMatchingModel(
+            model.network, teacher=model.teacher, auxiliary=model.auxiliary, objective=teacher.objective
+        ),
+    }
+    for sentence, make in cases.items():
+        with pytest.raises(ValueError, match=sentence):
+            make()
+
+
+# -- the example -----------------------------------------------------------------------------------------------------
+
+
+def test_two_steps_of_a_student_are_nearer_to_the_data_than_two_of_its_teacher():
+    path = pathlib.Path(__file__).parents[2] / "examples" / "moment_matching.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    trained, real = example.distilled(teacher_steps=500, student_steps=400), example.points(1000, seed=2)
+    options = dict(num_images=1000, batch_size=1000, num_steps=2, dtype="float32")
+    teacher, student = (example.energy_distance(model.generate(**options), real) for model in trained)
+    assert student < 0.3 * teacher
