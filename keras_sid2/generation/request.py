@@ -254,6 +254,8 @@ class SampleRequest:
             "training_step": self.step,
             "weights": model.weights_digest(use_ema=self.use_ema),
         }
+        if self.use_ema and model.reconstructed is not None:
+            parts["ema_width"] = model.reconstructed
         if self.num_frames is not None:
             parts["num_frames"] = self.num_frames
         if other is not None:
