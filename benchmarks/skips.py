@@ -6,6 +6,7 @@ from keras import ops
 import keras_sid2
 
 
+@keras.saving.register_keras_serializable("benchmarks")
 class SkipPerBlockUViT(keras_sid2.ResidualUViT):
     """ResidualUViT whose up blocks each take, beside their input, what the mirrored down block gave.
 

@@ -8,7 +8,7 @@ from keras_sid2 import AdamRecipe, Guidance, Level, conditions, diffusion, sampl
 pytestmark = pytest.mark.backend_free
 
 SETTINGS = [
-    AdamRecipe(decay="cosine", decay_steps=20_000),
+    AdamRecipe(decay="cosine", decay_steps=20_000, ema_widths=(0.05, 0.1)),
     Guidance(1.5, (-3.0, 5.0)),
     Level("transformer", 64, 2, dropout=0.1),
     diffusion.CosineInterpolatedSchedule(256, low=32.0),
@@ -18,6 +18,7 @@ SETTINGS = [
     diffusion.ConstantVWeighting(),
     diffusion.ConstantXWeighting(),
     diffusion.EDMMonotonicWeighting(),
+    diffusion.EDMWeighting(),
     diffusion.DiffusionObjective(diffusion.CosineSchedule(), diffusion.SigmoidWeighting(-1.0), "x"),
     diffusion.SigmoidWeighting(-1.0),
     conditions.ClassLabel(3),

@@ -67,14 +67,17 @@ def _fusible(gradients: Sequence, *in_place: Sequence) -> bool:
     return known and all(t.is_contiguous() for t in written)
 
 
-def update_averages(averages: Sequence, variables: Sequence, momentum, *, assign: Callable):
-    """average <- momentum average + (1 - momentum) variable, for each pair; assign(averages, values) does it."""
+def update_averages(averages: Sequence, variables: Sequence, momentum=None, *, share=None, assign: Callable):
+    """average <- momentum average + (1 - momentum) variable, for each pair; assign(averages, values) does it. `share`
+    in its place is 1 - momentum, of which a float32 near 1 would leave few digits."""
     if name() != "torch":
         pairs = zip(averages, variables, strict=True)
+        if share is not None:
+            return assign(averages, [average + share * (variable - average) for average, variable in pairs])
         return assign(averages, [momentum * average + (1.0 - momentum) * variable for average, variable in pairs])
     values, weights = ([v.value for v in group] for group in (averages, variables))
     with torch.no_grad():
-        rest = ops.cast(1.0 - momentum, "float32")
+        rest = ops.cast(1.0 - momentum if share is None else share, "float32")
         if _fusible((), values, weights):
             # average + (1 - momentum) (weight - average), as a step of gradient descent with a decay of 1
             plain = {"momentum": 0.0, "dampening": 0.0, "nesterov": False, "is_first_step": False}

@@ -149,8 +149,13 @@ def _measure_model(values, console) -> int:
 def _measure_on_devices(values, console) -> int:
     options = sampling_flags.sampling_options(values)
     settings = sweep.settings(values, options) if values.sweep else None
+    if settings is None:
+        sampling_flags.check_width_flags(values)
+    for width in [values.ema_width] if settings is None else {setting.ema_width for setting in settings}:
+        sampling_flags.check_width(values, width)
     model = sampling_flags.load_model_from_flags(values)
     if settings is None:
+        sampling_flags.take_width(model, values, values.ema_width)
         measured = Measuring(values, model, console)
         seeds = [(options["seed"] + fold) % 2**32 for fold in range(values.folds)]
         found = [measured(options | {"seed": seed}) for seed in seeds]
@@ -190,7 +195,7 @@ class Measuring:
         most, reference = sweep.IMAGES if values.sweep else _MOST, self.how["reference"]
         self.count = values.num_images or processes.from_first(min(most, reference.features.count) if reference else 0)
         processes.check_enough(self.count)
-        self._model, self._console = model, console
+        self._values, self._model, self._console = values, model, console
         self._labels = np.arange(self.count) % model.num_classes if model.num_classes else None
         self._conditions, self._real = {}, {}
         if set(model.conditions) - {"label"}:
@@ -200,6 +205,12 @@ class Measuring:
 
     def _request(self, options: dict) -> Request:
         return Request(self._model, self.count, 0, self._labels, options, {}, self._conditions)
+
+    def take_width(self, width: float | None):
+        """Draws with the average of this width from now on, if it is one."""
+        name = None if width is None else f"{width:g}"
+        if name is not None and not (self._model.reconstructed or "").startswith(f"{name} at"):
+            sampling_flags.take_width(self._model, self._values, width)
 
     def describe(self, options: dict) -> dict:
         """What would be drawn."""

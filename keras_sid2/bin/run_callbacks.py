@@ -16,7 +16,7 @@ from keras_sid2.bin.common import ProgressLine
 from keras_sid2.bin.goodput import KINDS, Goodput, peak_of
 from keras_sid2.bin.run_context import RunContext
 from keras_sid2.callbacks.measuring import MeasureSamples
-from keras_sid2.callbacks.saving import SampleGrids, SaveCheckpoints, training_goes_on
+from keras_sid2.callbacks.saving import SampleGrids, SaveCheckpoints, SaveSnapshots, training_goes_on
 from keras_sid2.evaluation import evaluate
 from keras_sid2.io.atomic import drop_lines_after
 from keras_sid2.parallel import processes
@@ -95,13 +95,15 @@ class RunCallbacks:
         draws = settings.sample_every and run.preset.sample_shape[-1] in (1, 3)  # of others there are no pictures
         others = {  # saving first: what comes behind it may take long, or fail
             "saving": self._save(),
+            "snapshots": self._save_snapshots() if settings.snapshot_every else None,
             "evaluating": Evaluate(run, log) if settings.eval_split else None,
             "sampling": self._sample_grids(log) if draws else None,
             "measuring": self._measure,
         }
         if self._measure is not None:
             self._measure.log = log.measured
-        timed = [[callback, log.goodput.mark(kind)] for kind, callback in others.items() if callback is not None]
+        kinds = {"snapshots": "saving"}
+        timed = [[c, log.goodput.mark(kinds.get(name, name))] for name, c in others.items() if c is not None]
         return [*self._guards, log.goodput, *sum(timed, [])]
 
     def release_model(self):
@@ -120,6 +122,11 @@ class RunCallbacks:
             note=run.note,
             sharded=settings.checkpoints == "sharded",
         )
+
+    def _save_snapshots(self) -> SaveSnapshots:
+        settings = self._settings
+        how = {"every": settings.snapshot_every, "last": settings.steps, "dtype": settings.snapshot_dtype}
+        return SaveSnapshots(self._run.output / "snapshots", **how, note=self._run.note)
 
     def _sample_grids(self, log: RunLog) -> SampleGrids:
         classes = min(self._run.num_classes or 0, 10)

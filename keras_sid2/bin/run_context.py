@@ -1,6 +1,7 @@
 """What the parts of a training run share: what was asked for, its data and folders, and whether it is to stop."""
 
 import pathlib
+import shutil
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from keras_sid2.models.level import as_levels
 from keras_sid2.parallel import processes
 from keras_sid2.parallel.rules import Mesh
 from keras_sid2.training.proposal import SIZES
+from keras_sid2.training.snapshots import snapshot_bytes
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -145,6 +147,20 @@ class RunContext:
             )
         for sentence in self.settings.remarks(self.asked):
             self.note(sentence)
+        if self.settings.snapshot_every:
+            self.note(self._disk_of_snapshots())
+
+    def _disk_of_snapshots(self) -> str:
+        settings, widths = self.settings, self.preset.recipe.ema_widths
+        one = snapshot_bytes(self.preset.cost.parameters, widths, settings.snapshot_dtype)
+        count, free = -(-settings.steps // settings.snapshot_every), shutil.disk_usage(self.workdir).free
+        told = (
+            f"averages of widths {', '.join(map(str, widths))} in {settings.snapshot_dtype}, {one / 1e6:,.4g} MB each"
+        )
+        return (
+            f"Snapshots every {settings.snapshot_every} steps: {told}, {count} up to step {settings.steps}: "
+            f"{count * one / 1e9:,.3g} GB in {self.workdir / 'snapshots'} ({free / 1e9:,.3g} GB are free there)."
+        )
 
     def dataset(self, split: str, bad_records: pipelines.BadRecords, **options) -> "tf.data.Dataset":
         """This process's share of the batches of one split; `options` as `pipelines.make_dataset`."""

@@ -90,6 +90,8 @@ def main(values, console: Console | None = None) -> int:
     console = console or Console(stderr=True, quiet=processes.index() > 0)
     check(SampleFlags, values)
     _check_formats(values)
+    sampling_flags.check_width_flags(values)
+    sampling_flags.check_width(values, values.ema_width)
     with sampling_flags.drawing_devices(values):
         return _draw(values, console)
 
@@ -101,6 +103,7 @@ def _draw(values, console: Console) -> int:
     check_out(values.out, values.format)
     keep_compiled(values.compilation_cache)
     request.model = model = sampling_flags.load_model_from_flags(values)
+    sampling_flags.take_width(model, values, values.ema_width)
     check_channels(model.sample_shape[-1], values.format)
     request.conditions = checked_conditions(request.conditions, model, request.count)
     if request.of_clips and values["frames"].present:

@@ -14,6 +14,7 @@ from keras_sid2.checkpoints import load_model
 from keras_sid2.parallel.mesh import Mesh, drawing
 from keras_sid2.sampling import get_noise_levels, get_sampler
 from keras_sid2.training.preset_folder import is_folder
+from keras_sid2.training.snapshots import Reconstruction
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,9 @@ class SamplingFlags(MeshFlags):
     config: str | None = flag(None, "sid2-train's, if it defines the network's class; or what X.weights.h5 is of")
     set: tuple = flag((), "path=value: changes the preset that --weights=X.weights.h5 is of")
     ema: bool = flag(True, "use the averaged weights")
+    ema_width: float | None = flag(None, "take an average of this width, as 0.07, made of the run's snapshots")
+    ema_step: int | None = flag(None, "at this step, which has a snapshot; the newest one's", at_least(1))
+    snapshots: str | None = flag(None, "folder of the snapshots; WORKDIR/snapshots")
     num_steps: int | None = flag(None, "sampler steps; 512, and of a student those it is for", at_least(1))
     sampler: str = flag("ddpm", "a name in keras_sid2.sampling.SAMPLERS: ddpm, ddim, dpmpp_2m, ...")
     eta: float | None = flag(None, "of ddim, in [0, 1]; 0, without noise, if not given", needs="sampler=ddim")
@@ -62,6 +66,34 @@ def load_model_from_flags(values) -> SiD2Model:
     if values.workdir:
         return load_model(newest_checkpoint("workdir", values.workdir))
     return load_model_file(model_path("weights", values.weights))
+
+
+def check_width_flags(values, width: str = "ema_width"):
+    """ValueError for those of averages that do nothing; `width` is the flag that needs them."""
+    if getattr(values, width) is None:
+        for name in ("ema_step", "snapshots"):
+            if values[name].present:
+                raise ValueError(f"--{name} does nothing without --ema_width.")
+    elif not values.ema:
+        raise ValueError(f"--{width} is of averaged weights: leave out --ema=false.")
+    elif not (values.snapshots or values.workdir):
+        raise ValueError(f"--{width} needs --snapshots, the folder of a run's snapshots, or --workdir.")
+
+
+def check_width(values, width: float | None):
+    """Raises what `Reconstruction` raises, before work starts."""
+    if width is not None:
+        Reconstruction(_snapshots(values), width, step=values.ema_step)
+
+
+def take_width(model: SiD2Model, values, width: float | None):
+    """The average of `width`, if it is one, becomes the model's; raises what `reconstruct_average` raises."""
+    if width is not None:
+        model.reconstruct_average(_snapshots(values), width, step=values.ema_step)
+
+
+def _snapshots(values) -> pathlib.Path:
+    return pathlib.Path(values.snapshots or pathlib.Path(values.workdir) / "snapshots")
 
 
 def _load_weights(values) -> SiD2Model:

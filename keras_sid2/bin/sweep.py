@@ -1,4 +1,4 @@
-"""The sweep of sid2-evaluate: scale x interval x steps x weights x variance, on a few thousand images each.
+"""The sweep of sid2-evaluate: scale x interval x steps x weights x their width x variance, a few thousand images each.
 
 The lowest of many metrics is low by luck too: among 24 settings that are equally good, its 95 % interval held its own
 expectation in 57 of 100 trials, and in 96 of 100 with other images. So the best one is drawn once more with the next
@@ -13,15 +13,17 @@ from rich.table import Table
 
 from keras_sid2 import Guidance
 from keras_sid2.bin.flag_table import flag, parsed
+from keras_sid2.bin.sampling_flags import check_width_flags
 from keras_sid2.evaluation import how_measured
 from keras_sid2.generation.students import USUAL_STEPS
 from keras_sid2.io.atomic import atomic_write
 from keras_sid2.parallel import processes
 from keras_sid2.sampling import DDPMSampler
+from keras_sid2.training.power_averages import WIDEST, as_widths
 
 IMAGES = 2000  # for each setting, at most, unless the user says how many
 _WEIGHTS = {"true": True, "false": False}  # averaged or not
-_KEPT = ("num_steps", "variance")  # hold for all where they are not swept over
+_KEPT = ("num_steps", "variance", "ema_width")  # hold for all where they are not swept over
 _WITH_INTERVAL = "{frechet:.5g}, 95 % interval {frechet_low:.5g} to {frechet_high:.5g}"
 
 
@@ -37,6 +39,7 @@ class SweepFlags:
     sweep_intervals: list = _list(("all",), "guidance intervals in logsnr, as all,-3:5", over="guidance_interval")
     sweep_steps: list | None = _list(None, "numbers of sampler steps; --num_steps if not given", over="num_steps")
     sweep_ema: list = _list(("true",), "true, false or both: averaged and raw weights", over="ema")
+    sweep_ema_width: list | None = _list(None, "of averages made of snapshots, as 0.03,0.05,0.1", over="ema_width")
     sweep_variance: list | None = _list(None, "of ddpm, as 0.1,0.2,0.3; --variance if not given", over="variance")
 
 
@@ -50,11 +53,13 @@ class Setting:
     use_ema: bool
     options: dict = dataclasses.field(compare=False)
     variance: float | None = None
+    ema_width: float | None = None
 
     def words(self) -> tuple[str, str, str, str]:
         """Scale, interval, steps and weights, for people."""
         interval = "all" if self.interval is None else "{:g}:{:g}".format(*self.interval)
         weights = "averaged" if self.use_ema else "raw"
+        weights += "" if self.ema_width is None else f" {self.ema_width:g}"
         return f"{self.scale:g}", interval, f"{self.num_steps}", weights
 
     def name(self) -> str:
@@ -78,6 +83,7 @@ def settings(values, options: dict) -> list[Setting]:
             raise ValueError(f"--{over} is swept over: give --{field.name} in its place.")
     if values.sweep_variance is not None and values.sampler != "ddpm":
         raise ValueError(f"--sweep_variance goes with --sampler=ddpm, got --sampler={values.sampler}.")
+    check_width_flags(values, "ema_width" if values.sweep_ema_width is None else "sweep_ema_width")
     pyplot()
     lists = (
         parsed("sweep_scales", values.sweep_scales, float),
@@ -86,14 +92,15 @@ def settings(values, options: dict) -> list[Setting]:
         parsed("sweep_ema", values.sweep_ema, lambda text: _WEIGHTS[text.lower()], "true or false"),
         parsed("sweep_variance", values.sweep_variance, float) or [None],
     )
+    widths = parsed("sweep_ema_width", values.sweep_ema_width, _width, f"in (0, {WIDEST}]") or [values.ema_width]
     found = []
-    for scale, interval, num_steps, use_ema, variance in itertools.product(*lists):
-        interval = None if scale == 1.0 else interval
+    for width, scale, interval, num_steps, use_ema, variance in itertools.product(widths, *lists):  # widths cost most
+        interval, width = None if scale == 1.0 else interval, width if use_ema else None
         changed = {"guidance": Guidance(scale, interval, options["guidance"].one_batch)}
         changed |= {"guidance_network": None} if scale == 1.0 else {}
         changed |= {"num_steps": num_steps, "use_ema": use_ema}
         changed |= {} if variance is None else {"sampler": DDPMSampler(variance)}
-        found.append(Setting(scale, interval, num_steps, use_ema, {**options, **changed}, variance))
+        found.append(Setting(scale, interval, num_steps, use_ema, {**options, **changed}, variance, width))
     return list(dict.fromkeys(found))
 
 
@@ -101,6 +108,11 @@ def _steps(text: str) -> int:
     if int(text) < 1:
         raise ValueError(text)
     return int(text)
+
+
+def _width(text: str) -> float:
+    (width,) = as_widths([float(text)])
+    return width
 
 
 def _interval(text: str) -> tuple[float, float] | None:
@@ -116,15 +128,16 @@ def run(settings: list[Setting], measuring, lines, out: pathlib.Path, console) -
     rows, first = [], processes.index() == 0
     for number, setting in enumerate(settings, 1):
         title = f"{number} of {len(settings)}: {setting.name()}"
-        rows.append((setting, _measured(measuring, lines, setting.options, title, console)))
+        rows.append((setting, _measured(measuring, lines, setting, title, console)))
     order = sorted(range(len(rows)), key=lambda i: rows[i][1].metrics["frechet"]) if first else [0]
     best = settings[processes.from_first(order[0])]
     seed = (best.options["seed"] + 1) % 2**32
+    again = dataclasses.replace(best, options={**best.options, "seed": seed})
     rows = [rows[i] for i in order]
     if first:
         show(rows, console)
     title = f"the best one anew, with seed {seed}: {best.name()}"
-    anew = _measured(measuring, lines, {**best.options, "seed": seed}, title, console)
+    anew = _measured(measuring, lines, again, title, console)
     if first:
         _report(rows, anew, out, seed)
     return 0
@@ -141,9 +154,10 @@ def _report(rows: list, anew, out: pathlib.Path, seed: int):
     print(f"signature  {anew.signature()}")
 
 
-def _measured(measuring, lines, options: dict, title: str, console):
-    """The Measurement of images drawn with `options`, from the lines if it is there; None but in the first process."""
-    measurement = None
+def _measured(measuring, lines, setting: Setting, title: str, console):
+    """The Measurement of images drawn so, from the lines if it is there; None but in the first process."""
+    measurement, options = None, setting.options
+    measuring.take_width(setting.ema_width)
     if lines is not None:
         drawn = measuring.describe(options)
         measured = how_measured(**measuring.how, images=drawn["images"])
@@ -193,6 +207,7 @@ def show(rows: list, console):
 
 
 _AXES = {"scale": "guidance scale", "num_steps": "sampler steps", "variance": "variance of ddpm"}
+_AXES["ema_width"] = "width of the average"
 
 
 def plot(rows: list, anew, path: pathlib.Path):
@@ -203,7 +218,8 @@ def plot(rows: list, anew, path: pathlib.Path):
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
     settings = [setting for setting, _ in rows]
-    over = next((name for name in _AXES if len({getattr(s, name) for s in settings}) > 1), None)
+    values = {name: {getattr(s, name) for s in settings} for name in _AXES}
+    over = next((name for name, found in values.items() if len(found) > 1 and None not in found), None)
     kinds = sorted({_label(s, over) for s in settings})
     place = (lambda s: kinds.index(_label(s, over))) if over is None else (lambda s: getattr(s, over))
     lines = {}
@@ -243,8 +259,8 @@ def _labels(setting: Setting, settings: list[Setting], over: str) -> set[str]:
     """The lines that it is on: without guidance, over scale, the left end of all that are else alike."""
     if over != "scale" or setting.scale != 1.0:
         return {_label(setting, over)}
-    rest = (setting.num_steps, setting.use_ema, setting.variance)
-    alike = [s for s in settings if s.scale != 1.0 and (s.num_steps, s.use_ema, s.variance) == rest]
+    rest = (setting.num_steps, setting.use_ema, setting.variance, setting.ema_width)
+    alike = [s for s in settings if s.scale != 1.0 and (s.num_steps, s.use_ema, s.variance, s.ema_width) == rest]
     return {_label(s, over) for s in alike}
 
 
@@ -252,4 +268,5 @@ def _label(setting: Setting, over: str | None) -> str:
     guided = "guided everywhere" if setting.interval is None else "guided from {:g} to {:g}".format(*setting.interval)
     told = ("no guidance" if setting.scale == 1.0 else guided) + ("" if setting.use_ema else ", raw weights")
     told += "" if over == "variance" else setting.noised()
+    told += "" if over == "ema_width" or setting.ema_width is None else f", width {setting.ema_width:g}"
     return f"{told}, {setting.num_steps} steps" if over == "scale" else told  # they may differ

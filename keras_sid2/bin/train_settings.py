@@ -9,7 +9,7 @@ import keras
 import pipelines
 from keras_sid2.bin.compilation_cache import CacheFlags
 from keras_sid2.bin.device_flags import ProcessFlags
-from keras_sid2.bin.flag_table import REQUIRED, Accepted, at_least, check, flag, names, one_of
+from keras_sid2.bin.flag_table import REQUIRED, Accepted, at_least, check, flag, names, one_of, parsed
 from keras_sid2.bin.measuring import CACHE, CACHE_TEXT, FEATURES_TEXT, WEIGHTS_TEXT, check_features
 from keras_sid2.bin.model_files import InitialWeights
 from keras_sid2.bin.preset_flags import PresetFlags, chosen_preset, read_config
@@ -17,8 +17,10 @@ from keras_sid2.checkpoints.sharded import check_available
 from keras_sid2.parallel.rules import Mesh
 from keras_sid2.training import Preset
 from keras_sid2.training.overrides import overridden
+from keras_sid2.training.power_averages import as_widths
 from keras_sid2.training.preset import DATA_OPTIONS
 from keras_sid2.training.proposal import SIZES, proposed_preset
+from keras_sid2.training.snapshots import DTYPES
 
 CONFIG = "config.py"  # in a work directory: the --config file, or what was proposed where there was none
 
@@ -52,6 +54,9 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
     lr_decay: str | None = _of_run(None, "constant, inverse_sqrt, or linear or cosine to 0 at --steps; the preset's")
     ema_decay: float | None = _of_run(None, "of the averaged weights; the preset's if not given")
     ema_warmup: bool | None = _of_run(None, "average over fewer steps at first; the preset's if not given")
+    ema_widths: list | None = _of_run(None, "power-function averages kept beside it, as 0.05,0.1; the preset's: none")
+    snapshot_every: int = flag(0, "steps between snapshots of these, rounded up likewise; 0 is never", at_least(0))
+    snapshot_dtype: str = flag("float32", "of snapshots: float32, or float16 in half the space", one_of(*DTYPES))
     flip: bool | None = _of_run(None, "mirror half of the images")
     crop: str | None = _of_run(None, "center or random: cut, resize to the preset's size", one_of("center", "random"))
     max_bad_records: int = flag(0, "damaged records that are skipped and counted before training stops", at_least(0))
@@ -80,10 +85,10 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
 
     # Flags that are fields of the recipe, with their names there.
     OF_RECIPE = {name: name for name in ("learning_rate", "warmup_steps", "ema_decay", "ema_warmup")}
-    OF_RECIPE["lr_decay"] = "decay"
+    OF_RECIPE |= {"lr_decay": "decay", "ema_widths": "ema_widths"}
     SMOKE = {"steps": 4, "log_every": 2, "sample_steps": 2}
     SMOKE |= dict.fromkeys(("eval_every", "checkpoint_every", "sample_every"), 4)
-    EVERY = ("eval_every", "checkpoint_every", "sample_every", "measure_every")
+    EVERY = ("eval_every", "checkpoint_every", "sample_every", "measure_every", "snapshot_every")
 
     def __post_init__(self):
         check(TrainSettings, self)
@@ -112,6 +117,8 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
         preset_says |= {name: (DATA_OPTIONS | preset.data)[name] for name in ("flip", "crop")}
         preset_says["batch_size"] = preset.batch_size
         given = {name: value for name in preset_says if (value := getattr(self, name)) is not None}
+        widths = as_widths(parsed("ema_widths", given.pop("ema_widths", None), float) or preset.recipe.ema_widths)
+        given["ema_widths"] = [*widths]  # as JSON has it
         if not isinstance(given.get("learning_rate", preset.recipe.learning_rate), int | float):
             kind = type(preset.recipe.learning_rate).__name__
             raise ValueError(f"{preset.name} has a {kind} as learning_rate: give --learning_rate, a number, instead.")
@@ -204,6 +211,10 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
         if self.batch_size % (shards * self.accumulation_steps):
             by = f"the {shards} devices that share it times --accumulation_steps={self.accumulation_steps}"
             raise ValueError(f"A batch of {self.batch_size} must be divisible by {by}.")
+        if bool(self.ema_widths) != bool(self.snapshot_every):
+            advice = "give both: averages of widths are read from their snapshots alone"
+            missing = "--snapshot_every" if self.ema_widths else "--ema_widths"
+            raise ValueError(f"--ema_widths and --snapshot_every go together, and there is no {missing}: {advice}.")
 
     def defining(self) -> dict:
         return {name: getattr(self, name) for name in names(self, "defines")}

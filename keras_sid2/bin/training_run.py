@@ -2,6 +2,7 @@
 
 workdir/run.json, preset.json, config.py   what it is (run_identity.py); a start with other settings is refused
 workdir/checkpoints/           step_NNN/ (keras_sid2.checkpoints)
+workdir/snapshots/             step_NNN.npz, power-function averages (--ema_widths); none is ever thrown away
 workdir/lock                   held by the process that trains there
 workdir/samples/               step_NNN.png
 workdir/tensorboard/           scalars and sample grids

@@ -37,7 +37,7 @@ def _train(settings: TrainSettings, workdir: pathlib.Path, steps: int):
     for field in dataclasses.fields(settings):
         value = changed.get(field.name, getattr(settings, field.name))
         if value != field.default and field.name != "set" and "needs" not in field.metadata:  # of what is never done
-            texts.append(f"--{field.name}={value}")
+            texts.append(f"--{field.name}={','.join(value) if isinstance(value, list) else value}")
     result = subprocess.run([sys.executable, "-m", "keras_sid2.bin.train", *texts], capture_output=True, text=True)
     if result.returncode:
         raise ValueError(f"sid2-train ended with {result.returncode}: {result.stderr.strip().splitlines()[-1]}")

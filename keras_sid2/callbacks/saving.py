@@ -11,6 +11,8 @@ from keras_sid2.backend import steps_done
 from keras_sid2.checkpoints import PortableSaver, ShardedSaver, checkpoints
 from keras_sid2.checkpoints.manifest import first_line
 from keras_sid2.io.image_files import image_grid, write_png
+from keras_sid2.parallel import processes
+from keras_sid2.training.snapshots import drop_snapshots_after, save_snapshot
 
 
 @contextlib.contextmanager
@@ -93,6 +95,35 @@ class SaveCheckpoints(keras.callbacks.Callback):
         except OSError:
             self._saved = None
             raise
+
+
+class SaveSnapshots(keras.callbacks.Callback):
+    """Writes snapshots of the power-function averages at log intervals' ends whose step `every` divides, and at step
+    `last`. What a run that goes on from an earlier step will write again is removed when fit begins.
+
+    Of several processes each has this callback. One that cannot be written is told, and training goes on.
+
+    Args:
+        directory, dtype: as `save_snapshot`.
+        every, last: steps.
+        note: called with a sentence when a snapshot could not be written.
+    """
+
+    def __init__(
+        self, directory, *, every: int, last: int | None = None, dtype: str = "float32", note: Callable = print
+    ):
+        super().__init__()
+        self.directory, self.every, self.last, self.dtype, self.note = directory, every, last, dtype, note
+
+    def on_train_begin(self, logs=None):
+        if processes.index() == 0:
+            drop_snapshots_after(self.directory, steps_done(self.model))
+
+    def on_epoch_end(self, epoch, logs=None):
+        step = steps_done(self.model)
+        if (step % self.every == 0 or step == self.last) and self.model.non_finite is None:
+            with training_goes_on("Writing a snapshot of averages", self.note):
+                save_snapshot(self.model, self.directory, dtype=self.dtype)
 
 
 class SampleGrids(keras.callbacks.Callback):

@@ -18,6 +18,7 @@ from keras_sid2.diffusion.weighting import (
     ConstantVWeighting,
     ConstantXWeighting,
     EDMMonotonicWeighting,
+    EDMWeighting,
     SigmoidWeighting,
     loss_weight,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "CosineSchedule",
     "DiffusionObjective",
     "EDMMonotonicWeighting",
+    "EDMWeighting",
     "Guidance",
     "ScaleCurve",
     "ShiftedCosineSchedule",

@@ -7,8 +7,8 @@
     constant on x   w = 1
     constant on eps w = exp(logsnr)                      the evidence lower bound
     constant on v   w = 1 / sigma^2 = 1 + exp(logsnr)
-    EDM-monotonic   on eps: N(logsnr; 2.4, 2.4^2) (exp(-logsnr) + 0.25), held at its maximum below the
-                    argument of the maximum, divided by it                                  2303.00848, sec. 5
+    EDM             on eps: N(logsnr; 2.4, 2.4^2) (exp(-logsnr) + 0.25), divided by its maximum  2206.00364
+    EDM-monotonic   the same, held at its maximum below the argument of the maximum         2303.00848, sec. 5
 
 The factor -1/2 dlogsnr/dt belongs to the schedule (`loss_weight`), so that the expected loss does not depend on which
 schedule draws t, except through its two ends.
@@ -82,14 +82,25 @@ def _edm_log(logsnr, log, exp):
     return -0.5 * ((logsnr - _EDM_MEAN) / _EDM_STDDEV) ** 2 + log(exp(-logsnr) + _EDM_DATA_VARIANCE)
 
 
+def _edm(logsnr, at):
+    on_eps = ops.exp(_edm_log(at, ops.log, ops.exp) - _edm_log(_EDM_PEAK, math.log, math.exp))
+    return ops.exp(logsnr) * on_eps
+
+
+@settings
+class EDMWeighting:
+    """EDM's weighting and its noise levels together (Karras et al. 2206.00364); 1 on eps at its largest."""
+
+    def __call__(self, logsnr):
+        return _edm(logsnr, logsnr)
+
+
 @settings
 class EDMMonotonicWeighting:
     """EDM's weighting made monotonic in logsnr (Kingma, Gao 2303.00848); 1 on eps at the noisy end."""
 
     def __call__(self, logsnr):
-        clipped = ops.maximum(logsnr, _EDM_PEAK)
-        on_eps = ops.exp(_edm_log(clipped, ops.log, ops.exp) - _edm_log(_EDM_PEAK, math.log, math.exp))
-        return ops.exp(logsnr) * on_eps
+        return _edm(logsnr, ops.maximum(logsnr, _EDM_PEAK))
 
 
 def loss_weight(t, *, schedule, weighting):

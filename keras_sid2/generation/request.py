@@ -311,6 +311,8 @@ class SampleRequest:
                 parts[name] = getattr(self, name)
         if model.channels is not None:
             parts |= {"channels": named(model.channels), "clip": self.clip and repr(self.clip)}
+        if self.use_ema and model.reconstructed is not None:
+            parts["ema_width"] = model.reconstructed
         if other is not None:
             weights = other.weights_digest(use_ema=self.use_ema)
             parts["guidance_network"] = f"{weights} {config_digest(other.network)} {other.prediction}"

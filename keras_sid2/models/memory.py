@@ -1,6 +1,6 @@
 """Bytes that a training step takes on each device: weights exactly, activations by an estimate.
 
-    (1) parameters P, gradients P, Adam's two moments 2 P, the average P, float32, each as its sharding rule splits it,
+    (1) parameters P, gradients P, Adam's two moments 2 P, each average P, float32, each as its sharding rule splits it,
         twice the gradients where they are summed over parts; and the batch of samples
     (2) activations = share * tensors + matrix * matrices + half of P where weights are rounded
 
@@ -77,10 +77,11 @@ def memory_plan(
     accumulation_steps: int = 1,
     platform: str = "gpu",
     backend: str = "jax",
+    averages: int = 1,
 ) -> MemoryPlan:
-    """What a train step of a traced network takes on each device of `mesh`, which share the batch. Raises ValueError
-    for a size, platform or backend that is none, a batch that cannot be divided, and a mesh that cannot hold the
-    network."""
+    """What a train step of a traced network, of whose weights so many `averages` are kept, takes on each device of
+    `mesh`, which share the batch. Raises ValueError for a size, platform or backend that is none, a batch that cannot
+    be divided, and a mesh that cannot hold the network."""
     if (platform, backend) not in KEPT:
         known = ", ".join(f"{name} on {device}" for device, name in KEPT)
         raise ValueError(f"There are estimates for {known}; got the backend {backend!r} on the platform {platform!r}.")
@@ -97,7 +98,7 @@ def memory_plan(
         parameters=weights,
         gradients=weights * (2 if accumulation_steps > 1 else 1),
         optimizer=2 * weights,
-        averages=weights,
+        averages=averages * weights,
         batch=batch_size // mesh.batch_shards * traced.example_bytes,
         activations=batch_size // parts * _activations(traced, kept, mesh.model) + rounded,
     )

@@ -102,7 +102,7 @@ class Placement:
         return math.prod(self.shape) >= LARGE
 
 
-def place(variable, mesh: Mesh, rules: Sequence[Rule] | None) -> Placement:
+def place(variable, mesh: Mesh, rules: Sequence[Rule] | None, copies: int = TRAINED_COPIES) -> Placement:
     """Where a variable (anything with path, shape, dtype and trainable) goes; by `fsdp` alone without rules. ValueError
     if several rules match its path, or one that was written for another number of dimensions."""
     path, shape = variable.path, tuple(variable.shape)
@@ -110,7 +110,7 @@ def place(variable, mesh: Mesh, rules: Sequence[Rule] | None) -> Placement:
     named = [(axis, size, getattr(mesh, axis) if axis else 1) for axis, size in zip(rule.axes, shape, strict=True)]
     axes = tuple(axis if parts > 1 and size % parts == 0 else None for axis, size, parts in named)
     dropped = tuple(axis for axis, size, parts in named if size % parts)
-    whole = math.prod(shape) * itemsize(variable.dtype) * (TRAINED_COPIES if variable.trainable else 1)
+    whole = math.prod(shape) * itemsize(variable.dtype) * (copies if variable.trainable else 1)
     part = whole // math.prod(getattr(mesh, axis) for axis in axes if axis)
     return Placement(path, shape, variable.trainable, rule.pattern, axes, dropped, whole, part)
 
@@ -178,10 +178,10 @@ def _line(name: str, shape: tuple[int, ...], axes: Layout, dropped: tuple[str, .
     return f"{len(sizes):>3} x {name:<54} {'x'.join(map(str, shape)):<18} {split:<24} {sum(sizes):>14,}{note}"
 
 
-def table(model, mesh: Mesh, rules: Sequence[Rule] | None = None) -> Table:
-    """The table of a model's (or a network's) weights with their averages and what `EmaAdam` keeps of them. `rules`
-    take the place of the network's own. ValueError where no rule matches a large variable that could be split, and
-    where the model axis does not divide the attention heads, or has no rules."""
+def table(model, mesh: Mesh, rules: Sequence[Rule] | None = None, *, ema_widths: Sequence[float] = ()) -> Table:
+    """The table of a model's (or a network's) weights with their averages, of a network also those of `ema_widths`, and
+    what `EmaAdam` keeps of them. `rules` take the place of the network's own. ValueError where no rule matches a large
+    variable that could be split, and where the model axis does not divide the attention heads, or has no rules."""
     network = getattr(model, "network", model)
     rules = getattr(network, "sharding_rules", None) if rules is None else rules
     if rules is None and mesh.model > 1:
@@ -195,7 +195,9 @@ def table(model, mesh: Mesh, rules: Sequence[Rule] | None = None) -> Table:
                 f"A mesh's model axis must divide the attention heads of every level, got model:{mesh.model} and "
                 f"{heads} heads at {where}."
             )
-    rows = tuple(place(v, mesh, rules) for v in (*network.trainable_variables, *network.non_trainable_variables))
+    copies = TRAINED_COPIES + len(ema_widths or getattr(getattr(model, "recipe", None), "ema_widths", ()))
+    variables = (*network.trainable_variables, *network.non_trainable_variables)
+    rows = tuple(place(v, mesh, rules, copies) for v in variables)
     missed = [row for row in rows if row.large and row.rule is None]
     if missed and mesh.size > mesh.data:
         raise ValueError(

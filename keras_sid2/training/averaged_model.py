@@ -3,6 +3,7 @@
     (1) average <- m average + (1 - m) weight  after each step,  m = 0 in the first one, then `decay`,
         or with a warm-up min(decay, (1 + n) / (10 + n)) in the step behind n others
 
+and, where the recipe has `ema_widths`, power-function averages beside it (power_averages.py), which snapshots are of.
 Count and averages are variables of the model, and not of its optimizer: another optimizer, a second compile() or frozen
 layers lose nothing, and every file and every callback that keeps the weights keeps them. Averages are read where they
 lie and never exchanged with the weights.
@@ -21,6 +22,8 @@ from keras_sid2 import backend
 from keras_sid2.checkpoints import first_reason
 from keras_sid2.conditions import call_network
 from keras_sid2.parallel import replicas
+from keras_sid2.training.power_averages import newest_share
+from keras_sid2.training.snapshots import Reconstruction
 from keras_sid2.training.weights_files import check_weights_file
 
 _WARM_UP = 10.0  # Eq. (1); the average then reaches back over about a tenth of all steps
@@ -50,15 +53,19 @@ class AveragedModel(keras.Model):
         """Makes the variables; the network has its weights."""
         self.ema_decay, self._chosen = self.recipe.ema_decay, False
         self._reads_averages = self._traced_with_averages = False
-        self._missing: list[int] = []  # averages that the file last loaded did not have
+        self._missing: list[int] = []  # averages, those of widths last, that the file last loaded did not have
+        self.reconstructed: str | None = None  # of which width and step the averages are, if not as training left them
         variable = functools.partial(keras.Variable, trainable=False, aggregation="only_first_replica")
         names = [(v, f"{v.path.replace('/', '_')}_average") for v in parameters(self.network)]
         with keras.name_scope(self.name):
             self.step = variable(0, dtype="int32", name="step")
-            self._averages = [
-                variable("zeros", v.shape, "float32", layout=getattr(v, "_layout", None), name=name)
-                for v, name in names
-            ]
+            self._averages, *self._of_widths = (
+                [
+                    variable("zeros", v.shape, "float32", layout=getattr(v, "_layout", None), name=f"{name}{width}")
+                    for v, name in names
+                ]
+                for width in ("", *(f"_width{i}" for i in range(len(self.recipe.ema_widths))))
+            )
 
     def _pairs(self) -> list[tuple]:
         """(weight, average) of each; ValueError if the network has other weights than when the model was made."""
@@ -67,6 +74,15 @@ class AveragedModel(keras.Model):
             advice = "(after enable_lora() or quantize(), say): make a new SiD2Model of the changed network"
             raise ValueError(f"The network's trainable weights are not those that the model was made with {advice}.")
         return list(zip(found, self._averages, strict=True))
+
+    @property
+    def width_averages(self) -> dict[float, list]:
+        """The power-function averages: variables, in the order of `parameters`, by width."""
+        return dict(zip(self.recipe.ema_widths, self._of_widths, strict=True))
+
+    def _all_averages(self) -> list:
+        """The single average, then those of all widths."""
+        return sum(self._of_widths, [*self._averages])
 
     def _average_of(self) -> dict[int, keras.Variable]:
         """The average of each weight, by the weight's id."""
@@ -96,16 +112,36 @@ class AveragedModel(keras.Model):
 
     def reset_averages(self):
         """The averages become the weights of now."""
-        self._missing = list(range(len(self._averages)))
+        self._missing = list(range(len(self._all_averages())))
         self._complete()
+
+    def reconstruct_average(self, snapshots, width: float, *, step: int | None = None):
+        """The average of `width` at `step`, of a folder of snapshots (None: their newest), becomes the average that
+        `generate` and `evaluate` read; the weights stay. Signatures name both. For models that are not trained on.
+
+        Raises what `Reconstruction` raises, and ValueError for snapshots of another network; then nothing is changed.
+        """
+        found, (weights, averages) = Reconstruction(snapshots, width, step=step), zip(*self._pairs(), strict=True)
+        shapes = [tuple(v.shape) for v in weights]
+        if (there := found.shapes()) != shapes:
+            differs = f"{len(there)} weights, and this network has {len(shapes)}"
+            differs = "weights of other shapes" if len(there) == len(shapes) else differs
+            raise ValueError(f"The snapshots in {snapshots} are of another network: they have {differs}.")
+        self._complete()
+        for average, value in zip(averages, found, strict=True):
+            average.assign(value)
+        self._take_averages(True)
+        self.reconstructed = f"{found.width:g} at step {found.step}"
 
     def _complete(self):
         """Averages that a file did not have are its weights, which keras loads after them; so are those of no decay."""
         backend.sync_variables(self)
-        missing = range(len(self._averages)) if self.ema_decay is None else self._missing
-        pairs = self._pairs() if missing else []
-        for weight, average in (pairs[i] for i in missing):
-            average.assign(ops.copy(weight.value))
+        missing, count = self._missing, len(self._averages)
+        if self.ema_decay is None:
+            missing = {*range(count), *missing}
+        pairs, averages = self._pairs() if missing else [], self._all_averages()
+        for i in missing:
+            averages[i].assign(ops.copy(pairs[i % count][0].value))
         self._missing = []
 
     # -- training ----------------------------------------------------------------------------------------------------
@@ -131,6 +167,9 @@ class AveragedModel(keras.Model):
             momentum = self._momentum(self.step.value)
             weights, averages = zip(*self._pairs(), strict=True)
             backend.update_averages(averages, weights, momentum, assign=replicas.update)
+        for width, averages in self.width_averages.items():
+            share, weights = newest_share(self.step.value, width), [weight for weight, _ in self._pairs()]
+            backend.update_averages(averages, weights, share=share, assign=replicas.update)
         replicas.update([self.step], [self.step.value + 1])
 
     # -- who reads them ----------------------------------------------------------------------------------------------
@@ -205,19 +244,21 @@ class AveragedModel(keras.Model):
         """keras's hook: "step", and the averages, if there are any, by number."""
         self._complete()
         store["step"] = self.step.numpy()
-        for i, average in enumerate(self._averages if self.ema_decay is not None else ()):
+        first = 0 if self.ema_decay is not None else len(self._averages)
+        for i, average in enumerate(self._all_averages()[first:], first):
             store[str(i)] = average.numpy()
 
     def load_own_variables(self, store):
         """keras's hook. Files before version 0.2 hold both in the optimizer's variables; some files hold neither."""
         values = dict(store) if "step" in store.keys() else _of_optimizer(store, len(self._averages))
         self.step.assign(int(values.get("step", self.step.numpy())))
-        fits = [str(i) in values and values[str(i)].shape == tuple(a.shape) for i, a in enumerate(self._averages)]
-        for i, average in enumerate(self._averages):
+        averages = self._all_averages()
+        fits = [str(i) in values and values[str(i)].shape == tuple(a.shape) for i, a in enumerate(averages)]
+        for i, average in enumerate(averages):
             if fits[i]:
                 average.assign(values[str(i)])
         self._missing = [i for i, there in enumerate(fits) if not there]
-        self._take_averages(any(fits))
+        self._take_averages(any(fits[: len(self._averages)]))
 
     def load_weights(self, filepath, **kwargs):
         """keras's load_weights, atomic: ValueError, and no weight changed, for those of another network.

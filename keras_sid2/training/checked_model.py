@@ -146,6 +146,7 @@ class CheckedModel(AveragedModel):
             advice = "call compile() again, which keeps weights, averages and the count of steps"
             raise ValueError(f"Layers were frozen or freed since compile(): {advice}.")
         self._complete()
+        self.reconstructed = None
 
     def _trains_others(self, optimizer) -> bool:
         """Whether `optimizer` was built for other variables than are trained now."""

@@ -14,6 +14,7 @@ from keras_sid2.diffusion import (
     CosineInterpolatedSchedule,
     CosineSchedule,
     EDMMonotonicWeighting,
+    EDMWeighting,
     ShiftedCosineSchedule,
     SigmoidWeighting,
     convert,
@@ -44,6 +45,7 @@ ON_EPS = {
     "constant x": (ConstantXWeighting(), lambda logsnr: np.exp(-logsnr)),
     "constant eps": (ConstantEpsWeighting(), np.ones_like),
     "constant v": (ConstantVWeighting(), lambda logsnr: 1.0 / sigmoid(logsnr)),
+    "EDM": (EDMWeighting(), lambda logsnr: edm_on_eps(logsnr) / edm_on_eps(EDM_PEAK)),
     "EDM-monotonic": (EDMMonotonicWeighting(), edm_monotonic_on_eps),
 }
 every_weighting = pytest.mark.parametrize("weighting, on_eps", ON_EPS.values(), ids=ON_EPS)

@@ -28,7 +28,7 @@ LEVELS = (
     {"kind": "transformer", "channels": 128, "blocks": 1, "head_dim": 32, "dropout": 0.1},
 )
 # A true gradient of zero (that of key_norm/beta) is rounding noise, which an epsilon of 1e-12 would make a step of.
-RECIPE = AdamRecipe(learning_rate=1e-3, warmup_steps=2, ema_decay=0.9, epsilon=1e-6)
+RECIPE = AdamRecipe(learning_rate=1e-3, warmup_steps=2, ema_decay=0.9, epsilon=1e-6, ema_widths=(0.05, 0.1))
 
 
 def name(case: str) -> str:
@@ -72,14 +72,14 @@ def run(case: str, out: pathlib.Path) -> dict:
     result = {
         "losses": losses.values,
         "weights": flat(trained.trainable_variables),
-        "averages": flat(trained.averages()),
+        "averages": flat(trained._all_averages()),
         "bytes": list(bytes_on_devices(trained).values()),
         "table_bytes": table.bytes_per_device if table else 0,
     }
     if case == "fsdp:8":
         trained.save(out / "trained.keras")
         loaded = keras.saving.load_model(out / "trained.keras")
-        result |= {"loaded_weights": flat(loaded.trainable_variables), "loaded_averages": flat(loaded.averages())}
+        result |= {"loaded_weights": flat(loaded.trainable_variables), "loaded_averages": flat(loaded._all_averages())}
         result["loaded_bytes"] = list(bytes_on_devices(loaded).values())
     if case in (CASES[0], CASES[-1]):
         result["images"] = trained.generate(np.arange(9) % 3, num_steps=4, seed=1)
@@ -94,7 +94,7 @@ def run_in_parts() -> dict:
     return {
         "losses": losses.values,
         "weights": flat(trained.trainable_variables),
-        "averages": flat(trained.averages()),
+        "averages": flat(trained._all_averages()),
     }
 
 

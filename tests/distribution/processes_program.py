@@ -42,7 +42,7 @@ LEVELS = (
     {"kind": "transformer", "channels": 128, "blocks": 1, "head_dim": 32, "dropout": 0.1},
 )
 # A true gradient of zero (that of key_norm/beta) is rounding noise, which an epsilon of 1e-12 would make a step of.
-RECIPE = AdamRecipe(learning_rate=1e-3, warmup_steps=2, ema_decay=0.9, epsilon=1e-6)
+RECIPE = AdamRecipe(learning_rate=1e-3, warmup_steps=2, ema_decay=0.9, epsilon=1e-6, ema_widths=(0.05, 0.1))
 
 
 def batches(count: int) -> tf.data.Dataset:
@@ -88,7 +88,7 @@ def main():
             OUT / f"{keras.backend.backend()}_{COUNT}_{INDEX}.npz",
             losses=losses.values,
             weights=flat(model.trainable_variables),
-            averages=flat(model.averages()),
+            averages=flat(model._all_averages()),
             optimizer=flat(model.optimizer.variables),
             evaluation=[model.evaluate(batches(3), verbose=0, return_dict=True)["loss"]],
             images=model.generate(np.arange(8) % 3, num_steps=4, seed=1),
