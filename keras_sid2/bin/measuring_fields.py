@@ -26,7 +26,7 @@ class Fields:
 
 def read_fields(path: str, truth_of: tuple[str, ...] | None = None) -> Fields:
     """Of an .npz with fields as samples, images or arr_0, and beside them, where they are known, channels [C], texts,
-    and latitude [H]; or of a NetCDF file or Zarr store with a variable a channel, (sample, [member,] y, x): those of the
+    and latitude [H]; or of a NetCDF file or Zarr store with a variable a channel, (sample, [member,] y, x): of the
     channels `truth_of`, NAME_truth before NAME, or all that have members, or all. FileNotFoundError, and ValueError for
     files without, and for bytes."""
     if not pathlib.Path(path).exists():
