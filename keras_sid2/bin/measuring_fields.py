@@ -9,6 +9,7 @@ import numpy as np
 from keras_sid2.bin import signals
 from keras_sid2.evaluation import Measurement, measure_fields
 from keras_sid2.evaluation.ensembles import names_of
+from pipelines import xarrays
 
 TEXT = "or fields: scores of float fields --samples, .npz, .nc or .zarr"
 _ARRAYS = ("samples", "images", "arr_0")
@@ -31,7 +32,7 @@ def read_fields(path: str, truth_of: tuple[str, ...] | None = None) -> Fields:
     files without, and for bytes."""
     if not pathlib.Path(path).exists():
         raise FileNotFoundError(f"{path} is no file.")
-    return _of_variables(path, truth_of) if path.rstrip("/").endswith((".nc", ".zarr")) else _of_npz(path)
+    return _of_variables(path, truth_of) if path.rstrip("/").endswith(xarrays.SUFFIXES) else _of_npz(path)
 
 
 def _of_npz(path: str) -> Fields:
@@ -54,9 +55,7 @@ def _of_npz(path: str) -> Fields:
 
 
 def _of_variables(path: str, truth_of: tuple[str, ...] | None) -> Fields:
-    from pipelines.datasets.fields import open_dataset  # which imports TensorFlow
-
-    with open_dataset(path) as data:
+    with xarrays.open_dataset(path) as data:
         if truth_of is None:
             members = [name for name in data.data_vars if "member" in data[name].dims]
             plain = [name for name in data.data_vars if not str(name).endswith(("_truth", "_input"))]
