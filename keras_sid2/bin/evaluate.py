@@ -190,6 +190,7 @@ class Measuring:
 
     def __init__(self, values, model: SiD2Model, console: Console):
         measuring.check_kind("What the model draws", len(model.sample_shape) == 4, values.features)
+        measuring.check_no_fields("The model", model.channels, values.features)
         real = _real_images(values, model.sample_shape, console, model.sample_shape[-3:-1])
         self.how = _measured_by(values, real)
         most, reference = sweep.IMAGES if values.sweep else _MOST, self.how["reference"]

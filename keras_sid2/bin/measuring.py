@@ -51,6 +51,13 @@ def check_kind(what: str, of_clips: bool, features: str):
         raise ValueError(f"{what} holds images, and --features=i3d are of clips.")
 
 
+def check_no_fields(what: str, channels, features: str):
+    """ValueError where samples have `channels` in physical units, and features are of pictures."""
+    if channels is not None and features in FEATURES:
+        told = f"{what} is of fields ({', '.join(channels.names)}), and --features={features} are of pictures"
+        raise ValueError(f"{told}: keras_sid2.evaluation has metrics of fields (docs/guides/field_metrics.md).")
+
+
 def open_images(
     path: str, *, split: str = "train", data_dir: str | None = None, features: str = "inception", **options
 ) -> Images:
@@ -77,6 +84,7 @@ def are_files(path: str) -> bool:
 def _data_set(path: str, splits: list[str], data_dir: str | None, features: str, reading: dict) -> Images:
     described = [pipelines.describe(path, split=split, data_dir=data_dir) for split in splits]
     first = described[0]
+    check_no_fields(path, first.sample_channels, features)
     check_kind(path, bool(first.num_frames), features)
 
     def batches(key: str) -> Iterator[np.ndarray]:

@@ -9,8 +9,9 @@ import numpy as np
 from keras_sid2.bin import signals
 from keras_sid2.evaluation import Measurement, measure_fields
 from keras_sid2.evaluation.ensembles import names_of
+from pipelines import xarrays
 
-TEXT = "or fields: scores of float fields --samples, .npz"
+TEXT = "or fields: scores of float fields --samples, .npz, .nc or .zarr"
 _ARRAYS = ("samples", "images", "arr_0")
 _BATCH = 64
 
@@ -24,11 +25,17 @@ class Fields:
     latitude: np.ndarray | None
 
 
-def read_fields(path: str) -> Fields:
+def read_fields(path: str, truth_of: tuple[str, ...] | None = None) -> Fields:
     """Of an .npz with fields as samples, images or arr_0, and beside them, where they are known, channels [C], texts,
-    and latitude [H]. FileNotFoundError, and ValueError for files without, and for bytes."""
-    if not pathlib.Path(path).is_file():
+    and latitude [H]; or of a NetCDF file or Zarr store with a variable a channel, (sample, [member,] y, x): of the
+    channels `truth_of`, NAME_truth before NAME, or all that have members, or all. FileNotFoundError, and ValueError for
+    files without, and for bytes."""
+    if not pathlib.Path(path).exists():
         raise FileNotFoundError(f"{path} is no file.")
+    return _of_variables(path, truth_of) if path.rstrip("/").endswith(xarrays.SUFFIXES) else _of_npz(path)
+
+
+def _of_npz(path: str) -> Fields:
     try:
         with np.load(path, allow_pickle=False) as archive:
             held = dict.fromkeys(archive.files)
@@ -47,9 +54,30 @@ def read_fields(path: str) -> Fields:
     return Fields(values, names, found.get("latitude"))
 
 
+def _of_variables(path: str, truth_of: tuple[str, ...] | None) -> Fields:
+    with xarrays.open_dataset(path) as data:
+        if truth_of is None:
+            members = [name for name in data.data_vars if "member" in data[name].dims]
+            plain = [name for name in data.data_vars if not str(name).endswith(("_truth", "_input"))]
+            names = tuple(map(str, members or plain))
+            chosen = names
+        else:
+            names = truth_of
+            chosen = [f"{name}_truth" if f"{name}_truth" in data.data_vars else name for name in names]
+        shapes = {data[name].shape if name in data.data_vars else None for name in chosen}
+        if None in shapes or len(shapes) != 1 or len(next(iter(shapes))) not in (3, 4):
+            told = ", ".join(f"{name} {dict(v.sizes)}" for name, v in data.data_vars.items()) or "nothing"
+            wanted = ", ".join(chosen) or "variables"
+            raise ValueError(f"{path} must hold {wanted}, of one shape (sample, [member,] y, x); it holds {told}.")
+        values = np.stack([np.asarray(data[name].values, "float32") for name in chosen], axis=-1)
+        latitude = next((data[name].values for name in ("latitude", "lat") if name in data.variables), None)
+    return Fields(values, names, latitude)
+
+
 def measure_field_files(samples: str, reference: str, *, periodic: tuple, by_latitude: bool) -> Measurement:
     """Of two files; ValueError where they do not go together, or do not say the latitude."""
-    ours, true = read_fields(samples), read_fields(reference)
+    ours = read_fields(samples)
+    true = read_fields(reference, ours.names)
     if ours.names and true.names and ours.names != true.names:
         told = f"{', '.join(ours.names)} in {samples} and {', '.join(true.names)} in {reference}"
         raise ValueError(f"Samples and truth must have the same channels, and these are {told}.")

@@ -92,7 +92,8 @@ class RunCallbacks:
         """In the order in which they run; `waited` gives the seconds that were waited for data since it was asked."""
         log.goodput.waited = waited
         settings, run = self._settings, self._run
-        draws = settings.sample_every and run.preset.sample_shape[-1] in (1, 3)  # of others there are no pictures
+        # Of others there are no pictures.
+        draws = settings.sample_every and (run.preset.sample_shape[-1] in (1, 3) or run.preset.channels is not None)
         others = {  # saving first: what comes behind it may take long, or fail
             "saving": self._save(),
             "snapshots": self._save_snapshots() if settings.snapshot_every else None,

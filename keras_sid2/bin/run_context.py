@@ -11,6 +11,7 @@ from rich.console import Console
 
 import pipelines
 from keras_sid2.bin.common import check_folder
+from keras_sid2.bin.field_data import misfit, remark
 from keras_sid2.bin.measuring import FEATURES
 from keras_sid2.bin.run_identity import check_same_run
 from keras_sid2.bin.train_settings import CONFIG, TrainSettings
@@ -69,7 +70,8 @@ class RunContext:
         self.checkpoint_dir = self.workdir / "checkpoints"
         self.num_classes: int | None = getattr(self.preset.conditions.get("label"), "num_classes", None)
         self.mesh = Mesh() if settings.mesh is None else Mesh.parse(settings.mesh)
-        self._check_data(settings.split)
+        data = self._check_data(settings.split)
+        self.field_remarks = remark(self.preset, data)
         self.eval_batches = self._full_batches(self._check_data(settings.eval_split)) if settings.eval_split else None
         self._check_measuring()
         self.bad_records = pipelines.BadRecords(self.settings.max_bad_records)
@@ -103,11 +105,18 @@ class RunContext:
             if name != "label" and (spec is None or spec.shape != condition.shape):
                 has = "none" if spec is None else f"it of shape {spec.shape}"
                 raise self._unfit(f"is conditioned on {name} of shape {condition.shape}", has)
+        if wrong := misfit(self.preset, data):
+            raise self._unfit(*wrong)
         return data
 
     def _check_measuring(self):
-        """ValueError for clips, and features of images that they are to be measured by."""
+        """ValueError for clips and fields, and features of images that they are to be measured by."""
         settings = self.settings
+        if settings.measure_every and self.preset.channels is not None and settings.measure_features in FEATURES:
+            told = (
+                f"--measure_features={settings.measure_features} are of pictures, and --data={settings.data} has fields"
+            )
+            raise ValueError(f"{told}: keras_sid2.evaluation has metrics of fields (docs/guides/field_metrics.md).")
         if settings.measure_every and len(self.preset.sample_shape) == 4 and settings.measure_features in FEATURES:
             told = f"--measure_features={settings.measure_features} are of images, and --data={settings.data} has clips"
             raise ValueError(f"{told}: use sid2-evaluate --features=i3d on the checkpoints, or features of your own.")
@@ -145,7 +154,7 @@ class RunContext:
                 f"{', '.join(levels)}, {type(objective.schedule).__name__}{bias}. To change it give --set, or "
                 f"{self.workdir / CONFIG}, edited, as --config."
             )
-        for sentence in self.settings.remarks(self.asked):
+        for sentence in [*self.settings.remarks(self.asked), *self.field_remarks]:
             self.note(sentence)
         if self.settings.snapshot_every:
             self.note(self._disk_of_snapshots())

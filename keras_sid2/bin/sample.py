@@ -5,6 +5,7 @@
     sid2-sample --workdir=runs/digits --format=gif --sampler=dpmpp_2m --num_steps=64 --out=digits
     sid2-sample --workdir=runs/digits --known=four.png --mask=keep.png --out=digits
     sid2-sample --workdir=runs/clips --condition=given=first.npz --num_frames=64 --format=mp4 --out=clips
+    sid2-sample --workdir=runs/wind --condition=coarse.nc --ensemble_size=10 --out=wind.nc
 
 writes digits.png and digits.npz (arr_0 uint8 [N, H, W, C]; arr_1 int [N], where there are classes), or what --format
 says. The .npz is written in pieces, in digits.npz.pieces: when it is interrupted, the same command goes on. How its
@@ -29,6 +30,7 @@ from keras_sid2.bin import sampling_flags, signals
 from keras_sid2.bin.common import SamplingProgress, run_program
 from keras_sid2.bin.compilation_cache import CacheFlags, keep_compiled
 from keras_sid2.bin.device_flags import ProcessFlags, together
+from keras_sid2.bin.field_files import write_fields
 from keras_sid2.bin.flag_table import IN_UNIT_INTERVAL, at_least, check, flag
 from keras_sid2.bin.sample_files import (
     ANIMATIONS,
@@ -42,10 +44,10 @@ from keras_sid2.bin.sample_files import (
     open_npz,
     paths,
 )
-from keras_sid2.bin.sample_request import Request, checked_conditions, given_files, read_flags
+from keras_sid2.bin.sample_request import Request, checked_conditions, given_files, read_flags, take_in_fields
 from keras_sid2.evaluation import ImagesDigest
 from keras_sid2.generation.provenance import write_provenance
-from keras_sid2.io.image_files import image_grid, pyav, write_animation, write_png, write_pngs
+from keras_sid2.io.image_files import field_pictures, image_grid, pyav, write_animation, write_png, write_pngs
 from keras_sid2.parallel import processes
 
 _SHOWN = 400  # images in the grid, at most
@@ -56,7 +58,7 @@ _FRAMES_A_SECOND = 8  # of clips
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleFlags(sampling_flags.SamplingFlags, ProcessFlags, CacheFlags):
-    out: str = flag("samples", "path of the files, without suffix; a finished .npz of the same request stays")
+    out: str = flag("samples", "path of the files, without suffix, or X.nc; a finished .npz of the same request stays")
     format: list = flag(
         ("grid", "npz"), f"{', '.join(FORMATS)}; a grid has the first {_SHOWN} images, an animation {_ANIMATED}"
     )
@@ -69,8 +71,17 @@ class SampleFlags(sampling_flags.SamplingFlags, ProcessFlags, CacheFlags):
     mask: str | None = flag(None, "a PNG, white where --known is kept")
     resamplings: int = flag(1, "times each step is done: more fit --known better, and cost", at_least(1), needs="known")
     frames: int = flag(32, "of an animation of how images come about; never more than --num_steps", at_least(1))
-    condition: tuple = flag((), "name=FILE: an .npy or .npz with a condition's values, one a sample or one for all")
+    condition: tuple = flag((), "name=FILE: .npy or .npz, values one a sample or one for all; of fields a .nc or .zarr")
+    ensemble_size: int | None = flag(None, "members drawn for each sample", at_least(1))
+    clip: list | None = flag(None, "of fields, lowest,highest in their units, as 0,none; no limits if not given")
     num_frames: int | None = flag(None, "of clips, which then go on from the last frames; the model's", at_least(1))
+
+
+def _take_suffix(values):
+    """--out=X.nc is --out=X --format=nc, beside other formats that are given."""
+    if values.out.endswith(".nc"):
+        values.format = list(dict.fromkeys([*(values.format if values["format"].present else ()), "nc"]))
+        values.out = values.out.removesuffix(".nc")
 
 
 def _check_formats(values):
@@ -89,6 +100,7 @@ def main(values, console: Console | None = None) -> int:
     """All of it but the start of several processes; the exit code."""
     console = console or Console(stderr=True, quiet=processes.index() > 0)
     check(SampleFlags, values)
+    _take_suffix(values)
     _check_formats(values)
     sampling_flags.check_width_flags(values)
     sampling_flags.check_width(values, values.ema_width)
@@ -104,7 +116,10 @@ def _draw(values, console: Console) -> int:
     keep_compiled(values.compilation_cache)
     request.model = model = sampling_flags.load_model_from_flags(values)
     sampling_flags.take_width(model, values, values.ema_width)
-    check_channels(model.sample_shape[-1], values.format)
+    check_channels(model.sample_shape[-1], values.format, model.channels is not None)
+    take_in_fields(request, values.condition, values.num_images is not None or values.labels is not None)
+    if request.options["ensemble_size"] is not None and model.channels is None:
+        raise ValueError("--ensemble_size is of models with channels; of others give each condition several times.")
     request.conditions = checked_conditions(request.conditions, model, request.count)
     if request.of_clips and values["frames"].present:
         raise ValueError("--frames is of animations of images; clips show their own frames (--num_frames).")
@@ -154,7 +169,7 @@ def _summary(out: str, formats: list[str], request: Request) -> str:
 
 def _needed(formats: list[str], request: Request) -> int:
     """How many images the files hold; an animation of images draws its own."""
-    if {"npz", "pngs"}.intersection(formats):
+    if {"npz", "pngs", "nc"}.intersection(formats):
         return request.count
     animated = _ANIMATED if request.of_clips and set(ANIMATIONS).intersection(formats) else 0
     return min(request.count, _SHOWN if "grid" in formats else animated)
@@ -162,7 +177,7 @@ def _needed(formats: list[str], request: Request) -> int:
 
 def _write(values, request: Request, settings: dict, pieces, console: Console):
     """Draws and writes everything."""
-    out, formats, shown, done, digest = values.out, values.format, [], 0, ImagesDigest()
+    out, formats, shown, done, digest, made = values.out, values.format, [], 0, ImagesDigest(), []
     animations = [f"{out}.{name}" for name in ANIMATIONS if name in formats]
     for images in digest.passing(drawn(request, _needed(formats, request), pieces, console)):
         if "grid" in formats or (animations and request.of_clips):
@@ -171,14 +186,27 @@ def _write(values, request: Request, settings: dict, pieces, console: Console):
             if not done:  # says whose pictures an interrupted program leaves
                 write_provenance(out, ImagesDigest().hexdigest(), settings)
             write_pngs(out, images, start=request.first_image + done)
+        if "nc" in formats:
+            made.append(images)
         done += len(images)
     if "grid" in formats:
-        write_png(f"{out}.png", image_grid(np.stack(shown), request.captions(len(shown))))
+        write_png(f"{out}.png", _grid(request, np.stack(shown)))
+    if "nc" in formats:
+        write_fields(f"{out}.nc", request.model, np.concatenate(made), request.conditions, request.truth, settings)
     _write_animations(animations, request, shown, values.frames, console)
     if "pngs" in formats:
         write_provenance(out, digest.hexdigest(), settings)
     if pieces is not None:
         finish_npz(pieces, digest, settings)
+
+
+def _grid(request: Request, images: np.ndarray) -> np.ndarray:
+    """The picture of some images, of each channel of fields."""
+    channels = request.model.channels
+    if channels is None:
+        return image_grid(images, request.captions(len(images)))
+    single = images.reshape(-1, *images.shape[-len(request.model.sample_shape) :])[:_SHOWN]
+    return image_grid(field_pictures(single, channels))
 
 
 def drawn(request: Request, stop: int, pieces, console: Console) -> Iterator[np.ndarray]:

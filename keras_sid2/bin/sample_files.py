@@ -15,7 +15,8 @@ from keras_sid2.io.image_reading import iterate_npz, npz_shape, png_paths
 from keras_sid2.parallel import processes
 
 ANIMATIONS = ("gif", "webp", "mp4")
-FORMATS = ("grid", "npz", "pngs", *ANIMATIONS)
+FORMATS = ("grid", "npz", "pngs", *ANIMATIONS, "nc")
+OF_FIELDS = ("npz", "nc", "grid")
 _BLOCK = 256  # images that are read at once
 
 
@@ -44,8 +45,14 @@ def check_inputs(given: list[str], out: str, formats: list[str]):
             raise ValueError(f"--out={out} would write over {path}, which is read: give another --out.")
 
 
-def check_channels(channels: int, formats: list[str]):
+def check_channels(channels: int, formats: list[str], fields: bool = False):
     """ValueError for pictures of a model whose images are none: four channels may be a mask's or anything."""
+    if fields and not set(formats) <= set(OF_FIELDS):
+        raise ValueError(f"--format={','.join(formats)}: fields are written as {', '.join(OF_FIELDS)}.")
+    if not fields and "nc" in formats:
+        raise ValueError("--format=nc is of models with channels, of fields: give --format=npz.")
+    if fields:
+        return
     pictures = ",".join(name for name in formats if name != "npz")
     if pictures and channels not in (1, 3):
         raise ValueError(f"--format={pictures} takes 1 or 3 channels, and the model has {channels}: give --format=npz.")
@@ -91,7 +98,8 @@ class FinishedNpz:
 
     def __init__(self, path: pathlib.Path):
         self.path = self.folder = path
-        self.done = npz_shape(path)[0]
+        self._dtype = np.float32 if (told := _told(path)) and "channels" in told else np.uint8
+        self.done = npz_shape(path, self._dtype)[0]
 
     def __enter__(self):
         return self
@@ -100,7 +108,7 @@ class FinishedNpz:
         pass
 
     def batches(self) -> Iterator[np.ndarray]:
-        return iterate_npz(self.path, _BLOCK)
+        return iterate_npz(self.path, _BLOCK, self._dtype)
 
     def finish(self):
         pass
@@ -115,7 +123,7 @@ def _is_finished(path: pathlib.Path, settings: dict) -> bool:
     try:
         if custom_in(settings) or _told(path) != json.loads(json.dumps(settings)):
             return False
-        for images in iterate_npz(path, _BLOCK):
+        for images in FinishedNpz(path).batches():
             digest.add(images)
     except (FileNotFoundError, ValueError):  # no .npz, or a damaged one
         return False

@@ -8,6 +8,7 @@ import numpy as np
 from keras_sid2 import SampleRequest, SiD2Model
 from keras_sid2.bin import sampling_flags
 from keras_sid2.bin.common import SamplingProgress
+from keras_sid2.bin.field_files import is_field_file, read_fields
 from keras_sid2.bin.flag_table import parsed
 from keras_sid2.generation.request import array_digest
 from keras_sid2.io.image_reading import read_array, read_images
@@ -24,6 +25,7 @@ class Request:
         labels: int [count], or None for a model without classes.
         given: "init" and "known", where they are, as uint8 [1 or count, H, W, C].
         conditions: of the model, but for labels, [1 or count, ...] by name.
+        truth: of fields, what they should be, float32 [1 or count, ...], where it is known.
     """
 
     model: SiD2Model
@@ -33,6 +35,7 @@ class Request:
     options: dict
     given: dict[str, np.ndarray]
     conditions: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    truth: np.ndarray | None = None
 
     @property
     def of_clips(self) -> bool:
@@ -73,11 +76,14 @@ class Request:
         return None if self.labels is None else [str(label) for label in self.labels[:count]]
 
     def batches(self, start: int, stop: int, line: SamplingProgress) -> Iterator[np.ndarray]:
-        """Images start <= i < stop, uint8 [at most batch_size, H, W, C] at a time."""
-        size = self.options["batch_size"] * max(1, _SPAN // self.options["batch_size"])
+        """Images start <= i < stop, [at most batch_size, H, W, C] at a time; of ensembles [some, E, H, W, C]."""
+        members = self.options.get("ensemble_size")
+        batch = self.options["batch_size"] if members is None else -(-self.options["batch_size"] // members)
+        size = batch * max(1, _SPAN // (batch * (members or 1)))
         while start < stop:
             last = stop if stop - start < 2 * size else start + size  # so that no batch is of a size of its own
-            yield from self.sample_request(start, last, line.part(start, last - start)).batches()
+            asked = self.sample_request(start, last, line.part(start, last - start))
+            yield from asked.batches() if members is None else [asked.images()]
             start = last
 
 
@@ -96,7 +102,7 @@ def read_flags(values) -> dict:
         if len(images) not in (1, count):
             raise ValueError(f"--{name} must hold one image, or one for each of the {count}, got {len(images)}.")
     alike = {"t_start": values.t_start, "mask": _mask(values.mask), "resamplings": values.resamplings}
-    alike["num_frames"] = values.num_frames
+    alike |= {"num_frames": values.num_frames, "ensemble_size": values.ensemble_size, "clip": _clip(values.clip)}
     return {
         "count": count,
         "first_image": values.first_image,
@@ -110,18 +116,45 @@ def read_flags(values) -> dict:
 def given_files(values) -> list[str]:
     """What is read beside the model; of flags that `read_flags` took."""
     named = [values[name].value for name in ("init", "known", "mask") if values[name].value is not None]
-    return [*named, *(text.partition("=")[2] for text in values.condition)]
+    return [*named, *(text.partition("=")[2] or text for text in values.condition)]
 
 
 def _conditions(texts: Sequence[str]) -> dict[str, np.ndarray]:
     """The arrays in the files of name=FILE, by name."""
     found = {}
     for text in texts:
+        if is_field_file(text):  # read when the model is known
+            continue
         name, equals, path = text.partition("=")
         if not (name and equals and path) or name in found:
             raise ValueError(f"--condition must be name=FILE, once a name, got {', '.join(texts)!r}.")
         found[name] = read_array(path)
     return found
+
+
+def _clip(given: list | None) -> tuple | None:
+    """(lowest, highest) of --clip, None for an end without a limit."""
+    ends = parsed("clip", given, lambda end: None if end == "none" else float(end), "two numbers, or none, as 0,none")
+    if ends is not None and len(ends) != 2:
+        raise ValueError(f"--clip must be lowest,highest, none where there is no limit, as 0,none; got {given}.")
+    return None if ends is None else tuple(ends)
+
+
+def take_in_fields(request: "Request", texts: Sequence[str], counted: bool):
+    """Adds what the files of fields among the --condition hold to a request that has its model; unless `counted`, as
+    many samples as they have are drawn."""
+    paths = [text for text in texts if is_field_file(text)]
+    if len(paths) > 1:
+        raise ValueError(f"--condition takes one file of fields, got {', '.join(paths)}.")
+    for path in paths:
+        conditions, request.truth = read_fields(path, request.model)
+        request.conditions = {**conditions, **request.conditions}
+        values = [*conditions.values(), *([] if request.truth is None else [request.truth])]
+        there = max(map(len, values), default=request.count)
+        request.count = request.count if counted else there
+        if request.truth is not None and len(request.truth) not in (1, request.count):
+            told = f"must hold one, or one for each of the {request.count}, got {len(request.truth)}"
+            raise ValueError(f"--condition={path} {told}: give --num_images too.")
 
 
 def checked_conditions(conditions: dict, model: SiD2Model, count: int) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ import keras
 import pipelines
 from keras_sid2.bin.compilation_cache import CacheFlags
 from keras_sid2.bin.device_flags import ProcessFlags
+from keras_sid2.bin.field_data import channels_of, conditions_of_data
 from keras_sid2.bin.flag_table import REQUIRED, Accepted, at_least, check, flag, names, one_of, parsed
 from keras_sid2.bin.measuring import CACHE, CACHE_TEXT, FEATURES_TEXT, WEIGHTS_TEXT, check_features
 from keras_sid2.bin.model_files import InitialWeights
@@ -161,6 +162,7 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
             proposed = self.initial_weights.preset(shape, data.num_classes, data.num_examples)
         else:
             how = {"size": self.size, "examples": data.num_examples, "given_frames": self.given_frames}
+            how |= {"channels": channels_of(data.sample_channels), "conditions": conditions_of_data(data)}
             proposed = proposed_preset(shape, data.num_classes, **how)
         return self._in_its_size(overridden(proposed, self.set))
 

@@ -10,7 +10,7 @@ import numpy as np
 from keras_sid2.backend import steps_done
 from keras_sid2.checkpoints import PortableSaver, ShardedSaver, checkpoints
 from keras_sid2.checkpoints.manifest import first_line
-from keras_sid2.io.image_files import image_grid, write_png
+from keras_sid2.io.image_files import field_pictures, image_grid, write_png
 from keras_sid2.parallel import processes
 from keras_sid2.training.snapshots import drop_snapshots_after, save_snapshot
 
@@ -151,6 +151,8 @@ class SampleGrids(keras.callbacks.Callback):
         if step % self.every == 0:
             with training_goes_on("Sampling", self.note):
                 images = self.model.generate(self.labels, num_images=self.num_images, **self.generate_options)
+                if self.model.channels is not None:
+                    images = field_pictures(images, self.model.channels)
                 picture = write_grid(self.directory, step, images, self.labels)
                 if self.log_image is not None:
                     self.log_image("samples", picture, step)

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from keras_sid2 import renamed
+from keras_sid2.channels import Channels
 from keras_sid2.io.atomic import atomic_write, locked, read_json, write_json
 
 _HOLD = 2.0  # seconds that an animation's last frame stays
@@ -45,8 +46,20 @@ def image_grid(images: np.ndarray, captions: Sequence[str] | None = None, column
     return np.asarray(picture)
 
 
+def field_pictures(values: np.ndarray, channels: Channels) -> np.ndarray:
+    """Fields float [N, (F,) H, W, C] as uint8 [N, (F,) H, C W, 1]: each channel by itself, side by side, black at mean
+    - 3 std, white at mean + 3 std."""
+    grey = np.clip(channels.standardize(values.astype("float32")) / 3.0, -1.0, 1.0)
+    return np.concatenate(np.split(np.rint((grey + 1.0) * 127.5).astype("uint8"), len(channels), axis=-1), axis=-2)
+
+
 def _are_images(images: np.ndarray) -> bool:
     return images.dtype == np.uint8 and images.ndim in (4, 5) and images.size > 0
+
+
+def _are_fields(values: np.ndarray) -> bool:
+    """Of channels in physical units, or ensembles of them."""
+    return values.dtype == np.float32 and values.ndim >= 4 and values.size > 0
 
 
 def _strips(images: np.ndarray) -> np.ndarray:
@@ -123,7 +136,7 @@ def pyav():
 
 
 def write_npz(path: str | os.PathLike, images: np.ndarray, labels: np.ndarray | None = None):
-    """The ADM layout: arr_0 uint8 [N, H, W, C], arr_1 int [N] where there are labels."""
+    """The ADM layout: arr_0 uint8 [N, H, W, C], or float32 of fields, arr_1 int [N] where there are labels."""
     arrays = (images,) if labels is None else (images, np.asarray(labels))
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, *arrays)
@@ -210,18 +223,19 @@ class NpzPieces(contextlib.AbstractContextManager):
         self.done, self._kind = self.done + images, kind
 
     def add(self, images: np.ndarray, labels: np.ndarray | None = None):
-        """uint8 [N, H, W, C] images, and their classes int [N] if they have any, behind those that are there. Raises
-        ValueError for images of another size, and where some have labels and others none."""
-        if not _are_images(images):
+        """uint8 [N, H, W, C] images, or float32 fields, and their classes int [N] if they have any, behind those that
+        are there. Raises ValueError for images of another size, and where some have labels and others none."""
+        if not _are_images(images) and not _are_fields(images):
             raise ValueError(f"Images must be uint8 [N, H, W, C], got {images.dtype} {list(images.shape)}.")
         if labels is not None:
             labels = np.asarray(labels)
             if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
                 raise ValueError(f"Labels must be integers, one an image, got {labels.dtype} {list(labels.shape)}.")
             labels = labels.astype("int64")
-        kind = (*images.shape[1:], labels is not None)
+        kind = (images.dtype.str, *images.shape[1:], labels is not None)
         if self._kind not in (None, kind):
-            raise ValueError(f"Pieces must be alike: [height, width, channels, labelled] {self._kind}, then {kind}.")
+            first, then = self._kind[1:], kind[1:]
+            raise ValueError(f"Pieces must be alike: [height, width, channels, labelled] {first}, then {then}.")
         path = _name(self.folder, self.done)
         write_npz(path, images, labels)
         self._count(path, len(images), *kind)
@@ -243,7 +257,7 @@ class NpzPieces(contextlib.AbstractContextManager):
             raise ValueError(f"{self.path} cannot be written: there are no images in {self.folder}.")
         self._check_settings()  # a network file system may know nothing of locks
         with atomic_write(self.path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-            self._stream(archive, "arr_0", "|u1", self._kind[:-1])
+            self._stream(archive, "arr_0", self._kind[0], self._kind[1:-1])
             if self._kind[-1]:
                 self._stream(archive, "arr_1", "<i8", ())
         aside = tempfile.mkdtemp(prefix=self._aside, dir=self._whole.parent)
@@ -276,15 +290,15 @@ def _name(folder: pathlib.Path, number: int) -> pathlib.Path:
 
 
 def _piece(path: pathlib.Path) -> tuple | None:
-    """(images, height, width, channels, labelled) of a piece; None if there is none, or a damaged one. OSError if the
-    disk does not answer, which says nothing of the piece."""
+    """(images, dtype, height, width, channels, labelled) of a piece; None if there is none, or a damaged one. OSError
+    if the disk does not answer, which says nothing of the piece."""
     if not path.is_file():
         return None
     data = io.BytesIO(path.read_bytes())
     try:
         with np.load(data, allow_pickle=False) as arrays:
             images, labels = arrays["arr_0"], arrays.get("arr_1")
-        whole = _are_images(images) and (labels is None or labels.shape == images.shape[:1])
+        whole = (_are_images(images) or _are_fields(images)) and (labels is None or labels.shape == images.shape[:1])
     except Exception:  # of many kinds, from zipfile, struct and numpy: the bytes are wrong
         return None
-    return (*images.shape, labels is not None) if whole else None
+    return (len(images), images.dtype.str, *images.shape[1:], labels is not None) if whole else None

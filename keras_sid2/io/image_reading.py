@@ -24,34 +24,35 @@ def read_images(path: str | os.PathLike) -> np.ndarray:
     return _read_png(path)[None]
 
 
-def npz_shape(path: str | os.PathLike) -> tuple[int, ...]:
+def npz_shape(path: str | os.PathLike, dtype=np.uint8) -> tuple[int, ...]:
     """(N, (F,) H, W, C) of the images or clips in an .npz in the ADM layout; errors as `read_images`."""
-    with _npz_images(path) as (_, shape):
+    with _npz_images(path, dtype) as (_, shape):
         return shape
 
 
-def iterate_npz(path: str | os.PathLike, batch_size: int) -> Iterator[np.ndarray]:
-    """The images of an .npz in the ADM layout in order, uint8 [at most batch_size, (F,) H, W, C] at a time. What is
-    wrong with the file is told before the first block, as by `read_images`; damage inside, when it is met."""
+def iterate_npz(path: str | os.PathLike, batch_size: int, dtype=np.uint8) -> Iterator[np.ndarray]:
+    """The images of an .npz in the ADM layout in order, uint8 [at most batch_size, (F,) H, W, C] at a time, or float32
+    fields, if that is the `dtype`. What is wrong with the file is told before the first block, as by `read_images`;
+    damage inside, when it is met."""
     batch_size = whole_number("batch_size", batch_size)
-    npz_shape(path)
-    return _npz_blocks(path, batch_size)
+    npz_shape(path, dtype)
+    return _npz_blocks(path, batch_size, dtype)
 
 
-def _npz_blocks(path, batch_size: int) -> Iterator[np.ndarray]:
-    with _npz_images(path) as (member, (count, *shape)):
+def _npz_blocks(path, batch_size: int, dtype) -> Iterator[np.ndarray]:
+    with _npz_images(path, dtype) as (member, (count, *shape)):
         for start in range(0, count, batch_size):
             size = min(batch_size, count - start)
-            wanted = size * math.prod(shape)
+            wanted = size * math.prod(shape) * np.dtype(dtype).itemsize
             data = bytearray(member.read(wanted))
             if len(data) < wanted:
                 raise ValueError(f"arr_0 of {path} ends before its {count} images do.")
-            yield np.frombuffer(data, np.uint8).reshape(size, *shape)
+            yield np.frombuffer(data, dtype).reshape(size, *shape)
 
 
 @contextlib.contextmanager
-def _npz_images(path) -> Iterator[tuple]:
-    """(the file inside at its first image, the images' shape)."""
+def _npz_images(path, wanted) -> Iterator[tuple]:
+    """Of those of the dtype `wanted`: (the file inside at its first image, the images' shape)."""
     if not pathlib.Path(path).is_file():
         raise FileNotFoundError(f"{path} is no file.")
     try:
@@ -64,9 +65,11 @@ def _npz_images(path) -> Iterator[tuple]:
                     shape, fortran_order, dtype = _HEADERS[np.lib.format.read_magic(member)](member)
                 except (KeyError, ValueError) as error:
                     raise ValueError(f"arr_0 of {path} is no array of numpy's format 1 or 2.") from error
-                if dtype != np.uint8 or len(shape) not in (4, 5) or not all(shape) or fortran_order:
+                few = (4, 5) if dtype == np.uint8 else (4, 5, 6)  # of ensembles, too
+                if dtype != wanted or len(shape) not in few or not all(shape) or fortran_order:
                     found = f"{dtype} {list(shape)}" + " in Fortran's order" * fortran_order
-                    raise ValueError(f"arr_0 of {path} must be uint8 [N, H, W, C] or [N, F, H, W, C], got {found}.")
+                    must = f"{np.dtype(wanted)} [N, H, W, C] or [N, F, H, W, C]"
+                    raise ValueError(f"arr_0 of {path} must be {must}, got {found}.")
                 yield member, shape
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ValueError(f"{path} is no .npz file that can be read: {error}") from error

@@ -15,10 +15,12 @@ The side of what is not square is the geometric mean of height and width.
 import itertools
 import math
 import pprint
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from keras_sid2.channels import Channels
 from keras_sid2.conditions import Frames
 from keras_sid2.diffusion import CosineInterpolatedSchedule, CosineSchedule, DiffusionObjective, SigmoidWeighting
 from keras_sid2.diffusion.weighting import PAPER_BIAS
@@ -56,15 +58,23 @@ _UP_TO = {64: "tiny", 128: "small", 256: "base"}  # pixels along a side; large a
 
 
 def proposed_preset(
-    sample_shape, num_classes: int | None, *, size: str | None = None, examples=None, given_frames: int | None = None
+    sample_shape,
+    num_classes: int | None,
+    *,
+    size: str | None = None,
+    examples=None,
+    given_frames: int | None = None,
+    channels: Channels | None = None,
+    conditions: Mapping | None = None,
 ) -> Preset:
     """A preset for samples (H, W, C) or (F, H, W, C) of `num_classes`, or of none.
 
     `size` is one of SIZES, None by the samples' side. Of few `examples` the batch is no larger than they are. Of clips
-    the first `given_frames` are a condition, "given"; None: no frames are. Raises ValueError for another size or shape,
+    the first `given_frames` are a condition, "given"; None: no frames are. `channels` are of fields, `conditions` what
+    else the network is conditioned on. Raises ValueError for another size or shape,
     and for one that patches and halving do not divide, with a crop that they do.
     """
-    *frames, height, width, channels = shape = as_image_shape(sample_shape)
+    *frames, height, width, _ = shape = as_image_shape(sample_shape)
     side = math.sqrt(height * width)
     if size is None:
         size = next((name for most, name in _UP_TO.items() if side <= most), "large")
@@ -78,10 +88,13 @@ def proposed_preset(
     patch_size, depth = patch
     if given_frames is not None and not frames:
         raise ValueError(f"--given_frames={given_frames} is of clips, and the data are images.")
-    given = {} if given_frames is None else {"conditions": {"given": Frames(shape, given_frames)}}
+    beside = {} if given_frames is None else {"given": Frames(shape, given_frames, channels)}
+    beside |= conditions or {}
+    given = {"conditions": beside} if beside else {}
+    kind = "clips" if frames else "fields" if channels else "images"
     return Preset(
         name="_".join([size, "x".join(map(str, shape)), *([str(num_classes)] if num_classes else [])]),
-        description=f"proposed for {'clips' if frames else 'images'} {shape} of {num_classes or 'no'} classes: {size}",
+        description=f"proposed for {kind} {shape} of {num_classes or 'no'} classes: {size}",
         network={
             "image_shape": shape,
             "patch_size": patch_size,
@@ -95,6 +108,7 @@ def proposed_preset(
         recipe=AdamRecipe(chosen.learning_rate, chosen.warmup_steps, ema_decay=chosen.ema_decay, ema_warmup=True),
         batch_size=min(chosen.batch_size, 2 ** int(math.log2(examples)) if examples else chosen.batch_size),
         num_steps=256,
+        channels=channels,
     )
 
 

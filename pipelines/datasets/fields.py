@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import os
 from typing import Any
 
@@ -10,10 +9,8 @@ import numpy as np
 
 from pipelines.datasets.arrays import Arrays
 from pipelines.datasets.local_builder import SourceConfig
-from pipelines.extras import as_names, near, require
-
-SUFFIXES = (".nc", ".zarr")
-_STORE = ("zarr.json", ".zgroup", ".zmetadata")  # files that make a folder a Zarr store
+from pipelines.extras import as_names, near
+from pipelines.xarrays import SUFFIXES, is_store, open_dataset
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -50,7 +47,7 @@ class FieldsConfig(SourceConfig):
 
     def files(self) -> dict[str, str]:
         """{split: path}."""
-        if self.source.endswith(SUFFIXES) or _is_store(self.source):
+        if self.source.endswith(SUFFIXES) or is_store(self.source):
             return {"train": self.source}
         names = sorted(os.listdir(self.source)) if os.path.isdir(self.source) else []
         found = {os.path.splitext(name)[0]: name for name in names if name.endswith(SUFFIXES)}
@@ -104,43 +101,6 @@ def _opened(path: str, changed: int, variables: str, others: str, dim: str) -> d
             variable = variable.transpose(dim, ...)
         found[name] = _Stack([variable], dim, count)
     return found
-
-
-def open_dataset(path: str) -> Any:
-    """The data set of a NetCDF file or a Zarr store. Raises ValueError: it is none, or pickles are in it."""
-    xarray = require("xarray", extra="fields")
-    try:
-        engine = _engine(path)
-        require({"zarr": "zarr", "h5netcdf": "h5netcdf", "scipy": "scipy.io"}[engine], extra="fields")
-        return xarray.open_dataset(path, engine=engine, decode_timedelta=False)
-    except (ImportError, FileNotFoundError):
-        raise
-    except Exception as error:  # of many kinds, from h5py, zarr and xarray
-        raise ValueError(f"{path} cannot be read as NetCDF or Zarr: {' '.join(str(error).split())}") from None
-
-
-def _engine(path: str) -> str:
-    if os.path.isdir(path):
-        _refuse_pickles(path)
-        return "zarr"
-    with open(path, "rb") as file:
-        return "scipy" if file.read(3) == b"CDF" else "h5netcdf"
-
-
-def _refuse_pickles(store: str) -> None:
-    """Objects in a Zarr store may be pickles, which run code when they are read."""
-    for folder, _, names in os.walk(store):
-        for name in names:
-            if name not in (".zarray", ".zmetadata", "zarr.json"):
-                continue
-            with open(os.path.join(folder, name), encoding="utf-8") as file:
-                told = json.dumps(json.load(file))
-            if '"pickle"' in told:
-                raise ValueError(f"{name} in {folder} says that it holds pickled objects, which are not read")
-
-
-def _is_store(path: str) -> bool:
-    return any(os.path.exists(os.path.join(path, name)) for name in _STORE)
 
 
 def _variable(data: Any, name: str, path: str) -> Any:

@@ -41,6 +41,29 @@ def test_scores_are_those_of_the_library(files, capsys):
     assert "crps_u" in printed and "channels=['u', 't']" in printed
 
 
+def test_a_netcdf_file_may_hold_the_truth_too(files):
+    xarray = pytest.importorskip("xarray")
+    folder, samples, truth = files
+    variables = {
+        "t": (("sample", "member", "y", "x"), samples[..., 1]),
+        "u": (("sample", "member", "y", "x"), samples[..., 0]),
+    }
+    variables |= {"u_truth": (("sample", "y", "x"), truth[..., 0]), "t_truth": (("sample", "y", "x"), truth[..., 1])}
+    variables["u_input"] = ("sample", "y_low", "x_low"), truth[:, ::2, ::2, 0]
+    coordinates = {"latitude": ("y", [-60.0, -20.0, 20.0, 60.0])}
+    xarray.Dataset(variables, coordinates).to_netcdf(folder / "drawn.nc", engine="h5netcdf")
+    xarray.Dataset({"u": variables["u_truth"], "t": variables["t_truth"]}).to_netcdf(
+        folder / "true.nc", engine="h5netcdf"
+    )
+    expected = measured(folder, "--by_latitude")["metrics"]
+    for reference in ("drawn.nc", "true.nc"):
+        given = (f"--samples={folder / 'drawn.nc'}", f"--reference={folder / reference}", "--by_latitude")
+        assert measured(folder, *given)["metrics"] == pytest.approx(expected, rel=1e-9)
+    xarray.Dataset({"u": variables["u_truth"]}).to_netcdf(folder / "true.nc", engine="h5netcdf")
+    with pytest.raises(ValueError, match="must hold t, u, of one shape"):
+        measured(folder, *given[:2])
+
+
 @pytest.mark.parametrize(
     "arrays, texts, message",
     [

@@ -52,7 +52,7 @@ PAIRS = "--guidance_scale must be a number, or logsnr:scale pairs"
     [
         (
             ("--format=grid,avi",),
-            "among grid, npz, pngs, gif, webp, mp4, with commas between, got 'grid,avi'",
+            "among grid, npz, pngs, gif, webp, mp4, nc, with commas between, got 'grid,avi'",
         ),
         (("--format=",), "--format must be among"),
         (("--frames=3",), "--frames goes with --format=gif or webp or mp4"),

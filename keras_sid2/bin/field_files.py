@@ -1,0 +1,85 @@
+"""What samples of fields are drawn for, and how they are written: NetCDF files and Zarr stores with named variables."""
+
+import json
+import os
+import pathlib
+
+import numpy as np
+
+from keras_sid2 import SiD2Model
+from keras_sid2.conditions import Frames, Image, Vector
+from keras_sid2.io.atomic import atomic_write
+from pipelines import xarrays
+from pipelines.extras import require
+
+
+def is_field_file(text: str) -> bool:
+    """Whether a --condition is a file of variables, and not name=FILE."""
+    return text.endswith(xarrays.SUFFIXES) and "=" not in text
+
+
+def read_fields(path: str, model: SiD2Model) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """(conditions by name, the truth or None) in a file whose variables are named as the model's channels are, the
+    samples their first dimension. Raises FileNotFoundError, and ValueError for what is no such file, and for one that
+    lacks a condition of the model."""
+    if model.channels is None:
+        raise ValueError(f"--condition={path} is of models with channels; for others there is --condition=name=FILE.")
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"--condition={path} is no file.")
+    with xarrays.open_dataset(path) as data:
+        truth = _stacked(data, model.channels.names, len(model.sample_shape))
+        found = {}
+        for name, condition in model.conditions.items():
+            if name == "label":
+                continue
+            if isinstance(condition, Frames):
+                values = None if truth is None else truth[:, : condition.counts[1]]
+            else:
+                values = _stacked(data, _variables(name, condition), len(condition.shape))
+            if values is None:
+                names = ", ".join(model.channels.names if condition.from_samples else _variables(name, condition))
+                there = ", ".join(map(str, data.data_vars)) or "nothing"
+                raise ValueError(f"--condition={path} must hold {names}, of the condition {name}; it holds {there}.")
+            found[name] = values
+    return found, truth
+
+
+def _variables(name: str, condition) -> tuple[str, ...]:
+    if condition.channels is not None:
+        return condition.channels.names
+    count = condition.shape[-1] if condition.shape else 1
+    return (name,) if count == 1 else tuple(f"{name}_{i}" for i in range(count))
+
+
+def _stacked(data, names: tuple[str, ...], rank: int) -> np.ndarray | None:
+    """Variables [N, ...] as float32 [N, ..., C] of `rank` and one axes; None where one is not there."""
+    if not all(name in data.data_vars for name in names):
+        return None
+    parts = [np.asarray(data[name].values, "float32") for name in names]
+    return parts[0] if len(parts) == 1 and parts[0].ndim == rank + 1 else np.stack(parts, axis=-1)
+
+
+def write_fields(path, model: SiD2Model, made: np.ndarray, conditions: dict, truth: np.ndarray | None, drawn: dict):
+    """A NetCDF file of `made` [N, (E,) (F,) H, W, C]: variables NAME of the channels, NAME_truth of what they should
+    be, where it is known, and NAME_input of the conditions; how they were drawn as an attribute."""
+    xarray = require("xarray", extra="fields")
+    frames = ("frame",) * (len(model.sample_shape) == 4)
+    size, variables = model.sample_shape[-3:-1], {}
+    members = ("member",) * (made.ndim > len(model.sample_shape) + 1)
+    for i, name in enumerate(model.channels.names):
+        variables[name] = ("sample", *members, *frames, "y", "x"), made[..., i]
+        if truth is not None:
+            dims = ("sample", *(("frame_truth",) if frames and truth.shape[1] != made.shape[-4] else frames), "y", "x")
+            variables[f"{name}_truth"] = dims, truth[..., i]
+    for name, values in conditions.items():
+        condition = model.conditions[name]
+        if not isinstance(condition, Image | Vector):
+            continue
+        values = np.broadcast_to(values, (len(made), *values.shape[1:]))
+        own = ("y", "x") if condition.shape[-3:-1] == size else (f"y_{name}", f"x_{name}")
+        dims = ("sample", *frames[: len(condition.shape) - 3], *own) if isinstance(condition, Image) else ("sample",)
+        for i, variable in enumerate(_variables(name, condition)):
+            variables[f"{variable}_input"] = dims, values[..., i]
+    data = xarray.Dataset(variables, attrs={"drawn_by": json.dumps(drawn)})
+    with atomic_write(pathlib.Path(path)) as temporary:
+        data.to_netcdf(temporary, engine="h5netcdf")
