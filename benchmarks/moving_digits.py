@@ -1,6 +1,6 @@
 """Question: does a network of clips go on as the frames that it is given tell, and what does attention in turn cost?
 
-    python benchmarks/moving_digits.py --digits=1 --fastest=1 --json=result.json --gif=result.gif
+    python benchmarks/moving_digits.py --digits=1 --fastest=1 --steps=1200 --json=result.json --gif=result.gif
 
 Scikit-learn's digits (--digits: how many) move through 16 x 16 pixels and turn back at the edges, 1 to --fastest pixels
 a frame along each axis; of 16 frames the first 5 are given. What comes then is certain, so each made frame has a true

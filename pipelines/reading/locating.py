@@ -110,7 +110,7 @@ def locate(
         num_examples=found.num_examples,
         class_names=tuple(names) if names else None,
         common_size=common_size(directory, split) if None in schema.sample.shape else None,
-        config=info.config_name,
+        config=info.config_name or None,
         **fields_of(schema.values),
     )
     return Located(description, schema, tuple(map(os.fspath, found.filepaths)), tuple(found.shard_lengths), file_format)
