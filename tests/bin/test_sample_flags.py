@@ -24,7 +24,8 @@ def no_model(monkeypatch):
 @pytest.mark.parametrize(
     "given, option, value",
     [
-        ((), "sampler", DDPMSampler(0.2)),
+        ((), "sampler", None),  # of a SampleRequest: ddpm, or a student's own
+        (("--sampler=ddpm",), "sampler", DDPMSampler(0.2)),
         (("--variance=0.1",), "sampler", DDPMSampler(0.1)),
         (("--sampler=ddim", "--eta=0.5"), "sampler", DDIMSampler(0.5)),
         (("--sampler=edm_heun", "--churn=0.3"), "sampler", EDMHeunSampler(churn=0.3)),
