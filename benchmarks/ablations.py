@@ -205,11 +205,14 @@ def draw(result: dict, path: str):
 
 def main(argv):
     del argv
+    import keras
+
     from keras_sid2.evaluation import ImageClassifier
 
     images, labels = _digits()
     judge = ImageClassifier(images, labels)
     settings = {key: getattr(FLAGS, key) for key in ("steps", "batch_size", "drawn", "sampling_steps")}
+    settings["backend"] = f"{keras.backend.backend()} {report.version(keras.backend.backend())}"
     result = report.begun("ablations", __doc__, settings, FLAGS.json)
     done = {(row["case"], row["seed"]) for row in result["rows"]}
     for name, seed in [(n, s) for s in range(FLAGS.seeds) for n in FLAGS.cases if (n, s) not in done]:

@@ -2,6 +2,8 @@
 
     sid2-plan --preset=sid2_imagenet256_uvit2 --batch_size=256 --precision=mixed_bfloat16 --mesh=data:4,fsdp:2 \
         --accelerator=h100 --memory=80GiB
+    sid2-plan --sample_shape=64x64x3 --size=small --num_classes=10      # what sid2-train --size=small proposes
+    sid2-plan --all                                                     # a table of all presets and sizes
 
 Nothing is made. Weights, gradients, optimizer and averages are counted exactly; activations are an estimate for
 --platform and --backend (keras_sid2/models/memory.py says from what). --compile asks XLA itself, for a TPU that is not
@@ -16,19 +18,27 @@ from keras_sid2 import Guidance, SiD2Model, backend
 from keras_sid2.bin.common import run_program
 from keras_sid2.bin.flag_table import IN_UNIT_INTERVAL, at_least, check, flag, one_of, parsed
 from keras_sid2.bin.goodput import PEAKS
+from keras_sid2.bin.plan_list import SAMPLES, markdown, rows
 from keras_sid2.bin.preset_flags import PresetFlags, chosen_preset
 from keras_sid2.models import abstract_variables, largest_batch, memory_plan, trace
 from keras_sid2.parallel import ahead
 from keras_sid2.parallel.rules import Mesh, table
 from keras_sid2.sampling import evaluations, get_sampler
 from keras_sid2.sampling.noise_levels import logsnr_of
+from keras_sid2.training import Preset
+from keras_sid2.training.overrides import overridden
+from keras_sid2.training.proposal import SIZES, proposed_preset
 
 _GIB = 2**30
-_SAMPLES = 50_000  # as many as papers evaluate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanFlags(PresetFlags):
+    all: bool = flag(False, "only print a table of all presets and sizes: cost, days, disk, what is to be expected")
+    sample_shape: str | None = flag(None, "of data of your own, as 64x64x3 or 16x64x64x3, in place of --preset")
+    size: str | None = flag(None, f"of what is proposed for them: {', '.join(SIZES)}; by shape", needs="sample_shape")
+    num_classes: int | None = flag(None, "of them; none if not given", at_least(1), needs="sample_shape")
+    given_frames: int | None = flag(None, "of clips, how many are given", at_least(1), needs="sample_shape")
     batch_size: int | None = flag(None, "images a step, of all devices; the preset's if not given")
     mesh: str | None = flag(None, "devices, as data:4,fsdp:2,model:1: prints what lies where, too")
     precision: str = flag("float32", "float32 or mixed_bfloat16", one_of("float32", "mixed_bfloat16"))
@@ -50,19 +60,22 @@ class PlanFlags(PresetFlags):
 def main(values):
     """Prints the plan that the flags ask for."""
     check(PlanFlags, values)
-    preset = chosen_preset(values)
+    if values.all:
+        return _print_list(values)
+    preset = _proposed(values) if values.sample_shape else chosen_preset(values)
     mesh = Mesh() if values.mesh is None else Mesh.parse(values.mesh)
     devices = ahead.devices(values.platform, values.topology, mesh.size) if values.compile else None
     batch = preset.batch_size if values.batch_size is None else values.batch_size
     kind = {"platform": values.platform, "backend": values.backend or backend.name()}
     options = {**kind, "mesh": mesh, "accumulation_steps": values.accumulation_steps}
+    options["averages"] = 1 + len(preset.recipe.ema_widths)
     memory, sampling, speed = _memory(values.memory), _evaluations(values, preset), _speed(values, mesh)
     with abstract_variables():
         network = preset.make_network(dtype=values.precision, remat=values.remat)
     traced = trace(network)
     estimate = memory_plan(traced, batch_size=batch, **options)
     compiled = None if devices is None else _compiled(values, preset, mesh, batch, devices)
-    lines = [] if values.mesh is None else [f"{table(network, mesh)}\n"]
+    lines = [] if values.mesh is None else [f"{table(network, mesh, ema_widths=preset.recipe.ema_widths)}\n"]
     lines += _costs(values, traced.cost, batch, sampling, speed)
     lines.append(f"A device, batch {batch} on {mesh}, {values.precision}, {kind['backend']} on {kind['platform']}:")
     parts = {**dataclasses.asdict(estimate), "total": estimate.total}
@@ -74,7 +87,36 @@ def main(values):
     print(*lines, sep="\n")
 
 
+def _print_list(values):
+    """What --all asks for."""
+    given = [name for name in ("preset", "config", "size", "batch_size", "steps", "num_steps") if values[name].present]
+    if given:
+        raise ValueError(f"--all is of all presets and sizes: leave out --{given[0]}.")
+    if values.accelerator is None:
+        values.accelerator = "h100"
+    words, speed = _speed(values, Mesh())
+    shape = _sample_shape(values)
+    print(markdown(rows(speed, shape), words.removeprefix("1 "), shape))
+
+
 # -- flags ---------------------------------------------------------------------------------------------------------
+
+
+def _sample_shape(values) -> tuple[int, ...] | None:
+    if values.sample_shape is None:
+        return None
+    sides = values.sample_shape.split("x")
+    if len(sides) not in (3, 4) or not all(side.isdecimal() and int(side) for side in sides):
+        raise ValueError(f"--sample_shape must be as 64x64x3, or 16x64x64x3 of clips, got {values.sample_shape!r}.")
+    return tuple(map(int, sides))
+
+
+def _proposed(values) -> Preset:
+    """What sid2-train proposes for data of --sample_shape, with the changes of --set."""
+    if values.preset or values.config:
+        raise ValueError("--sample_shape is of a proposed network: leave it out, or --preset and --config.")
+    how = {"size": values.size, "given_frames": values.given_frames}
+    return overridden(proposed_preset(_sample_shape(values), values.num_classes, **how), values.set)
 
 
 def _memory(text: str | None) -> int | None:
@@ -114,17 +156,17 @@ def _speed(values, mesh: Mesh) -> tuple[str, float] | None:
 
 def _costs(values, cost, batch: int, sampling: tuple[str, int], speed: tuple[str, float] | None) -> list[str]:
     step = (4 if values.remat else 3) * cost.multiply_adds * batch  # the backward pass takes twice the forward one's
-    samples = _SAMPLES * sampling[1] * cost.multiply_adds
+    samples = SAMPLES * sampling[1] * cost.multiply_adds
     blocks = f"; of its blocks {cost.block_multiply_adds / 1e9:,.5g} G" if cost.block_multiply_adds else ""
     lines = [
         f"parameters {cost.parameters:,}",
         f"multiply-adds of an image {cost.multiply_adds / 1e9:,.5g} G{blocks}",
         f"multiply-adds of a training step {step / 1e12:,.5g} T",
-        f"multiply-adds of {_SAMPLES:,} samples {samples / 1e15:,.5g} P: {sampling[0]}",
+        f"multiply-adds of {SAMPLES:,} samples {samples / 1e15:,.5g} P: {sampling[0]}",
     ]
     if speed is None:
         return lines
-    times = [(f"{values.steps:,} steps", values.steps * step), (f"{_SAMPLES:,} samples", samples)]
+    times = [(f"{values.steps:,} steps", values.steps * step), (f"{SAMPLES:,} samples", samples)]
     return lines + [f"{what} on {speed[0]}: {work / speed[1] / 86400:,.3g} days" for what, work in times]
 
 

@@ -155,6 +155,48 @@ def test_sampler_steps(tmp_path):
     assert draw_digits(tmp_path, "--samplers=ddpm", "--steps=4", "--seed=1", fails=True) == result
 
 
+def ablations(path: pathlib.Path, *flags: str) -> dict:
+    command = [sys.executable, str(ROOT / "benchmarks" / "ablations.py"), f"--json={path}", "--steps=2", "--drawn=20"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "torch"}
+    done = subprocess.run([*command, "--sampling_steps=1", *flags], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(path.read_text())
+
+
+def test_ablations(tmp_path):
+    pytest.importorskip("torch")
+    first = ablations(tmp_path / "result.json", "--cases=base", "--seeds=1")
+    plot = [f"--plot={tmp_path / 'result.png'}"] if importlib.util.find_spec("matplotlib") else []
+    result = ablations(tmp_path / "result.json", "--cases=base,skip per block,x-prediction", "--seeds=1", *plot)
+    assert result["rows"][:1] == first["rows"]  # not trained again
+    assert [row["case"] for row in result["rows"]] == ["base", "skip per block", "x-prediction"]
+    base, blockwise, _ = result["rows"]
+    assert blockwise["parameters"] > base["parameters"] and blockwise["multiply_adds"] < 1.05 * base["multiply_adds"]
+    assert all(row["frechet"] > 0.0 and 0.0 <= row["accuracy"] <= 1.0 for row in result["rows"])
+    if plot:
+        assert (tmp_path / "result.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ablations_change_one_thing_at_equal_cost(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import ablations
+
+    base = ablations.base()
+    for name in ablations.NAMES:
+        preset = ablations.case(name)
+        parts = ("network", "network_class", "objective")
+        changed = [part for part in parts if getattr(preset, part) != getattr(base, part)]
+        assert len(changed) == (name != "base") and preset.recipe == base.recipe
+    wider = ablations.case("patches of 2 x 2, wider").cost
+    assert wider.multiply_adds == pytest.approx(base.cost.multiply_adds, rel=0.05)
+    assert wider.parameters > 2 * base.cost.parameters
+    assert len(ablations.GROUPS["bias"]) >= 4
+    rows = [{"case": "base", "frechet": f, "accuracy": 0.5, "parameters": 1, "multiply_adds": 2} for f in (1.0, 3.0)]
+    (told,) = ablations.groups(rows)["bias"]
+    assert (told["case"], told["frechet"], told["seeds"]) == ("bias 2", 2.0, 2)
+    assert told["frechet_deviation"] == pytest.approx(2**0.5)
+
+
 def test_reading(tmp_path):
     result = run_program("reading.py", tmp_path / "result.json", "--images=8", "--batches=1", "--batch_size=4")
     assert not result["failures"]

@@ -16,7 +16,7 @@ from keras_sid2.checkpoints.manifest import checkpoints
 from keras_sid2.io.image_files import write_npz
 from keras_sid2.training.snapshots import Reconstruction, snapshots
 
-pytestmark = [pytest.mark.usefixtures("tiny_digits")]
+pytestmark = [pytest.mark.backend_free, pytest.mark.usefixtures("tiny_digits")]
 WIDTHS = {"ema_widths": ["0.1", "0.05"], "snapshot_every": 2}
 
 

@@ -1,12 +1,18 @@
 """sid2-plan as a user starts it."""
 
 import json
+import math
 import os
+import pathlib
 import re
 import subprocess
 import sys
 
 import pytest
+
+from keras_sid2.parallel.rules import Mesh, table
+from keras_sid2.training import find_preset
+from keras_sid2.training.proposal import SIZES, proposed_preset
 
 pytestmark = pytest.mark.backend_free
 
@@ -51,7 +57,35 @@ def test_the_compiler_says_what_the_plan_counts_on_a_mesh():
     assert "No batch fits" not in result.stdout
 
 
+def test_the_guide_has_the_table_as_it_is_printed():
+    result = plan("--all")
+    assert result.returncode == 0, result.stderr
+    guide = pathlib.Path(__file__).parents[2] / "docs" / "guides" / "presets.md"
+    assert result.stdout.strip() in guide.read_text()
+    days = re.search(r"sid2_imagenet256_uvit2.*? 1,000,000 \| ([\d.]+) ", result.stdout)[1]
+    assert float(days) == pytest.approx(1e6 * 3 * 2048 * 138.46e9 / (0.3 * 989e12 / 2) / 86400, rel=1e-2)
+    macs = {size: float(re.search(rf"--size={size}` .*? M \| ([\d.]+) G", result.stdout)[1]) for size in SIZES}
+    assert [*macs] == sorted(macs, key=macs.get)
+
+
+def test_a_size_for_data_of_one_s_own_and_averages_of_widths():
+    result = plan("--sample_shape=8x8x1", "--size=tiny", "--num_classes=10", "--set=recipe.ema_widths=(0.05, 0.1)")
+    assert result.returncode == 0, result.stderr
+    part = {name: float(n) for name, n in re.findall(r"^ *(\w+) +([\d.]+) MiB$", result.stdout, re.M)}
+    expected = proposed_preset((8, 8, 1), 10, size="tiny").cost
+    assert f"parameters {expected.parameters:,}" in result.stdout
+    assert part["averages"] == pytest.approx(3 * part["parameters"], rel=1e-2)
+    network = find_preset("sid2_digits").make_network()
+    bare, beside = (table(network, Mesh(), ema_widths=widths).bytes_whole for widths in ((), (0.05, 0.1)))
+    trained = 4 * sum(math.prod(v.shape) for v in network.trainable_variables)
+    assert beside - bare == 2 * trained
+
+
 WRONG = [
+    (["--all", "--preset=sid2_digits"], "--all is of all presets and sizes: leave out --preset"),
+    (["--size=small"], "--size does nothing without --sample_shape"),
+    (["--sample_shape=64x64"], "--sample_shape must be as 64x64x3, or 16x64x64x3 of clips, got '64x64'"),
+    (["--sample_shape=8x8x1", "--preset=sid2_digits"], "--sample_shape is of a proposed network: leave it out, or"),
     ([], "Give --preset, the name of one, or --config, a file that defines one"),
     (["--preset=sid2_digit"], "There is no preset 'sid2_digit': did you mean sid2_digits"),
     (["--preset=sid2_digits", "--mesh=data:4,rows:2"], "as in data:4,fsdp:2,model:1; got 'data:4,rows:2'"),
