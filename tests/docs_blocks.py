@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.util
+import itertools
 import pathlib
 import re
 import shlex
@@ -23,7 +24,8 @@ from keras_sid2.bin import flag_table
 from pipelines import __main__ as data_program
 
 ROOT = pathlib.Path(__file__).parents[1]
-EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS, PROGRAMS = PROJECT["optional-dependencies"], PROJECT["scripts"]
 
 NOT_RUN, FLAGS_ONLY = "# Not run by the tests: ", "# The tests check the flags only: "
 MARKS = (NOT_RUN, FLAGS_ONLY)
@@ -36,15 +38,6 @@ SMALL = {
     **{"sample_every": 0, "num_steps": 2, "sample_steps": 2, "sweep_steps": 2, "frames": 2, "resamplings": 2},
     **{"num_images": 24, "measure_images": 24, "measure_every": 4, "eval_every": 4, "verify_resume": 2},
 }
-TABLES = {
-    "sid2-demo": "demo.DemoFlags",
-    "sid2-evaluate": "evaluate.EvaluateFlags",
-    "sid2-export": "export.ExportFlags",
-    "sid2-plan": "plan.PlanFlags",
-    "sid2-sample": "sample.SampleFlags",
-    "sid2-train": "train.TrainFlags",
-}
-_MAINS = {"sid2-export": "export"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,10 +119,13 @@ def _run_python(block: Block, names: dict):
 # -- the shell -------------------------------------------------------------------------------------------------------
 
 
-def commands(block: Block) -> list[list[str]]:
+_SCRIPT = re.compile(r"^python - <<'(\w+)'\n(.*?)^\1$\n?", re.DOTALL | re.MULTILINE)  # Python within a shell's block
+
+
+def commands(code: str) -> list[list[str]]:
     """The words of each command, without comments and the setting of variables."""
     found = []
-    for line in block.code.replace("\\\n", " ").split("\n"):
+    for line in code.replace("\\\n", " ").split("\n"):
         words = shlex.split(line, comments=True)
         while words:
             end = words.index("&&") if "&&" in words else len(words)
@@ -142,21 +138,28 @@ def commands(block: Block) -> list[list[str]]:
 
 
 def _run_shell(block: Block):
-    for command in commands(block):
+    pieces = _SCRIPT.split(block.code)
+    for shell, script in itertools.zip_longest(pieces[::3], pieces[2::3]):
+        _run_commands(block, commands(shell))
+        if script is not None and block.mark is None:
+            _run_python(dataclasses.replace(block, code=script), {"__name__": "__main__"})
+
+
+def _run_commands(block: Block, found: list[list[str]]):
+    for command in found:
+        program = _program(command)
         if block.mark == NOT_RUN:
             continue
-        if (program := _program(command)) is None:
+        if program is None:
             _check_other(command)
-            continue
-        name, given = program
-        if name == "sid2-data":
-            _data(given, only_flags=block.mark is not None)
+        elif program[0] == "sid2-data":
+            _data(program[1], only_flags=block.mark is not None)
         elif block.mark is not None:
-            _check_flags(name, given)
+            _check_flags(*program)
         else:
-            values = _values(name, given)
-            module = importlib.import_module(f"keras_sid2.bin.{TABLES[name].split('.')[0]}")
-            code = getattr(module, _MAINS.get(name, "main"))(values)
+            assert command[0] == program[0], f"{' '.join(command)}: mark the block, which is started by {command[0]}"
+            main, _ = _parts(program[0])
+            code = main(_values(*program))
             assert not code, f"{' '.join(command)} ended with {code}"
             keras.utils.clear_session(free_memory=False)
 
@@ -165,36 +168,38 @@ def _program(command: list[str]) -> tuple[str, list[str]] | None:
     """(sid2-name, flags) of a command that starts one, by itself or by a launcher such as torchrun."""
     for i, word in enumerate(command):
         word = re.sub(r"^keras_sid2\.bin\.", "sid2-", word)
-        if word in TABLES or word == "sid2-data":
+        if word in PROGRAMS:
             return word, command[i + 1 :]
     return None
 
 
-def _table(name: str) -> type:
-    module, table = TABLES[name].split(".")
-    return getattr(importlib.import_module(f"keras_sid2.bin.{module}"), table)
+def _parts(name: str) -> tuple:
+    """(function of the flags' values, table of flags) of a program: the arguments of its `run_program`."""
+    main, _, table = importlib.import_module(PROGRAMS[name].partition(":")[0]).run.args
+    return main, table
 
 
 def _check_flags(name: str, given: list[str]):
     """Raises for flags that a program does not have, lacks, or takes with other values."""
+    flag_table.check(_parts(name)[1], _parsed(name, given))
+
+
+def _parsed(name: str, given: list[str]) -> flags.FlagValues:
     values = flags.FlagValues()
-    flag_table.define(_table(name), values)
+    flag_table.define(_parts(name)[1], values)
     rest = values([name, *given])[1:]
     assert not rest, f"{name} takes flags only, got {rest}"
-    flag_table.check(_table(name), values)
+    return values
 
 
 def _values(name: str, given: list[str]) -> flags.FlagValues:
     """The flags with small numbers, also of those that are not given; the program checks them."""
-    values = flags.FlagValues()
-    flag_table.define(_table(name), values)
-    rest = values([name, *map(_small_flag, given)])[1:]
-    assert not rest, f"{name} takes flags only, got {rest}"
+    values = _parsed(name, [*map(_small_flag, given)])
     for flag_name in set(SMALL).intersection(values):
         flag = values[flag_name]
         if isinstance(flag.value, int):  # the default of a flag that was not given
             flag.value = _small(flag_name, flag.value)
-    if "sample_steps" in values and name == "sid2-train":
+    if "sample_steps" in values and values.sample_steps is None:
         values.sample_steps = SMALL["sample_steps"]  # the default is the preset's
     return values
 

@@ -62,3 +62,14 @@ def test_every_public_name_is_on_a_page_of_the_api(site):
 
 def test_the_page_of_the_architecture_is_that_of_build_md(site):
     assert "Decisions that are not obvious from the code" in (site / "architecture" / "index.html").read_text()
+
+
+def test_tables_and_lists_are_rendered(site):
+    """MkDocs wants an empty line before them, where GitHub does without."""
+    wrong = {}
+    for path in site.rglob("*.html"):
+        article = re.search(r"<article.*?</article>", path.read_text(), re.DOTALL)
+        text = re.sub(r"<(pre|code|script|style)\b.*?</\1>", "", article[0] if article else "", flags=re.DOTALL)
+        lines = re.sub(r"<[^>]+>", "", text).splitlines()
+        wrong[str(path.relative_to(site))] = [line for line in lines if re.match(r"\s*(\||- |\d+\. |```)", line)]
+    assert not {name: lines for name, lines in wrong.items() if lines}

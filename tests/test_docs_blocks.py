@@ -48,3 +48,23 @@ def test_a_block_that_is_not_run_says_what_it_lacks(page):
             assert any(word in reason for word in docs_blocks.LACKING), f"{block.name}: {reason}"
         if block.language == "python":
             docs_blocks.parsed(block)
+
+
+@pytest.mark.parametrize(
+    "code, told",
+    [
+        ("sid2-sample --workdirs=runs/mine", "Unknown command line flag 'workdirs'"),
+        (
+            "# The tests check the flags only: it needs a GPU.\nsid2-train --workdir=a --data=b --steps=0",
+            "--steps must",
+        ),
+        ("torchrun -m keras_sid2.bin.train --workdir=a --data=b", "mark the block"),
+        ('pip install "keras_sid2[flux]"', "no such extras"),
+        ("rm -r data", "mark the block"),
+        ("python examples/none.py", "no file"),
+        ("python - <<'END'\nimport nothing_of_the_kind\nEND\n", "nothing_of_the_kind"),
+    ],
+)
+def test_a_wrong_command_is_found(code, told):
+    with pytest.raises(Exception, match=told):
+        docs_blocks._run_shell(docs_blocks.Block(START, 1, "bash", f"{code}\n"))
