@@ -86,7 +86,8 @@ class MomentMatchingModel(SiD2Model):
         sizes = [[tuple(v.shape) for v in n.weights] for n in (network, teacher, auxiliary)]
         if sizes[1:] != sizes[:-1] or len({n.name for n in (network, teacher, auxiliary)}) < 3:
             raise ValueError("Student, teacher and auxiliary network must be copies of one network, of three names.")
-        teacher.trainable = False
+        for value in (True, False):  # tensorflow passes over False for False, which files say of the outermost layer
+            teacher.trainable = value
 
     @classmethod
     def of_teacher(cls, model: SiD2Model, steps: int, guidance=None, *, recipe=None, seed=0, use_ema=True, **changes):
