@@ -20,15 +20,15 @@ def is_field_file(text: str) -> bool:
 
 def read_fields(path: str, model: SiD2Model) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     """(conditions by name, the truth or None) in a file whose variables are named as the model's channels are, the
-    samples their first dimension. Raises FileNotFoundError, and ValueError for what is no such file, and for one that
-    lacks a condition of the model."""
+    samples their first dimension; what is there once for all samples has one row. Raises FileNotFoundError, and
+    ValueError for what is no such file, and one that lacks a condition of the model or has a truth of another
+    size."""
     if model.channels is None:
         raise ValueError(f"--condition={path} is of models with channels; for others there is --condition=name=FILE.")
     if not os.path.exists(path):
         raise FileNotFoundError(f"--condition={path} is no file.")
     with xarrays.open_dataset(path) as data:
-        truth = _stacked(data, model.channels.names, len(model.sample_shape))
-        found = {}
+        truth, found = _truth(data, path, model), {}
         for name, condition in model.conditions.items():
             if name == "label":
                 continue
@@ -36,12 +36,27 @@ def read_fields(path: str, model: SiD2Model) -> tuple[dict[str, np.ndarray], np.
                 values = None if truth is None else truth[:, : condition.counts[1]]
             else:
                 values = _stacked(data, _variables(name, condition), len(condition.shape))
+                if values is None and len(condition.shape) == 1:  # a vector in one variable, as data have it
+                    values = _stacked(data, (name,), 1)
             if values is None:
                 names = ", ".join(model.channels.names if condition.from_samples else _variables(name, condition))
                 there = ", ".join(map(str, data.data_vars)) or "nothing"
                 raise ValueError(f"--condition={path} must hold {names}, of the condition {name}; it holds {there}.")
-            found[name] = values
+            found[name] = values[None] if values.ndim == len(condition.shape) else values
     return found, truth
+
+
+def _truth(data, path: str, model: SiD2Model) -> np.ndarray | None:
+    """What samples should be, [N, ...], if the file says it; ValueError where it is of another size."""
+    names, shape = model.channels.names, model.sample_shape
+    values = _stacked(data, names, len(shape))
+    if values is None:
+        return None
+    values = values[None] if values.ndim == len(shape) else values
+    if values.ndim != len(shape) + 1 or values.shape[-3:] != shape[-3:]:
+        told = f"{dict(data[names[0]].sizes)}, and the model draws {list(shape)}"
+        raise ValueError(f"--condition={path} holds {', '.join(names)} of {told}: leave them out of the file.")
+    return values
 
 
 def _variables(name: str, condition) -> tuple[str, ...]:
