@@ -9,6 +9,8 @@ from keras import ops
 from keras_sid2.config import settings
 from keras_sid2.shapes import is_number
 
+_MOST = float(np.finfo("float32").max)
+
 
 @settings
 class Channels:
@@ -39,8 +41,8 @@ class Channels:
             if len(values) != len(names):
                 few = f"{len(names)} channels ({', '.join(names)}) and {len(values)} of {field.name}"
                 raise ValueError(f"A channel without statistics, or the other way round: there are {few}.")
-            if not all(is_number(value) and math.isfinite(value) for value in values):
-                raise ValueError(f"The {field.name} of channels must be finite numbers, got {values}.")
+            if not all(is_number(value) and math.isfinite(value) and abs(value) <= _MOST for value in values):
+                raise ValueError(f"The {field.name} of channels must be finite numbers of float32, got {values}.")
             object.__setattr__(self, field.name, tuple(map(float, values)))
         for name, mean, std in zip(names, self.mean, self.std, strict=True):
             if not std > 0.0:
