@@ -12,6 +12,8 @@ from keras_sid2.io.atomic import atomic_write
 from pipelines import xarrays
 from pipelines.extras import require
 
+_DIMENSIONS = ("sample", "member", "frame", "frame_truth", "y", "x")  # of what is written
+
 
 def is_field_file(text: str) -> bool:
     """Whether a --condition is a file of variables, and not name=FILE."""
@@ -74,6 +76,14 @@ def _stacked(data, names: tuple[str, ...], rank: int) -> np.ndarray | None:
     return parts[0] if len(parts) == 1 and parts[0].ndim == rank + 1 else np.stack(parts, axis=-1)
 
 
+def check_writable(model: SiD2Model):
+    """Raises, before work starts, what stops `write_fields`: ImportError, or ValueError for names that it takes."""
+    for module in ("xarray", "h5netcdf"):
+        require(module, extra="fields")
+    if taken := [name for name in model.channels.names if name in _DIMENSIONS or "/" in name]:
+        raise ValueError(f"A NetCDF file cannot hold a channel named {taken[0]!r} beside its axes: give --format=npz.")
+
+
 def write_fields(path, model: SiD2Model, made: np.ndarray, conditions: dict, truth: np.ndarray | None, drawn: dict):
     """A NetCDF file of `made` [N, (E,) (F,) H, W, C]: variables NAME of the channels, NAME_truth of what they should
     be, where it is known, and NAME_input of the conditions; how they were drawn as an attribute."""
@@ -92,7 +102,8 @@ def write_fields(path, model: SiD2Model, made: np.ndarray, conditions: dict, tru
             continue
         values = np.broadcast_to(values, (len(made), *values.shape[1:]))
         own = ("y", "x") if condition.shape[-3:-1] == size else (f"y_{name}", f"x_{name}")
-        dims = ("sample", *frames[: len(condition.shape) - 3], *own) if isinstance(condition, Image) else ("sample",)
+        there = frames if frames and condition.shape[0] == made.shape[-4] else (f"frame_{name}",)
+        dims = ("sample", *there[: len(condition.shape) - 3], *own) if isinstance(condition, Image) else ("sample",)
         for i, variable in enumerate(_variables(name, condition)):
             variables[f"{variable}_input"] = dims, values[..., i]
     data = xarray.Dataset(variables, attrs={"drawn_by": json.dumps(drawn)})
