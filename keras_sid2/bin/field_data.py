@@ -11,13 +11,15 @@ def channels_of(statistics: pipelines.ChannelStatistics | None) -> Channels | No
     return None if statistics is None else Channels(statistics.names, statistics.mean, statistics.std)
 
 
-def conditions_of_data(data: pipelines.DatasetDescription) -> dict[str, Condition]:
-    """What lies over the samples, and vectors, in physical units, as conditions by name; of pictures none."""
+def conditions_of_data(data: pipelines.DatasetDescription, size: tuple[int, int] | None = None) -> dict[str, Condition]:
+    """What lies over the samples, and vectors, in physical units, as conditions by name; of pictures none. `size` is
+    the samples' height and width where they are cut or resized to it; ValueError for what cannot follow that."""
     found = {}
     for name, spec in data.values.items():
         if spec.channels is not None and data.sample_channels is not None:
             channels = channels_of(spec.channels)
-            found[name] = Image(spec.shape, channels) if spec.lies_over else Vector(*spec.shape, channels)
+            shape = spec.following(name, data.sample_shape[-3:-1], size) if size else spec.shape
+            found[name] = Image(shape, channels) if spec.lies_over else Vector(*shape, channels)
     return found
 
 

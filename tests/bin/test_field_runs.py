@@ -69,6 +69,12 @@ def test_a_run_goes_on_and_begins_from_another(folder):
     assert "others than the network's, which are used" in began.console.export_text()
 
 
+def test_conditions_are_cut_with_the_samples(folder, tmp_path):
+    run = run_of(folder / "data", tmp_path / "a", crop="random", image_size="2")
+    assert run.preset.sample_shape == (2, 2, 2) and run.preset.conditions["low"].shape == (1, 1, 1)
+    run.train()
+
+
 @pytest.mark.parametrize(
     "data, change, sentence",
     [
