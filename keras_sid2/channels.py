@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from keras import ops
@@ -85,7 +86,9 @@ class Channels:
 
 
 def _listed(values) -> tuple:
-    return () if values is None else tuple(values)
+    if values is None:
+        return ()
+    return tuple(values) if isinstance(values, Iterable) else (values,)
 
 
 def check_channels(what: str, channels: Channels | None, count: int):
