@@ -2,12 +2,15 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from keras import ops
 
 from keras_sid2.config import settings
 from keras_sid2.shapes import is_number
+
+_MOST = float(np.finfo("float32").max)
 
 
 @settings
@@ -39,8 +42,8 @@ class Channels:
             if len(values) != len(names):
                 few = f"{len(names)} channels ({', '.join(names)}) and {len(values)} of {field.name}"
                 raise ValueError(f"A channel without statistics, or the other way round: there are {few}.")
-            if not all(is_number(value) and math.isfinite(value) for value in values):
-                raise ValueError(f"The {field.name} of channels must be finite numbers, got {values}.")
+            if not all(is_number(value) and math.isfinite(value) and abs(value) <= _MOST for value in values):
+                raise ValueError(f"The {field.name} of channels must be finite numbers of float32, got {values}.")
             object.__setattr__(self, field.name, tuple(map(float, values)))
         for name, mean, std in zip(names, self.mean, self.std, strict=True):
             if not std > 0.0:
@@ -83,7 +86,9 @@ class Channels:
 
 
 def _listed(values) -> tuple:
-    return () if values is None else tuple(values)
+    if values is None:
+        return ()
+    return tuple(values) if isinstance(values, Iterable) else (values,)
 
 
 def check_channels(what: str, channels: Channels | None, count: int):

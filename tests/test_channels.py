@@ -79,6 +79,8 @@ def test_standardizing_is_what_float64_says():
         (dict(names=("u", "v"), mean=None, std=(1, 1)), "channel without statistics"),
         (dict(names=("u",), mean=(0,), std=(0,)), "u is constant"),
         (dict(names=("u",), mean=(np.nan,), std=(1,)), "must be finite numbers"),
+        (dict(names=("u",), mean=(0,), std=(1e39,)), "must be finite numbers of float32"),
+        (dict(names=5, mean=0, std=1), "need names"),
         (dict(names=("u",), mean=(1e5,), std=(1e-3,)), "less than float32 resolves"),
     ],
 )

@@ -11,13 +11,15 @@ def channels_of(statistics: pipelines.ChannelStatistics | None) -> Channels | No
     return None if statistics is None else Channels(statistics.names, statistics.mean, statistics.std)
 
 
-def conditions_of_data(data: pipelines.DatasetDescription) -> dict[str, Condition]:
-    """What lies over the samples, and vectors, in physical units, as conditions by name; of pictures none."""
+def conditions_of_data(data: pipelines.DatasetDescription, size: tuple[int, int] | None = None) -> dict[str, Condition]:
+    """What lies over the samples, and vectors, in physical units, as conditions by name; of pictures none. `size` is
+    the samples' height and width where they are cut or resized to it; ValueError for what cannot follow that."""
     found = {}
     for name, spec in data.values.items():
         if spec.channels is not None and data.sample_channels is not None:
             channels = channels_of(spec.channels)
-            found[name] = Image(spec.shape, channels) if spec.lies_over else Vector(*spec.shape, channels)
+            shape = spec.following(name, data.sample_shape[-3:-1], size) if size else spec.shape
+            found[name] = Image(shape, channels) if spec.lies_over else Vector(*shape, channels)
     return found
 
 
@@ -39,6 +41,8 @@ def misfit(preset: Preset, data: pipelines.DatasetDescription) -> tuple[str, str
                 told,
                 f"them in physical units, {', '.join(found)}: give the preset channels, or none and it is proposed",
             )
+        if not found and data.sample_channels is None and name != "samples":
+            continue  # beside pictures nothing is measured: the preset alone says what units values have
         if not found:
             return told, f"them without statistics: prepare it with --channel_names={','.join(here)}"
         wrong = [f"an unknown channel {one}" for one in unknown[:1]] + [f"no channel {one}" for one in lacking[:1]]
@@ -52,7 +56,7 @@ def remark(preset: Preset, data: pipelines.DatasetDescription) -> list[str]:
     pairs |= {
         k: (c.channels, channels_of(data.values[k].channels)) for k, c in preset.conditions.items() if k in data.values
     }
-    other = [name for name, (wanted, there) in pairs.items() if wanted != there]
+    other = [name for name, (wanted, there) in pairs.items() if there is not None and wanted != there]
     unused = [name for name in conditions_of_data(data) if name not in preset.conditions]
     told = f"The data's mean and deviation of {', '.join(other)} are others than the network's, which are used."
     return [told] * bool(other) + [f"The network is not conditioned on {', '.join(unused)} of the data."] * bool(unused)

@@ -12,6 +12,8 @@ from keras_sid2.io.atomic import atomic_write
 from pipelines import xarrays
 from pipelines.extras import require
 
+_DIMENSIONS = ("sample", "member", "frame", "frame_truth", "y", "x")  # of what is written
+
 
 def is_field_file(text: str) -> bool:
     """Whether a --condition is a file of variables, and not name=FILE."""
@@ -20,15 +22,15 @@ def is_field_file(text: str) -> bool:
 
 def read_fields(path: str, model: SiD2Model) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     """(conditions by name, the truth or None) in a file whose variables are named as the model's channels are, the
-    samples their first dimension. Raises FileNotFoundError, and ValueError for what is no such file, and for one that
-    lacks a condition of the model."""
+    samples their first dimension; what is there once for all samples has one row. Raises FileNotFoundError, and
+    ValueError for what is no such file, and one that lacks a condition of the model or has a truth of another
+    size."""
     if model.channels is None:
         raise ValueError(f"--condition={path} is of models with channels; for others there is --condition=name=FILE.")
     if not os.path.exists(path):
         raise FileNotFoundError(f"--condition={path} is no file.")
     with xarrays.open_dataset(path) as data:
-        truth = _stacked(data, model.channels.names, len(model.sample_shape))
-        found = {}
+        truth, found = _truth(data, path, model), {}
         for name, condition in model.conditions.items():
             if name == "label":
                 continue
@@ -36,12 +38,27 @@ def read_fields(path: str, model: SiD2Model) -> tuple[dict[str, np.ndarray], np.
                 values = None if truth is None else truth[:, : condition.counts[1]]
             else:
                 values = _stacked(data, _variables(name, condition), len(condition.shape))
+                if values is None and len(condition.shape) == 1:  # a vector in one variable, as data have it
+                    values = _stacked(data, (name,), 1)
             if values is None:
                 names = ", ".join(model.channels.names if condition.from_samples else _variables(name, condition))
                 there = ", ".join(map(str, data.data_vars)) or "nothing"
                 raise ValueError(f"--condition={path} must hold {names}, of the condition {name}; it holds {there}.")
-            found[name] = values
+            found[name] = values[None] if values.ndim == len(condition.shape) else values
     return found, truth
+
+
+def _truth(data, path: str, model: SiD2Model) -> np.ndarray | None:
+    """What samples should be, [N, ...], if the file says it; ValueError where it is of another size."""
+    names, shape = model.channels.names, model.sample_shape
+    values = _stacked(data, names, len(shape))
+    if values is None:
+        return None
+    values = values[None] if values.ndim == len(shape) else values
+    if values.ndim != len(shape) + 1 or values.shape[-3:] != shape[-3:]:
+        told = f"{dict(data[names[0]].sizes)}, and the model draws {list(shape)}"
+        raise ValueError(f"--condition={path} holds {', '.join(names)} of {told}: leave them out of the file.")
+    return values
 
 
 def _variables(name: str, condition) -> tuple[str, ...]:
@@ -57,6 +74,14 @@ def _stacked(data, names: tuple[str, ...], rank: int) -> np.ndarray | None:
         return None
     parts = [np.asarray(data[name].values, "float32") for name in names]
     return parts[0] if len(parts) == 1 and parts[0].ndim == rank + 1 else np.stack(parts, axis=-1)
+
+
+def check_writable(model: SiD2Model):
+    """Raises, before work starts, what stops `write_fields`: ImportError, or ValueError for names that it takes."""
+    for module in ("xarray", "h5netcdf"):
+        require(module, extra="fields")
+    if taken := [name for name in model.channels.names if name in _DIMENSIONS or "/" in name]:
+        raise ValueError(f"A NetCDF file cannot hold a channel named {taken[0]!r} beside its axes: give --format=npz.")
 
 
 def write_fields(path, model: SiD2Model, made: np.ndarray, conditions: dict, truth: np.ndarray | None, drawn: dict):
@@ -77,7 +102,8 @@ def write_fields(path, model: SiD2Model, made: np.ndarray, conditions: dict, tru
             continue
         values = np.broadcast_to(values, (len(made), *values.shape[1:]))
         own = ("y", "x") if condition.shape[-3:-1] == size else (f"y_{name}", f"x_{name}")
-        dims = ("sample", *frames[: len(condition.shape) - 3], *own) if isinstance(condition, Image) else ("sample",)
+        there = frames if frames and condition.shape[0] == made.shape[-4] else (f"frame_{name}",)
+        dims = ("sample", *there[: len(condition.shape) - 3], *own) if isinstance(condition, Image) else ("sample",)
         for i, variable in enumerate(_variables(name, condition)):
             variables[f"{variable}_input"] = dims, values[..., i]
     data = xarray.Dataset(variables, attrs={"drawn_by": json.dumps(drawn)})

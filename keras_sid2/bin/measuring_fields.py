@@ -87,12 +87,19 @@ def measure_field_files(samples: str, reference: str, *, periodic: tuple, by_lat
     latitude = true.latitude if ours.latitude is None else ours.latitude
     if by_latitude and latitude is None:
         raise ValueError(f"--by_latitude needs an array latitude in {samples} or {reference}, degrees of each row.")
-    weights = np.cos(np.deg2rad(latitude)) if by_latitude else None
+    weights = _row_weights(latitude) if by_latitude else None
     names = ours.names or true.names
     batches = signals.looking_between(_batches(ours.values, true.values))
     return measure_fields(
         batches, names, periodic=periodic, weights=weights, drawn={"samples": pathlib.Path(samples).name}
     )
+
+
+def _row_weights(latitude: np.ndarray) -> np.ndarray:
+    """The cosine, in float64, as that of 90 degrees in float32 is below 0."""
+    if not np.issubdtype(latitude.dtype, np.number):
+        raise ValueError(f"The latitude must be numbers, the degrees of each row, got {latitude.dtype}.")
+    return np.cos(np.deg2rad(latitude.astype("float64")))
 
 
 def _batches(samples: np.ndarray, truth: np.ndarray):

@@ -102,8 +102,11 @@ class RunContext:
             raise self._unfit(f"is for {_in_words(shape, classes)}", _in_words(there, data.num_classes))
         for name, condition in in_data(self.preset.conditions).items():
             spec = data.values.get(name)
-            if name != "label" and (spec is None or spec.shape != condition.shape):
-                has = "none" if spec is None else f"it of shape {spec.shape}"
+            if name == "label":
+                continue
+            found = spec and (spec.following(name, there[-3:-1], shape[-3:-1]) if cropped else spec.shape)
+            if found != condition.shape:
+                has = "none" if spec is None else f"it of shape {found}"
                 raise self._unfit(f"is conditioned on {name} of shape {condition.shape}", has)
         if wrong := misfit(self.preset, data):
             raise self._unfit(*wrong)

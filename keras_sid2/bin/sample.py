@@ -30,7 +30,7 @@ from keras_sid2.bin import sampling_flags, signals
 from keras_sid2.bin.common import SamplingProgress, run_program
 from keras_sid2.bin.compilation_cache import CacheFlags, keep_compiled
 from keras_sid2.bin.device_flags import ProcessFlags, together
-from keras_sid2.bin.field_files import write_fields
+from keras_sid2.bin.field_files import check_writable, write_fields
 from keras_sid2.bin.flag_table import IN_UNIT_INTERVAL, at_least, check, flag
 from keras_sid2.bin.sample_files import (
     ANIMATIONS,
@@ -117,6 +117,8 @@ def _draw(values, console: Console) -> int:
     request.model = model = sampling_flags.load_model_from_flags(values)
     sampling_flags.take_width(model, values, values.ema_width)
     check_channels(model.sample_shape[-1], values.format, model.channels is not None)
+    if "nc" in values.format:
+        check_writable(model)
     take_in_fields(request, values.condition, values.num_images is not None or values.labels is not None)
     if request.options["ensemble_size"] is not None and model.channels is None:
         raise ValueError("--ensemble_size is of models with channels; of others give each condition several times.")

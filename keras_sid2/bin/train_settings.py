@@ -162,7 +162,8 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
             proposed = self.initial_weights.preset(shape, data.num_classes, data.num_examples)
         else:
             how = {"size": self.size, "examples": data.num_examples, "given_frames": self.given_frames}
-            how |= {"channels": channels_of(data.sample_channels), "conditions": conditions_of_data(data)}
+            size = shape[-3:-1] if self.crop else None
+            how |= {"channels": channels_of(data.sample_channels), "conditions": conditions_of_data(data, size)}
             proposed = proposed_preset(shape, data.num_classes, **how)
         return self._in_its_size(overridden(proposed, self.set))
 

@@ -7,7 +7,7 @@ import numpy as np
 from keras_sid2.evaluation.ensembles import EnsembleScores, names_of, pixel_weights
 from keras_sid2.evaluation.features import ImagesDigest
 from keras_sid2.evaluation.signature import Measurement
-from keras_sid2.evaluation.spectra import FieldStatistics
+from keras_sid2.evaluation.spectra import FieldStatistics, power_spectrum
 
 METHOD = "keras_sid2.evaluation.measure_fields 1"  # counted up whenever a figure would come out differently
 
@@ -20,6 +20,8 @@ class FieldScores:
         periodic: of "height" and "width", the axes that are.
         weights: of rows [H] or pixels [H, W], for all but spectra; for rows at latitudes, np.cos(np.deg2rad(latitude)).
         capacity: pixels that the histogram distance keeps of either set.
+
+    Raises ValueError for other axes.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class FieldScores:
         self._names, self._periodic = names, (periodic,) if isinstance(periodic, str) else tuple(periodic)
         self._given_weights, self._capacity, self._shape = weights, capacity, None
         self._digests = ImagesDigest(), ImagesDigest()
+        power_spectrum(np.zeros((2, 2, 1)), self._periodic)  # refuses what are no axes
 
     def add(self, samples: np.ndarray, truth: np.ndarray):
         """Ensembles [N, E, H, W, C] with the truth [N, H, W, C] of each; or samples [N, H, W, C], one a truth, or of no

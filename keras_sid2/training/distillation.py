@@ -52,9 +52,10 @@ class MomentMatching(DiffusionObjective):
             raise ValueError(f"The teacher's guidance must be a Guidance, or None; got {self.guidance!r}.")
 
     def corrupt(self, x, t, eps) -> dict:
-        """What `MomentMatchingModel` makes z_t and z_s of; logsnr and weight are those of s, which is the drawn t."""
+        """What `MomentMatchingModel` makes z_t and z_s of, under names of no conditions, which may be called x or t;
+        logsnr and weight are those of s, which is the drawn t."""
         logsnr = self.schedule.logsnr(t)
-        return {"x": x, "eps": eps, "s": t, "logsnr": logsnr, "weight": self.weighting(logsnr)}
+        return {"moments/x": x, "moments/eps": eps, "moments/s": t, "logsnr": logsnr, "weight": self.weighting(logsnr)}
 
 
 @register
@@ -151,11 +152,12 @@ class MomentMatchingModel(SiD2Model):
 
     def corrupted(self, data, keys, dropout, first=None) -> dict:
         inputs = super().corrupted(data, keys, dropout, first)
-        order, _ = replicas.rows(ops.shape(inputs["s"])[0])
+        order, _ = replicas.rows(ops.shape(inputs["moments/s"])[0])
         order = order if first is None else order + ops.cast(first, "int32")
         ahead, noise = (threefry.fold_in(keys[3], _OF_STUDENT, i) for i in range(2))
-        t = ops.minimum(inputs["s"] + threefry.uniform(ahead, index=order) / self.objective.steps, 1.0)
-        return {**inputs, "t": t, "noise": threefry.normal(noise, self.sample_shape, index=order)}
+        t = ops.minimum(inputs["moments/s"] + threefry.uniform(ahead, index=order) / self.objective.steps, 1.0)
+        noise = threefry.normal(noise, self.sample_shape, index=order)
+        return {**inputs, "moments/t": t, "moments/noise": noise}
 
     def variables_of_step(self) -> list:
         return [self.step, *(v for part in (self.network, self.teacher, self.auxiliary) for v in part.variables)]
@@ -166,14 +168,14 @@ class MomentMatchingModel(SiD2Model):
         return ops.where(step % 2 == 1, own, ops.cast(step > 0, "float32"))
 
     def step_losses(self, inputs, training):
-        logsnr_t, logsnr_s = self.schedule.logsnr(inputs["t"]), inputs["logsnr"]
-        z_t = diffuse(x=inputs["x"], eps=inputs["eps"], logsnr=logsnr_t)
+        logsnr_t, logsnr_s = self.schedule.logsnr(inputs["moments/t"]), inputs["logsnr"]
+        z_t = diffuse(x=inputs["moments/x"], eps=inputs["moments/eps"], logsnr=logsnr_t)
         seed = inputs.get("example_seeds", inputs.get("seed"))
         given = {**inputs, "z_t": z_t, "logsnr": logsnr_t}
         x = self._x_hat(self._predict(given, training=training, seed=seed), given)
         held = ops.stop_gradient(x)
         mean, variance, _ = posterior(z_t=z_t, x_hat=held, logsnr_t=logsnr_t, logsnr_s=logsnr_s)
-        given = {**inputs, "z_t": mean + ops.sqrt(variance) * inputs["noise"]}
+        given = {**inputs, "z_t": mean + ops.sqrt(variance) * inputs["moments/noise"]}
         auxiliary = self._x_hat(call_network(self.auxiliary, given, training=False), given)
         teacher = ops.stop_gradient(self._of_teacher(given))
         apart = auxiliary - teacher

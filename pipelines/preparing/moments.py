@@ -41,5 +41,5 @@ def statistics(found: list, names: tuple[str, ...], *, of_sample: bool) -> dict[
             raise ValueError(
                 f"the channel {name!r} {wrong}, which float32 cannot tell apart: leave it out, or subtract a constant"
             )
-        std[number] = 1.0 if not std[number] else least
+        std[number] = max(1.0, least) if not std[number] else least
     return {"names": list(names), "mean": mean, "std": std}

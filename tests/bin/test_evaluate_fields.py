@@ -41,6 +41,14 @@ def test_scores_are_those_of_the_library(files, capsys):
     assert "crps_u" in printed and "channels=['u', 't']" in printed
 
 
+def test_latitude_may_reach_from_pole_to_pole_in_float32(files):
+    folder, samples, truth = files
+    np.savez(folder / "true.npz", images=truth, latitude=np.array([-90, -30, 30, 90], "float32"))
+    found = measured(folder, "--by_latitude")["metrics"]
+    expected = measure_fields([(samples, truth)], ["u", "t"], weights=[0.0, 1.0, 1.0, 0.0]).metrics
+    assert found["crps_u"] == pytest.approx(expected["crps_u"], rel=1e-6)
+
+
 def test_a_netcdf_file_may_hold_the_truth_too(files):
     xarray = pytest.importorskip("xarray")
     folder, samples, truth = files
@@ -91,6 +99,9 @@ def test_what_the_files_must_say(files):
         measured(folder)
     np.savez(folder / "true.npz", images=truth)
     with pytest.raises(ValueError, match="--by_latitude needs an array latitude"):
+        measured(folder, "--by_latitude")
+    np.savez(folder / "true.npz", images=truth, latitude=["north", "20", "-20", "south"])
+    with pytest.raises(ValueError, match="latitude must be numbers"):
         measured(folder, "--by_latitude")
     (folder / "true.npz").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="no .npz file that can be read"):

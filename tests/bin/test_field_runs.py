@@ -10,11 +10,12 @@ from sample_helpers import draw
 import pipelines
 from keras_sid2 import Channels
 from keras_sid2.checkpoints import load_model
-from keras_sid2.conditions import Image
+from keras_sid2.conditions import Image, Vector
 from keras_sid2.training.proposal import config_text
 
 xarray = pytest.importorskip("xarray")
 
+DAY = Channels(("day",), (183.0,), (105.0,))
 MEAN, STD = np.array([1e5, -3e-4]), np.array([700.0, 1e-3])
 
 
@@ -69,6 +70,12 @@ def test_a_run_goes_on_and_begins_from_another(folder):
     assert "others than the network's, which are used" in began.console.export_text()
 
 
+def test_conditions_are_cut_with_the_samples(folder, tmp_path):
+    run = run_of(folder / "data", tmp_path / "a", crop="random", image_size="2")
+    assert run.preset.sample_shape == (2, 2, 2) and run.preset.conditions["low"].shape == (1, 1, 1)
+    run.train()
+
+
 @pytest.mark.parametrize(
     "data, change, sentence",
     [
@@ -83,6 +90,18 @@ def test_data_that_do_not_fit_are_refused(folder, data, change, sentence, tmp_pa
     (tmp_path / "config.py").write_text(config_text(preset))
     with pytest.raises(ValueError, match=sentence):
         run_of(folder / data, tmp_path / "b", config=str(tmp_path / "config.py"), set=())
+
+
+def test_beside_pictures_the_preset_alone_says_the_units_of_values(folder, tmp_path):
+    rng = np.random.default_rng(0)
+    pictures, day = rng.integers(0, 256, (16, 4, 4, 3), "uint8"), rng.uniform(0, 366, (16, 1)).astype("float32")
+    np.savez(tmp_path / "a.npz", images=pictures, day=day)
+    pipelines.prepare("npz", tmp_path / "data", source=tmp_path / "a.npz")
+    preset = run_of(folder / "data", tmp_path / "a").experiment
+    network = {**preset.network, "image_shape": (4, 4, 3), "conditions": {"day": Vector(1, DAY)}}
+    (tmp_path / "config.py").write_text(config_text(dataclasses.replace(preset, network=network, channels=None)))
+    run = run_of(tmp_path / "data", tmp_path / "b", config=str(tmp_path / "config.py"), set=())
+    assert run.field_remarks == [] and run.train().conditions == {"day": Vector(1, DAY)}
 
 
 def test_inception_is_refused(folder, tmp_path):

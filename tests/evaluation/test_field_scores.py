@@ -183,3 +183,8 @@ def test_wrong_input(calls, options, message):
 def test_nothing_to_score():
     with pytest.raises(ValueError, match="no ensembles"):
         EnsembleScores().scores()
+
+
+def test_axes_that_are_none_are_refused_before_fields_are_drawn():
+    with pytest.raises(ValueError, match="periodic along some of"):
+        FieldScores(periodic="longitude")

@@ -9,6 +9,7 @@ from source_helpers import prepared, report_of
 
 import pipelines
 from pipelines.datasets.opening import BadSource
+from pipelines.preparing import moments
 
 xarray = pytest.importorskip("xarray")
 pytestmark = pytest.mark.backend_free
@@ -189,3 +190,9 @@ def test_pickles_are_not_read(tmp_path):
     (tmp_path / "b.nc").write_bytes(b"nothing of the kind")
     with pytest.raises(ValueError, match="cannot be read as NetCDF or Zarr"):
         prepared("fields", tmp_path / "b.nc", variables="u")
+
+
+def test_a_constant_beside_the_sample_may_be_large():
+    count, mean, squares = [4, [2e9], [0.0]]
+    found = moments.statistics([count, mean, squares], ("seconds",), of_sample=False)
+    assert found["std"][0] >= np.spacing(np.float32(2e9))  # what channels must have

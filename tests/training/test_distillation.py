@@ -12,8 +12,8 @@ import pytest
 from helpers import BACKEND, alpha_sigma_of, sigmoid, to_numpy
 from keras import ops
 
-from keras_sid2 import AdamRecipe, DDPMSampler, Guidance, SampleRequest, SiD2Model, backend
-from keras_sid2.conditions import ClassLabel
+from keras_sid2 import AdamRecipe, DDPMSampler, Guidance, Level, ResidualUViT, SampleRequest, SiD2Model, backend
+from keras_sid2.conditions import ClassLabel, Image, Vector
 from keras_sid2.diffusion import CosineSchedule, SigmoidWeighting
 from keras_sid2.training import AlternatingAdam, EmaAdam, MomentMatchingModel, distillation
 
@@ -66,7 +66,7 @@ def gradients(model, step: int, batch: dict):
 
 def expected(inputs: dict, step: int):
     """The same by hand, float64: z_s is drawn from the product of two Gaussians in z_s."""
-    label, x, noise = inputs["label"].astype(int), *(inputs[name].ravel() for name in ("x", "noise"))
+    label, x, noise = inputs["label"].astype(int), *(inputs[f"moments/{name}"].ravel() for name in ("x", "noise"))
 
     def at(time):
         logsnr = to_numpy(PARTS["schedule"].logsnr(ops.convert_to_tensor(time.astype("float32")))).astype("float64")
@@ -76,8 +76,8 @@ def expected(inputs: dict, step: int):
         a, b = WEIGHTS[part]
         return alpha * z - sigma * (a * z + np.array(b)[label])
 
-    (_, alpha_t, sigma_t), (logsnr_s, alpha_s, sigma_s) = at(inputs["t"]), at(inputs["s"])
-    z_t = alpha_t * x + sigma_t * inputs["eps"].ravel()
+    (_, alpha_t, sigma_t), (logsnr_s, alpha_s, sigma_s) = at(inputs["moments/t"]), at(inputs["moments/s"])
+    z_t = alpha_t * x + sigma_t * inputs["moments/eps"].ravel()
     x_hat = x_hat_of("network", z_t, alpha_t, sigma_t, label)
     ratio = alpha_t / alpha_s
     added = sigma_t**2 - (ratio * sigma_s) ** 2  # variance of z_t given z_s, whose mean is ratio z_s
@@ -110,11 +110,17 @@ def differences(module=distillation) -> float:
     found = 0.0
     for step in (4, 5):
         inputs, *ours = gradients(linear_model(module), step, batch_of(256))
-        assert (inputs["t"] == np.minimum(inputs["t"], 1.0)).all() and 0.9 / K < (inputs["t"] - inputs["s"]).max()
+        assert (inputs["moments/t"] == np.minimum(inputs["moments/t"], 1.0)).all() and 0.9 / K < (
+            inputs["moments/t"] - inputs["moments/s"]
+        ).max()
         theirs = expected(inputs, step)
         size = max(np.abs(g).max() for g in theirs[1])
         pairs = [(ours[0], theirs[0]), *zip(ours[1], theirs[1], strict=True)]
-        found = max(found, (inputs["t"] - inputs["s"]).max() - 1 / K, *(np.abs(a - b).max() / size for a, b in pairs))
+        found = max(
+            found,
+            (inputs["moments/t"] - inputs["moments/s"]).max() - 1 / K,
+            *(np.abs(a - b).max() / size for a, b in pairs),
+        )
     return found
 
 
@@ -327,3 +333,16 @@ def test_two_steps_of_a_student_are_nearer_to_the_data_than_two_of_its_teacher()
     options = dict(num_images=1000, batch_size=1000, num_steps=2, dtype="float32")
     teacher, student = (example.energy_distance(model.generate(**options), real) for model in trained)
     assert student < 0.3 * teacher
+
+
+def test_conditions_may_be_named_as_parts_of_the_loss():
+    given = {"t": Vector(1), "x": Image((4, 4, 1)), "noise": Image((4, 4, 1))}
+    network = ResidualUViT((4, 4, 1), 1, None, 8, [Level("res", 8, 1)], conditions=given)
+    student = MomentMatchingModel.of_teacher(SiD2Model(network, **PARTS, label_dropout=0.0), 2)
+    rng = np.random.default_rng(0)
+    batch = {name: rng.normal(size=(3, *c.shape)).astype("float32") for name, c in given.items()}
+    data = {"image": np.zeros((3, 4, 4, 1), "float32"), **batch}
+    inputs = student.corrupted(data, student._step_keys(0, 0), student._dropout)
+    for name, values in batch.items():
+        np.testing.assert_array_equal(to_numpy(inputs[name]), values)
+    assert np.isfinite(to_numpy(student.step_losses(inputs, True))).all()
