@@ -69,6 +69,10 @@ def _of_variables(path: str, truth_of: tuple[str, ...] | None) -> Fields:
             told = ", ".join(f"{name} {dict(v.sizes)}" for name, v in data.data_vars.items()) or "nothing"
             wanted = ", ".join(chosen) or "variables"
             raise ValueError(f"{path} must hold {wanted}, of one shape (sample, [member,] y, x); it holds {told}.")
+        clips = [name for name in chosen if "frame" in data[name].dims]
+        if clips:  # whose frames would be taken for members
+            told = f"{clips[0]} of {path} is {dict(data[clips[0]].sizes)}"
+            raise ValueError(f"--features=fields are of single fields or ensembles of them, and not of clips: {told}.")
         values = np.stack([np.asarray(data[name].values, "float32") for name in chosen], axis=-1)
         latitude = next((data[name].values for name in ("latitude", "lat") if name in data.variables), None)
     return Fields(values, names, latitude)

@@ -70,6 +70,10 @@ def test_a_netcdf_file_may_hold_the_truth_too(files):
     xarray.Dataset({"u": variables["u_truth"]}).to_netcdf(folder / "true.nc", engine="h5netcdf")
     with pytest.raises(ValueError, match="must hold t, u, of one shape"):
         measured(folder, *given[:2])
+    clips = {name: (("sample", "frame", "y", "x"), samples[..., 0]) for name in ("t", "u")}
+    xarray.Dataset(clips).to_netcdf(folder / "clips.nc", engine="h5netcdf")
+    with pytest.raises(ValueError, match="ensembles of them, and not of clips: t of .*clips.nc is"):
+        measured(folder, f"--samples={folder / 'clips.nc'}", f"--reference={folder / 'drawn.nc'}")
 
 
 @pytest.mark.parametrize(
