@@ -128,10 +128,10 @@ class MomentMatchingModel(SiD2Model):
         same = {name: getattr(self, name) for name in kept}
         values = [value for _, value in self.network_values(use_ema=False)]
         new = SiD2Model(_copy(self, self.network.name, values), objective=objective, **same)
-        if (averages := self.averages()) is None:
+        if not self._has_averages:
             new.reset_averages()
             return new
-        for mine, its in zip(new._averages, averages, strict=True):
+        for mine, its in zip(new._all_averages(), self._all_averages(), strict=True):  # of frozen weights, too
             mine.assign(ops.copy(its.value))
         new.step.assign(ops.copy(self.step.value))
         return new

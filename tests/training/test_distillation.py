@@ -278,6 +278,16 @@ def test_the_student_alone_draws_the_same_in_its_own_steps(trained, teacher, tmp
     assert SampleRequest(teacher, [0]).num_steps == 512
 
 
+def test_a_student_with_frozen_layers_has_all_of_its_averages(teacher):
+    recipe = AdamRecipe(1e-3, warmup_steps=0, ema_widths=(0.05, 0.1))
+    model = MomentMatchingModel.of_teacher(teacher, 2, recipe=recipe)
+    model.network.hidden.trainable = False
+    model.compile()
+    model.fit(digits(16), batch_size=8, verbose=0)
+    for ours, theirs in zip(model.student()._all_averages(), model._all_averages(), strict=True):
+        np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
+
+
 def test_a_file_goes_on_to_the_bit(trained, tmp_path):
     """Behind an odd number of steps: the student's turn is next."""
     model = trained[0]
