@@ -22,6 +22,7 @@ from keras_sid2.parallel import replicas
 from keras_sid2.shapes import whole_number
 from keras_sid2.training.alternating import AlternatingAdam
 from keras_sid2.training.averaged_model import step_momentum
+from keras_sid2.training.frozen import freeze, frozen
 from keras_sid2.training.optimizer import AdamRecipe
 from keras_sid2.training.sid2_model import SiD2Model, built
 
@@ -136,14 +137,28 @@ class MomentMatchingModel(SiD2Model):
         new.step.assign(ops.copy(self.step.value))
         return new
 
+    def get_config(self):
+        return {**super().get_config(), "frozen_auxiliary": frozen(self.auxiliary)}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        paths = config.pop("frozen_auxiliary", ())
+        model = super().from_config(config, custom_objects)
+        freeze(model.auxiliary, paths)
+        return model
+
     # -- training ----------------------------------------------------------------------------------------------------
 
     def new_optimizer(self):
         return self.recipe.build(AlternatingAdam, first=len(self.network.trainable_variables))
 
     def compile(self, optimizer=None, **kwargs):
-        """SiD2Model's; ValueError for another optimizer than an AlternatingAdam."""
-        if not isinstance(getattr(optimizer, "inner_optimizer", optimizer), AlternatingAdam | None):
+        """SiD2Model's; ValueError for another optimizer than an AlternatingAdam, or one of another first group."""
+        inner, count = getattr(optimizer, "inner_optimizer", optimizer), len(self.network.trainable_variables)
+        if isinstance(inner, AlternatingAdam) and inner.first != count:
+            raise ValueError(f"The student has {count} trainable variables, and AlternatingAdam first={inner.first}.")
+        if not isinstance(inner, AlternatingAdam | None):
             name = optimizer if isinstance(optimizer, str) else type(optimizer).__name__
             advice = "leave it out, and give the recipe other settings, or take an AlternatingAdam"
             raise ValueError(f"Two networks are trained in turn, and {name} would move both at each step: {advice}.")

@@ -288,6 +288,20 @@ def test_a_student_with_frozen_layers_has_all_of_its_averages(teacher):
         np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
 
 
+def test_a_file_keeps_which_layers_of_both_networks_are_frozen(teacher, tmp_path):
+    model = student_model(teacher)
+    for network, layer in ((model.network, "out"), (model.auxiliary, "hidden")):
+        getattr(network, layer).trainable = False
+    model.compile()
+    fit_step(model, 0)
+    model.save(tmp_path / "frozen.keras")
+    again = keras.saving.load_model(tmp_path / "frozen.keras")
+    for i in range(1, 3):
+        assert fit_step(model, i) == fit_step(again, i)
+    for ours, theirs in zip(values_of(model), values_of(again), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_file_goes_on_to_the_bit(trained, tmp_path):
     """Behind an odd number of steps: the student's turn is next."""
     model = trained[0]
@@ -313,6 +327,7 @@ def test_wrong_input(trained, teacher):
         "guidance must be a Guidance": lambda: MomentMatchingModel.of_teacher(teacher, 2, 1.5),
         "student of 2 steps itself": lambda: MomentMatchingModel.of_teacher(model, 2),
         "would move both": lambda: model.compile("adam"),
+        "has 4 trainable variables, and AlternatingAdam first=1": lambda: model.compile(AlternatingAdam(first=1)),
         "three names": lambda: MomentMatchingModel(
             model.network, teacher=model.network, auxiliary=model.auxiliary, objective=model.objective
         ),
