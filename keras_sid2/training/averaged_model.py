@@ -119,7 +119,8 @@ class AveragedModel(keras.Model):
         """The average of `width` at `step`, of a folder of snapshots (None: their newest), becomes the average that
         `generate` and `evaluate` read; the weights stay. Signatures name both. For models that are not trained on.
 
-        Raises what `Reconstruction` raises, and ValueError for snapshots of another network; then nothing is changed.
+        Raises what `Reconstruction` raises, and ValueError for snapshots of another network, and where this model has
+        done no step, and so has no weights of the run; then nothing is changed.
         """
         found, (weights, averages) = Reconstruction(snapshots, width, step=step), zip(*self._pairs(), strict=True)
         shapes = [tuple(v.shape) for v in weights]
@@ -127,8 +128,10 @@ class AveragedModel(keras.Model):
             differs = f"{len(there)} weights, and this network has {len(shapes)}"
             differs = "weights of other shapes" if len(there) == len(shapes) else differs
             raise ValueError(f"The snapshots in {snapshots} are of another network: they have {differs}.")
+        if not backend.steps_done(self):
+            raise ValueError(f"This model has done no step: load a checkpoint of the run that wrote {snapshots}.")
         self._complete()
-        for average, value in zip(averages, found, strict=True):
+        for average, value in zip(averages, [*found], strict=True):  # all are read before one is changed
             average.assign(value)
         self._take_averages(True)
         self.reconstructed = f"{found.width:g} at step {found.step}"
