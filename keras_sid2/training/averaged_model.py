@@ -244,24 +244,33 @@ class AveragedModel(keras.Model):
             self.ema_decay = self.recipe.ema_decay
 
     def save_own_variables(self, store):
-        """keras's hook: "step", and the averages, if there are any, by number."""
+        """keras's hook: "step", and the averages, if there are any, by number, with the widths that they are of."""
         self._complete()
         store["step"] = self.step.numpy()
         first = 0 if self.ema_decay is not None else len(self._averages)
         for i, average in enumerate(self._all_averages()[first:], first):
             store[str(i)] = average.numpy()
+        if self.recipe.ema_widths:
+            store["ema_widths"] = np.asarray(self.recipe.ema_widths)
 
     def load_own_variables(self, store):
         """keras's hook. Files before version 0.2 hold both in the optimizer's variables; some files hold neither."""
         values = dict(store) if "step" in store.keys() else _of_optimizer(store, len(self._averages))
         self.step.assign(int(values.get("step", self.step.numpy())))
         averages = self._all_averages()
-        fits = [str(i) in values and values[str(i)].shape == tuple(a.shape) for i, a in enumerate(averages)]
-        for i, average in enumerate(averages):
-            if fits[i]:
-                average.assign(values[str(i)])
+        found = [values.get(key) for key in self._keys(values.get("ema_widths", ()))]
+        fits = [f is not None and f.shape == tuple(a.shape) for f, a in zip(found, averages, strict=True)]
+        for average, value, fit in zip(averages, found, fits, strict=True):
+            if fit:
+                average.assign(value)
         self._missing = [i for i, there in enumerate(fits) if not there]
         self._take_averages(any(fits[: len(self._averages)]))
+
+    def _keys(self, widths: Sequence[float]) -> list[str | None]:
+        """Of all averages, what a file with those of `widths` calls them; None for those of a width that it lacks."""
+        count, places = len(self._averages), {float(width): i for i, width in enumerate(widths, 1)}
+        starts = [0, *(places.get(width) for width in self.recipe.ema_widths)]
+        return [None if start is None else str(start * count + j) for start in starts for j in range(count)]
 
     def load_weights(self, filepath, **kwargs):
         """keras's load_weights, atomic: ValueError, and no weight changed, for those of another network.

@@ -254,6 +254,19 @@ def test_files_without_them_load(tmp_path):
         np.testing.assert_array_equal(flat([a.value for a in averages]), weights)
 
 
+def test_a_file_of_other_widths_gives_those_that_both_have(tmp_path):
+    model, other = (tiny_model(recipe=AdamRecipe(3e-3, 2, ema_widths=widths)) for widths in (WIDTHS, (0.1, 0.2)))
+    fit_steps(model)
+    model.save_weights(tmp_path / "model.weights.h5")
+    other.load_weights(tmp_path / "model.weights.h5")
+    other._complete()
+    wanted = {0.1: model.width_averages[0.1], 0.2: parameters(model.network)}
+    for width, values in wanted.items():
+        np.testing.assert_array_equal(
+            flat([v.value for v in other.width_averages[width]]), flat([v.value for v in values])
+        )
+
+
 def test_snapshots_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match="give AdamRecipe\\(ema_widths="):
         save_snapshot(tiny_model(), tmp_path)
