@@ -327,6 +327,7 @@ def test_wrong_input(trained, teacher):
         "guidance must be a Guidance": lambda: MomentMatchingModel.of_teacher(teacher, 2, 1.5),
         "student of 2 steps itself": lambda: MomentMatchingModel.of_teacher(model, 2),
         "would move both": lambda: model.compile("adam"),
+        "takes no weight_decay": lambda: AlternatingAdam(first=4, weight_decay=0.1),
         "has 4 trainable variables, and AlternatingAdam first=1": lambda: model.compile(AlternatingAdam(first=1)),
         "three names": lambda: MomentMatchingModel(
             model.network, teacher=model.network, auxiliary=model.auxiliary, objective=model.objective
