@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import os
 import pathlib
+import re
 import sys
 
 BACKENDS = ("jax", "tensorflow", "torch")
@@ -40,9 +41,17 @@ def _program() -> str | None:
     """The name of the program of ours that runs, as a script or by python -m; None in any other process."""
     name = pathlib.Path(sys.argv[0] if sys.argv else "").name
     if name == "-m":  # which is there while the package of a module is imported
-        module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
+        module = _module_asked_for(sys.orig_argv)
         return f"sid2-{module.rpartition('.')[2]}" if module.startswith("keras_sid2.bin.") else None
     return name if name == "sid2" or name.startswith("sid2-") else None
+
+
+def _module_asked_for(argv: list[str]) -> str:
+    """That of -m among the interpreter's arguments, also as -mMODULE and -um MODULE."""
+    for argument, behind in itertools.pairwise([*argv, ""]):
+        if found := re.fullmatch(r"-[bBdEiIOPqRsSuvx]*m(.*)", argument):
+            return found[1] or behind
+    return ""
 
 
 def _asked_for(argv: list[str]) -> str | None:

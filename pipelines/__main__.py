@@ -62,6 +62,8 @@ PREPARE = {  # passed on if they are given: name: (kind, help)
     "annotations": ("string", "prepare kinetics600: the official CSV files"),
     "num_frames": ("integer", "prepare kinetics600: frames a clip"),
     "stride": ("integer", "prepare kinetics600: every how manieth frame"),
+    "windows": ("integer", "prepare kinetics600: examples of each clip along time; default: 1"),
+    "crops": ("integer", "prepare kinetics600: 1, the middle, or 3, both ends too; default: 1"),
     "file_format": ("string", "prepare: tfrecord or array_record; default: tfrecord"),
     "workers": ("integer", "prepare: processes; default: one for each core"),
     "examples_per_shard": ("integer", f"prepare: about so many; default: {EXAMPLES_PER_SHARD}"),

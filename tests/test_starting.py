@@ -71,8 +71,11 @@ def run(*arguments: str, **environment) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
 
 
-def test_so_does_python_m():
-    found = run("-m", "keras_sid2.bin.plan", KERAS_BACKEND="tenserflow")
+@pytest.mark.parametrize(
+    "how", [("-m", "keras_sid2.bin.plan"), ("-mkeras_sid2.bin.plan",), ("-um", "keras_sid2.bin.plan")]
+)
+def test_so_does_python_m(how):
+    found = run(*how, KERAS_BACKEND="tenserflow")
     assert found.returncode == 2
     (line,) = found.stderr.strip().splitlines()
     assert line.startswith("sid2-plan: Keras's backend is 'tenserflow'")

@@ -163,6 +163,8 @@ def _measure_on_devices(values, console) -> int:
             return 0
         found = folded(found) if len(found) > 1 else found[0]
         return _report(console, found, _out(values, f"step_{found.drawn['training_step']:010d}_{found.digest()}"))
+    if model.student_steps is not None:
+        settings = sweep.settings(values, options, model.student_steps)
     out = _out(values, "sweep")
     _check_out(out)
     with _lines(out) as lines:

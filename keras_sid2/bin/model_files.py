@@ -49,6 +49,9 @@ class InitialWeights:
 
     def __post_init__(self):
         _ = self._described
+        if self.flag == "init_from" and "auxiliary" in model_config(self._path)["config"]:
+            advice = "write its student as a file by sid2-export --student, and give that"
+            raise ValueError(f"--init_from={self.name} holds a student with its teacher: {advice}.")
 
     @functools.cached_property
     def _path(self) -> pathlib.Path:

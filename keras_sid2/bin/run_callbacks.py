@@ -94,9 +94,9 @@ class RunCallbacks:
         settings, run = self._settings, self._run
         # Of others there are no pictures.
         draws = settings.sample_every and (run.preset.sample_shape[-1] in (1, 3) or run.preset.channels is not None)
-        others = {  # saving first: what comes behind it may take long, or fail
+        others = {  # saving early: what comes behind it may take long, or fail
+            "snapshots": self._save_snapshots() if settings.snapshot_every else None,  # a checkpoint's step has its own
             "saving": self._save(),
-            "snapshots": self._save_snapshots() if settings.snapshot_every else None,
             "evaluating": Evaluate(run, log) if settings.eval_split else None,
             "sampling": self._sample_grids(log) if draws else None,
             "measuring": self._measure,

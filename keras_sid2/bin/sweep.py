@@ -72,8 +72,8 @@ class Setting:
         return "" if self.variance is None else f", variance {self.variance:g}"
 
 
-def settings(values, options: dict) -> list[Setting]:
-    """All combinations, each once: without guidance the interval says nothing.
+def settings(values, options: dict, usual_steps: int = USUAL_STEPS) -> list[Setting]:
+    """All combinations, each once: without guidance the interval says nothing. `usual_steps` where no flag says them.
 
     Raises ValueError for what is no list, and ImportError without matplotlib, before any work.
     """
@@ -88,7 +88,7 @@ def settings(values, options: dict) -> list[Setting]:
     lists = (
         parsed("sweep_scales", values.sweep_scales, float),
         parsed("sweep_intervals", values.sweep_intervals, _interval, "all, or low:high in logsnr"),
-        parsed("sweep_steps", values.sweep_steps or [str(values.num_steps or USUAL_STEPS)], _steps, "integers >= 1"),
+        parsed("sweep_steps", values.sweep_steps or [str(values.num_steps or usual_steps)], _steps, "integers >= 1"),
         parsed("sweep_ema", values.sweep_ema, lambda text: _WEIGHTS[text.lower()], "true or false"),
         parsed("sweep_variance", values.sweep_variance, float) or [None],
     )

@@ -22,11 +22,13 @@ class AlternatingAdam(EmaAdam):
     """EmaAdam of the first `first` trainable variables, and of the others, by Eq. (1).
 
     Gradients are clipped by their norm as EmaAdam's; where it is not finite, neither group is changed. The learning
-    rate goes by all steps.
+    rate goes by all steps. ValueError for weight_decay and amsgrad.
     """
 
     def __init__(self, *args, first: int, name="alternating_adam", **kwargs):
         super().__init__(*args, name=name, **kwargs)
+        if self.weight_decay or self.amsgrad:
+            raise ValueError("AlternatingAdam takes no weight_decay, which moves a group that rests, and no amsgrad.")
         self.first = int(first)
 
     def get_config(self):

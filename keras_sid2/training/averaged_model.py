@@ -119,7 +119,8 @@ class AveragedModel(keras.Model):
         """The average of `width` at `step`, of a folder of snapshots (None: their newest), becomes the average that
         `generate` and `evaluate` read; the weights stay. Signatures name both. For models that are not trained on.
 
-        Raises what `Reconstruction` raises, and ValueError for snapshots of another network; then nothing is changed.
+        Raises what `Reconstruction` raises, and ValueError for snapshots of another network, and where this model has
+        done no step, and so has no weights of the run; then nothing is changed.
         """
         found, (weights, averages) = Reconstruction(snapshots, width, step=step), zip(*self._pairs(), strict=True)
         shapes = [tuple(v.shape) for v in weights]
@@ -127,8 +128,10 @@ class AveragedModel(keras.Model):
             differs = f"{len(there)} weights, and this network has {len(shapes)}"
             differs = "weights of other shapes" if len(there) == len(shapes) else differs
             raise ValueError(f"The snapshots in {snapshots} are of another network: they have {differs}.")
+        if not backend.steps_done(self):
+            raise ValueError(f"This model has done no step: load a checkpoint of the run that wrote {snapshots}.")
         self._complete()
-        for average, value in zip(averages, found, strict=True):
+        for average, value in zip(averages, [*found], strict=True):  # all are read before one is changed
             average.assign(value)
         self._take_averages(True)
         self.reconstructed = f"{found.width:g} at step {found.step}"
@@ -241,24 +244,33 @@ class AveragedModel(keras.Model):
             self.ema_decay = self.recipe.ema_decay
 
     def save_own_variables(self, store):
-        """keras's hook: "step", and the averages, if there are any, by number."""
+        """keras's hook: "step", and the averages, if there are any, by number, with the widths that they are of."""
         self._complete()
         store["step"] = self.step.numpy()
         first = 0 if self.ema_decay is not None else len(self._averages)
         for i, average in enumerate(self._all_averages()[first:], first):
             store[str(i)] = average.numpy()
+        if self.recipe.ema_widths:
+            store["ema_widths"] = np.asarray(self.recipe.ema_widths)
 
     def load_own_variables(self, store):
         """keras's hook. Files before version 0.2 hold both in the optimizer's variables; some files hold neither."""
         values = dict(store) if "step" in store.keys() else _of_optimizer(store, len(self._averages))
         self.step.assign(int(values.get("step", self.step.numpy())))
         averages = self._all_averages()
-        fits = [str(i) in values and values[str(i)].shape == tuple(a.shape) for i, a in enumerate(averages)]
-        for i, average in enumerate(averages):
-            if fits[i]:
-                average.assign(values[str(i)])
+        found = [values.get(key) for key in self._keys(values.get("ema_widths", ()))]
+        fits = [f is not None and f.shape == tuple(a.shape) for f, a in zip(found, averages, strict=True)]
+        for average, value, fit in zip(averages, found, fits, strict=True):
+            if fit:
+                average.assign(value)
         self._missing = [i for i, there in enumerate(fits) if not there]
         self._take_averages(any(fits[: len(self._averages)]))
+
+    def _keys(self, widths: Sequence[float]) -> list[str | None]:
+        """Of all averages, what a file with those of `widths` calls them; None for those of a width that it lacks."""
+        count, places = len(self._averages), {float(width): i for i, width in enumerate(widths, 1)}
+        starts = [0, *(places.get(width) for width in self.recipe.ema_widths)]
+        return [None if start is None else str(start * count + j) for start in starts for j in range(count)]
 
     def load_weights(self, filepath, **kwargs):
         """keras's load_weights, atomic: ValueError, and no weight changed, for those of another network.

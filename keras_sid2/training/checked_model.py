@@ -19,7 +19,7 @@ class CheckedModel(AveragedModel):
     """A model with `recipe`, `sample_shape`, `conditions`, `no_label`, `channels` and `data_faults`."""
 
     def __repr__(self):
-        return in_a_line(self)
+        return in_a_line(self) if hasattr(self, "step") else f"<{type(self).__name__}, not made yet>"
 
     def summary(self, *args, print_fn=None, **kwargs):
         """keras's summary, and the line of repr."""

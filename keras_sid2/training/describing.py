@@ -12,9 +12,16 @@ def in_a_line(model) -> str:
         f"{model.network.count_params():,} parameters",
         *_cost(model.network),
         repr(model.objective),
-        f"step {int(model.step.numpy())}",
+        f"step {_step(model)}",
     ]
     return f"<{type(model).__name__} {model.name}: {'; '.join(parts)}>"
+
+
+def _step(model) -> str:
+    try:
+        return str(int(model.step.numpy()))
+    except Exception:  # in a function that a backend traces, where it has no value
+        return "not known here"
 
 
 def _cost(network) -> list[str]:

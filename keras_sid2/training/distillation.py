@@ -22,6 +22,7 @@ from keras_sid2.parallel import replicas
 from keras_sid2.shapes import whole_number
 from keras_sid2.training.alternating import AlternatingAdam
 from keras_sid2.training.averaged_model import step_momentum
+from keras_sid2.training.frozen import freeze, frozen
 from keras_sid2.training.optimizer import AdamRecipe
 from keras_sid2.training.sid2_model import SiD2Model, built
 
@@ -129,13 +130,24 @@ class MomentMatchingModel(SiD2Model):
         same = {name: getattr(self, name) for name in kept}
         values = [value for _, value in self.network_values(use_ema=False)]
         new = SiD2Model(_copy(self, self.network.name, values), objective=objective, **same)
-        if (averages := self.averages()) is None:
+        if not self._has_averages:
             new.reset_averages()
             return new
-        for mine, its in zip(new._averages, averages, strict=True):
+        for mine, its in zip(new._all_averages(), self._all_averages(), strict=True):  # of frozen weights, too
             mine.assign(ops.copy(its.value))
         new.step.assign(ops.copy(self.step.value))
         return new
+
+    def get_config(self):
+        return {**super().get_config(), "frozen_auxiliary": frozen(self.auxiliary)}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        paths = config.pop("frozen_auxiliary", ())
+        model = super().from_config(config, custom_objects)
+        freeze(model.auxiliary, paths)
+        return model
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -143,8 +155,11 @@ class MomentMatchingModel(SiD2Model):
         return self.recipe.build(AlternatingAdam, first=len(self.network.trainable_variables))
 
     def compile(self, optimizer=None, **kwargs):
-        """SiD2Model's; ValueError for another optimizer than an AlternatingAdam."""
-        if not isinstance(getattr(optimizer, "inner_optimizer", optimizer), AlternatingAdam | None):
+        """SiD2Model's; ValueError for another optimizer than an AlternatingAdam, or one of another first group."""
+        inner, count = getattr(optimizer, "inner_optimizer", optimizer), len(self.network.trainable_variables)
+        if isinstance(inner, AlternatingAdam) and inner.first != count:
+            raise ValueError(f"The student has {count} trainable variables, and AlternatingAdam first={inner.first}.")
+        if not isinstance(inner, AlternatingAdam | None):
             name = optimizer if isinstance(optimizer, str) else type(optimizer).__name__
             advice = "leave it out, and give the recipe other settings, or take an AlternatingAdam"
             raise ValueError(f"Two networks are trained in turn, and {name} would move both at each step: {advice}.")

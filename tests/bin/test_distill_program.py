@@ -127,6 +127,15 @@ def test_wrong_input(trained, teacher, data, tmp_path):
 
 
 @pytest.mark.backend_free
+def test_a_run_is_not_begun_with_a_student_and_its_teacher(trained, data, tmp_path):
+    with pytest.raises(
+        ValueError, match="holds a student with its teacher: write its student as a file by sid2-export"
+    ):
+        run_in(data, tmp_path / "run", preset=None, init_from=str(trained.workdir))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.backend_free
 def test_all_settings_are_flags(teacher, data, tmp_path):
     values = flags.FlagValues()
     flag_table.define(DistillSettings, values)

@@ -11,7 +11,7 @@ from run_helpers import run_in
 from sample_helpers import draw, images_of
 from training_helpers import register_tiny_digits, rows_as_features
 
-from keras_sid2.checkpoints import load_model
+from keras_sid2.checkpoints import PortableSaver, load_model
 from keras_sid2.checkpoints.manifest import checkpoints
 from keras_sid2.io.image_files import write_npz
 from keras_sid2.training.snapshots import Reconstruction, snapshots
@@ -51,6 +51,21 @@ def test_a_resumed_run_writes_the_same_to_the_bit(trained, data, tmp_path):
     for step in files[0]:
         with np.load(files[0][step]) as ours, np.load(files[1][step]) as theirs:
             assert all(np.array_equal(ours[name], theirs[name]) for name in theirs.files)
+
+
+def test_a_run_that_is_killed_between_a_snapshot_and_its_checkpoint_loses_none(trained, data, tmp_path, monkeypatch):
+    def killed(saver, model):
+        if model.step.numpy() == 8:
+            raise KeyboardInterrupt
+        return save(saver, model)
+
+    save = PortableSaver.save
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(PortableSaver, "save", killed)
+        run_in(data, tmp_path / "run", **WIDTHS).train()
+    assert max(snapshots(tmp_path / "run" / "snapshots")) == 8  # and it goes on before step 8
+    run_in(data, tmp_path / "run", **WIDTHS).train()
+    assert [*snapshots(tmp_path / "run" / "snapshots")] == [2, 4, 6, 8, 10, 12]
 
 
 def test_half_the_space(data, tmp_path):

@@ -7,9 +7,11 @@ import signal
 import pytest
 from evaluate_helpers import evaluate, filled
 from PIL import Image
+from training_helpers import fit_steps, tiny_model
 
 from keras_sid2 import SampleRequest
 from keras_sid2.bin import measurement_lines, signals, sweep
+from keras_sid2.checkpoints import save_checkpoint
 from keras_sid2.evaluation import Measurement
 from keras_sid2.training import NonFiniteImages
 
@@ -57,6 +59,15 @@ def test_a_sweep_finds_a_setting_and_is_not_done_twice(folder, capsys):
         again = capsys.readouterr()
         assert again.err.count("of 6: ") == 0 and again.err.count("the best one anew") == drawn
         assert again.out == first.out and (folder / "sweep.jsonl").read_text() == whole
+
+
+def test_a_student_is_swept_over_in_its_own_steps(folder, tmp_path):
+    model = tiny_model(student_steps=3)
+    fit_steps(model)
+    save_checkpoint(model, tmp_path / "run" / "checkpoints", keep=1)
+    texts = [text for text in given(folder, tmp_path / "sweep", "--sweep_scales=1") if text != "--num_steps=2"]
+    assert evaluate(folder, f"--workdir={tmp_path / 'run'}", *texts[1:]) == 0
+    assert {line["drawn"]["num_steps"] for line in lines_of(tmp_path / "sweep.jsonl")} == {3}
 
 
 def test_a_signal_ends_a_sweep_and_the_same_command_goes_on(looking, folder, capsys, monkeypatch):

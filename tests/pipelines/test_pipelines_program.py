@@ -1,5 +1,7 @@
 """The command line, in processes of its own, and what importing the package loads."""
 
+import dataclasses
+import importlib
 import pathlib
 import re
 import subprocess
@@ -43,6 +45,17 @@ def test_list():
 def test_help():
     ran = python("-m", "pipelines", "--help")
     assert ran.returncode == 0 and "sid2-data prepare NAME" in ran.stdout
+
+
+@pytest.mark.parametrize("name", ["fields", "image_folder", "imagenet", "kinetics600", "npz"])
+def test_every_setting_of_a_data_set_is_a_flag(name):
+    from pipelines.__main__ import PREPARE
+    from pipelines.datasets.local_builder import SourceConfig
+
+    module = importlib.import_module(f"pipelines.datasets.{name}")
+    configs = [found for found in vars(module).values() if isinstance(found, type) and issubclass(found, SourceConfig)]
+    settings = {field.name for config in configs for field in dataclasses.fields(config)}
+    assert settings - {"name", "version", "release_notes", "supported_versions", "description", "tags"} <= set(PREPARE)
 
 
 @pytest.mark.parametrize(

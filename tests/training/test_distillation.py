@@ -284,6 +284,30 @@ def test_the_student_alone_draws_the_same_in_its_own_steps(trained, teacher, tmp
     assert SampleRequest(teacher, [0]).num_steps == 512
 
 
+def test_a_student_with_frozen_layers_has_all_of_its_averages(teacher):
+    recipe = AdamRecipe(1e-3, warmup_steps=0, ema_widths=(0.05, 0.1))
+    model = MomentMatchingModel.of_teacher(teacher, 2, recipe=recipe)
+    model.network.hidden.trainable = False
+    model.compile()
+    model.fit(digits(16), batch_size=8, verbose=0)
+    for ours, theirs in zip(model.student()._all_averages(), model._all_averages(), strict=True):
+        np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
+
+
+def test_a_file_keeps_which_layers_of_both_networks_are_frozen(teacher, tmp_path):
+    model = student_model(teacher)
+    for network, layer in ((model.network, "out"), (model.auxiliary, "hidden")):
+        getattr(network, layer).trainable = False
+    model.compile()
+    fit_step(model, 0)
+    model.save(tmp_path / "frozen.keras")
+    again = keras.saving.load_model(tmp_path / "frozen.keras")
+    for i in range(1, 3):
+        assert fit_step(model, i) == fit_step(again, i)
+    for ours, theirs in zip(values_of(model), values_of(again), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_file_goes_on_to_the_bit(trained, tmp_path):
     """Behind an odd number of steps: the student's turn is next."""
     model = trained[0]
@@ -309,6 +333,8 @@ def test_wrong_input(trained, teacher):
         "guidance must be a Guidance": lambda: MomentMatchingModel.of_teacher(teacher, 2, 1.5),
         "student of 2 steps itself": lambda: MomentMatchingModel.of_teacher(model, 2),
         "would move both": lambda: model.compile("adam"),
+        "takes no weight_decay": lambda: AlternatingAdam(first=4, weight_decay=0.1),
+        "has 4 trainable variables, and AlternatingAdam first=1": lambda: model.compile(AlternatingAdam(first=1)),
         "three names": lambda: MomentMatchingModel(
             model.network, teacher=model.network, auxiliary=model.auxiliary, objective=model.objective
         ),

@@ -27,8 +27,9 @@ from keras.callbacks import (
 from plain_model import DECAY, INPUTS, Plain, SmallNetwork, assert_equal, data, small_model, values
 from training_helpers import fit_steps, stripes, tiny_model
 
-from keras_sid2 import AdamRecipe, EmaAdam
+from keras_sid2 import AdamRecipe, EmaAdam, SiD2Model
 from keras_sid2.backend import steps_done
+from keras_sid2.diffusion import CosineSchedule, SigmoidWeighting
 
 optimizers = keras.optimizers
 
@@ -499,3 +500,18 @@ def test_it_works_or_is_refused(feature, tmp_path):
     if found is not None:
         model, plain = found
         plain.check(model)
+
+
+def test_a_model_tells_of_itself_where_it_is_traced_and_before_it_is_made():
+    told = []
+
+    class Telling(SiD2Model):
+        def step_losses(self, inputs, training):
+            told.append(repr(self))
+            return super().step_losses(inputs, training)
+
+    model = Telling(tiny_network(), schedule=CosineSchedule(), weighting=SigmoidWeighting(0.0))
+    model.compile()
+    fit_steps(model, count=16)
+    assert told and all("parameters" in each and "; step " in each for each in told)
+    assert repr(Telling.__new__(Telling)) == "<Telling, not made yet>"

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from helpers import BACKEND, tiny_network
-from training_helpers import fit_steps, same_weights, tiny_model
+from training_helpers import fit_steps, same_weights, tiny_model, with_averages
 
 from keras_sid2 import AdamRecipe, SampleRequest
 from keras_sid2.callbacks.saving import SaveSnapshots
@@ -254,6 +254,19 @@ def test_files_without_them_load(tmp_path):
         np.testing.assert_array_equal(flat([a.value for a in averages]), weights)
 
 
+def test_a_file_of_other_widths_gives_those_that_both_have(tmp_path):
+    model, other = (tiny_model(recipe=AdamRecipe(3e-3, 2, ema_widths=widths)) for widths in (WIDTHS, (0.1, 0.2)))
+    fit_steps(model)
+    model.save_weights(tmp_path / "model.weights.h5")
+    other.load_weights(tmp_path / "model.weights.h5")
+    other._complete()
+    wanted = {0.1: model.width_averages[0.1], 0.2: parameters(model.network)}
+    for width, values in wanted.items():
+        np.testing.assert_array_equal(
+            flat([v.value for v in other.width_averages[width]]), flat([v.value for v in values])
+        )
+
+
 def test_snapshots_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match="give AdamRecipe\\(ema_widths="):
         save_snapshot(tiny_model(), tmp_path)
@@ -263,6 +276,22 @@ def test_snapshots_that_do_not_fit(tmp_path):
     other = tiny_model(compiled=False, network=tiny_network(embedding_dim=16), recipe=RECIPE)
     before = [keras.ops.convert_to_numpy(a.value).copy() for a in other._averages]
     with pytest.raises(ValueError, match="of another network: they have weights of other shapes|they have .* weights"):
-        other.reconstruct_average(tmp_path, 0.07)
+        other.reconstruct_average(tmp_path, 0.05)
     for one, average in zip(before, other._averages, strict=True):
         np.testing.assert_array_equal(one, keras.ops.convert_to_numpy(average.value))
+
+
+def test_a_model_that_cannot_take_a_reconstruction_stays_as_it_is(tmp_path):
+    model = tiny_model(compiled=False, recipe=RECIPE)
+    with_averages(model)
+    path = save_snapshot(model, tmp_path)
+    before = flat([a.value for a in model.averages()])
+    data = path.read_bytes()
+    place = data.rindex(b"NUMPY") + 128  # in the last array, behind its header
+    path.write_bytes(data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :])
+    with pytest.raises(ValueError, match="is no snapshot that can be read .*: remove it"):
+        model.reconstruct_average(tmp_path, 0.1)
+    np.testing.assert_array_equal(flat([a.value for a in model.averages()]), before)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="has done no step: load a checkpoint of the run"):
+        tiny_model(recipe=RECIPE).reconstruct_average(tmp_path, 0.1)
