@@ -86,7 +86,8 @@ def measure_field_files(samples: str, reference: str, *, periodic: tuple, by_lat
         raise ValueError(f"Each ensemble needs its truth, in their order: there are {told}.")
     latitude = true.latitude if ours.latitude is None else ours.latitude
     if by_latitude and latitude is None:
-        raise ValueError(f"--by_latitude needs an array latitude in {samples} or {reference}, degrees of each row.")
+        files = samples if samples == reference else f"{samples} or {reference}"
+        raise ValueError(f"--by_latitude needs an array latitude (or lat), degrees of each row, in {files}.")
     weights = np.cos(np.deg2rad(latitude)) if by_latitude else None
     names = ours.names or true.names
     batches = signals.looking_between(_batches(ours.values, true.values))
