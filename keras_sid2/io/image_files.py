@@ -25,8 +25,8 @@ _HOLD = 2.0  # seconds that an animation's last frame stays
 
 def image_grid(images: np.ndarray, captions: Sequence[str] | None = None, columns: int | None = None) -> np.ndarray:
     """uint8 [N, (F,) H, W, 1 or 3] side by side as one uint8 [H', W', 3] picture, with `captions` below them. Small
-    ones are enlarged by whole pixels to about 64; `columns` None is about the square root of N. The frames of a clip lie
-    in a row, a pixel apart; `columns` None then makes the picture about square."""
+    ones are enlarged by whole pixels to about 64; `columns` None is about the square root of N. The frames of a clip
+    lie in a row, a pixel apart; `columns` None then makes the picture about square."""
     from PIL import Image, ImageDraw
 
     side = max(images.shape[-3:-1])
