@@ -126,10 +126,14 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
         found = dataclasses.replace(self, preset=preset.name, **{**preset_says, **given}, **self._rounded())
         found._check_parts()
         ends = found.lr_decay in ("linear", "cosine")
+        end = preset.recipe.decay_steps or self.steps
+        if ends and isinstance(end, int) and end <= found.warmup_steps:
+            told = f"--lr_decay={found.lr_decay} ends at step {end}, which must be above the {found.warmup_steps} steps"
+            raise ValueError(f"{told} of warm-up: give a lower --warmup_steps, or more --steps.")
         recipe = dataclasses.replace(
             preset.recipe,
             **{name: getattr(found, field) for field, name in self.OF_RECIPE.items()},
-            decay_steps=(preset.recipe.decay_steps or self.steps) if ends else None,
+            decay_steps=end if ends else None,
             accumulation_steps=self.accumulation_steps,
         )
         network = {**preset.network, "remat": True} if self.remat else preset.network
