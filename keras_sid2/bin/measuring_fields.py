@@ -32,7 +32,16 @@ def read_fields(path: str, truth_of: tuple[str, ...] | None = None) -> Fields:
     files without, and for bytes."""
     if not pathlib.Path(path).exists():
         raise FileNotFoundError(f"{path} is no file.")
-    return _of_variables(path, truth_of) if path.rstrip("/").endswith(xarrays.SUFFIXES) else _of_npz(path)
+    if are_variables(path):
+        return _of_variables(path, truth_of)
+    if pathlib.Path(path).is_dir():
+        raise ValueError(f"Fields are measured from .npz, .nc or .zarr, and {path} is another folder.")
+    return _of_npz(path)
+
+
+def are_variables(path: str) -> bool:
+    """Whether it is named as a NetCDF file or Zarr store."""
+    return path.rstrip("/").endswith(xarrays.SUFFIXES)
 
 
 def _of_npz(path: str) -> Fields:
