@@ -218,9 +218,8 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
             by = f"the {shards} devices that share it times --accumulation_steps={self.accumulation_steps}"
             raise ValueError(f"A batch of {self.batch_size} must be divisible by {by}.")
         if bool(self.ema_widths) != bool(self.snapshot_every):
-            advice = "give both: averages of widths are read from their snapshots alone"
             missing = "--snapshot_every" if self.ema_widths else "--ema_widths"
-            raise ValueError(f"--ema_widths and --snapshot_every go together, and there is no {missing}: {advice}.")
+            raise ValueError(f"--ema_widths and --snapshot_every go together, and there is no {missing}: give both.")
 
     def defining(self) -> dict:
         return {name: getattr(self, name) for name in names(self, "defines")}
