@@ -188,7 +188,7 @@ class Frames(Condition):
         counts = self.given if isinstance(self.given, tuple | list) else (self.given, self.given)
         counts = tuple(whole_number("The number of given frames", count) for count in counts)
         if len(clip) != 4 or len(counts) != 2 or not counts[0] <= counts[1] < clip[0]:
-            wanted = "(frames, height, width, channels), and given below the frames or (least, most) of that"
+            wanted = "(frames, height, width, channels), and fewer given frames than those, as 3 or as (least, most)"
             raise ValueError(f"Frames has a clip's shape {wanted}; got {self.shape_of_clip!r} and {self.given!r}.")
         check_channels("A clip", self.channels, clip[-1])
         object.__setattr__(self, "shape_of_clip", clip)

@@ -61,7 +61,7 @@ PREPARE = {  # passed on if they are given: name: (kind, help)
     "sample_dim": ("string", "prepare fields: the dimension that runs over samples; default: time"),
     "annotations": ("string", "prepare kinetics600: the official CSV files"),
     "num_frames": ("integer", "prepare kinetics600: frames a clip"),
-    "stride": ("integer", "prepare kinetics600: every how manieth frame"),
+    "stride": ("integer", "prepare kinetics600: 2 keeps every second frame; default: 1"),
     "windows": ("integer", "prepare kinetics600: examples of each clip along time; default: 1"),
     "crops": ("integer", "prepare kinetics600: 1, the middle, or 3, both ends too; default: 1"),
     "file_format": ("string", "prepare: tfrecord or array_record; default: tfrecord"),

@@ -37,6 +37,7 @@ SMALL = {
     **{"epochs": 1, "steps_per_epoch": 2, "steps": 4, "warmup_steps": 2, "log_every": 2, "checkpoint_every": 4},
     **{"sample_every": 0, "num_steps": 2, "sample_steps": 2, "sweep_steps": 2, "frames": 2, "resamplings": 2},
     **{"num_images": 24, "measure_images": 24, "measure_every": 4, "eval_every": 4, "verify_resume": 2},
+    **{"snapshot_every": 2},
 }
 
 

@@ -50,6 +50,14 @@ def test_a_grid_shows_each_image_enlarged():
     assert (picture[68:, 68:] == 255).all()
 
 
+def test_a_grid_shows_the_frames_of_clips_side_by_side():
+    clips = noise(3, 4, 8, 8, 1)
+    picture = image_grid(clips)
+    assert picture.shape == (3 * 68, 4 * 9 * 8 + 4, 3)  # enlarged as a frame by itself is
+    np.testing.assert_array_equal(picture[70:134:8, 2 + 72 : 2 + 72 + 64 : 8, 0], clips[1, 1, ..., 0])
+    assert (picture[2:66, 2 + 64 : 2 + 72] == 255).all()
+
+
 def test_grids_and_pngs_refuse_other_arrays(tmp_path):
     for images in (noise(2, 4, 4, 1).astype("float32"), noise(2, 4, 4), noise(2, 4, 4, 2), noise(0, 4, 4, 1)):
         for write in (image_grid, lambda images: write_pngs(tmp_path / "new", images)):

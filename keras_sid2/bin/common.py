@@ -9,6 +9,7 @@ import pathlib
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
@@ -71,6 +72,10 @@ def run_program(main: Callable[[flags.FlagValues], int | None], usage: str, tabl
         except SystemExit:  # of --help, with 1
             sys.exit(0)
 
+    formatted = warnings.formatwarning
+    warnings.formatwarning = lambda text, kind, *where: (  # ours are for users, who seek no line of the source
+        f"{usage}: {text}\n" if kind is UserWarning else formatted(text, kind, *where)
+    )
     flag_table.define(table)
     if "backend" not in flag_table.names(table):  # sid2-plan's is the one that it plans for
         flag_table.define(BackendFlag)

@@ -74,8 +74,10 @@ def _check(values):
         raise ValueError(f"--samples are measured by one process, and there are {processes.count()}: start one.")
     if values.features == "fields" and not values.samples:
         raise ValueError(
-            "--features=fields are of files: give --samples, as generate(..., ensemble_size=16) makes them."
+            "--features=fields are of files: give --samples, a file that sid2-sample wrote, or one of your own."
         )
+    if values.samples and values.features != "fields" and measuring_fields.are_variables(values.samples):
+        raise ValueError(f"--samples={values.samples} holds fields: give --features=fields, too.")
     if values.folds > 1 and (values.samples or values.sweep):
         raise ValueError("--folds draws a model's samples several times: leave out --samples and --sweep.")
     ineffective = {}

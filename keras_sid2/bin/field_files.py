@@ -37,9 +37,9 @@ def read_fields(path: str, model: SiD2Model) -> tuple[dict[str, np.ndarray], np.
             if isinstance(condition, Frames):
                 values = None if truth is None else truth[:, : condition.counts[1]]
             else:
-                values = _stacked(data, _variables(name, condition), len(condition.shape))
-                if values is None and len(condition.shape) == 1:  # a vector in one variable, as data have it
-                    values = _stacked(data, (name,), 1)
+                names = _variables(name, condition)
+                whole = isinstance(condition, Vector) and name in data.data_vars and data[name].ndim == 2
+                values = _stacked(data, (name,) if whole else names, len(condition.shape))
             if values is None:
                 names = ", ".join(model.channels.names if condition.from_samples else _variables(name, condition))
                 there = ", ".join(map(str, data.data_vars)) or "nothing"

@@ -32,7 +32,16 @@ def read_fields(path: str, truth_of: tuple[str, ...] | None = None) -> Fields:
     files without, and for bytes."""
     if not pathlib.Path(path).exists():
         raise FileNotFoundError(f"{path} is no file.")
-    return _of_variables(path, truth_of) if path.rstrip("/").endswith(xarrays.SUFFIXES) else _of_npz(path)
+    if are_variables(path):
+        return _of_variables(path, truth_of)
+    if pathlib.Path(path).is_dir():
+        raise ValueError(f"Fields are measured from .npz, .nc or .zarr, and {path} is another folder.")
+    return _of_npz(path)
+
+
+def are_variables(path: str) -> bool:
+    """Whether it is named as a NetCDF file or Zarr store."""
+    return path.rstrip("/").endswith(xarrays.SUFFIXES)
 
 
 def _of_npz(path: str) -> Fields:
@@ -90,7 +99,8 @@ def measure_field_files(samples: str, reference: str, *, periodic: tuple, by_lat
         raise ValueError(f"Each ensemble needs its truth, in their order: there are {told}.")
     latitude = true.latitude if ours.latitude is None else ours.latitude
     if by_latitude and latitude is None:
-        raise ValueError(f"--by_latitude needs an array latitude in {samples} or {reference}, degrees of each row.")
+        files = samples if samples == reference else f"{samples} or {reference}"
+        raise ValueError(f"--by_latitude needs an array latitude (or lat), degrees of each row, in {files}.")
     weights = _row_weights(latitude) if by_latitude else None
     names = ours.names or true.names
     batches = signals.looking_between(_batches(ours.values, true.values))

@@ -62,6 +62,9 @@ def main(values):
     check(PlanFlags, values)
     if values.all:
         return _print_list(values)
+    if not (values.preset or values.config or values.sample_shape):
+        one = "Give --preset, the name of one, or --config, a file that defines one"
+        raise ValueError(f"{one}, or --sample_shape, that of your data; --all lists what each preset and size costs.")
     preset = _proposed(values) if values.sample_shape else chosen_preset(values)
     mesh = Mesh() if values.mesh is None else Mesh.parse(values.mesh)
     devices = ahead.devices(values.platform, values.topology, mesh.size) if values.compile else None

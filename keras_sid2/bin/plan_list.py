@@ -99,10 +99,10 @@ def markdown(found: list[Row], device: str, shape: tuple[int, ...] | None = None
 def _cells(row: Row) -> tuple[str, ...]:
     return (
         f"`{row.flags}`",
-        f"{row.parameters / 1e6:,.3g} M",
-        f"{row.macs / 1e9:,.3g} G",
+        f"{_short(row.parameters / 1e6)} M",
+        f"{_short(row.macs / 1e9)} G",
         f"{row.batch:,}",
-        f"{row.step_macs / 1e12:,.3g} T",
+        f"{_short(row.step_macs / 1e12)} T",
         f"{row.steps:,}",
         _days(row.seconds),
         row.sampling,
@@ -114,4 +114,9 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _days(seconds: float) -> str:
     days = seconds / 86400
-    return f"{days:,.3g}" if days >= 0.01 else "< 0.01"
+    return _short(days) if days >= 0.01 else "< 0.01"
+
+
+def _short(number: float) -> str:
+    """Three digits that count, and never an exponent of ten above them: 4,030 and not 4.03e+03."""
+    return f"{float(f'{number:.3g}'):,.0f}" if number >= 1000 else f"{number:.3g}"

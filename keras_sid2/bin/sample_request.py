@@ -154,7 +154,7 @@ def take_in_fields(request: "Request", texts: Sequence[str], counted: bool):
         request.count = request.count if counted else there
         if request.truth is not None and len(request.truth) not in (1, request.count):
             told = f"must hold one, or one for each of the {request.count}, got {len(request.truth)}"
-            raise ValueError(f"--condition={path} {told}: give --num_images too.")
+            raise ValueError(f"--condition={path} {told}: give --num_images={len(request.truth)}.")
 
 
 def checked_conditions(conditions: dict, model: SiD2Model, count: int) -> dict[str, np.ndarray]:
@@ -171,7 +171,7 @@ def checked_conditions(conditions: dict, model: SiD2Model, count: int) -> dict[s
             condition.check(name, values[start : start + _SPAN])
         found[name] = values
         if len(values) not in (1, count):
-            given = f"got {len(values)}: give --num_images too, or --labels"
+            given = f"got {len(values)}: give --num_images={len(values)}, or as many --labels"
             raise ValueError(f"--condition={name}=FILE must hold one, or one for each of the {count}, {given}.")
     return found
 

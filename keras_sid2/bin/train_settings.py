@@ -126,10 +126,14 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
         found = dataclasses.replace(self, preset=preset.name, **{**preset_says, **given}, **self._rounded())
         found._check_parts()
         ends = found.lr_decay in ("linear", "cosine")
+        end = preset.recipe.decay_steps or self.steps
+        if ends and isinstance(end, int) and end <= found.warmup_steps:
+            told = f"--lr_decay={found.lr_decay} ends at step {end}, which must be above the {found.warmup_steps} steps"
+            raise ValueError(f"{told} of warm-up: give a lower --warmup_steps, or more --steps.")
         recipe = dataclasses.replace(
             preset.recipe,
             **{name: getattr(found, field) for field, name in self.OF_RECIPE.items()},
-            decay_steps=(preset.recipe.decay_steps or self.steps) if ends else None,
+            decay_steps=end if ends else None,
             accumulation_steps=self.accumulation_steps,
         )
         network = {**preset.network, "remat": True} if self.remat else preset.network
@@ -215,9 +219,8 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
             by = f"the {shards} devices that share it times --accumulation_steps={self.accumulation_steps}"
             raise ValueError(f"A batch of {self.batch_size} must be divisible by {by}.")
         if bool(self.ema_widths) != bool(self.snapshot_every):
-            advice = "give both: averages of widths are read from their snapshots alone"
             missing = "--snapshot_every" if self.ema_widths else "--ema_widths"
-            raise ValueError(f"--ema_widths and --snapshot_every go together, and there is no {missing}: {advice}.")
+            raise ValueError(f"--ema_widths and --snapshot_every go together, and there is no {missing}: give both.")
 
     def defining(self) -> dict:
         return {name: getattr(self, name) for name in names(self, "defines")}

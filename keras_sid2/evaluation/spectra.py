@@ -26,7 +26,10 @@ def power_spectrum(fields: np.ndarray, periodic: Sequence[str] = _AXES) -> tuple
     height, width = fields.shape[-3:-1]
     side = min(height, width)
     if side < 2 or not set(periodic) <= set(_AXES):
-        raise ValueError(f"A spectrum is of fields of at least 2 x 2 pixels, periodic along some of {_AXES}.")
+        wanted = f"of at least 2 x 2 pixels, periodic along some of {', '.join(_AXES)}"
+        raise ValueError(
+            f"A spectrum is of fields {wanted}; got {height} x {width} and {', '.join(periodic) or 'none'}."
+        )
     window = np.ones((height, width, 1))
     for axis, (name, size) in enumerate(zip(_AXES, (height, width), strict=True)):
         if name not in periodic:

@@ -25,14 +25,21 @@ _HOLD = 2.0  # seconds that an animation's last frame stays
 
 def image_grid(images: np.ndarray, captions: Sequence[str] | None = None, columns: int | None = None) -> np.ndarray:
     """uint8 [N, (F,) H, W, 1 or 3] side by side as one uint8 [H', W', 3] picture, with `captions` below them. Small
-    ones are enlarged by whole pixels to about 64; `columns` None is about the square root of N."""
+    ones are enlarged by whole pixels to about 64; `columns` None is about the square root of N. The frames of a clip
+    lie in a row, a pixel apart; `columns` None then makes the picture about square."""
     from PIL import Image, ImageDraw
 
+    side = max(images.shape[-3:-1])
+    if images.ndim == 5:
+        frames, height, width = images.shape[1:4]
+        columns = columns or max(1, round((len(images) * height / (frames * width)) ** 0.5))
+        gap = ((0, 0),) * 3 + ((0, 1), (0, 0))
+        images = np.pad(images, gap, constant_values=255)
     images = _checked(_strips(images))
     images = np.broadcast_to(images, (*images.shape[:-1], 3))
     count, height, width, _ = images.shape
     columns = columns or int(np.ceil(np.sqrt(count)))
-    scale = max(1, 64 // max(height, width))
+    scale = max(1, 64 // side)
     cell_width, cell_height = width * scale + 4, height * scale + 4 + (14 if captions else 0)
     rows = -(-count // columns)
     picture = Image.new("RGB", (columns * cell_width, rows * cell_height), "white")

@@ -148,6 +148,10 @@ def _config(name: str, settings: dict[str, Any]) -> "SourceConfig | None":
         raise ValueError(f"{name} is made from your files: give source (on the command line: --source=PATH)")
     if "config" in settings:
         settings["name"] = settings.pop("config")
+    for field in dataclasses.fields(kind):
+        needed = field.init and field.default is field.default_factory is dataclasses.MISSING
+        if needed and field.name in known and field.name not in settings:
+            raise ValueError(f"{name} needs {field.name} (on the command line: --{field.name}=...; sid2-data --help)")
     return kind(**settings)
 
 
@@ -213,7 +217,10 @@ def _planned(
         begun = json.loads((work / "plan.json").read_text())
         begun["settings"] = _of_earlier_version(spec, begun["settings"])
         if json.dumps(begun, sort_keys=True) != json.dumps(plan, sort_keys=True):
-            raise ValueError(f"{work} was begun from other files or with other settings: remove it to begin anew")
+            raise ValueError(
+                f"{work} was begun from other files or with other settings: remove it to begin anew, or give "
+                "another config name"
+            )
     else:
         (work / PARTS).mkdir(exist_ok=True)
         for shard, items in cuts:

@@ -112,6 +112,7 @@ def test_wrong_input(trained, teacher, data, tmp_path):
     cases = [
         ({"steps_of_student": 0}, "--steps_of_student must be at least 1, got 0"),
         ({"guidance_scale": "high"}, "--guidance_scale must be a number, or logsnr:scale pairs"),
+        ({"lr_decay": "linear", "warmup_steps": None}, "above the 1000 steps of warm-up: give a lower --warmup_steps"),
         ({"guidance_scale": "1"}, "--guidance_interval does nothing at --guidance_scale=1"),
         ({"teacher": str(trained.workdir)}, "is a student of 2 steps itself"),
         ({"teacher": str(bad)}, "holds no configuration of a SiD2Model"),

@@ -110,6 +110,12 @@ def test_what_the_files_must_say(files):
     (folder / "true.npz").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="no .npz file that can be read"):
         measured(folder)
+    with pytest.raises(ValueError, match=r"out.nc holds fields: give --features=fields"):
+        evaluate(folder, "--samples=out.nc", "--reference=true.npz", "--out=scores")
+    (folder / "true.npz").unlink()
+    (folder / "true.npz").mkdir()
+    with pytest.raises(ValueError, match="measured from .npz, .nc or .zarr, and .*true.npz is another folder"):
+        measured(folder)
     with pytest.raises(ValueError, match="--features=fields are of files"):
         evaluate(folder, "--workdir=run", "--reference=true.npz", "--features=fields")
     with pytest.raises(ValueError, match="--periodic goes with --features=fields"):

@@ -1,6 +1,7 @@
 """sid2-train and sid2-sample on fields in physical units."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from sample_helpers import draw
 
 import pipelines
 from keras_sid2 import Channels
+from keras_sid2.bin.field_files import read_fields
 from keras_sid2.checkpoints import load_model
 from keras_sid2.conditions import Image, Vector
 from keras_sid2.training.proposal import config_text
@@ -149,6 +151,19 @@ def test_samples_are_arrays_in_units(folder, tmp_path):
         "5 of 5 images are there already"
         in draw(*asked, f"--out={tmp_path / 'a'}", "--batch_size=2", "--format=npz")[1]
     )
+
+
+def test_conditions_are_read_as_they_were_prepared(tmp_path):
+    names = Channels(("k_0", "k_1", "k_2"), (0.0,) * 3, (1.0,) * 3)
+    conditions = {"mask": Image((4, 4, 1), Channels(("mask",), (0.0,), (1.0,))), "k": Vector(3, names)}
+    model = types.SimpleNamespace(channels=Channels(("u",), (0.0,), (1.0,)), sample_shape=(4, 4, 1))
+    model.conditions = conditions
+    k = np.arange(6.0, dtype="float32").reshape(2, 3)
+    parts = {"mask": (("y", "x"), np.ones((4, 4))), "k": (("time", "size"), k)}  # a mask for all, a vector each
+    xarray.Dataset(parts).to_netcdf(tmp_path / "given.nc", engine="h5netcdf")
+    found, truth = read_fields(str(tmp_path / "given.nc"), model)
+    assert truth is None and found["mask"].shape == (1, 4, 4, 1)
+    np.testing.assert_array_equal(found["k"], k)
 
 
 @pytest.mark.parametrize(

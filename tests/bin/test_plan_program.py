@@ -87,6 +87,7 @@ WRONG = [
     (["--sample_shape=64x64"], "--sample_shape must be as 64x64x3, or 16x64x64x3 of clips, got '64x64'"),
     (["--sample_shape=8x8x1", "--preset=sid2_digits"], "--sample_shape is of a proposed network: leave it out, or"),
     ([], "Give --preset, the name of one, or --config, a file that defines one"),
+    ([], "--all lists what each preset and size costs"),
     (["--preset=sid2_digit"], "There is no preset 'sid2_digit': did you mean sid2_digits"),
     (["--preset=sid2_digits", "--mesh=data:4,rows:2"], "as in data:4,fsdp:2,model:1; got 'data:4,rows:2'"),
     (["--preset=sid2_digits", "--mesh=model:2"], "got model:2 and 3 heads at level 1"),

@@ -149,6 +149,7 @@ def test_the_program(tmp_path):
             "image_folder is made from your files: give source (on the command line",
         ),
         (["prepare", "image_folder", "--source=/nowhere"], "source /nowhere does not exist"),
+        (["prepare", "fields", "--source=."], "fields needs variables (on the command line: --variables="),
         (["prepare", "digits", "--source=x"], "digits has no setting 'source': it has no settings"),
         (
             ["prepare", "image_folder", "--source=.", "--stride=2"],
