@@ -2,7 +2,7 @@
 
 from keras_sid2.layers.attention import SelfAttention
 from keras_sid2.layers.blocks import ResBlock, TransformerBlock
-from keras_sid2.layers.convolutions import Convolution, Downsample, GroupNorm, Patchify, Unpatchify, Upsample, repeated
+from keras_sid2.layers.convolutions import Convolution, Downsample, GroupNorm, Patchify, Unpatchify, Upsample
 from keras_sid2.layers.embeddings import ConditionEmbedding, PositionEmbedding
 
 __all__ = [
@@ -17,5 +17,4 @@ __all__ = [
     "TransformerBlock",
     "Unpatchify",
     "Upsample",
-    "repeated",
 ]

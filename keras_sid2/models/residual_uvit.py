@@ -19,6 +19,7 @@ from keras import ops
 from keras_sid2 import backend, layers, threefry
 from keras_sid2.conditions import ClassLabel, Frames, Image, Vector, as_conditions, check_clips
 from keras_sid2.config import register
+from keras_sid2.layers.convolutions import repeated
 from keras_sid2.layers.dropout import example_keys
 from keras_sid2.models.level import Level, as_axes, as_levels, check_image_shape
 from keras_sid2.models.tracing import NetworkCost, abstract_variables, trace
@@ -197,7 +198,7 @@ class ResidualUViT(keras.Model):
         channels = [inputs["z_t"]]
         for name, condition in self._conditions:
             if isinstance(condition, Image):
-                channels.append(layers.repeated(inputs[name], self.sample_shape[-2] // condition.shape[-2]))
+                channels.append(repeated(inputs[name], self.sample_shape[-2] // condition.shape[-2]))
             elif isinstance(condition, Frames):
                 x, mask = condition.known(inputs[name])
                 channels[0] = ops.where(mask, x, channels[0])
