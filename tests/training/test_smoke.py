@@ -5,16 +5,13 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from helpers import BACKEND
 
 import keras_sid2
 from keras_sid2.checkpoints import load_model
 from keras_sid2.models.level import as_levels
 from keras_sid2.training import find_preset
 
-# Compiled, presets that differ in the size of images alone take long and show nothing new.
 NAMES = keras_sid2.list_presets()
-COMPILED = ["sid2_imagenet64_uvit1", "sid2_kinetics600_64", "sid2_digits"]
 
 
 def batch_of(preset, count=2):
@@ -24,7 +21,7 @@ def batch_of(preset, count=2):
     return batch | ({"label": np.arange(count)} if "label" in preset.conditions else {})
 
 
-@pytest.mark.parametrize("name", NAMES if BACKEND == "torch" else COMPILED)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_preset_in_little_trains_is_saved_and_draws(name, tmp_path):
     whole, preset = find_preset(name), find_preset(name).shrunk()
     assert preset.sample_shape == whole.sample_shape and preset.conditions == whole.conditions
