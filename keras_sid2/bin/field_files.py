@@ -29,6 +29,7 @@ def read_fields(path: str, model: SiD2Model) -> tuple[dict[str, np.ndarray], np.
         raise ValueError(f"--condition={path} is of models with channels; for others there is --condition=name=FILE.")
     if not os.path.exists(path):
         raise FileNotFoundError(f"--condition={path} is no file.")
+    _check_apart(model, dict.fromkeys(model.channels.names, "the samples"))
     with xarrays.open_dataset(path) as data:
         truth, found = _truth(data, path, model), {}
         for name, condition in model.conditions.items():
@@ -68,6 +69,18 @@ def _variables(name: str, condition) -> tuple[str, ...]:
     return (name,) if count == 1 else tuple(f"{name}_{i}" for i in range(count))
 
 
+def _check_apart(model: SiD2Model, taken: dict[str, str]):
+    """ValueError where conditions have variables of one name, or of those that are `taken`, by whom: the file would
+    hold one in place of the other."""
+    for name, condition in model.conditions.items():
+        for variable in _variables(name, condition) if isinstance(condition, Image | Vector) else ():
+            if variable in taken:
+                told = f"{variable} is a channel of {taken[variable]} and of the condition {name}"
+                advice = "give --condition=name=FILE.npz for each, and --format=npz"
+                raise ValueError(f"{told}, which a NetCDF file cannot tell apart: {advice}.")
+            taken[variable] = f"the condition {name}"
+
+
 def _stacked(data, names: tuple[str, ...], rank: int) -> np.ndarray | None:
     """Variables [N, ...] as float32 [N, ..., C] of `rank` and one axes; None where one is not there."""
     if not all(name in data.data_vars for name in names):
@@ -82,6 +95,7 @@ def check_writable(model: SiD2Model):
         require(module, extra="fields")
     if taken := [name for name in model.channels.names if name in _DIMENSIONS or "/" in name]:
         raise ValueError(f"A NetCDF file cannot hold a channel named {taken[0]!r} beside its axes: give --format=npz.")
+    _check_apart(model, {})
 
 
 def write_fields(path, model: SiD2Model, made: np.ndarray, conditions: dict, truth: np.ndarray | None, drawn: dict):

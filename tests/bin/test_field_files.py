@@ -71,3 +71,13 @@ def test_netcdf_needs_its_packages_before_work_starts(monkeypatch):
     monkeypatch.setitem(sys.modules, "h5netcdf", None)
     with pytest.raises(ImportError, match="h5netcdf"):
         check_writable(model_of(("u",)))
+
+
+def test_conditions_that_share_a_name_are_no_variables_of_one_file(tmp_path):
+    units = Channels(("u",), (0.0,), (1.0,))
+    path = written(tmp_path / "a.nc", u=(("time", "y", "x"), np.zeros((2, 4, 4))))
+    with pytest.raises(ValueError, match="u is a channel of the samples and of the condition past, which a NetCDF"):
+        read_fields(path, model_of(("u",), past=Image((4, 4, 1), units)))  # else the truth would be the condition
+    two = model_of(("v",), past=Image((4, 4, 1), units), older=Image((4, 4, 1), units))
+    with pytest.raises(ValueError, match="u is a channel of the condition past and of the condition older"):
+        check_writable(two)
