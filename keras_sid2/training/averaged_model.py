@@ -112,7 +112,7 @@ class AveragedModel(keras.Model):
 
     def reset_averages(self):
         """The averages become the weights of now."""
-        self._missing = list(range(len(self._all_averages())))
+        self._missing, self.reconstructed = list(range(len(self._all_averages()))), None
         self._complete()
 
     def reconstruct_average(self, snapshots, width: float, *, step: int | None = None):
@@ -240,6 +240,7 @@ class AveragedModel(keras.Model):
 
     def _take_averages(self, given: bool):
         """Averages that were given are used, also where an optimizer without any had made the model one without."""
+        self.reconstructed = None
         if given and self.ema_decay is None:
             self.ema_decay = self.recipe.ema_decay
 
