@@ -20,7 +20,8 @@ MODULES = ("diffusion", "evaluation", "layers", "models", "sampling", "training"
 def site(tmp_path_factory) -> pathlib.Path:
     """The pages, built without a warning: links and anchors within them lead somewhere (mkdocs.yml)."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    # Without --quiet, which hides warnings from --strict.
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     result = subprocess.run(command, cwd=docs_blocks.ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     return folder

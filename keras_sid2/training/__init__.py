@@ -12,22 +12,23 @@ from keras_sid2.training.sid2_model import SiD2Model
 
 __getattr__ = renamed.names(__name__, Drawing="SampleRequest", UnsoundBatch="CorruptBatch")
 
+# In the order of the API's page.
 __all__ = [
-    "AdamRecipe",
-    "AlternatingAdam",
-    "SampleRequest",
-    "EmaAdam",
-    "ExplodedLoss",
-    "MomentMatching",
-    "MomentMatchingModel",
-    "NonFiniteImages",
-    "NonFiniteLoss",
-    "Preset",
     "SiD2Model",
-    "StopOnExplosion",
-    "StopOnNonFinite",
-    "CorruptBatch",
+    "SampleRequest",
+    "Preset",
     "find_preset",
     "list_presets",
     "register_preset",
+    "AdamRecipe",
+    "EmaAdam",
+    "MomentMatching",
+    "MomentMatchingModel",
+    "AlternatingAdam",
+    "StopOnExplosion",
+    "StopOnNonFinite",
+    "CorruptBatch",
+    "ExplodedLoss",
+    "NonFiniteImages",
+    "NonFiniteLoss",
 ]
