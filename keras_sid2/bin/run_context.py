@@ -136,9 +136,6 @@ class RunContext:
             return
         if settings.mesh is None:
             raise ValueError(f"{count} processes train together on a --mesh, such as data:{count}; got none.")
-        if settings.measure_every and keras.backend.backend() == "jax":  # a process did not come to its end behind it
-            told = f"In {count} processes --measure_every needs tensorflow or torch, got jax"
-            raise ValueError(f"{told}: use sid2-evaluate on the checkpoints.")
         if settings.batch_size % count:
             raise ValueError(f"--batch_size must be divisible by the {count} processes, got {settings.batch_size}.")
 

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import BACKEND, free_ports, only_on_jax
+from helpers import free_ports
 from run_helpers import PROGRAM, one_of
 from training_helpers import register_tiny_digits
 
@@ -78,8 +78,7 @@ def wait_for_step(run: Processes, workdir, step: int):
 def test_two_processes_train_as_one_which_goes_on_alone(data, tmp_path):
     """They measure at step 4: the first process one batch of 64, the second one two and a rest."""
     images = ("--measure_images=199", "--measure_features=training_helpers:rows_as_features", "--sample_steps=2")
-    measures = BACKEND != "jax"
-    measuring = ("--measure_every=4", *images, f"--measure_cache={tmp_path / 'cache'}") if measures else ()
+    measuring = ("--measure_every=4", *images, f"--measure_cache={tmp_path / 'cache'}")
     with Processes(data, tmp_path / "one", "--steps=10", *measuring, count=1) as run:
         assert run.codes() == [0], run.said(0)
     with Processes(data, tmp_path / "moved", "--steps=6", *measuring) as run:
@@ -87,13 +86,12 @@ def test_two_processes_train_as_one_which_goes_on_alone(data, tmp_path):
         assert "step 4: eval loss" in run.said(0) and "train " not in run.said(1)
     written = {path.name for path in (tmp_path / "moved").iterdir()}
     of_run = {"run.json", "preset.json", "checkpoints", "lock", "samples", "tensorboard", "goodput.jsonl"}
-    assert written == (of_run | {"measurements.jsonl", "measured"} if measures else of_run)
+    assert written == of_run | {"measurements.jsonl", "measured"}
     with Processes(data, tmp_path / "moved", "--steps=10", *measuring, count=1) as run:
         assert run.codes() == [0] and "steps 6 to 10" in run.said(0), run.said(0)
-    if measures:
-        first, both = (_measurement(tmp_path / name) for name in ("one", "moved"))
-        assert first["step"] == both["step"] == 4 and first["measured"] == both["measured"]
-        assert both["metrics"] == pytest.approx(first["metrics"], rel=0.05)
+    first, both = (_measurement(tmp_path / name) for name in ("one", "moved"))
+    assert first["step"] == both["step"] == 4 and first["measured"] == both["measured"]
+    assert both["metrics"] == pytest.approx(first["metrics"], rel=0.05)
     one, moved = lines(tmp_path / "one"), lines(tmp_path / "moved")
     assert [line["step"] for line in moved] == list(range(1, 11))
     for name in ("loss", "gradient_norm", "loss_logsnr_0_5"):
@@ -125,20 +123,9 @@ def of_two(monkeypatch):
     del preset._REGISTRY["tiny_digits"]
 
 
-@pytest.mark.parametrize(
-    "changes, sentence",
-    [
-        (dict(), "2 processes train together on a --mesh, such as data:2; got none"),
-        pytest.param(
-            dict(mesh="data:2", measure_every=50),
-            "In 2 processes --measure_every needs tensorflow or torch, got jax",
-            marks=only_on_jax,
-        ),
-    ],
-)
-def test_what_several_processes_cannot_do_is_refused(data, tmp_path, of_two, changes, sentence):
-    asked = {"preset": "tiny_digits", "data": data, "workdir": str(tmp_path / "run"), "batch_size": 16, **changes}
-    with pytest.raises(ValueError, match=sentence):
+def test_processes_without_a_mesh_are_refused(data, tmp_path, of_two):
+    asked = {"preset": "tiny_digits", "data": data, "workdir": str(tmp_path / "run"), "batch_size": 16}
+    with pytest.raises(ValueError, match="2 processes train together on a --mesh, such as data:2; got none"):
         TrainingRun(TrainSettings(**asked))
 
 
