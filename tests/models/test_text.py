@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import LEVELS, RES, TRANSFORMER, images, only_on_torch, randomize, run, tiny_network, to_numpy
+from helpers import BACKEND, RES, TRANSFORMER, images, only_on_torch, randomize, run, tiny_network, to_numpy
 from keras import ops
 
 from keras_sid2 import ResidualUViT, backend, network_cost, threefry
@@ -21,6 +21,10 @@ WAYS = {
     "levels of both kinds": {"image_shape": (8, 8, 1), "levels": [TRANSFORMER, RES, TRANSFORMER]},
     "half precision": {"dtype": "mixed_bfloat16"},
 }
+
+
+# What differs between them is Keras's alone; where each network is compiled, two of them are enough.
+TRIED = WAYS if BACKEND == "torch" else {name: WAYS[name] for name in ("images", "clips in turn")}
 
 
 def texts(count: int = 2, length: int = L) -> np.ndarray:
@@ -55,15 +59,14 @@ def with_text(network, **changes):
     return new
 
 
-@pytest.mark.parametrize("changes", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("changes", TRIED.values(), ids=TRIED)
 def test_a_new_text_changes_nothing_to_the_bit_and_a_trained_one_does(changes):
     plain = randomize(tiny_network(**changes))
     network = with_text(plain, **{k: v for k, v in changes.items() if k == "dtype"})
     expected = output(plain)
     np.testing.assert_array_equal(output(network, texts()), expected)
     randomize(network)
-    apart = [np.abs(output(network, texts()) - output(network, text)).max() for text in (texts() * 0, -texts())]
-    assert min(apart) > 1e-3
+    assert np.abs(output(network, texts()) - output(network, texts() * 0)).max() > 1e-3
 
 
 def check_padding(network):
@@ -126,11 +129,9 @@ def test_padding_gets_no_gradient():
     assert text.grad[-1, 1].abs().max() == 0.0 < text.grad[-1, 0].abs().min()
 
 
-@pytest.mark.parametrize("levels", [LEVELS, WAYS["clips in turn"]["levels"]], ids=["images", "clips in turn"])
-def test_recomputed_blocks_give_the_same(levels):
-    shape = (4, 4, 1) if levels is LEVELS else (2, 4, 4, 1)
-    levels = [{**level, "dropout": 0.1} for level in levels]
-    options = {"image_shape": shape, "levels": levels, "conditions": TEXT}
+def test_recomputed_blocks_give_the_same():
+    levels = [{**TRANSFORMER, "dropout": 0.1}]
+    options = {"levels": levels, "conditions": TEXT}
     plain, remat = (randomize(tiny_network(remat=remat, **options)) for remat in (False, True))
     (values, expected), (again, found) = (loss_and_gradients(each, texts()) for each in (plain, remat))
     np.testing.assert_allclose(again, values, rtol=1e-5)
