@@ -8,7 +8,7 @@ from helpers import tiny_network
 
 import keras_sid2
 from keras_sid2 import ResidualUViT
-from keras_sid2.conditions import Vector
+from keras_sid2.conditions import TextEmbedding, Vector
 from keras_sid2.models import abstract_variables
 from keras_sid2.parallel.rules import LARGE, Mesh, Rule, place, table
 from keras_sid2.training.preset import find_preset
@@ -76,7 +76,8 @@ def test_a_large_preset_is_split_almost_wholly():
 
 
 def test_every_rule_is_used():
-    clips = {"image_shape": (2, 4, 4, 1), "conditions": {"pose": Vector(3)}}
+    conditions = {"pose": Vector(3), "text": TextEmbedding(2, 3)}
+    clips = {"image_shape": (2, 4, 4, 1), "conditions": conditions}
     paths = [row.path for network in (shapes_of(), shapes_of(**clips)) for row in table(network, Mesh()).rows]
     assert [rule for rule in RULES if not any(rule.matches(path) for path in paths)] == []
 
