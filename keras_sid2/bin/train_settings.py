@@ -15,6 +15,7 @@ from keras_sid2.bin.measuring import CACHE, CACHE_TEXT, FEATURES_TEXT, WEIGHTS_T
 from keras_sid2.bin.model_files import InitialWeights
 from keras_sid2.bin.preset_flags import PresetFlags, chosen_preset, read_config
 from keras_sid2.checkpoints.sharded import check_available
+from keras_sid2.conditions import TextEmbedding
 from keras_sid2.parallel.rules import Mesh
 from keras_sid2.training import Preset
 from keras_sid2.training.overrides import overridden
@@ -162,7 +163,9 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
         if self.init_from is not None and self.size is None:
             if self.given_frames is not None:
                 raise ValueError("--given_frames with --init_from needs --size: else the network is that one's.")
-            proposed = self.initial_weights.preset(shape, data.num_classes, data.num_examples)
+            texts = {k: c for k, c in conditions_of_data(data).items() if isinstance(c, TextEmbedding)}
+            how = {"examples": data.num_examples, "texts": texts}
+            proposed = self.initial_weights.preset(shape, data.num_classes, **how)
         else:
             how = {"size": self.size, "examples": data.num_examples, "given_frames": self.given_frames}
             size = shape[-3:-1] if self.crop else None
