@@ -9,7 +9,7 @@ import keras
 import pipelines
 from keras_sid2.bin.compilation_cache import CacheFlags
 from keras_sid2.bin.device_flags import ProcessFlags
-from keras_sid2.bin.field_data import channels_of, conditions_of_data
+from keras_sid2.bin.field_data import channels_of, conditions_of_data, with_texts
 from keras_sid2.bin.flag_table import REQUIRED, Accepted, at_least, check, flag, names, one_of, parsed
 from keras_sid2.bin.measuring import CACHE, CACHE_TEXT, FEATURES_TEXT, WEIGHTS_TEXT, check_features
 from keras_sid2.bin.model_files import InitialWeights
@@ -95,8 +95,9 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
     def __post_init__(self):
         check(TrainSettings, self)
         check_features(self.measure_features)
-        if self.measure_features == "i3d":
-            raise ValueError("--measure_features=i3d is not for training: measure clips by sid2-evaluate.")
+        if self.measure_features in ("i3d", "clip"):
+            told = f"--measure_features={self.measure_features} is not for training"
+            raise ValueError(f"{told}: measure by sid2-evaluate.")
 
     def resolved(self, preset: Preset) -> tuple["TrainSettings", Preset]:
         """These settings with the numbers of `experiment()` filled in, and that preset with these settings' numbers.
@@ -151,9 +152,8 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
             given = [flag for flag in ("size", "image_size", "given_frames") if getattr(self, flag) is not None]
             if given:
                 raise ValueError(f"--{given[0]} is of a proposed network: leave it out, or --preset and --config.")
-            return self._in_its_size(chosen_preset(self))
-        missing = self.max_bad_records > 0
-        data = pipelines.describe(self.data, split=self.split, data_dir=self.data_dir, missing_shards=missing)
+            return self._in_its_size(with_texts(chosen_preset(self), self._described))
+        data = self._described()
         shape, told = self._sample_shape(data), pathlib.Path(self.workdir) / CONFIG
         if self.init_from is not None and self.size is None and told.is_file():  # begun, and its source may be gone
             found = overridden(read_config(str(told)), self.set)
@@ -173,6 +173,10 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
             how |= {"channels": channels_of(data.sample_channels), "conditions": conditions_of_data(data, size)}
             proposed = proposed_preset(shape, data.num_classes, **how)
         return self._in_its_size(overridden(proposed, self.set))
+
+    def _described(self) -> pipelines.DatasetDescription:
+        missing = self.max_bad_records > 0
+        return pipelines.describe(self.data, split=self.split, data_dir=self.data_dir, missing_shards=missing)
 
     def _in_its_size(self, preset: Preset) -> Preset:
         if self.smoke and self.init_from is not None:
