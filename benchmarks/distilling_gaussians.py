@@ -52,7 +52,9 @@ class Mixture:
         parts = [points[nearest == k] for k in range(len(self.weights))]
         if min(map(len, parts)) < 2 * points.shape[1]:
             return dict.fromkeys(("weights", "means", "covariances"), math.inf)
-        size = np.sqrt(np.einsum("k,kii->", self.weights, self.covariances) + self.weights @ np.square(self.means).sum(1))
+        size = np.sqrt(
+            np.einsum("k,kii->", self.weights, self.covariances) + self.weights @ np.square(self.means).sum(1)
+        )
         weights = [len(part) / len(points) / w - 1 for part, w in zip(parts, self.weights, strict=True)]
         means = [np.linalg.norm(part.mean(0) - m) / size for part, m in zip(parts, self.means, strict=True)]
         pairs = zip(parts, self.covariances, strict=True)
@@ -162,13 +164,13 @@ def case(name: str) -> tuple[Mixture, list, object]:
     return Mixture([1.0], [SCALE * mean], [covariance]), [plain(given), plain(none)], Guidance(SCALE)
 
 
-def teacher_of(mixtures: list, width: int = 64):
+def teacher_of(mixtures: list, width: int = 64, bias: float = 4.0):
     from keras_sid2 import Channels, SiD2Model
     from keras_sid2.diffusion import CosineSchedule, SigmoidWeighting
 
     network, size = Posterior(mixtures, width, name="posterior"), len(mixtures[0][1][0])
     unit = Channels([f"x{i}" for i in range(size)], mean=[0.0] * size, std=[1.0] * size)  # as they are, not clipped
-    parts = {"schedule": CosineSchedule(), "weighting": SigmoidWeighting(0.0), "prediction": "x"}
+    parts = {"schedule": CosineSchedule(), "weighting": SigmoidWeighting(bias), "prediction": "x"}
     return SiD2Model(network, **parts, channels=unit, label_dropout=0.1)
 
 
@@ -195,7 +197,7 @@ def drawn(model, count: int = DRAWN, seed: int = 3, **options) -> np.ndarray:
 def rows_of(name: str, ks: list[int], **how):
     """What each model draws, as it is measured."""
     wanted, mixtures, guidance = case(name)
-    teacher, data = teacher_of(mixtures), Mixture(*mixtures[0])
+    teacher, data = teacher_of(mixtures, FLAGS.width, FLAGS.bias), Mixture(*mixtures[0])
     real = wanted.draw(PAIRED, seed=4)
 
     def row(model, of: str, k: int, **options):
@@ -217,7 +219,8 @@ def rows_of(name: str, ks: list[int], **how):
 def main(argv):
     del argv
     how = {"steps": FLAGS.steps, "batch_size": FLAGS.batch_size, "rate": FLAGS.learning_rate}
-    result = {**report.heading("distilling_gaussians", __doc__), "settings": how, "rows": []}
+    settings = {**how, "width": FLAGS.width, "bias": FLAGS.bias}
+    result = {**report.heading("distilling_gaussians", __doc__), "settings": settings, "rows": []}
     for name in FLAGS.cases:
         keras.utils.set_random_seed(0)
         for row in rows_of(name, list(map(int, FLAGS.ks)), **how):
@@ -234,5 +237,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("steps", 4000, "Training steps, every other of the student's own.", lower_bound=2)
     flags.DEFINE_integer("batch_size", 512, "Points a step.", lower_bound=1)
     flags.DEFINE_float("learning_rate", 2e-3, "It falls to 0.", lower_bound=0.0)
+    flags.DEFINE_integer("width", 128, "Of the small networks.", lower_bound=1)
+    flags.DEFINE_float("bias", 4.0, "Of the loss weighting: more of it weighs low noise more.")
     flags.DEFINE_string("json", None, "Where to write the result, row by row.")
     app.run(main)
