@@ -46,6 +46,7 @@ class PlanFlags(PresetFlags):
     accumulation_steps: int = flag(1, "parts of a batch, one after another")
     platform: str = flag("gpu", "gpu, tpu or cpu: the devices that activations are estimated for")
     backend: str | None = flag(None, "jax, tensorflow or torch, which keep other activations; that of now")
+    distill: bool = flag(False, "memory and work of sid2-distill: teacher, auxiliary network and student")
     compile: bool = flag(False, "compile the step for --platform, and say what memory XLA wants (jax)")
     topology: str = flag("v5p:2x2x1", "the TPU of --compile --platform=tpu; needs libtpu, no TPU")
     memory: str | None = flag(None, "of a device, as 80GiB: prints the largest batch that fits")
@@ -62,6 +63,8 @@ def main(values):
     check(PlanFlags, values)
     if values.all:
         return _print_list(values)
+    if values.distill and values.compile:
+        raise ValueError("--compile is of the step of sid2-train: leave it out, or --distill.")
     if not (values.preset or values.config or values.sample_shape):
         one = "Give --preset, the name of one, or --config, a file that defines one"
         raise ValueError(f"{one}, or --sample_shape, that of your data; --all lists what each preset and size costs.")
@@ -71,7 +74,7 @@ def main(values):
     batch = preset.batch_size if values.batch_size is None else values.batch_size
     kind = {"platform": values.platform, "backend": values.backend or backend.name()}
     options = {**kind, "mesh": mesh, "accumulation_steps": values.accumulation_steps}
-    options["averages"] = 1 + len(preset.recipe.ema_widths)
+    options |= {"averages": 1 + len(preset.recipe.ema_widths), "distillation": values.distill}
     memory, sampling, speed = _memory(values.memory), _evaluations(values, preset), _speed(values, mesh)
     with abstract_variables():
         network = preset.make_network(dtype=values.precision, remat=values.remat)
@@ -158,13 +161,16 @@ def _speed(values, mesh: Mesh) -> tuple[str, float] | None:
 
 
 def _costs(values, cost, batch: int, sampling: tuple[str, int], speed: tuple[str, float] | None) -> list[str]:
-    step = (4 if values.remat else 3) * cost.multiply_adds * batch  # the backward pass takes twice the forward one's
+    forward_passes = 4 if values.remat else 3  # the backward pass takes twice the forward one's
+    if values.distill:  # of student and auxiliary network, and the teacher's forward pass
+        forward_passes = 2 * forward_passes + 1
+    step = forward_passes * cost.multiply_adds * batch
     samples = SAMPLES * sampling[1] * cost.multiply_adds
     blocks = f"; of its blocks {cost.block_multiply_adds / 1e9:,.5g} G" if cost.block_multiply_adds else ""
     lines = [
         f"parameters {cost.parameters:,}",
         f"multiply-adds of an image {cost.multiply_adds / 1e9:,.5g} G{blocks}",
-        f"multiply-adds of a training step {step / 1e12:,.5g} T",
+        f"multiply-adds of a {'distillation' if values.distill else 'training'} step {step / 1e12:,.5g} T",
         f"multiply-adds of {SAMPLES:,} samples {samples / 1e15:,.5g} P: {sampling[0]}",
     ]
     if speed is None:

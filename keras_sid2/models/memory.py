@@ -6,6 +6,9 @@
 
 `tensors` are the bytes of all that goes into or comes out of a layer (of recomputed blocks the input, and the inside of
 the largest one), `matrices` the numbers of attention's weights, where it is not fused. KEPT has the constants.
+
+In distillation by moment matching (1) has 3 P, for student, auxiliary network and teacher; gradients and moments of the
+first two, averages of the student alone; and (2) is of these two, as the teacher keeps nothing for a backward pass.
 """
 
 import dataclasses
@@ -78,10 +81,12 @@ def memory_plan(
     platform: str = "gpu",
     backend: str = "jax",
     averages: int = 1,
+    distillation: bool = False,
 ) -> MemoryPlan:
     """What a train step of a traced network, of whose weights so many `averages` are kept, takes on each device of
-    `mesh`, which share the batch. Raises ValueError for a size, platform or backend that is none, a batch that cannot
-    be divided, and a mesh that cannot hold the network."""
+    `mesh`, which share the batch; with `distillation` a step of a `MomentMatchingModel` of such networks. Raises
+    ValueError for a size, platform or backend that is none, a batch that cannot be divided, and a mesh that cannot hold
+    the network."""
     if (platform, backend) not in KEPT:
         known = ", ".join(f"{name} on {device}" for device, name in KEPT)
         raise ValueError(f"There are estimates for {known}; got the backend {backend!r} on the platform {platform!r}.")
@@ -94,13 +99,14 @@ def memory_plan(
     kept, rows = KEPT[platform, backend], table(traced.network, mesh).rows
     weights = sum(row.bytes_per_device for row in rows if row.trainable) // TRAINED_COPIES
     rounded = weights // 2 if kept.rounded and traced.half else 0
+    networks, trained = (3, 2) if distillation else (1, 1)
     return MemoryPlan(
-        parameters=weights,
-        gradients=weights * (2 if accumulation_steps > 1 else 1),
-        optimizer=2 * weights,
+        parameters=networks * weights,
+        gradients=trained * weights * (2 if accumulation_steps > 1 else 1),
+        optimizer=2 * trained * weights,
         averages=averages * weights,
         batch=batch_size // mesh.batch_shards * traced.example_bytes,
-        activations=batch_size // parts * _activations(traced, kept, mesh.model) + rounded,
+        activations=trained * batch_size // parts * _activations(traced, kept, mesh.model) + networks * rounded,
     )
 
 

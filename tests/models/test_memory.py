@@ -1,12 +1,15 @@
 """Exact counts against hand calculations; the estimate of activations against what was measured and compiled."""
 
+import math
+
 import keras
 import pytest
 from helpers import LEVELS, tiny_network
 from keras import ops
 from plain_network import PlainTransformer
 
-from keras_sid2 import ResidualUViT
+from keras_sid2 import MomentMatchingModel, ResidualUViT, SiD2Model, SigmoidWeighting
+from keras_sid2.diffusion import CosineSchedule
 from keras_sid2.models import abstract_variables, largest_batch, memory_plan, trace
 from keras_sid2.parallel.rules import Mesh, table
 from keras_sid2.training import find_preset
@@ -88,6 +91,26 @@ def test_the_largest_batch_fits_and_the_next_does_not(traced, options):
     assert memory_plan(traced, batch_size=fits, **options).total <= memory
     assert memory_plan(traced, batch_size=fits + step, **options).total > memory
     assert largest_batch(traced, GIB // 10, **options) == 0
+
+
+def test_distillation_takes_what_a_student_s_model_holds():
+    network = tiny_network(levels=LEVELS)
+    with abstract_variables():
+        traced = trace(tiny_network(levels=LEVELS))
+    student = MomentMatchingModel.of_teacher(SiD2Model(network, CosineSchedule(), SigmoidWeighting(0.0)), 2)
+    student.compile()
+    student.optimizer.build(student.trainable_variables)
+    found = memory_plan(traced, batch_size=8, platform="cpu", distillation=True)
+    sizes = {
+        "parameters": [v for n in (student.network, student.teacher, student.auxiliary) for v in n.variables],
+        "gradients": student.trainable_variables,
+        "optimizer": student.optimizer.variables,
+        "averages": student._averages,
+    }
+    for part, variables in sizes.items():
+        exact = sum(4 * math.prod(v.shape) for v in variables)
+        assert getattr(found, part) == pytest.approx(exact, abs=100), part  # counters
+    assert found.activations == 2 * memory_plan(traced, batch_size=8, platform="cpu").activations
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,243 @@
+"""Does a student reach a distribution that is known in closed form?
+
+    python benchmarks/distilling_gaussians.py --json=result.json            # a quarter of an hour of one core
+
+The teacher is exact: E[x | z] of a mixture of Gaussians, in closed form, so that what is left is the error of
+distillation. Student and auxiliary network are the same formula plus a small network, which begins at 0. Cases:
+
+    mixture     three Gaussians in the plane, of different weights and covariances
+    anisotropic one Gaussian in 16 dimensions, standard deviations from 0.1 to 0.4 in directions drawn at random
+    guided      the same with a label, N(m_label, S), and no label, N(0, S), guided with scale w: then the guided
+                estimate is E[x | z] of the tilted density p(x | label)^w p(x)^(1-w) ~ N(w m_label, S), exactly
+
+Beside each student stand DDIM and DPM-Solver++ of the teacher with as many steps. A row has the errors of weights (the
+largest, relative), means (the largest distance, relative to the root mean square of the data) and covariances
+(Frobenius, relative, the largest of the components), points counted to the nearest component in its own metric, and
+the energy distance to points of the distribution.
+"""
+
+import json
+import math
+import pathlib
+import time
+
+import keras
+import numpy as np
+import report
+from absl import app, flags
+from keras import ops
+
+FLAGS = flags.FLAGS
+SCALE = 2.0  # of the guided case
+DRAWN, PAIRED = 50_000, 5_000  # points a row, and of them for the energy distance
+
+
+class Mixture:
+    """Gaussians of `weights` [K], `means` [K, D] and `covariances` [K, D, D]."""
+
+    def __init__(self, weights, means, covariances):
+        self.weights, self.means, self.covariances = (np.asarray(a, "float64") for a in (weights, means, covariances))
+
+    def draw(self, count: int, seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        chosen = rng.choice(len(self.weights), count, p=self.weights)
+        roots = np.linalg.cholesky(self.covariances)[chosen]
+        return self.means[chosen] + np.einsum("nij,nj->ni", roots, rng.normal(size=(count, self.means.shape[1])))
+
+    def errors(self, points: np.ndarray) -> dict[str, float]:
+        apart = points[:, None] - self.means
+        metric = np.einsum("nki,kij,nkj->nk", apart, np.linalg.inv(self.covariances), apart)
+        logs = np.log(self.weights) - 0.5 * np.linalg.slogdet(self.covariances)[1] - 0.5 * metric
+        nearest = logs.argmax(axis=1)
+        parts = [points[nearest == k] for k in range(len(self.weights))]
+        if min(map(len, parts)) < 2 * points.shape[1]:
+            return dict.fromkeys(("weights", "means", "covariances"), math.inf)
+        size = np.sqrt(
+            np.einsum("k,kii->", self.weights, self.covariances) + self.weights @ np.square(self.means).sum(1)
+        )
+        weights = [len(part) / len(points) / w - 1 for part, w in zip(parts, self.weights, strict=True)]
+        means = [np.linalg.norm(part.mean(0) - m) / size for part, m in zip(parts, self.means, strict=True)]
+        pairs = zip(parts, self.covariances, strict=True)
+        covariances = [np.linalg.norm(np.cov(part.T) - c) / np.linalg.norm(c) for part, c in pairs]
+        return {"weights": max(map(abs, weights)), "means": max(means), "covariances": max(covariances)}
+
+
+def _turned(deviations, angle: float) -> np.ndarray:
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    return turn @ np.diag(np.square(deviations)) @ turn.T
+
+
+def three_in_the_plane() -> Mixture:
+    covariances = [_turned((0.1, 0.1), 0), _turned((0.15, 0.07), 0.6), _turned((0.08, 0.18), 0.3)]
+    return Mixture([0.5, 0.3, 0.2], [[0.6, 0.0], [-0.5, 0.5], [-0.3, -0.6]], covariances)
+
+
+def anisotropic(dimensions: int = 16) -> np.ndarray:
+    """A covariance."""
+    axes, _ = np.linalg.qr(np.random.default_rng(5).normal(size=(dimensions, dimensions)))
+    return (axes * np.geomspace(0.1, 0.4, dimensions) ** 2) @ axes.T
+
+
+def energy_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """2 E|a - b| - E|a - a'| - E|b - b'| of points [N, D], unbiased; 0 for equal distributions."""
+
+    def apart(x, y):
+        squares = np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2 * x @ y.T
+        return np.sqrt(np.maximum(squares, 0.0)).sum()
+
+    n, m = len(a), len(b)
+    return float(2 * apart(a, b) / (n * m) - apart(a, a) / (n * (n - 1)) - apart(b, b) / (m * (m - 1)))
+
+
+@keras.saving.register_keras_serializable(package="benchmarks")
+class Posterior(keras.Model):
+    """x_hat = E[x | z, label] of mixtures, one a label and the last one for no label, plus a small network.
+
+    Args:
+        mixtures: (weights, means, covariances) of each, equal in shape, as lists.
+        width: of the network: a hidden layer of z and logsnr, and matrices on z that depend on logsnr and label.
+    """
+
+    def __init__(self, mixtures, width: int = 64, **kwargs):
+        from keras_sid2.conditions import ClassLabel
+
+        super().__init__(**kwargs)
+        self.mixtures, self.width = mixtures, width
+        self._weights_of, self._means, covariances = (np.array(part) for part in zip(*mixtures, strict=True))
+        self._values, self._axes = np.linalg.eigh(covariances)
+        self.sample_shape = (1, 1, self._means.shape[-1])
+        self.conditions = {} if len(mixtures) == 1 else {"label": ClassLabel(len(mixtures) - 1)}
+        size = self._means.shape[-1]
+        self.hidden = [keras.layers.Dense(width, activation="silu") for _ in range(2)]
+        self.out = keras.layers.Dense(size, kernel_initializer="zeros")
+        self.level = keras.layers.Dense(width, activation="silu")
+        self.matrix = keras.layers.Dense(size * size, kernel_initializer="zeros")
+
+    def call(self, inputs, training=None):
+        size = self.sample_shape[-1]
+        z, logsnr = ops.reshape(inputs["z_t"], (-1, size)), ops.reshape(inputs["logsnr"], (-1, 1))
+        known = self._known(logsnr, inputs)
+        exact = self._exact(z, logsnr, inputs)
+        h = ops.concatenate([z, exact, known], axis=-1)
+        for layer in self.hidden:
+            h = layer(h)
+        matrices = ops.reshape(self.matrix(self.level(known)), (-1, size, size))
+        found = exact + self.out(h) + ops.squeeze(ops.matmul(matrices, z[..., None]), -1)
+        return ops.reshape(found, (-1, *self.sample_shape))
+
+    def _known(self, logsnr, inputs):
+        angles = logsnr * ops.convert_to_tensor([0.1, 0.2, 0.4, 0.8], "float32")
+        label = [ops.one_hot(inputs["label"], len(self.mixtures), dtype="float32")] if self.conditions else []
+        return ops.concatenate([ops.sin(angles), ops.cos(angles), *label], axis=-1)
+
+    def _exact(self, z, logsnr, inputs):
+        def chosen(values):  # [mixtures, ...] -> [B or 1, ...]
+            values = ops.convert_to_tensor(values, "float32")
+            return ops.take(values, inputs["label"], axis=0) if self.conditions else values
+
+        alpha, sigma = ops.sqrt(ops.sigmoid(logsnr)), ops.sqrt(ops.sigmoid(-logsnr))
+        means, values, axes = chosen(self._means), chosen(self._values), chosen(self._axes)
+        spread = ops.square(alpha)[..., None] * values + ops.square(sigma)[..., None]  # eigenvalues of z's covariance
+        apart = ops.einsum("bkij,bki->bkj", axes + 0 * spread[..., None], z[:, None] - alpha[..., None] * means)
+        logs = ops.log(chosen(self._weights_of)) - 0.5 * ops.sum(ops.square(apart) / spread + ops.log(spread), axis=-1)
+        moved = ops.einsum("bkij,bkj->bki", axes + 0 * spread[..., None], alpha[..., None] * values / spread * apart)
+        return ops.sum(ops.softmax(logs, axis=-1)[..., None] * (means + moved), axis=1)
+
+    def get_config(self):
+        return {**super().get_config(), "mixtures": self.mixtures, "width": self.width}
+
+
+def case(name: str) -> tuple[Mixture, list, object]:
+    """(what a student should draw, mixtures of the teacher, its guidance)."""
+    from keras_sid2 import Guidance
+
+    def plain(mixture: Mixture) -> tuple:
+        return tuple(a.tolist() for a in (mixture.weights, mixture.means, mixture.covariances))
+
+    if name == "mixture":
+        return three_in_the_plane(), [plain(three_in_the_plane())], None
+    covariance, mean = anisotropic(), np.random.default_rng(6).normal(size=16) * 0.2
+    if name == "anisotropic":
+        whole = Mixture([1.0], [mean], [covariance])
+        return whole, [plain(whole)], None
+    given, none = (Mixture([1.0], [m], [covariance]) for m in (mean, 0 * mean))
+    return Mixture([1.0], [SCALE * mean], [covariance]), [plain(given), plain(none)], Guidance(SCALE)
+
+
+def teacher_of(mixtures: list, width: int = 64, bias: float = 4.0):
+    from keras_sid2 import Channels, SiD2Model
+    from keras_sid2.diffusion import CosineSchedule, SigmoidWeighting
+
+    network, size = Posterior(mixtures, width, name="posterior"), len(mixtures[0][1][0])
+    unit = Channels([f"x{i}" for i in range(size)], mean=[0.0] * size, std=[1.0] * size)  # as they are, not clipped
+    parts = {"schedule": CosineSchedule(), "weighting": SigmoidWeighting(bias), "prediction": "x"}
+    return SiD2Model(network, **parts, channels=unit, label_dropout=0.1)
+
+
+def student_of(teacher, mixture: Mixture, k: int, guidance, *, steps: int, batch_size: int, rate: float, seed: int = 0):
+    """A student that was trained for so many steps, on the teacher's own distribution."""
+    from keras_sid2 import AdamRecipe, MomentMatchingModel
+
+    falling = {"decay": "linear", "decay_steps": steps, "ema_decay": 0.99, "ema_warmup": True}
+    recipe = AdamRecipe(rate, warmup_steps=min(50, steps // 2), beta_1=0.0, **falling)
+    student = MomentMatchingModel.of_teacher(teacher, k, guidance, recipe=recipe, seed=seed)
+    student.compile()
+    data = {"image": mixture.draw(steps * batch_size, seed + 1).astype("float32")[:, None, None]}
+    if teacher.conditions:
+        data["label"] = np.zeros(steps * batch_size, "int32")
+    student.fit(data, batch_size=batch_size, shuffle=False, verbose=0)
+    return student
+
+
+def drawn(model, count: int = DRAWN, seed: int = 3, **options) -> np.ndarray:
+    labels = {"labels": [0] * count} if model.conditions else {"num_images": count}
+    return model.generate(**labels, batch_size=min(count, 5000), seed=seed, clip=None, **options).reshape(count, -1)
+
+
+def rows_of(name: str, ks: list[int], **how):
+    """What each model draws, as it is measured."""
+    wanted, mixtures, guidance = case(name)
+    teacher, data = teacher_of(mixtures, FLAGS.width, FLAGS.bias), Mixture(*mixtures[0])
+    real = wanted.draw(PAIRED, seed=4)
+
+    def row(model, of: str, k: int, **options):
+        points = drawn(model, **options)
+        distance = energy_distance(points[:PAIRED], real)
+        return {"case": name, "of": of, "k": k, **wanted.errors(points), "energy_distance": distance}
+
+    exact = {**wanted.errors(wanted.draw(DRAWN, seed=5))}
+    exact |= {"energy_distance": energy_distance(wanted.draw(PAIRED, seed=6), real)}
+    yield {"case": name, "of": "points of the distribution", "k": 0, **exact}
+    for k in ks:
+        for sampler in ("ddim", "dpmpp_2m"):
+            yield row(teacher, f"teacher, {sampler}", k, num_steps=k, sampler=sampler, guidance=guidance)
+        began = time.process_time()
+        student = student_of(teacher, data, k, guidance, **how)
+        yield row(student, "student", k) | {"training_seconds": time.process_time() - began}
+
+
+def main(argv):
+    del argv
+    how = {"steps": FLAGS.steps, "batch_size": FLAGS.batch_size, "rate": FLAGS.learning_rate}
+    settings = {**how, "width": FLAGS.width, "bias": FLAGS.bias}
+    result = {**report.heading("distilling_gaussians", __doc__), "settings": settings, "rows": []}
+    for name in FLAGS.cases:
+        keras.utils.set_random_seed(0)
+        for row in rows_of(name, list(map(int, FLAGS.ks)), **how):
+            result["rows"].append(row)
+            line = "{case:<12}{of:<28}steps {k:2d}  weights {weights:.4f}  means {means:.4f}  "
+            print((line + "covariances {covariances:.4f}  energy {energy_distance:.6f}").format(**row), flush=True)
+            if FLAGS.json:
+                pathlib.Path(FLAGS.json).write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("cases", ["mixture", "anisotropic", "guided"], "Which.")
+    flags.DEFINE_list("ks", ["4", "1", "8"], "Steps of the students.")
+    flags.DEFINE_integer("steps", 4000, "Training steps, every other of the student's own.", lower_bound=2)
+    flags.DEFINE_integer("batch_size", 512, "Points a step.", lower_bound=1)
+    flags.DEFINE_float("learning_rate", 2e-3, "It falls to 0.", lower_bound=0.0)
+    flags.DEFINE_integer("width", 128, "Of the small networks.", lower_bound=1)
+    flags.DEFINE_float("bias", 4.0, "Of the loss weighting: more of it weighs low noise more.")
+    flags.DEFINE_string("json", None, "Where to write the result, row by row.")
+    app.run(main)
