@@ -6,6 +6,7 @@
     fingerprint(name_or_dir)    changes when the data do
     make_dataset(name_or_dir)   {"image": uint8 [B,H,W,C], "label": int32 [B], other names: [B,...]}
     make_grain_dataset(...)     the same without TensorFlow
+    text_encoder(name)          captions and prompts become float32 [N, length, width]
     measure_wait(dataset)       how long the consumer waits for its batches
 
 Importing this package loads neither tensorflow nor tensorflow_datasets nor scikit-learn: what needs them does.
@@ -22,6 +23,7 @@ from pipelines.reading.locating import DatasetDescription, describe
 from pipelines.reading.metering import WaitMeter, measure_wait
 from pipelines.reading.settings import ReadSettings
 from pipelines.reading.tf_reader import make_dataset
+from pipelines.text_encoders import TextEncoder, text_encoder
 from pipelines.values import ChannelStatistics, RecordFeatures, ValueSpec
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "ReadSettings",
     "RecordFeatures",
     "SplitReport",
+    "TextEncoder",
     "ValueSpec",
     "WaitMeter",
     "adm_center_crop",
@@ -45,5 +48,6 @@ __all__ = [
     "prepare",
     "random_grid",
     "stats",
+    "text_encoder",
     "verify",
 ]
