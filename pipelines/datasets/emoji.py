@@ -43,7 +43,7 @@ class EmojiConfig(PictureConfig):
         glyphs(self.source)  # refuses what is no such font
 
     def default_name(self) -> str:
-        words = "" if self.words is None else "-" + re.sub(r"\W+", "_", self.words.replace("-", "no_"))
+        words = "" if self.words is None else f"-words-{digest_of(self.words.encode()).hex()[:8]}"
         return super().default_name() + words
 
 
@@ -109,15 +109,17 @@ def _caption(sequence: str, name: str) -> str:
 
 def combinations_held_out(names: Iterable[str]) -> set[str]:
     """Captions for the split test: of each thing in three or more colours or skin tones every fifth combination, from
-    another one on for each thing, in the order of the alphabet. So training has seen each tone and colour, and each
-    thing, but in others."""
-    kinds = collections.defaultdict(list)
-    for name in sorted(names):
+    another one on for each thing, in the order of the alphabet; of colours that three things have. So training has seen
+    each tone and colour, and each thing, but in others."""
+    kinds, coloured = collections.defaultdict(list), [found for name in names if (found := _COLOUR.match(name))]
+    things_of = collections.Counter(found[1] for found in coloured)
+    for found in coloured:
+        if things_of[found[1]] >= 3:
+            kinds[f"coloured {found[2]}"].append(found[0])
+    for name in names:
         if _TONE.search(name):
             kinds[_TONE.sub("", name)].append(name)
-        elif found := _COLOUR.match(name):
-            kinds[f"coloured {found[2]}"].append(name)
-    several = [kinds[thing] for thing in sorted(kinds) if len(kinds[thing]) >= 3]
+    several = [sorted(kinds[thing]) for thing in sorted(kinds) if len(kinds[thing]) >= 3]
     return {name for i, of_thing in enumerate(several) for name in of_thing[i % HELD_OUT :: HELD_OUT]}
 
 
