@@ -155,7 +155,7 @@ class Image(Condition):
 
 @settings
 class TextEmbedding(Condition):
-    """Up to `length` tokens of `width` numbers, as a text encoder makes them; a row of zeros is padding, wherever it is.
+    """Up to `length` tokens of `width` numbers, as a text encoder makes them; a row of zeros is padding, anywhere.
 
     `encoder` is the signature of that encoder, "NAME#HASH", and "" says that any may be: `generate(text=)` refuses
     another. What order the tokens have is for the encoder to tell.

@@ -17,6 +17,7 @@ from pipelines.checking.verifying import SplitReport, random_grid, stats, verify
 from pipelines.datasets import dataset_names
 from pipelines.images import adm_center_crop
 from pipelines.preparing.prepare import prepare
+from pipelines.reading.captions import read_captions
 from pipelines.reading.faults import BadRecord, BadRecords
 from pipelines.reading.grain_reader import make_grain_dataset
 from pipelines.reading.locating import DatasetDescription, describe
@@ -47,6 +48,7 @@ __all__ = [
     "measure_wait",
     "prepare",
     "random_grid",
+    "read_captions",
     "stats",
     "text_encoder",
     "verify",

@@ -12,8 +12,9 @@ from keras_sid2.layers.attention import NORM_EPSILON, KeyNorm
 
 def unit_tokens(text):
     """Tokens float32 [B, L, D] as the network reads them: each of mean square 1, for encoders differ in scale; a row of
-    zeros, which is padding, stays zeros."""
-    return text * ops.rsqrt(ops.mean(ops.square(text), axis=-1, keepdims=True) + 1e-12)
+    zeros, which is padding, stays zeros, and gets no gradient."""
+    scale = ops.rsqrt(ops.mean(ops.square(text), axis=-1) + 1e-12)
+    return text * ops.where(present(text), scale, 0.0)[..., None]
 
 
 def present(text):

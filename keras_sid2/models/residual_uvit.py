@@ -127,9 +127,8 @@ class ResidualUViT(keras.Model):
         return (*self.sample_shape[:-1], self.sample_shape[-1] + sum(images) + marks)
 
     def _make_ends(self):
-        others = {
-            k: c for k, c in self._conditions if isinstance(c, ClassLabel | Vector | TextEmbedding) and k != "label"
-        }
+        embedded = (ClassLabel, Vector, TextEmbedding)
+        others = {k: c for k, c in self._conditions if isinstance(c, embedded) and k != "label"}
         inside, patch = {"dtype": self.dtype_policy}, self.patch_size
         self.embedding = layers.ConditionEmbedding(self.embedding_dim, self.num_classes, others)
         self.patchify = layers.Patchify(self._levels[0].channels, patch, name="patchify", **inside)
@@ -287,9 +286,7 @@ class ResidualUViT(keras.Model):
         Rule(rf"{_BLOCK}/conv2/kernel", (None, None, "model", "fsdp")),
         Rule(rf"{_BLOCK}/mlp1/kernel", ("fsdp", "model")),
         Rule(rf"{_BLOCK}/mlp2/kernel", ("model", "fsdp")),
-        Rule(
-            rf"{_BLOCK}/(?:cross_)?attention/(?:query|key|value)/kernel", ("fsdp", "model")
-        ),  # outputs are heads * head_dim
+        Rule(rf"{_BLOCK}/(?:cross_)?attention/(?:query|key|value)/kernel", ("fsdp", "model")),  # to heads * head_dim
         Rule(rf"{_BLOCK}/(?:cross_)?attention/out/kernel", ("model", "fsdp")),
         Rule(rf"{_BLOCK}/cross_attention/null_(?:key|value)", ("model",)),
     )
@@ -337,9 +334,7 @@ def _name_of_text(conditions: Mapping, levels: Sequence[Level]) -> str | None:
     if len(names) > 1:
         raise ValueError(f"A ResidualUViT reads one text, and {' and '.join(names)} are TextEmbeddings: join them.")
     if names and all(level.kind != "transformer" for level in levels):
-        raise ValueError(
-            f"A text is read by levels of the kind 'transformer': {names[0]} needs one, and there is none."
-        )
+        raise ValueError(f"A text is read by levels of the kind transformer: {names[0]} needs one, and there is none.")
     return names[0] if names else None
 
 
