@@ -6,8 +6,8 @@ Trains on the captioned pictures of the data set digit_scenes ("two red threes a
 of a text encoder, and draws captions of its test split: in each a digit has a colour that no training picture shows it
 in. --workdir keeps checkpoints: the same command goes on from them, and with as many steps as are there only judges.
 
-Each picture is read cell by cell: a cell is empty, or has a digit, by a classifier of single digits that was fitted on
-the training handwriting, in the nearest of the five colours. What is read is compared with what the caption says:
+Each picture is read cell by cell: a cell is empty, or has a digit, of the kind of the three most like it in the
+training handwriting (most of them), in the nearest of the five colours. What is read is compared with the caption:
 
     digit, colour   share of the digits that are drawn that are of the kind, or colour, that is said of their group
     count           share of the groups with as many digits as is said
@@ -31,7 +31,7 @@ import report
 from absl import app, flags
 
 from pipelines.datasets import digit_scenes
-from pipelines.datasets.digit_scenes import CELLS, COLOURS, RELATIONS, Scene, picture_of, scene_of, to_cells
+from pipelines.datasets.digit_scenes import CELL, CELLS, COLOURS, RELATIONS, Scene, picture_of, scene_of, to_cells
 
 FLAGS = flags.FLAGS
 _SEEN = 64  # grey levels, the brightest pixel of a cell that has a digit
@@ -54,18 +54,18 @@ def _define_flags():
 
 @functools.cache
 def _classifier():
-    from keras_sid2.evaluation import ImageClassifier
+    from sklearn.neighbors import KNeighborsClassifier
 
     of_kind = digit_scenes.handwriting("train")
     kinds = np.repeat(np.arange(10), [len(pixels) for pixels in of_kind])
-    return ImageClassifier(np.concatenate(of_kind)[..., None], kinds)
+    return KNeighborsClassifier(3).fit(np.concatenate(of_kind).reshape(len(kinds), -1), kinds)
 
 
 def read(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """uint8 [N, 24, 24, 3] as kinds and colours, ints [N, 3, 3]; -1 where a cell is empty."""
     cells = to_cells(pictures)
     grey = cells.max(-1, keepdims=True)
-    kinds = _classifier().predict(grey.reshape(-1, *grey.shape[-3:])).reshape(grey.shape[:3])
+    kinds = _classifier().predict(grey.reshape(-1, CELL * CELL)).reshape(grey.shape[:3])
     light = cells.sum((-3, -2), dtype=float)
     light /= np.maximum(light.max(-1, keepdims=True), 1.0)
     names = np.array(list(COLOURS.values())) / 255.0
@@ -82,15 +82,18 @@ def agreement(scene: Scene, kinds: np.ndarray, colours: np.ndarray) -> dict[str,
     if not lines:
         kinds, lines = kinds * 0, [0]  # an empty picture: as if all were wrong
         colours = kinds - 1
-    found = [[(kinds[line] == g.digit, colours[line] == list(COLOURS).index(g.colour)) for g in scene.in_order]
-             for line in (lines[0], lines[-1])]  # fmt: skip
-    score = [[(kind + 0 + colour).sum() for kind, colour in of_line] for of_line in found]
+    names = list(COLOURS)
+    found = [
+        [(kinds[line] == group.digit, colours[line] == names.index(group.colour)) for group in scene.in_order]
+        for line in (lines[0], lines[-1])
+    ]
+    score = [[kind.sum() + colour.sum() for kind, colour in of_line] for of_line in found]
     right = {"digit": [], "colour": [], "count": [], "held_out": []}
     for place, (line, group) in enumerate(zip((lines[0], lines[-1]), scene.in_order, strict=True)):
         there = colours[line] >= 0
         kind, colour = (part[there] for part in found[place][place])
-        right["digit"] += kind.tolist()
-        right["colour"] += colour.tolist()
+        right["digit"] += kind.tolist() or [False]
+        right["colour"] += colour.tolist() or [False]
         right["count"].append(bool(there.sum() == group.count))
         if group.held_out:
             right["held_out"].append(bool(there.sum() == group.count and kind.all() and colour.all()))
@@ -151,7 +154,9 @@ def _trained(encoder):
 
     began, saver = time.process_time(), SaveCheckpoints(folder, every=500, keep=1)
     epochs = FLAGS.steps // 100
-    history = model.fit(Batches(), initial_epoch=done // 100, epochs=epochs, shuffle=False, verbose=2, callbacks=[saver])
+    history = model.fit(
+        Batches(), initial_epoch=done // 100, epochs=epochs, shuffle=False, verbose=2, callbacks=[saver]
+    )
     told = {"loss": float(history.history["loss"][-1]), "training_seconds": time.process_time() - began}
     return model, told | {"from_step": done}
 

@@ -32,10 +32,6 @@ class ImageClassifier:
         """Share of the images that it takes for their label."""
         return float(self._network.score(self._flat(images), labels))
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        """The label of each image, int [N]."""
-        return self._network.predict(self._flat(images))
-
     def features(self, images: np.ndarray) -> np.ndarray:
         """Hidden activations, float64 [N, features]."""
         return np.maximum(self._flat(images) @ self._network.coefs_[0] + self._network.intercepts_[0], 0.0)

@@ -37,7 +37,9 @@ class EmojiConfig(PictureConfig):
     def __post_init__(self) -> None:
         words = self.words.split(",") if isinstance(self.words, str) else self.words
         if words is not None and not all(isinstance(word, str) and re.fullmatch(r"-?\w+", word) for word in words):
-            raise ValueError(f"words must be like heart,face,-skin (words of captions, - for none of it), got {words!r}")
+            raise ValueError(
+                f"words must be like heart,face,-skin (words of captions, - for none of it), got {words!r}"
+            )
         self.words = None if words is None else ",".join(words)
         super().__post_init__()
         glyphs(self.source)  # refuses what is no such font
@@ -111,7 +113,8 @@ def combinations_held_out(names: Iterable[str]) -> set[str]:
     """Captions for the split test: of each thing in three or more colours or skin tones every fifth combination, from
     another one on for each thing, in the order of the alphabet; of colours that three things have. So training has seen
     each tone and colour, and each thing, but in others."""
-    kinds, coloured = collections.defaultdict(list), [found for name in names if (found := _COLOUR.match(name))]
+    names, kinds = sorted(names), collections.defaultdict(list)
+    coloured = [found for name in names if (found := _COLOUR.match(name))]
     things_of = collections.Counter(found[1] for found in coloured)
     for found in coloured:
         if things_of[found[1]] >= 3:
@@ -119,7 +122,7 @@ def combinations_held_out(names: Iterable[str]) -> set[str]:
     for name in names:
         if _TONE.search(name):
             kinds[_TONE.sub("", name)].append(name)
-    several = [sorted(kinds[thing]) for thing in sorted(kinds) if len(kinds[thing]) >= 3]
+    several = [kinds[thing] for thing in sorted(kinds) if len(kinds[thing]) >= 3]
     return {name for i, of_thing in enumerate(several) for name in of_thing[i % HELD_OUT :: HELD_OUT]}
 
 
