@@ -106,7 +106,8 @@ def agreement(scene: Scene, kinds: np.ndarray, colours: np.ndarray) -> dict[str,
 def judged(pictures: np.ndarray, scenes: list[Scene]) -> dict[str, float]:
     """The means of `agreement` over pictures, each of its scene."""
     each = [agreement(scene, *read_one) for scene, *read_one in zip(scenes, *read(pictures), strict=True)]
-    return {name: float(np.mean([right for one in each for right in one[name]])) for name in each[0]}
+    joined = {name: [right for one in each for right in one[name]] for name in each[0]}
+    return {name: float(np.mean(rights)) for name, rights in joined.items() if rights}
 
 
 # -- training and drawing ----------------------------------------------------------------------------------
@@ -153,10 +154,8 @@ def _trained(encoder):
             return {"image": pictures[chosen], "text": texts[chosen].astype("float32")}
 
     began, saver = time.process_time(), SaveCheckpoints(folder, every=500, keep=1)
-    epochs = FLAGS.steps // 100
-    history = model.fit(
-        Batches(), initial_epoch=done // 100, epochs=epochs, shuffle=False, verbose=2, callbacks=[saver]
-    )
+    epochs = {"initial_epoch": done // 100, "epochs": FLAGS.steps // 100}
+    history = model.fit(Batches(), **epochs, shuffle=False, verbose=2, callbacks=[saver])
     told = {"loss": float(history.history["loss"][-1]), "training_seconds": time.process_time() - began}
     return model, told | {"from_step": done}
 

@@ -66,10 +66,10 @@ class DigitScenes(LocalBuilder):
     seven".
 
     Digits are scikit-learn's, 8x8 pixels, each in one of 3x3 cells on black; one or two of a kind and of one of five
-    colours make a group, in a row (above, below) or a column (left of, right of). Every scene is a function of its split
-    and number. Splits: `train` (10000) has eight of the ten digits in each colour, and handwriting of the digits'
-    training split; `test` (1000) has a digit in a colour that training never saw in every scene, and handwriting of the
-    test split.
+    colours make a group, in a row (above, below) or a column (left of, right of). Every scene is a function of its
+    split and number. Splits: `train` (10000) has eight of the ten digits in each colour, in handwriting of the digits'
+    training split; `test` (1000) has a digit in a colour that training never saw in every scene, in handwriting of
+    the test split.
     """
 
     def values(self) -> dict[str, tfds.features.FeatureConnector]:

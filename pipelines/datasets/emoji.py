@@ -53,10 +53,10 @@ class Emoji(LocalBuilder):
     """Emoji of a colour font: uint8 RGB images in 0..255 and their names (Unicode's CLDR, English) as captions.
 
     Source: a font with coloured bitmaps, as NotoColorEmoji.ttf (SIL Open Font License 1.1), of Debian's package
-    fonts-noto-color-emoji; sequences (skin tones, families, flags) are those that the font has a glyph for. Splits: what
-    comes in several colours or skin tones ("red heart", "waving hand dark skin tone") leaves every fifth of these
-    combinations to `test`, another for each thing, and has the others in `train`, where all the rest is, too. Emoji that
-    look the same as an earlier one are left out.
+    fonts-noto-color-emoji; sequences (skin tones, families, flags) are those that the font has a glyph for. Splits:
+    what comes in several colours or skin tones ("red square", "waving hand dark skin tone") leaves every fifth of these
+    combinations to `test`, another for each thing, and has the others in `train`, where all the rest is, too. Emoji
+    that look the same as an earlier one are left out.
     """
 
     CONFIG = EmojiConfig
