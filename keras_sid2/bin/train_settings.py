@@ -95,8 +95,9 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
     def __post_init__(self):
         check(TrainSettings, self)
         check_features(self.measure_features)
-        if self.measure_features == "i3d":
-            raise ValueError("--measure_features=i3d is not for training: measure clips by sid2-evaluate.")
+        if self.measure_features in ("i3d", "clip"):
+            told = f"--measure_features={self.measure_features} is not for training"
+            raise ValueError(f"{told}: measure by sid2-evaluate.")
 
     def resolved(self, preset: Preset) -> tuple["TrainSettings", Preset]:
         """These settings with the numbers of `experiment()` filled in, and that preset with these settings' numbers.

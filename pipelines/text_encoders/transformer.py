@@ -115,9 +115,10 @@ def weights_in(folder: str) -> list[str]:
     return names
 
 
-def digest_of_files(folder: str) -> str:
-    """Over the weights, and the files that decide what a text becomes."""
-    deciding = [name for name in os.listdir(folder) if any(fnmatch.fnmatch(name, kind) for kind in _DECIDING)]
+def digest_of_files(folder: str, *others: str) -> str:
+    """Over the weights, and the files that decide what a text becomes, or `others`."""
+    kinds = (*_DECIDING, *others)
+    deciding = [name for name in os.listdir(folder) if any(fnmatch.fnmatch(name, kind) for kind in kinds)]
     return weights_digest({name: os.path.join(folder, name) for name in [*deciding, *weights_in(folder)]})
 
 
@@ -137,16 +138,65 @@ def quiet(transformers: Any) -> Iterator[None]:
 
 
 def _text_network(transformers: Any, folder: str) -> Any:
-    """The network of a folder, in float32."""
-    torch = require("torch", extra="text")
-    kind = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    model = transformers.CLIPTextModel if kind.model_type == "clip" else transformers.AutoModelForTextEncoding
-    how = {"trust_remote_code": False, "use_safetensors": True, "dtype": torch.float32}
+    """The text network of a folder."""
+    kind = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
+    model = transformers.CLIPTextModel if kind == "clip" else transformers.AutoModelForTextEncoding
     try:
-        with quiet(transformers):
-            found, told = model.from_pretrained(folder, output_loading_info=True, **how)
-    except ValueError:  # AutoModel's, which lists all classes it knows
-        raise ValueError(f"{folder} holds a {kind.model_type}, which is no text encoder") from None
+        return _loaded(model, transformers, folder, kind)
+    except ValueError as error:
+        if "AutoModel" not in str(error):  # which lists all classes that it knows
+            raise
+        raise ValueError(f"{folder} holds a {kind}, which is no text encoder") from None
+
+
+def _loaded(model: Any, transformers: Any, folder: str, kind: str) -> Any:
+    """A network with the weights in a folder, in float32. Raises ValueError: some are missing."""
+    torch = require("torch", extra="text")
+    how = {"trust_remote_code": False, "use_safetensors": True, "dtype": torch.float32}
+    with quiet(transformers):
+        found, told = model.from_pretrained(folder, output_loading_info=True, **how)
     if missing := [name for name in told["missing_keys"] if "pooler" not in name]:
-        raise ValueError(f"{folder} lacks the weights {', '.join(sorted(missing)[:3])} of a {kind.model_type}")
+        raise ValueError(f"{folder} lacks the weights {', '.join(sorted(missing)[:3])} of a {kind}")
     return found.eval()
+
+
+class Clip:
+    """A CLIP with both of its networks, in float32 on one core.
+
+    Attributes:
+        digest: SHA-256 over weights and all that decides what an image or text becomes.
+        image_size, length: pixels a side, and tokens of a text, that it takes.
+        preprocessing: what its preprocessor_config.json says.
+    """
+
+    def __init__(self, folder: str) -> None:
+        transformers, torch = require("transformers", extra="text"), require("torch", extra="text")
+        kind = json_of(folder, "config.json").get("model_type")
+        if kind != "clip":
+            held = f"a {kind}" if kind else "no model"
+            raise ValueError(f"{folder} holds {held}, and no CLIP of the transformers package")
+        self.digest = digest_of_files(folder, "preprocessor_config.json")[:16]
+        self.preprocessing = json_of(folder, "preprocessor_config.json")
+        self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        self._model = _loaded(transformers.CLIPModel, transformers, folder, kind)
+        self._torch, config = torch, self._model.config
+        self.image_size, self.length = config.vision_config.image_size, config.text_config.max_position_embeddings
+
+    def of_images(self, pixels: np.ndarray) -> np.ndarray:
+        """float32 [B, 3, image_size, image_size], prepared, -> float32 [B, D]."""
+        with self._torch.inference_mode(), one_thread(self._torch):
+            pooled = self._model.vision_model(pixel_values=self._torch.from_numpy(pixels)).pooler_output
+            return self._model.visual_projection(pooled).numpy()
+
+    def of_texts(self, texts: list[str]) -> np.ndarray:
+        """float32 [N, D]; what is longer than `length` tokens is cut."""
+        how = {"padding": True, "truncation": True, "max_length": self.length, "return_tensors": "pt"}
+        inputs = self._tokenizer(texts, **how)
+        with self._torch.inference_mode(), one_thread(self._torch):
+            inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+            return self._model.text_projection(self._model.text_model(**inputs).pooler_output).numpy()
+
+
+def open_clip(path_or_name: str) -> Clip:
+    """The CLIP in a folder, or of that name on the Hugging Face hub; raises what `model_folder` and `Clip` raise."""
+    return Clip(model_folder(path_or_name)[0])
