@@ -1,7 +1,7 @@
 """Run by test_on_a_mesh.py on eight virtual devices: the same training and sampling on one device and on meshes.
 
 python mesh_program.py OUT writes OUT/<case>.npz for each case, OUT/<case>_in_parts.npz for those whose gradient is
-accumulated, and OUT/refused.json.
+accumulated, OUT/<case>_texts.npz and .hlo for a network that reads a text, and OUT/refused.json.
 """
 
 import dataclasses
@@ -17,7 +17,8 @@ from helpers import tiny_network
 from plain_network import PlainTransformer
 from training_helpers import Losses, stripes, tiny_model
 
-from keras_sid2 import AdamRecipe
+from keras_sid2 import AdamRecipe, Guidance
+from keras_sid2.conditions import TextEmbedding
 from keras_sid2.parallel.mesh import Mesh, bytes_on_devices, check_model, distributed
 from keras_sid2.parallel.rules import Rule
 
@@ -96,6 +97,20 @@ def run_in_parts() -> dict:
         "weights": flat(trained.trainable_variables),
         "averages": flat(trained._all_averages()),
     }
+
+
+def run_of_texts(hlo: pathlib.Path) -> dict:
+    """Six steps of a network that reads a text, on its own level alone, and what it draws."""
+    keras.utils.set_random_seed(0)
+    network = tiny_network(levels=LEVELS[1:], embedding_dim=128, conditions={"text": TextEmbedding(3, 64)})
+    trained, losses, (images, labels) = tiny_model(network=network, recipe=RECIPE), Losses(), stripes(16)
+    texts = np.random.default_rng(0).normal(size=(16, 3, 64)).astype("float32")
+    texts[::2, 1:] = 0.0  # padding
+    batch = {"image": images, "label": labels, "text": texts}
+    trained.fit(batch, batch_size=16, shuffle=False, epochs=6, verbose=0, callbacks=[losses])
+    hlo.write_text(compiled_train_step())
+    images = trained.generate(labels[:8], conditions={"text": texts[:8]}, num_steps=4, guidance=Guidance(2.0))
+    return {"losses": losses.values, "weights": flat(trained.trainable_variables), "images": images}
 
 
 def compiled_train_step() -> str:
@@ -178,6 +193,9 @@ def main(out: pathlib.Path):
     for case in IN_PARTS:
         with distributed(Mesh.parse(case)):
             np.savez(out / f"{name(case)}_in_parts.npz", **run_in_parts())
+    for case in (CASES[0], CASES[-1]):
+        with distributed(Mesh.parse(case)):
+            np.savez(out / f"{name(case)}_texts.npz", **run_of_texts(out / f"{name(case)}_texts.hlo"))
     (out / "refused.json").write_text(json.dumps(refusals()))
 
 

@@ -38,12 +38,13 @@ def cases(out) -> dict[str, dict]:
 @pytest.fixture(scope="module")
 def collectives(out) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
     """(operation, shape of its first result) of each collective in the compiled train step of each case."""
+    return {case: _collectives(out / f"{case}.hlo") for case in CASES}
+
+
+def _collectives(path: pathlib.Path) -> list[tuple[str, tuple[int, ...]]]:
     found = r"= \(?\w+\[([\d,]*)\].*? (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
-    steps = {case: re.findall(found, (out / f"{case}.hlo").read_text()) for case in CASES}
-    return {
-        case: [(name, tuple(int(n) for n in shape.split(",") if n)) for shape, name in step]
-        for case, step in steps.items()
-    }
+    step = re.findall(found, path.read_text())
+    return [(name, tuple(int(n) for n in shape.split(",") if n)) for shape, name in step]
 
 
 @pytest.mark.parametrize("case", CASES[1:])
@@ -58,6 +59,15 @@ def test_accumulation_on_a_mesh_is_that_of_one_device(out):
     assert one["losses"][-1] < 0.9 * one["losses"][0]
     for part in ("losses", "weights", "averages"):
         np.testing.assert_allclose(mesh[part], one[part], atol=1e-5, err_msg=part)
+
+
+def test_a_network_that_reads_a_text_trains_and_draws_as_on_one_device(out):
+    one, mesh = (dict(np.load(out / f"{case}_texts.npz")) for case in (ONE, ALL))
+    for part in ("losses", "weights"):
+        np.testing.assert_allclose(mesh[part], one[part], atol=1e-5, err_msg=part)
+    np.testing.assert_allclose(mesh["images"].astype(int), one["images"], atol=1)
+    collectives = _collectives(out / f"{ALL}_texts.hlo")
+    assert [shape for name, shape in collectives if name == "all-gather" and shape[1:3] in ((4, 4), (2, 2))] == []
 
 
 def test_images_and_evaluation_are_those_of_one_device(cases):
