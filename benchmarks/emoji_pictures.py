@@ -2,8 +2,8 @@
 
     python benchmarks/emoji_pictures.py --model=sid2_emoji_trained --source=NotoColorEmoji.ttf --png=result.png
 
-Draws a picture for every caption of the data set emoji in the words of examples/emoji_preset.py, and looks for the picture of
-the font nearest to it (root mean squared difference of grey levels), among those of training and those left out:
+Draws a picture for every caption of the data set emoji in the words of examples/emoji_preset.py, and looks for the
+picture of the font nearest to it (root mean squared difference of grey levels), in training and left out:
 
     own        share of the drawn pictures whose nearest is that of their caption (chance: 1 of all)
     distance   mean distance to the nearest training picture
@@ -80,7 +80,7 @@ def main(argv):
     names, rows, shown = list(everything), [], {}
     for split, captions in {"test": list(font["test"]), "train": list(font["train"])[:: FLAGS.every]}.items():
         how = {"num_steps": FLAGS.num_steps, "text_encoder": encoder, "seed": 0, "batch_size": 64}
-        drawn = model.generate(text=captions, guidance=FLAGS.scale, **how)
+        drawn = model.generate(text=captions, guidance=keras_sid2.Guidance(FLAGS.scale), **how)
         found = distances(drawn, np.stack(list(everything.values())))
         nearest = distances(drawn, train)
         rows.append({

@@ -125,7 +125,7 @@ def _trained(encoder):
     from keras_sid2.diffusion import CosineSchedule, SigmoidWeighting
 
     folder = pathlib.Path(FLAGS.workdir) / "checkpoints"
-    if folder.is_dir() and (newest := newest_sound(folder)):
+    if folder.is_dir() and (newest := newest_sound(folder, print, set_aside=True)):
         model = load_model(newest)
     else:
         text = TextEmbedding(encoder.length, encoder.width, encoder=encoder.signature)
@@ -161,19 +161,22 @@ def _trained(encoder):
 
 
 def _drawn(model, encoder, captions, seed: int, scale: float, negative: str = "") -> np.ndarray:
+    from keras_sid2 import Guidance
+
     how = {"num_steps": FLAGS.num_steps, "text_encoder": encoder, "seed": seed, "batch_size": 64}
-    return model.generate(text=captions, guidance=scale, negative_text=negative or None, **how)
+    guidance = None if scale == 1.0 else Guidance(scale)
+    return model.generate(text=captions, guidance=guidance, negative_text=negative or None, **how)
 
 
 def _negative(model, encoder, scale: float = 2.0, count: int = 32) -> list[dict]:
     """Of digits drawn with no caption: the share in a colour without and with a negative text that says it."""
 
-    def shares(negative: str) -> np.ndarray:
+    def shares(scale: float, negative: str) -> np.ndarray:
         _, colours = read(_drawn(model, encoder, [""] * count, 2, scale, negative))
         return np.bincount(colours[colours >= 0], minlength=len(COLOURS)) / max(1, (colours >= 0).sum())
 
-    plain = shares("")
-    told = [shares(f"a {colour} three above a {colour} seven")[i] for i, colour in enumerate(COLOURS)]
+    plain = shares(1.0, "")
+    told = [shares(scale, f"a {colour} three above a {colour} seven")[i] for i, colour in enumerate(COLOURS)]
     return [
         {"colour": colour, "share": float(plain[i]), "share_with_negative": float(told[i])}
         for i, colour in enumerate(COLOURS)
