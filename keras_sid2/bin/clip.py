@@ -41,8 +41,12 @@ def clip_features(path_or_name: str) -> ClipFeatures:
         places = {text: number for number, text in enumerate(kinds)}
         return found[[places[text] for text in texts]]
 
-    rule = f"bicubic to {size}, middle, mean {mean.tolist()}, std {std.tolist()}, texts of {clip.length} tokens"
+    rule = f"bicubic to {size}, middle, mean {_shown(mean)}, std {_shown(std)}, texts of {clip.length} tokens"
     return ClipFeatures(name="clip", digest=clip.digest, rule=rule, extract=of_images, of_texts=of_texts)
+
+
+def _shown(values: np.ndarray) -> str:
+    return " ".join(f"{value:.6g}" for value in values)
 
 
 def _prepared(image: np.ndarray, size: int) -> np.ndarray:

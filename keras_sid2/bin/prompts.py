@@ -43,8 +43,10 @@ class Prompts:
 
     def described(self) -> dict:
         """For provenance."""
+        if not self:
+            return {}
         told = {"prompts": list(self.texts), "negative_prompt": self.negative, "text_encoder": self.encoder.signature}
-        return {name: value for name, value in told.items() if value} if self else {}
+        return {name: value for name, value in told.items() if value}
 
 
 def read_prompts(values) -> Prompts:

@@ -18,7 +18,7 @@ class Words(TextEncoder):
     def __init__(self, length: int, width: int) -> None:
         definition = f"words 1 {length}x{width}"
         super().__init__(f"words:{length}x{width}", length, width, hashlib.sha256(definition.encode()).hexdigest())
-        self._of_place = width // 4
+        self._of_place, self._most = width // 4, length
 
     def _counts(self, texts: list[str]) -> list[int]:
         return [len(_words(text)) for text in texts]
