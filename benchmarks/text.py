@@ -188,6 +188,7 @@ def main(argv):
     import keras
 
     import pipelines
+    from keras_sid2.backend import steps_done
 
     encoder = pipelines.text_encoder(FLAGS.text_encoder)
     model, told = _trained(encoder)
@@ -200,9 +201,9 @@ def main(argv):
         rows.append({"pictures": "drawn", "guidance": scale, **judged(pictures, scenes)})
         print(json.dumps(rows[-1]), flush=True)
     rows.append({"pictures": "drawn for another caption", "guidance": scale, **judged(pictures, others)})
-    names = ("steps", "batch_size", "text_encoder", "scenes", "num_steps")
+    names = ("batch_size", "text_encoder", "scenes", "num_steps")
     settings = {name: getattr(FLAGS, name) for name in names} | {"backend": keras.backend.backend()}
-    settings |= {"signature": encoder.signature, "parameters": model.network.count_params()}
+    settings |= {"step": steps_done(model), "signature": encoder.signature, "parameters": model.network.count_params()}
     result = {"program": "text", "machine": report.machine(), "settings": settings, "training": told, "rows": rows}
     result["negative_text"] = _negative(model, encoder)
     print(json.dumps(result, indent=1))
