@@ -21,7 +21,11 @@ class Entry(NamedTuple):
 ENTRIES = {
     entry.module: entry
     for entry in (
+        Entry(
+            "digit_scenes", "DigitScenes", "coloured digits and captions, 24x24x3: two red threes above a blue seven"
+        ),
         Entry("digits", "Digits", "handwritten digits, 8x8x1, 10 classes (scikit-learn's load_digits)"),
+        Entry("emoji", "Emoji", "emoji of a colour font as NotoColorEmoji.ttf, with their names as captions"),
         Entry("fields", "Fields", "fields of named variables in physical units, NetCDF or Zarr: one, or a folder"),
         Entry("image_folder", "ImageFolder", "images: SOURCE/split/class/*.png, SOURCE/class/*.png or SOURCE/*.png"),
         Entry("imagenet", "Imagenet", "ImageNet (ILSVRC 2012), from the official tar files or an extracted tree"),

@@ -30,16 +30,17 @@ class Digits(LocalBuilder):
         return {"image": image, "label": tfds.features.ClassLabel(num_classes=10)}
 
     def listed(self) -> tuple[dict[str, list[Item]], list[str]]:
-        items = [Item(f"{index:04d}", label, (index,)) for index, label in enumerate(_digits().target.tolist())]
+        items = [Item(f"{index:04d}", label, (index,)) for index, label in enumerate(digit_pixels()[1].tolist())]
         train = [item for index, item in enumerate(items) if index % TEST_EVERY]
         return {"train": train, "test": items[::TEST_EVERY]}, []
 
     def example(self, item: Item) -> Made:
-        pixels = np.rint(_digits().images[item.source[0]] * (255 / 16)).astype(np.uint8)
-        image = images.from_pixels(pixels[..., None])
+        image = images.from_pixels(digit_pixels()[0][item.source[0]][..., None])
         return Made({"image": image, "label": item.label}, digest_of(image))
 
 
 @functools.cache
-def _digits():
-    return require("sklearn.datasets", extra="demo").load_digits()
+def digit_pixels() -> tuple[np.ndarray, np.ndarray]:
+    """All digits in the order of the file: uint8 [1797, 8, 8] and which they are, integers [1797]."""
+    digits = require("sklearn.datasets", extra="demo").load_digits()
+    return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target

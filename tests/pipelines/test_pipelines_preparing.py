@@ -82,7 +82,7 @@ def test_preparing_elsewhere_gives_the_same(data_dir, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["digit", "mnist", "", None, ["digits"]])
 def test_unknown_name(name, tmp_path):
-    with pytest.raises(ValueError, match="unknown data set .*: known are digits, .*, photo_patches"):
+    with pytest.raises(ValueError, match="unknown data set .*: known are digit_scenes, .*, photo_patches"):
         pipelines.prepare(name, tmp_path)
     assert not list(tmp_path.iterdir())
 

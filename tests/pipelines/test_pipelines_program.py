@@ -66,7 +66,7 @@ def test_every_setting_of_a_data_set_is_a_flag(name):
         (["prepare"], "prepare takes 1 argument (sid2-data prepare NAME), got none"),
         (
             ["prepare", "digit"],
-            "unknown data set 'digit': known are digits, fields, image_folder, imagenet, kinetics600, npz",
+            "unknown data set 'digit': known are digit_scenes, digits, emoji, fields, image_folder, imagenet, ",
         ),
         (["prepare", "digits", "photo_patches"], "prepare takes 1 argument"),
         (["list", "digits"], "list takes no arguments (sid2-data list), got 1: digits"),
