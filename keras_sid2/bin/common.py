@@ -1,8 +1,8 @@
 """What the programs share: errors as one line, progress on a terminal and in a log file, folders, checkpoints."""
 
 import contextlib
-import dataclasses
 import errno
+import functools
 import math
 import os
 import pathlib
@@ -18,9 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import pipelines
-from keras_sid2.bin import flag_table, signals
+from keras_sid2.bin import command_line, signals
 from keras_sid2.checkpoints import checkpoints, newest_sound
-from keras_sid2.starting import BACKENDS
 
 # What a user can mend by reading one sentence; anything else is a defect of ours and keeps its traceback.
 _USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError)
@@ -28,13 +27,6 @@ _FAILURES = (OSError, FloatingPointError, pipelines.BadRecord)  # on the way, as
 _WRONG_PATHS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # are of what was asked for
 
 _LINES = 20  # that a sampling program prints, at most, where it has no terminal
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BackendFlag:
-    """Of every program; keras_sid2/starting.py has read it before Keras was imported."""
-
-    backend: str | None = flag_table.flag(None, f"{', '.join(BACKENDS)}; KERAS_BACKEND or keras.json if not given")
 
 
 def run_program(main: Callable[[flags.FlagValues], int | None], usage: str, table: type, *, looks: bool = False):
@@ -54,8 +46,7 @@ def run_program(main: Callable[[flags.FlagValues], int | None], usage: str, tabl
             if isinstance(flag.value, str) and flag.value.startswith("~"):
                 flag.value = os.path.expanduser(flag.value)
         try:
-            if len(argv) > 1:
-                raise ValueError(f"{usage} takes flags only, got {' '.join(map(repr, argv[1:]))}.")
+            command_line.check_nothing_behind(argv, usage)
             return main(flags.FLAGS) or 0
         except _USER_ERRORS as error:
             return tell(error, usage)
@@ -63,27 +54,12 @@ def run_program(main: Callable[[flags.FlagValues], int | None], usage: str, tabl
             print(f"{usage}: interrupted.", file=sys.stderr)
             return signals.exit_code(error)
 
-    def parsed(argv: list[str]) -> list[str]:
-        try:
-            return flags.FLAGS(argv)
-        except flags.Error as error:
-            print(f"{usage}: {str(error).splitlines()[0]}; --help lists the flags.", file=sys.stderr)
-            sys.exit(2)
-        except SystemExit:  # of --help, with 1
-            sys.exit(0)
-
     formatted = warnings.formatwarning
     warnings.formatwarning = lambda text, kind, *where: (  # ours are for users, who seek no line of the source
         f"{usage}: {text}\n" if kind is UserWarning else formatted(text, kind, *where)
     )
-    flag_table.define(table)
-    if "backend" not in flag_table.names(table):  # sid2-plan's is the one that it plans for
-        flag_table.define(BackendFlag)
-    for flag in flags.FLAGS.get_key_flags_for_module(flag_table.__name__):
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # whose flags --help shows
-    about = sys.modules[main.__module__].__doc__  # absl shows that of __main__, with % for the program's name
-    sys.modules["__main__"].__doc__ = about.replace("%", "%%")
-    app.run(guarded, flags_parser=parsed)
+    command_line.define(usage, table, sys.modules[main.__module__].__doc__)
+    app.run(guarded, flags_parser=functools.partial(command_line.read, usage=usage))
 
 
 def tell(error: Exception, usage: str) -> int:

@@ -6,12 +6,11 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
-from tensorboardX import SummaryWriter
 
 import pipelines
 from keras_sid2 import backend
 from keras_sid2.backend import steps_done
-from keras_sid2.bin import measuring
+from keras_sid2.bin import measuring, tracking
 from keras_sid2.bin.common import ProgressLine
 from keras_sid2.bin.goodput import KINDS, Goodput, peak_of
 from keras_sid2.bin.run_context import RunContext
@@ -24,11 +23,11 @@ from keras_sid2.training.guards import StopOnExplosion
 
 
 class RunLog(ProgressLine):
-    """The progress line, TensorBoard, and the clock between them."""
+    """The progress line, the trackers (--log_to), and the clock between them."""
 
     def __init__(self, run: RunContext, step: int):
         super().__init__(run.console, "train", run.settings.steps, step)
-        self.writer = SummaryWriter(logdir=str(run.output / "tensorboard"), purge_step=step + 1 if step else None)
+        self.trackers = tracking.begun(run, step)
         self._bad_records, self.note = run.bad_records, run.note
         path, tflops = run.output / "goodput.jsonl", run.settings.peak_tflops
         peak = peak_of(backend.device_kind(), run.mesh.size) if tflops is None else tflops * 1e12
@@ -50,8 +49,7 @@ class RunLog(ProgressLine):
         self.say(step, "  ".join(told))
 
     def scalars(self, group: str, step: int, values: dict[str, float]):
-        for name, value in values.items():
-            self.writer.add_scalar(f"{group}/{name}", value, step)
+        self.trackers.scalars(step, {f"{group}/{name}": value for name, value in values.items()})
 
     def measured(self, step: int, metrics: dict[str, float]):
         self.scalars("samples", step, metrics)
@@ -60,7 +58,7 @@ class RunLog(ProgressLine):
 
     def __exit__(self, *error):
         super().__exit__(*error)
-        self.writer.close()
+        self.trackers.end(error[0] is not None)
 
 
 class FirstStep(keras.callbacks.Callback):
@@ -96,7 +94,7 @@ class RunCallbacks:
         draws = settings.sample_every and (run.preset.sample_shape[-1] in (1, 3) or run.preset.channels is not None)
         others = {  # saving early: what comes behind it may take long, or fail
             "snapshots": self._save_snapshots() if settings.snapshot_every else None,  # a checkpoint's step has its own
-            "saving": self._save(),
+            "saving": self._save(log),
             "evaluating": Evaluate(run, log) if settings.eval_split else None,
             "sampling": self._sample_grids(log) if draws else None,
             "measuring": self._measure,
@@ -112,7 +110,7 @@ class RunCallbacks:
         for callback in (*self._guards, *([self._measure] if self._measure else [])):
             callback.set_model(None)
 
-    def _save(self) -> SaveCheckpoints:
+    def _save(self, log: RunLog) -> SaveCheckpoints:
         settings, run = self._settings, self._run
         return SaveCheckpoints(
             run.checkpoint_dir,
@@ -121,6 +119,7 @@ class RunCallbacks:
             keep_every=settings.keep_every,
             about={"run": settings.defining()},
             note=run.note,
+            log_checkpoint=log.trackers.checkpoint,
             sharded=settings.checkpoints == "sharded",
         )
 
@@ -134,7 +133,7 @@ class RunCallbacks:
         return SampleGrids(
             self._run.output / "samples",
             every=self._settings.sample_every,
-            log_image=functools.partial(log.writer.add_image, dataformats="HWC"),
+            log_image=log.trackers.picture,
             note=self._run.note,
             **self._drawn_for(20 if classes else 16, classes),
         )

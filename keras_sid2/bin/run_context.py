@@ -10,6 +10,7 @@ import keras
 from rich.console import Console
 
 import pipelines
+from keras_sid2.bin import tracking
 from keras_sid2.bin.common import check_folder
 from keras_sid2.bin.field_data import misfit, remark
 from keras_sid2.bin.measuring import FEATURES
@@ -79,6 +80,8 @@ class RunContext:
         if settings.init_from is not None and not checkpoints(self.checkpoint_dir):
             settings.initial_weights.check(self.preset)
         self._check_processes()
+        if processes.index() == 0:
+            tracking.check(settings)
         self.stopped = StopAsked()
 
     def _full_batches(self, data: pipelines.DatasetDescription) -> int | None:
