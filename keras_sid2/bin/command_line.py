@@ -24,6 +24,8 @@ def look(program: str, argv: list[str]):
 
     Nothing is done for a program without a table in bin/tables.
     """
+    if program == "sid2":
+        _print_completion(argv)
     name = program.removeprefix(_PREFIX)
     table = tables.table_of(name)
     if table is None:
@@ -33,6 +35,14 @@ def look(program: str, argv: list[str]):
     with one_line(program):
         check_nothing_behind(rest, program)
         flag_table.check(table, flags.FLAGS)
+
+
+def _print_completion(argv: list[str]):
+    from keras_sid2.bin.completion import script
+
+    with one_line("sid2"):
+        print(script(argv[0].partition("=")[2]), end="")
+    sys.exit(0)
 
 
 def define(usage: str, table: type, about: str):

@@ -8,6 +8,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from datetime import timedelta
 from absl import app, flags, logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 import pipelines
 from keras_sid2.bin import command_line, signals
@@ -73,13 +75,30 @@ def tell(error: Exception, usage: str) -> int:
     return 1 if on_the_way else 2
 
 
+def print_line(console: Console, text: str):
+    """Prints a sentence, or several lines, none longer than the terminal, or COLUMNS, but for paths, which are not cut.
+    A file or a pipe has no width."""
+    if console.is_terminal or os.environ.get("COLUMNS", "").isdecimal():
+        how = {"subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
+        text = "\n".join(textwrap.fill(line, console.width, **how) for line in text.split("\n"))
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_result(text: str):
+    """The same on stdout."""
+    print_line(Console(), text)
+
+
 class ProgressLine(Progress):
-    """A bar with a text behind it on a terminal; elsewhere one line each time the text changes."""
+    """A bar with a text behind it, in one line, on a terminal; elsewhere one line each time the text changes."""
 
     def __init__(self, console: Console, title: str, total: int, start: int = 0):
-        parts = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
+        bar = BarColumn(bar_width=40 if console.width >= 120 else 10)
+        end = TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
+        parts = (bar, MofNCompleteColumn(), TimeRemainingColumn(), end)
         quiet = not console.is_terminal
-        super().__init__(TextColumn(title), *parts, console=console, disable=quiet, speed_estimate_period=math.inf)
+        how = {"console": console, "disable": quiet, "speed_estimate_period": math.inf, "expand": True}
+        super().__init__(TextColumn(title), *parts, **how)
         self.add_task(title, total=total, completed=start, text="")
         (self.task,) = self.tasks
 
@@ -87,7 +106,7 @@ class ProgressLine(Progress):
         self.update(self.task.id, completed=done, text=text)
         if not self.console.is_terminal:
             told = f"{self.task.description} {int(done)}/{self.task.total}  {text}"
-            self.console.print(told, highlight=False, soft_wrap=True)
+            print_line(self.console, told)
 
 
 class SamplingProgress(ProgressLine):
@@ -103,7 +122,9 @@ class SamplingProgress(ProgressLine):
 
     def __enter__(self):
         signals.look()
-        return super().__enter__()
+        entered = super().__enter__()
+        self.say(self.task.completed, "compiling the sampler ...")
+        return entered
 
     def part(self, first: int, count: int) -> Callable[[int, int], None]:
         """The `progress` argument for images first <= i < first + count."""

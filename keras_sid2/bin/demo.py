@@ -15,7 +15,7 @@ from rich.console import Console
 
 import pipelines
 from keras_sid2.backend import steps_done
-from keras_sid2.bin.common import make_folders, run_program
+from keras_sid2.bin.common import make_folders, print_result, run_program
 from keras_sid2.bin.compilation_cache import keep_compiled
 from keras_sid2.bin.flag_table import check
 from keras_sid2.bin.measuring import open_images
@@ -57,7 +57,7 @@ def main(values) -> int:
     how = {"images": len(digits), "steps": steps_done(model), "sampler_steps": values.num_steps}
     result = {**quality(digits, real, labels), **how}
     write_json(workdir / "quality.json", result)
-    print(
+    print_result(
         f"class accuracy    {result['accuracy']:.4f}  (real digits, held out: {result['accuracy_real']:.4f})\n"
         f"Frechet distance  {result['frechet']:.4f}  (one half of the real digits to the other: "
         f"{result['frechet_halves']:.4f}; ratio {result['frechet'] / result['frechet_halves']:.3f})\n"

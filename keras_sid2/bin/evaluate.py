@@ -32,7 +32,7 @@ from rich.table import Table
 
 from keras_sid2 import SiD2Model
 from keras_sid2.bin import measuring, measuring_fields, sampling_flags, signals, sweep
-from keras_sid2.bin.common import SamplingProgress, make_folders, run_program
+from keras_sid2.bin.common import SamplingProgress, make_folders, print_line, print_result, run_program
 from keras_sid2.bin.compilation_cache import keep_compiled
 from keras_sid2.bin.device_flags import check_same, together
 from keras_sid2.bin.flag_table import check, names
@@ -92,7 +92,7 @@ def _real_images(values, shape: tuple, console, image_size=None) -> measuring.Im
     reading = {"split": values.split, "data_dir": values.data_dir, "image_size": image_size, "crop": values.crop}
     real = measuring.open_images(values.reference, features=values.features, **reading)
     if unlike := measuring.check_alike(shape, real, values.features):
-        console.print(f"Note: {unlike}", highlight=False, soft_wrap=True)
+        print_line(console, f"Note: {unlike}")
     return real
 
 
@@ -119,7 +119,7 @@ def _measure_files(values, console) -> int:
         found = dataclasses.replace(found, drawn=provenance)
     elif provenance is not None:
         told = f"{provenance_path(values.samples)} tells how other images were drawn: it is left aside."
-        console.print(told, highlight=False, soft_wrap=True)
+        print_line(console, told)
     return _report(console, found, values.out)
 
 
@@ -221,9 +221,9 @@ def _out(values, name: str) -> pathlib.Path:
 def _report(console, measurement: Measurement, out: str | pathlib.Path) -> int:
     for name, value in measurement.metrics.items():
         print(f"{name:24} {value:.6g}")
-    print(f"signature  {measurement.signature()}")
+    print_result(f"signature  {measurement.signature()}")
     measurement.write(f"{out}.json")
-    console.print(f"written to {out}.json", highlight=False, soft_wrap=True)
+    print_line(console, f"written to {out}.json")
     return 0
 
 
@@ -243,7 +243,7 @@ def _compare(values, console) -> int:
             table.add_row(name, *told, style="dim")
     console.print(table)
     for sentence in cannot_be_told(found, list(named)):
-        console.print(f"Note: {sentence}", highlight=False, soft_wrap=True)
+        print_line(console, f"Note: {sentence}")
     return 0
 
 

@@ -12,7 +12,7 @@ import pathlib
 import shutil
 
 from keras_sid2 import MomentMatchingModel, SiD2Model, checkpoints
-from keras_sid2.bin.common import make_folders, newest_checkpoint, run_program
+from keras_sid2.bin.common import make_folders, newest_checkpoint, print_result, run_program
 from keras_sid2.bin.flag_table import check
 from keras_sid2.bin.preset_flags import read_config
 from keras_sid2.bin.tables.export import ExportFlags
@@ -40,7 +40,7 @@ def export(values):
             shutil.copyfile(path / checkpoints.MODEL, temporary)
         else:
             checkpoints.load_model(path).save(temporary)
-    print(f"{out} is the checkpoint {path.name} of {values.workdir}.")
+    print_result(f"{out} is the checkpoint {path.name} of {values.workdir}.")
 
 
 def _student(path: pathlib.Path) -> SiD2Model:

@@ -62,11 +62,19 @@ class RunLog(ProgressLine):
 
 
 class FirstStep(keras.callbacks.Callback):
-    """Notes, once in a run, how long it took from its beginning until the first step was done: most is compiling."""
+    """Says, once in a run, that its step is compiled now, and how long it took from its beginning until the first one
+    was done."""
 
     def __init__(self, run: RunContext):
         super().__init__()
-        self._run, self._told = run, False
+        self._run, self._begun, self._told = run, False, False
+
+    def on_train_begin(self, logs=None):
+        if not self._begun:
+            self._begun = True
+            how = "Compiling" if backend.name() != "torch" or backend.device_kind() != "cpu" else "Recording"
+            never = self._run.settings.compile == "never"
+            self._run.note("Doing the first step ..." if never else f"{how} the training step ...")
 
     def on_train_batch_end(self, batch, logs=None):
         if not self._told:

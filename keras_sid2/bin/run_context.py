@@ -11,7 +11,7 @@ from rich.console import Console
 
 import pipelines
 from keras_sid2.bin import tracking
-from keras_sid2.bin.common import check_folder
+from keras_sid2.bin.common import check_folder, print_line
 from keras_sid2.bin.field_data import misfit, remark
 from keras_sid2.bin.measuring import FEATURES
 from keras_sid2.bin.run_identity import check_same_run
@@ -146,7 +146,7 @@ class RunContext:
             raise ValueError(f"--batch_size must be divisible by the {count} processes, got {settings.batch_size}.")
 
     def note(self, text: str):
-        self.console.print(text, highlight=False, soft_wrap=True)
+        print_line(self.console, text)
 
     def note_remarks(self):
         """Says what was proposed, if anything was, and what of the settings was changed."""

@@ -26,7 +26,7 @@ import numpy as np
 from rich.console import Console
 
 from keras_sid2.bin import sampling_flags, signals
-from keras_sid2.bin.common import SamplingProgress, run_program
+from keras_sid2.bin.common import SamplingProgress, print_line, run_program
 from keras_sid2.bin.compilation_cache import keep_compiled
 from keras_sid2.bin.device_flags import together
 from keras_sid2.bin.field_files import check_writable, write_fields
@@ -118,9 +118,9 @@ def _draw(values, console: Console) -> int:
             if pieces is None:
                 raise
             there = f"{pieces.done} of {request.count} images are in {pieces.folder}"
-            console.print(f"sid2-sample: interrupted; {there}: the same command goes on.", soft_wrap=True)
+            print_line(console, f"sid2-sample: interrupted; {there}: the same command goes on.")
             return signals.exit_code(error)
-    console.print(_summary(values.out, values.format, request), highlight=False, soft_wrap=True)
+    print_line(console, _summary(values.out, values.format, request))
     return 0
 
 

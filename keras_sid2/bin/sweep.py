@@ -12,6 +12,7 @@ import pathlib
 from rich.table import Table
 
 from keras_sid2 import Guidance
+from keras_sid2.bin.common import print_result
 from keras_sid2.bin.flag_table import parsed
 from keras_sid2.bin.sampling_flags import check_width_flags
 from keras_sid2.bin.tables.evaluate import SweepFlags
@@ -132,10 +133,10 @@ def _report(rows: list, anew, out: pathlib.Path, seed: int):
     best, chosen = rows[0]
     plot(rows, anew, pathlib.Path(f"{out}.png"))
     anew.write(f"{out}.json")
-    print(f"best       {best.name()}")
-    print(f"frechet    {_WITH_INTERVAL.format(**anew.metrics)}, measured anew with seed {seed}")
-    print(f"chosen by  {chosen.metrics['frechet']:.5g}, the lowest of {len(rows)}: low by luck too")
-    print(f"signature  {anew.signature()}")
+    print_result(f"best       {best.name()}")
+    print_result(f"frechet    {_WITH_INTERVAL.format(**anew.metrics)}, measured anew with seed {seed}")
+    print_result(f"chosen by  {chosen.metrics['frechet']:.5g}, the lowest of {len(rows)}: low by luck too")
+    print_result(f"signature  {anew.signature()}")
 
 
 def _measured(measuring, lines, setting: Setting, title: str, console):

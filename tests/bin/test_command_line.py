@@ -66,6 +66,7 @@ WRONG = [
     (("sid2-demo", "--seed=x"), "sid2-demo: flag --seed=x: invalid literal for int()"),
     (("sid2-data", "--bogus"), "sid2-data: Unknown command line flag 'bogus' (sid2-data --help)"),
     (("sid2", "train", "--bogus"), "sid2-train: Unknown command line flag 'bogus'; --help lists the flags."),
+    (("sid2", "--print_completion=tcsh"), "sid2: --print_completion must be bash, zsh or fish, got 'tcsh'."),
     (("sid2", "trian"), "sid2: there is no program 'trian'"),
 ]
 

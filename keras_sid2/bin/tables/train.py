@@ -23,6 +23,7 @@ _LOG_TEXT = "tensorboard, wandb (Weights & Biases), mlflow, and MODULE:CLASS of 
 _TRACKERS = Accepted(
     "among tensorboard, wandb, mlflow, and MODULE:CLASS of yours, each once",
     lambda names: len({*names}) == len(names) and all(":" in n or n in _OWN_TRACKERS for n in names),
+    _OWN_TRACKERS,
 )
 _DTYPES = one_of("float32", "float16")
 _FACTORS = Accepted("above 1, or 0 for never", lambda factor: factor == 0 or factor > 1)
