@@ -86,6 +86,7 @@ class Tracker(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         if self.run is not None:
+            self.run.folder.mkdir(parents=True, exist_ok=True)
             self.begin(self.run)
 
     def on_epoch_end(self, epoch, logs=None):

@@ -185,11 +185,12 @@ def test_one_that_cannot_begin_ends_the_run_before_its_first_step(monkeypatch):
 
 def test_trackers_are_callbacks_of_fit(tmp_path):
     model = tiny_model()
-    mine = [Recorded(TrackedRun(tmp_path)), TensorBoardTracker(TrackedRun(tmp_path))]
+    run = TrackedRun(tmp_path / "new" / "run")
+    mine = [Recorded(run), TensorBoardTracker(run)]
     history = fit_steps(model, count=32, epochs=2, callbacks=mine)
     losses = [values["train/loss"] for _, values in told("scalars")]
     assert losses == pytest.approx(history.history["loss"]) and [step for step, _ in told("scalars")] == [2, 4]
-    assert told("end") == [[False]] and list((tmp_path / "tensorboard").iterdir())
+    assert told("end") == [[False]] and list((run.folder / "tensorboard").iterdir())
 
 
 def test_keras_s_own_tensorboard_callback(tmp_path):
