@@ -16,10 +16,11 @@ def require_keras():
     A console program of ours ends with that sentence and exit code 2 instead. There --backend=NAME comes before
     KERAS_BACKEND, and TensorFlow is asked for silence, as both must be known before the first import.
     """
-    program = _program()
+    program = program_of_ours()
     if program:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        if program != "sid2-plan" and (asked := _asked_for(sys.argv[1:])) is not None:  # which plans for any backend
+        asked = _asked_for(sys.argv[1:])
+        if asked is not None and (program != "sid2-plan" or _there(asked)):  # which plans for what is not here, too
             os.environ["KERAS_BACKEND"] = asked
     try:
         import keras
@@ -37,7 +38,7 @@ def require_keras():
     raise ImportError(sentence, name="keras_sid2")  # with the name, `python -m` tells it in one line
 
 
-def _program() -> str | None:
+def program_of_ours() -> str | None:
     """The name of the program of ours that runs, as a script or by python -m; None in any other process."""
     name = pathlib.Path(sys.argv[0] if sys.argv else "").name
     if name == "-m":  # which is there while the package of a module is imported
@@ -64,6 +65,10 @@ def _asked_for(argv: list[str]) -> str | None:
     return found
 
 
+def _there(backend: str) -> bool:
+    return backend in BACKENDS and importlib.util.find_spec(backend) is not None
+
+
 def _sentence(error: Exception | None, asked: str | None, by: str) -> str:
     """What is wrong and what helps."""
     missing = (getattr(error, "name", None) or "").partition(".")[0]
@@ -73,7 +78,7 @@ def _sentence(error: Exception | None, asked: str | None, by: str) -> str:
         wrong = f"Keras's backend is {asked!r} (by {by}KERAS_BACKEND or keras.json), which is none of ours"
     else:
         return f"Keras cannot be imported: {error or repr(error)}".strip().splitlines()[0]
-    there = [name for name in BACKENDS if importlib.util.find_spec(name)]
+    there = [name for name in BACKENDS if _there(name)]
     if there:
         return f"{wrong}: set KERAS_BACKEND to what is installed here, {' or '.join(there)}."
     return f"{wrong}, and none of ours is: pip install 'keras_sid2[jax]', or [tensorflow], or [torch]."

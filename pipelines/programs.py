@@ -29,7 +29,11 @@ def run():
         print("sid2 PROGRAM --FLAGS, or sid2-PROGRAM; sid2 PROGRAM --help lists the flags\n")
         for each, (_, text) in PROGRAMS.items():
             print(f"  {each:10} {text}")
+        print("\nsid2 --print_completion=bash, zsh or fish prints what completes flags in that shell.")
         return
+    if name.startswith("--print_completion"):
+        sys.argv = ["sid2", *sys.argv[1:]]
+        importlib.import_module("keras_sid2.bin.completion")  # prints it, and ends before Keras is imported
     if name not in PROGRAMS:
         print(f"sid2: there is no program {name!r}; there are {', '.join(PROGRAMS)}.", file=sys.stderr)
         raise SystemExit(2)

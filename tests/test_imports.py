@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "callbacks": {"checkpoints", "generation", "training"},
     "presets": {"diffusion", "models", "sampling", "training"},
     "evaluation": {"generation"},
-    "": {"diffusion", "distribution", "evaluation", "layers", "models", "presets", "sampling", "training"},
+    "": {"bin", "diffusion", "distribution", "evaluation", "layers", "models", "presets", "sampling", "training"},
     "bin": None,  # anything
 }
 BACKENDS = {"jax", "tensorflow", "torch"}

@@ -60,10 +60,10 @@ def test_or_of_keras_json(tmp_path, config, sentence):
 
 
 def test_a_program_ends_with_the_sentence_alone():
-    found = start(program="/usr/bin/sid2-train", KERAS_BACKEND="tenserflow")
+    found = start(program="/usr/bin/sid2-sample", KERAS_BACKEND="tenserflow")
     assert found.returncode == 2
     (line,) = found.stderr.strip().splitlines()
-    assert line.startswith("sid2-train: Keras's backend is 'tenserflow' (by --backend, KERAS_BACKEND or keras.json)")
+    assert line.startswith("sid2-sample: Keras's backend is 'tenserflow' (by --backend, KERAS_BACKEND or keras.json)")
 
 
 def run(*arguments: str, **environment) -> subprocess.CompletedProcess:
@@ -90,7 +90,7 @@ def test_a_programs_flag_comes_before_the_environment():
 
 @pytest.mark.parametrize("wrong", [("--backend=numpy",), ("--backend", "tenserflow")])
 def test_a_wrong_one_is_refused_by_its_name(wrong):
-    found = run("-m", "keras_sid2.bin.train", *wrong)
+    found = run("-m", "keras_sid2.bin.sample", *wrong)
     assert found.returncode == 2 and len(found.stderr.strip().splitlines()) == 1
     assert "(by --backend, KERAS_BACKEND or keras.json), which is none of ours: set KERAS_BACKEND to" in found.stderr
 

@@ -11,7 +11,6 @@ from keras_sid2.conditions import TextEmbedding
 from keras_sid2.evaluation import Features
 from pipelines.text_encoders.transformer import open_clip
 
-TEXT = "of --features=clip, a folder, or a name on the Hugging Face hub, with a CLIP as safetensors"
 # Of OpenAI's CLIPs.
 _USUAL = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 _BATCH = 32

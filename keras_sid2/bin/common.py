@@ -1,13 +1,14 @@
 """What the programs share: errors as one line, progress on a terminal and in a log file, folders, checkpoints."""
 
 import contextlib
-import dataclasses
 import errno
+import functools
 import math
 import os
 import pathlib
 import sys
 import tempfile
+import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,11 +17,11 @@ from datetime import timedelta
 from absl import app, flags, logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 import pipelines
-from keras_sid2.bin import flag_table, signals
+from keras_sid2.bin import command_line, signals
 from keras_sid2.checkpoints import checkpoints, newest_sound
-from keras_sid2.starting import BACKENDS
 
 # What a user can mend by reading one sentence; anything else is a defect of ours and keeps its traceback.
 _USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError)
@@ -28,13 +29,6 @@ _FAILURES = (OSError, FloatingPointError, pipelines.BadRecord)  # on the way, as
 _WRONG_PATHS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # are of what was asked for
 
 _LINES = 20  # that a sampling program prints, at most, where it has no terminal
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BackendFlag:
-    """Of every program; keras_sid2/starting.py has read it before Keras was imported."""
-
-    backend: str | None = flag_table.flag(None, f"{', '.join(BACKENDS)}; KERAS_BACKEND or keras.json if not given")
 
 
 def run_program(main: Callable[[flags.FlagValues], int | None], usage: str, table: type, *, looks: bool = False):
@@ -54,8 +48,7 @@ def run_program(main: Callable[[flags.FlagValues], int | None], usage: str, tabl
             if isinstance(flag.value, str) and flag.value.startswith("~"):
                 flag.value = os.path.expanduser(flag.value)
         try:
-            if len(argv) > 1:
-                raise ValueError(f"{usage} takes flags only, got {' '.join(map(repr, argv[1:]))}.")
+            command_line.check_nothing_behind(argv, usage)
             return main(flags.FLAGS) or 0
         except _USER_ERRORS as error:
             return tell(error, usage)
@@ -63,27 +56,12 @@ def run_program(main: Callable[[flags.FlagValues], int | None], usage: str, tabl
             print(f"{usage}: interrupted.", file=sys.stderr)
             return signals.exit_code(error)
 
-    def parsed(argv: list[str]) -> list[str]:
-        try:
-            return flags.FLAGS(argv)
-        except flags.Error as error:
-            print(f"{usage}: {str(error).splitlines()[0]}; --help lists the flags.", file=sys.stderr)
-            sys.exit(2)
-        except SystemExit:  # of --help, with 1
-            sys.exit(0)
-
     formatted = warnings.formatwarning
     warnings.formatwarning = lambda text, kind, *where: (  # ours are for users, who seek no line of the source
         f"{usage}: {text}\n" if kind is UserWarning else formatted(text, kind, *where)
     )
-    flag_table.define(table)
-    if "backend" not in flag_table.names(table):  # sid2-plan's is the one that it plans for
-        flag_table.define(BackendFlag)
-    for flag in flags.FLAGS.get_key_flags_for_module(flag_table.__name__):
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # whose flags --help shows
-    about = sys.modules[main.__module__].__doc__  # absl shows that of __main__, with % for the program's name
-    sys.modules["__main__"].__doc__ = about.replace("%", "%%")
-    app.run(guarded, flags_parser=parsed)
+    command_line.define(usage, table, sys.modules[main.__module__].__doc__)
+    app.run(guarded, flags_parser=functools.partial(command_line.read, usage=usage))
 
 
 def tell(error: Exception, usage: str) -> int:
@@ -97,13 +75,30 @@ def tell(error: Exception, usage: str) -> int:
     return 1 if on_the_way else 2
 
 
+def print_line(console: Console, text: str):
+    """Prints a sentence, or several lines, none longer than the terminal, or COLUMNS, but for paths, which are not cut.
+    A file or a pipe has no width."""
+    if console.is_terminal or os.environ.get("COLUMNS", "").isdecimal():
+        how = {"subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
+        text = "\n".join(textwrap.fill(line, console.width, **how) for line in text.split("\n"))
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_result(text: str):
+    """The same on stdout."""
+    print_line(Console(), text)
+
+
 class ProgressLine(Progress):
-    """A bar with a text behind it on a terminal; elsewhere one line each time the text changes."""
+    """A bar with a text behind it, in one line, on a terminal; elsewhere one line each time the text changes."""
 
     def __init__(self, console: Console, title: str, total: int, start: int = 0):
-        parts = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
+        bar = BarColumn(bar_width=40 if console.width >= 120 else 10)
+        end = TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
+        parts = (bar, MofNCompleteColumn(), TimeRemainingColumn(), end)
         quiet = not console.is_terminal
-        super().__init__(TextColumn(title), *parts, console=console, disable=quiet, speed_estimate_period=math.inf)
+        how = {"console": console, "disable": quiet, "speed_estimate_period": math.inf, "expand": True}
+        super().__init__(TextColumn(title), *parts, **how)
         self.add_task(title, total=total, completed=start, text="")
         (self.task,) = self.tasks
 
@@ -111,7 +106,7 @@ class ProgressLine(Progress):
         self.update(self.task.id, completed=done, text=text)
         if not self.console.is_terminal:
             told = f"{self.task.description} {int(done)}/{self.task.total}  {text}"
-            self.console.print(told, highlight=False, soft_wrap=True)
+            print_line(self.console, told)
 
 
 class SamplingProgress(ProgressLine):
@@ -127,7 +122,9 @@ class SamplingProgress(ProgressLine):
 
     def __enter__(self):
         signals.look()
-        return super().__enter__()
+        entered = super().__enter__()
+        self.say(self.task.completed, "compiling the sampler ...")
+        return entered
 
     def part(self, first: int, count: int) -> Callable[[int, int], None]:
         """The `progress` argument for images first <= i < first + count."""

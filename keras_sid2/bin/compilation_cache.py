@@ -1,6 +1,5 @@
 """--compilation_cache: a program finds there what an earlier start of it has compiled."""
 
-import dataclasses
 import os
 import pathlib
 import sys
@@ -8,22 +7,12 @@ import sys
 from keras_sid2 import backend
 from keras_sid2.backend.platform import jax, torch
 from keras_sid2.bin.common import make_folders
-from keras_sid2.bin.flag_table import flag
 
 NONE = "none"
 _CHOSEN_BY = {  # variables by which a user has told a backend where, or whether
     "jax": ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"),
     "torch": ("TORCHINDUCTOR_CACHE_DIR", "TORCHINDUCTOR_FORCE_DISABLE_CACHES"),
 }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CacheFlags:
-    """The flag of all programs that train or draw."""
-
-    compilation_cache: str | None = flag(
-        None, "folder that keeps what jax or torch.compile compiled; or none; ~/.cache/keras_sid2/compiled if not given"
-    )
 
 
 def default_folder() -> pathlib.Path:

@@ -7,7 +7,6 @@ real ones, and prints quality against these: runs/digits/digits.png, .npz, quali
 where all is done it prints the same again.
 """
 
-import dataclasses
 import functools
 import pathlib
 
@@ -16,25 +15,18 @@ from rich.console import Console
 
 import pipelines
 from keras_sid2.backend import steps_done
-from keras_sid2.bin.common import make_folders, run_program
-from keras_sid2.bin.compilation_cache import CacheFlags, keep_compiled
-from keras_sid2.bin.flag_table import at_least, check, flag
+from keras_sid2.bin.common import make_folders, print_result, run_program
+from keras_sid2.bin.compilation_cache import keep_compiled
+from keras_sid2.bin.flag_table import check
 from keras_sid2.bin.measuring import open_images
 from keras_sid2.bin.sample import Request, drawn
 from keras_sid2.bin.sample_files import finish_npz, open_npz
+from keras_sid2.bin.tables.demo import DemoFlags
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.bin.training_run import TrainingRun
 from keras_sid2.evaluation import ImagesDigest, quality
 from keras_sid2.io.atomic import write_json
 from keras_sid2.io.image_files import image_grid, write_png
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DemoFlags(CacheFlags):
-    workdir: str = flag("runs/digits", "folder of the run")
-    steps: int = flag(1500, "training steps", at_least(1))
-    num_steps: int = flag(128, "sampler steps", at_least(1))
-    seed: int = flag(0, "of everything random")
 
 
 def _drawn_digits(path: pathlib.Path, model, labels: np.ndarray, options: dict) -> np.ndarray:
@@ -65,7 +57,7 @@ def main(values) -> int:
     how = {"images": len(digits), "steps": steps_done(model), "sampler_steps": values.num_steps}
     result = {**quality(digits, real, labels), **how}
     write_json(workdir / "quality.json", result)
-    print(
+    print_result(
         f"class accuracy    {result['accuracy']:.4f}  (real digits, held out: {result['accuracy_real']:.4f})\n"
         f"Frechet distance  {result['frechet']:.4f}  (one half of the real digits to the other: "
         f"{result['frechet_halves']:.4f}; ratio {result['frechet'] / result['frechet_halves']:.3f})\n"

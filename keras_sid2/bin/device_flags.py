@@ -1,6 +1,5 @@
 """The flags that say on which devices a program works and in which processes, and how several of them begin and end."""
 
-import dataclasses
 import json
 import pathlib
 import sys
@@ -9,21 +8,7 @@ from collections.abc import Callable
 
 from keras_sid2.bin import signals
 from keras_sid2.bin.common import tell
-from keras_sid2.bin.flag_table import flag
 from keras_sid2.parallel import processes
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MeshFlags:
-    mesh: str | None = flag(None, "devices, as data:4,fsdp:2,model:1 (tensorflow, torch: data alone); one if not given")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ProcessFlags(MeshFlags):
-    coordinator: str | None = flag(None, "host:port of process 0; else the environment tells (docs/guides/devices.md)")
-    process_count: int | None = flag(None, "processes that work together")
-    process_id: int | None = flag(None, "of this one, from 0")
-
 
 _GOES_ON = "the same commands go on from what is saved"
 

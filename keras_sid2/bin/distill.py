@@ -19,27 +19,21 @@ from keras_sid2.bin import signals
 from keras_sid2.bin.common import run_program
 from keras_sid2.bin.compilation_cache import keep_compiled
 from keras_sid2.bin.device_flags import together
-from keras_sid2.bin.flag_table import REQUIRED, at_least, check, flag, names, parsed
+from keras_sid2.bin.flag_table import check, names, parsed
 from keras_sid2.bin.model_files import InitialWeights
 from keras_sid2.bin.sampling_flags import guidance_scale
+from keras_sid2.bin.tables.distill import DistillFlags
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.bin.training_run import TrainingRun
 from keras_sid2.training import Preset
 from keras_sid2.training.distillation import RECIPE
 
 _OF_TEACHER = ("preset", "config", "set", "size", "init_from", "image_size", "given_frames")  # sid2-train's flags
-_of_run = functools.partial(flag, defines=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DistillSettings(TrainSettings):
+class DistillSettings(DistillFlags, TrainSettings):
     """What `sid2-distill` was asked for."""
-
-    teacher: str = _of_run(REQUIRED, "a run, checkpoint, .keras file, preset's folder or hf://user/name")
-    steps_of_student: int = _of_run(8, "that it will draw in", at_least(1))
-    guidance_scale: str = _of_run("1", "of the teacher; 1 is none; or logsnr:scale pairs, as -3:1,0:2.5,5:1")
-    guidance_interval: list | None = _of_run(None, "of the teacher: low,high in logsnr; everywhere if not given")
-    lr_decay: str | None = _of_run("linear", "constant, inverse_sqrt, or linear or cosine to 0 at --steps")
 
     def __post_init__(self):
         super().__post_init__()

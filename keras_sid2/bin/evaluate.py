@@ -33,39 +33,18 @@ from rich.table import Table
 
 from keras_sid2 import SiD2Model
 from keras_sid2.bin import clip, measuring, measuring_fields, sampling_flags, signals, sweep
-from keras_sid2.bin.common import SamplingProgress, make_folders, run_program
-from keras_sid2.bin.compilation_cache import CacheFlags, keep_compiled
-from keras_sid2.bin.device_flags import ProcessFlags, check_same, together
-from keras_sid2.bin.flag_table import REQUIRED, at_least, check, flag, names, one_of
+from keras_sid2.bin.common import SamplingProgress, make_folders, print_line, print_result, run_program
+from keras_sid2.bin.compilation_cache import keep_compiled
+from keras_sid2.bin.device_flags import check_same, together
+from keras_sid2.bin.flag_table import check, names
 from keras_sid2.bin.measurement_lines import SweepLines, read_measurements, sweep_lines
 from keras_sid2.bin.sample_request import Request
+from keras_sid2.bin.tables.evaluate import MOST_IMAGES, SWEEP_IMAGES, EvaluateFlags
+from keras_sid2.bin.tables.shared import SamplingFlags
 from keras_sid2.evaluation import Measurement, cannot_be_told, check_comparable, evaluate, folded
 from keras_sid2.evaluation.text_score import without_texts
 from keras_sid2.generation.provenance import provenance_path, read_provenance
 from keras_sid2.parallel import processes
-
-_MOST = 50_000
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateFlags(sampling_flags.SamplingFlags, sweep.SweepFlags, ProcessFlags, CacheFlags):
-    samples: str | None = flag(None, "images to measure, an .npz or a folder of PNG files, in place of a model")
-    reference: str = flag(REQUIRED, "real images: a prepared data set, an .npz or a folder of PNG files")
-    split: str = flag("train", "splits of a prepared data set, as train,test")
-    data_dir: str | None = flag(None, "where data sets lie that are given by name")
-    crop: str | None = flag(None, "center: cut and resize a data set's images to the size of ours", one_of("center"))
-    features: str = flag("inception", f"{measuring.FEATURES_TEXT}; {measuring_fields.TEXT}")
-    periodic: list | None = flag(None, "axes of fields whose ends meet: height,width", needs="features=fields")
-    by_latitude: bool = flag(False, "weigh rows by the cosine of the file's latitude", needs="features=fields")
-    inception_weights: str | None = flag(None, measuring.WEIGHTS_TEXT, needs="features=inception")
-    i3d_weights: str | None = flag(None, measuring.I3D_WEIGHTS_TEXT, needs="features=i3d")
-    clip: str | None = flag(None, clip.TEXT, needs="features=clip")
-    clip_size: int = flag(measuring.MEASURED, measuring.CLIP_SIZE_TEXT, at_least(0), needs="features=i3d")
-    folds: int = flag(1, "draw so many times, with the seeds that follow: mean and deviation", at_least(1))
-    num_images: int | None = flag(None, f"as many as real ones, to {_MOST}; in sweeps to {sweep.IMAGES}", at_least(20))
-    out: str | None = flag(None, "where to write, without suffix; not given: evaluation/ in the workdir")
-    cache: str = flag(measuring.CACHE, measuring.CACHE_TEXT)
-    compare: list | None = flag(None, "only print these side by side: .json, .jsonl files, or lines, as a.jsonl:3")
 
 
 def _check(values):
@@ -85,7 +64,7 @@ def _check(values):
         raise ValueError("--folds draws a model's samples several times: leave out --samples and --sweep.")
     ineffective = {}
     if values.samples:
-        ineffective |= dict.fromkeys(names(sampling_flags.SamplingFlags), "--samples, which are drawn already")
+        ineffective |= dict.fromkeys(names(SamplingFlags), "--samples, which are drawn already")
     if measuring.are_files(values.reference) or values.features == "fields":
         of_data_sets = ("split", "data_dir", "crop")
         ineffective |= dict.fromkeys(of_data_sets, f"--reference={values.reference}, which is no data set")
@@ -117,7 +96,7 @@ def _real_images(values, shape: tuple, console, image_size=None) -> measuring.Im
     reading = {"split": values.split, "data_dir": values.data_dir, "image_size": image_size, "crop": values.crop}
     real = measuring.open_images(values.reference, features=values.features, **reading)
     if unlike := measuring.check_alike(shape, real, values.features):
-        console.print(f"Note: {unlike}", highlight=False, soft_wrap=True)
+        print_line(console, f"Note: {unlike}")
     return real
 
 
@@ -157,7 +136,7 @@ def _measure_files(values, console) -> int:
         found = dataclasses.replace(found, drawn=provenance)
     elif provenance is not None:
         told = f"{provenance_path(values.samples)} tells how other images were drawn: it is left aside."
-        console.print(told, highlight=False, soft_wrap=True)
+        print_line(console, told)
         found = without_texts(found)
     return _report(console, found, values.out)
 
@@ -216,7 +195,7 @@ class Measuring:
         measuring.check_no_fields("The model", model.channels, values.features)
         real = _real_images(values, model.sample_shape, console, model.sample_shape[-3:-1])
         self.how = _measured_by(values, real)
-        most, reference = sweep.IMAGES if values.sweep else _MOST, self.how["reference"]
+        most, reference = SWEEP_IMAGES if values.sweep else MOST_IMAGES, self.how["reference"]
         self.count = values.num_images or processes.from_first(min(most, reference.features.count) if reference else 0)
         processes.check_enough(self.count)
         self._values, self._model, self._console = values, model, console
@@ -263,9 +242,9 @@ def _out(values, name: str) -> pathlib.Path:
 def _report(console, measurement: Measurement, out: str | pathlib.Path) -> int:
     for name, value in measurement.metrics.items():
         print(f"{name:24} {value:.6g}")
-    print(f"signature  {measurement.signature()}")
+    print_result(f"signature  {measurement.signature()}")
     measurement.write(f"{out}.json")
-    console.print(f"written to {out}.json", highlight=False, soft_wrap=True)
+    print_line(console, f"written to {out}.json")
     return 0
 
 
@@ -285,7 +264,7 @@ def _compare(values, console) -> int:
             table.add_row(name, *told, style="dim")
     console.print(table)
     for sentence in cannot_be_told(found, list(named)):
-        console.print(f"Note: {sentence}", highlight=False, soft_wrap=True)
+        print_line(console, f"Note: {sentence}")
     return 0
 
 

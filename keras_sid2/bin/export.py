@@ -7,26 +7,16 @@ The file holds what the checkpoint does: weights, averages, optimizer, step. A s
 one device: with JAX_PLATFORMS=cpu that is the machine's memory. A portable one is copied, once its digest is right.
 """
 
-import dataclasses
 import functools
 import pathlib
 import shutil
 
 from keras_sid2 import MomentMatchingModel, SiD2Model, checkpoints
-from keras_sid2.bin.common import make_folders, newest_checkpoint, run_program
-from keras_sid2.bin.flag_table import REQUIRED, check, flag
+from keras_sid2.bin.common import make_folders, newest_checkpoint, print_result, run_program
+from keras_sid2.bin.flag_table import check
 from keras_sid2.bin.preset_flags import read_config
+from keras_sid2.bin.tables.export import ExportFlags
 from keras_sid2.io.atomic import atomic_write
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportFlags:
-    workdir: str = flag(REQUIRED, "work directory of sid2-train")
-    step: int | None = flag(None, "of the checkpoint; that of the newest valid one if not given")
-    out: str = flag(REQUIRED, "path of the .keras file")
-    student: bool = flag(False, "of a run of sid2-distill the student alone, which sid2-sample and generate draw from")
-    config: str | None = flag(None, "the --config file of sid2-train that defines the network's class")
-    overwrite: bool = flag(False, "write over a file that is there")
 
 
 def export(values):
@@ -50,7 +40,7 @@ def export(values):
             shutil.copyfile(path / checkpoints.MODEL, temporary)
         else:
             checkpoints.load_model(path).save(temporary)
-    print(f"{out} is the checkpoint {path.name} of {values.workdir}.")
+    print_result(f"{out} is the checkpoint {path.name} of {values.workdir}.")
 
 
 def _student(path: pathlib.Path) -> SiD2Model:

@@ -18,10 +18,12 @@ _DEFINE = {
 
 
 class Accepted(NamedTuple):
-    """The values of a flag, in words and as a check; None, where a flag has that default, is always accepted."""
+    """The values of a flag, in words and as a check; None, where a flag has that default, is always accepted. `names`
+    are all of them, where they are a few."""
 
     words: str
     holds: Callable[[object], bool]
+    names: tuple[str, ...] = ()
 
 
 IN_UNIT_INTERVAL = Accepted("in (0, 1]", lambda value: 0.0 < value <= 1.0)
@@ -32,7 +34,7 @@ def at_least(bound: int) -> Accepted:
 
 
 def one_of(*names: str) -> Accepted:
-    return Accepted(" or ".join(names), lambda value: value in names)
+    return Accepted(" or ".join(names), lambda value: value in names, names)
 
 
 def flag(default, text: str, accepted: Accepted | None = None, **marks):

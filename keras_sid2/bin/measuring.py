@@ -18,12 +18,6 @@ from keras_sid2.parallel import processes
 from keras_sid2.parallel.mesh import on_no_mesh
 
 FEATURES = ("inception", "classifier", "i3d", "clip")
-CACHE = "~/.cache/keras_sid2/references"
-CACHE_TEXT = "folder that keeps the statistics of real images"
-FEATURES_TEXT = "inception; classifier, fitted on real images; clip; i3d of clips; or MODULE:FUNCTION of yours"
-WEIGHTS_TEXT = "the FID's Inception-v3, a .pth or .npz file; downloaded if not given"
-CLIP_SIZE_TEXT = "pixels that clips are cut and resized to before I3D looks at them; 0: as they are"
-I3D_WEIGHTS_TEXT = "of I3D, trained on Kinetics-400, a .npz, .pt or .pth file of yours"
 _RESIZING = {"inception": "Inception", "i3d": "I3D", "clip": "CLIP"}  # features that resize what they look at
 _BATCH = 64
 _MOST_IN_MEMORY = 100_000  # images that a classifier is fitted on

@@ -11,7 +11,6 @@ from keras_sid2.evaluation import Measurement, measure_fields
 from keras_sid2.evaluation.ensembles import names_of
 from pipelines import xarrays
 
-TEXT = "or fields: scores of float fields --samples, .npz, .nc or .zarr"
 _ARRAYS = ("samples", "images", "arr_0")
 _BATCH = 64
 

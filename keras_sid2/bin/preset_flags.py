@@ -1,25 +1,14 @@
 """--preset, --config and --set: which preset a program works with."""
 
-import dataclasses
 import functools
 import pathlib
 import sys
 import traceback
 import types
 
-from keras_sid2.bin.flag_table import flag
 from keras_sid2.training import Preset, find_preset, list_trained
 from keras_sid2.training.overrides import overridden
 from keras_sid2.training.preset_folder import is_folder
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PresetFlags:
-    """The three flags."""
-
-    preset: str | None = flag(None, "name of the model, see keras_sid2.list_presets()", defines=True)
-    config: str | None = flag(None, "a Python file that defines `preset`, a keras_sid2.training.Preset")
-    set: tuple = flag((), "path=value, any number of times: changes the preset, as objective.weighting.bias=-2")
 
 
 def chosen_preset(asked) -> Preset:

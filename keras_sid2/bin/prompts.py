@@ -7,16 +7,7 @@ from collections.abc import Callable
 
 import pipelines
 from keras_sid2 import SiD2Model
-from keras_sid2.bin.flag_table import flag
 from keras_sid2.conditions import TextEmbedding
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PromptFlags:
-    text: tuple = flag((), "what to draw; any number of times, and the images have them in turn")
-    text_file: str | None = flag(None, "a file with such a text in each line")
-    negative_text: str | None = flag(None, "what guidance leads away from; with --guidance_scale")
-    text_encoder: str | None = flag(None, "minilm, transformers:PATH_OR_NAME, ...; the one that the model names")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,12 +6,11 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
-from tensorboardX import SummaryWriter
 
 import pipelines
 from keras_sid2 import backend
 from keras_sid2.backend import steps_done
-from keras_sid2.bin import measuring
+from keras_sid2.bin import measuring, tracking
 from keras_sid2.bin.common import ProgressLine
 from keras_sid2.bin.goodput import KINDS, Goodput, peak_of
 from keras_sid2.bin.run_context import RunContext
@@ -25,11 +24,11 @@ from keras_sid2.training.guards import StopOnExplosion
 
 
 class RunLog(ProgressLine):
-    """The progress line, TensorBoard, and the clock between them."""
+    """The progress line, the trackers (--log_to), and the clock between them."""
 
     def __init__(self, run: RunContext, step: int):
         super().__init__(run.console, "train", run.settings.steps, step)
-        self.writer = SummaryWriter(logdir=str(run.output / "tensorboard"), purge_step=step + 1 if step else None)
+        self.trackers = tracking.begun(run, step)
         self._bad_records, self.note = run.bad_records, run.note
         path, tflops = run.output / "goodput.jsonl", run.settings.peak_tflops
         peak = peak_of(backend.device_kind(), run.mesh.size) if tflops is None else tflops * 1e12
@@ -51,8 +50,7 @@ class RunLog(ProgressLine):
         self.say(step, "  ".join(told))
 
     def scalars(self, group: str, step: int, values: dict[str, float]):
-        for name, value in values.items():
-            self.writer.add_scalar(f"{group}/{name}", value, step)
+        self.trackers.scalars(step, {f"{group}/{name}": value for name, value in values.items()})
 
     def measured(self, step: int, metrics: dict[str, float]):
         self.scalars("samples", step, metrics)
@@ -61,15 +59,23 @@ class RunLog(ProgressLine):
 
     def __exit__(self, *error):
         super().__exit__(*error)
-        self.writer.close()
+        self.trackers.end(error[0] is not None)
 
 
 class FirstStep(keras.callbacks.Callback):
-    """Notes, once in a run, how long it took from its beginning until the first step was done: most is compiling."""
+    """Says, once in a run, that its step is compiled now, and how long it took from its beginning until the first one
+    was done."""
 
     def __init__(self, run: RunContext):
         super().__init__()
-        self._run, self._told = run, False
+        self._run, self._begun, self._told = run, False, False
+
+    def on_train_begin(self, logs=None):
+        if not self._begun:
+            self._begun = True
+            how = "Compiling" if backend.name() != "torch" or backend.device_kind() != "cpu" else "Recording"
+            never = self._run.settings.compile == "never"
+            self._run.note("Doing the first step ..." if never else f"{how} the training step ...")
 
     def on_train_batch_end(self, batch, logs=None):
         if not self._told:
@@ -97,7 +103,7 @@ class RunCallbacks:
         draws = settings.sample_every and (run.preset.sample_shape[-1] in (1, 3) or run.preset.channels is not None)
         others = {  # saving early: what comes behind it may take long, or fail
             "snapshots": self._save_snapshots() if settings.snapshot_every else None,  # a checkpoint's step has its own
-            "saving": self._save(),
+            "saving": self._save(log),
             "evaluating": Evaluate(run, log) if settings.eval_split else None,
             "sampling": self._sample_grids(log) if draws else None,
             "measuring": self._measure,
@@ -113,7 +119,7 @@ class RunCallbacks:
         for callback in (*self._guards, *([self._measure] if self._measure else [])):
             callback.set_model(None)
 
-    def _save(self) -> SaveCheckpoints:
+    def _save(self, log: RunLog) -> SaveCheckpoints:
         settings, run = self._settings, self._run
         return SaveCheckpoints(
             run.checkpoint_dir,
@@ -122,6 +128,7 @@ class RunCallbacks:
             keep_every=settings.keep_every,
             about={"run": settings.defining()},
             note=run.note,
+            log_checkpoint=log.trackers.checkpoint,
             sharded=settings.checkpoints == "sharded",
         )
 
@@ -135,7 +142,7 @@ class RunCallbacks:
         return SampleGrids(
             self._run.output / "samples",
             every=self._settings.sample_every,
-            log_image=functools.partial(log.writer.add_image, dataformats="HWC"),
+            log_image=log.trackers.picture,
             note=self._run.note,
             **self._drawn_for(20 if classes else 16, classes, held_out=True),
         )

@@ -10,7 +10,8 @@ import keras
 from rich.console import Console
 
 import pipelines
-from keras_sid2.bin.common import check_folder
+from keras_sid2.bin import tracking
+from keras_sid2.bin.common import check_folder, print_line
 from keras_sid2.bin.field_data import misfit, remark
 from keras_sid2.bin.measuring import FEATURES
 from keras_sid2.bin.run_identity import check_same_run
@@ -79,6 +80,8 @@ class RunContext:
         if settings.init_from is not None and not checkpoints(self.checkpoint_dir):
             settings.initial_weights.check(self.preset)
         self._check_processes()
+        if processes.index() == 0:
+            tracking.check(settings)
         self.stopped = StopAsked()
 
     def _full_batches(self, data: pipelines.DatasetDescription) -> int | None:
@@ -140,7 +143,7 @@ class RunContext:
             raise ValueError(f"--batch_size must be divisible by the {count} processes, got {settings.batch_size}.")
 
     def note(self, text: str):
-        self.console.print(text, highlight=False, soft_wrap=True)
+        print_line(self.console, text)
 
     def note_remarks(self):
         """Says what was proposed, if anything was, and what of the settings was changed."""

@@ -19,7 +19,6 @@ first one then writes the files. --mesh=data:8 spreads each batch over devices (
 """
 
 import contextlib
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterator
@@ -28,15 +27,13 @@ import numpy as np
 from rich.console import Console
 
 from keras_sid2.bin import sampling_flags, signals
-from keras_sid2.bin.common import SamplingProgress, run_program
-from keras_sid2.bin.compilation_cache import CacheFlags, keep_compiled
-from keras_sid2.bin.device_flags import ProcessFlags, together
+from keras_sid2.bin.common import SamplingProgress, print_line, run_program
+from keras_sid2.bin.compilation_cache import keep_compiled
+from keras_sid2.bin.device_flags import together
 from keras_sid2.bin.field_files import check_writable, write_fields
-from keras_sid2.bin.flag_table import IN_UNIT_INTERVAL, at_least, check, flag
-from keras_sid2.bin.prompts import PromptFlags, with_encoder
+from keras_sid2.bin.flag_table import check
+from keras_sid2.bin.prompts import with_encoder
 from keras_sid2.bin.sample_files import (
-    ANIMATIONS,
-    FORMATS,
     check_channels,
     check_folder,
     check_inputs,
@@ -47,36 +44,14 @@ from keras_sid2.bin.sample_files import (
     paths,
 )
 from keras_sid2.bin.sample_request import Request, checked_conditions, given_files, read_flags, take_in_fields
+from keras_sid2.bin.tables.sample import ANIMATED, ANIMATIONS, FORMATS, SHOWN, SampleFlags
 from keras_sid2.evaluation import ImagesDigest
 from keras_sid2.generation.provenance import write_provenance
 from keras_sid2.io.image_files import field_pictures, image_grid, pyav, write_animation, write_png, write_pngs
 from keras_sid2.parallel import processes
 
-_SHOWN = 400  # images in the grid, at most
-_ANIMATED = 16
 _SECONDS = 4.0  # that an animation of how images come about takes
 _FRAMES_A_SECOND = 8  # of clips
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SampleFlags(sampling_flags.SamplingFlags, PromptFlags, ProcessFlags, CacheFlags):
-    out: str = flag("samples", "path of the files, without suffix, or X.nc; a finished .npz of the same request stays")
-    format: list = flag(
-        ("grid", "npz"), f"{', '.join(FORMATS)}; a grid has the first {_SHOWN} images, an animation {_ANIMATED}"
-    )
-    num_images: int | None = flag(None, "how many; with classes and no --labels, the classes in turn", at_least(1))
-    labels: list | None = flag(None, "a class for each image, as 0,1,2; or none, for images of no class")
-    first_image: int = flag(0, "number of the first image, and of its class, to continue a request", at_least(0))
-    init: str | None = flag(None, "start from these images: a PNG for all, or an .npz; with --t_start")
-    t_start: float | None = flag(None, "in (0, 1], how much of the noise is put on --init", IN_UNIT_INTERVAL)
-    known: str | None = flag(None, "keep a part of these images: a PNG for all, or an .npz; with --mask")
-    mask: str | None = flag(None, "a PNG, white where --known is kept")
-    resamplings: int = flag(1, "times each step is done: more fit --known better, and cost", at_least(1), needs="known")
-    frames: int = flag(32, "of an animation of how images come about; never more than --num_steps", at_least(1))
-    condition: tuple = flag((), "name=FILE: .npy or .npz, values one a sample or one for all; of fields a .nc or .zarr")
-    ensemble_size: int | None = flag(None, "members drawn for each sample", at_least(1))
-    clip: list | None = flag(None, "of fields, lowest,highest in their units, as 0,none; no limits if not given")
-    num_frames: int | None = flag(None, "of clips, which then go on from the last frames; the model's", at_least(1))
 
 
 def _take_suffix(values):
@@ -146,9 +121,9 @@ def _draw(values, console: Console) -> int:
             if pieces is None:
                 raise
             there = f"{pieces.done} of {request.count} images are in {pieces.folder}"
-            console.print(f"sid2-sample: interrupted; {there}: the same command goes on.", soft_wrap=True)
+            print_line(console, f"sid2-sample: interrupted; {there}: the same command goes on.")
             return signals.exit_code(error)
-    console.print(_summary(values.out, values.format, request), highlight=False, soft_wrap=True)
+    print_line(console, _summary(values.out, values.format, request))
     return 0
 
 
@@ -165,8 +140,8 @@ def _draw_share(request: Request, pieces, console: Console):
 def _summary(out: str, formats: list[str], request: Request) -> str:
     """How many images were drawn, and where they are."""
     count = request.count
-    drawn = max(_needed(formats, request), min(count, _ANIMATED) if set(ANIMATIONS).intersection(formats) else 0)
-    notes = {"grid": f" (the first {_SHOWN})" if drawn > _SHOWN else "", "pngs": "/"}
+    drawn = max(_needed(formats, request), min(count, ANIMATED) if set(ANIMATIONS).intersection(formats) else 0)
+    notes = {"grid": f" (the first {SHOWN})" if drawn > SHOWN else "", "pngs": "/"}
     written = [f"{path}{notes.get(name, '')}" for name, path in paths(out, formats).items()]
     kind = "clips" if request.of_clips else "images"
     return f"{count if drawn == count else f'{drawn} of {count}'} {kind}: {', '.join(written)}"
@@ -176,8 +151,8 @@ def _needed(formats: list[str], request: Request) -> int:
     """How many images the files hold; an animation of images draws its own."""
     if {"npz", "pngs", "nc"}.intersection(formats):
         return request.count
-    animated = _ANIMATED if request.of_clips and set(ANIMATIONS).intersection(formats) else 0
-    return min(request.count, _SHOWN if "grid" in formats else animated)
+    animated = ANIMATED if request.of_clips and set(ANIMATIONS).intersection(formats) else 0
+    return min(request.count, SHOWN if "grid" in formats else animated)
 
 
 def _write(values, request: Request, settings: dict, pieces, console: Console):
@@ -186,7 +161,7 @@ def _write(values, request: Request, settings: dict, pieces, console: Console):
     animations = [f"{out}.{name}" for name in ANIMATIONS if name in formats]
     for images in digest.passing(drawn(request, _needed(formats, request), pieces, console)):
         if "grid" in formats or (animations and request.of_clips):
-            shown.extend(images[: _SHOWN - len(shown)])
+            shown.extend(images[: SHOWN - len(shown)])
         if "pngs" in formats:
             if not done:  # says whose pictures an interrupted program leaves
                 write_provenance(out, ImagesDigest().hexdigest(), settings)
@@ -210,7 +185,7 @@ def _grid(request: Request, images: np.ndarray) -> np.ndarray:
     channels = request.model.channels
     if channels is None:
         return image_grid(images, request.captions(len(images)))
-    single = images.reshape(-1, *images.shape[-len(request.model.sample_shape) :])[:_SHOWN]
+    single = images.reshape(-1, *images.shape[-len(request.model.sample_shape) :])[:SHOWN]
     return image_grid(field_pictures(single, channels))
 
 
@@ -236,7 +211,7 @@ def _write_animations(paths: list[str], request: Request, shown: list, frames: i
     if not paths:
         return
     if request.of_clips:
-        clips = np.stack(shown[:_ANIMATED])
+        clips = np.stack(shown[:ANIMATED])
         pictures = [image_grid(frame, request.captions(len(clips))) for frame in np.moveaxis(clips, 1, 0)]
         shape = {"seconds": len(pictures) / _FRAMES_A_SECOND, "hold": 0.0}
     else:
@@ -247,7 +222,7 @@ def _write_animations(paths: list[str], request: Request, shown: list, frames: i
 
 def _frames(request: Request, frames: int, console: Console) -> list[np.ndarray]:
     """How the first images come about: x_hat to the left, z_t to the right."""
-    count = min(request.count, _ANIMATED)
+    count = min(request.count, ANIMATED)
     with SamplingProgress(console, count, title="animation") as line:
         asked = request.sample_request(0, count, line.part(0, count))
         z_t, x_hat = asked.trajectory(min(frames, asked.num_steps))

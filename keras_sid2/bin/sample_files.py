@@ -14,8 +14,6 @@ from keras_sid2.io.image_files import NpzPieces, changes
 from keras_sid2.io.image_reading import iterate_npz, npz_shape, png_paths
 from keras_sid2.parallel import processes
 
-ANIMATIONS = ("gif", "webp", "mp4")
-FORMATS = ("grid", "npz", "pngs", *ANIMATIONS, "nc")
 OF_FIELDS = ("npz", "nc", "grid")
 _BLOCK = 256  # images that are read at once
 

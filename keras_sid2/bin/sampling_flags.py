@@ -6,8 +6,7 @@ import pathlib
 
 from keras_sid2 import Guidance, ScaleCurve, SiD2Model
 from keras_sid2.bin.common import newest_checkpoint
-from keras_sid2.bin.device_flags import MeshFlags
-from keras_sid2.bin.flag_table import IN_UNIT_INTERVAL, at_least, flag, parsed
+from keras_sid2.bin.flag_table import parsed
 from keras_sid2.bin.model_files import load_model_file, model_path
 from keras_sid2.bin.preset_flags import chosen_preset, read_config
 from keras_sid2.checkpoints import load_model
@@ -15,32 +14,6 @@ from keras_sid2.parallel.mesh import Mesh, drawing
 from keras_sid2.sampling import get_noise_levels, get_sampler
 from keras_sid2.training.preset_folder import is_folder
 from keras_sid2.training.snapshots import Reconstruction
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SamplingFlags(MeshFlags):
-    workdir: str | None = flag(None, "work directory of sid2-train; its newest checkpoint is used")
-    weights: str | None = flag(None, "a .keras file, a checkpoint's or preset's folder; X.weights.h5 of a preset")
-    preset: str | None = flag(None, "a folder of save_preset, or hf://user/name; or what X.weights.h5 is of")
-    config: str | None = flag(None, "sid2-train's, if it defines the network's class; or what X.weights.h5 is of")
-    set: tuple = flag((), "path=value: changes the preset that --weights=X.weights.h5 is of")
-    ema: bool = flag(True, "use the averaged weights")
-    ema_width: float | None = flag(None, "take an average of this width, as 0.07, made of the run's snapshots")
-    ema_step: int | None = flag(None, "at this step, which has a snapshot; the newest one's", at_least(1))
-    snapshots: str | None = flag(None, "folder of the snapshots; WORKDIR/snapshots")
-    num_steps: int | None = flag(None, "sampler steps; 512, and of a student those it is for", at_least(1))
-    sampler: str = flag("ddpm", "a name in keras_sid2.sampling.SAMPLERS: ddpm, ddim, dpmpp_2m, ...")
-    eta: float | None = flag(None, "of ddim, in [0, 1]; 0, without noise, if not given", needs="sampler=ddim")
-    variance: float | None = flag(None, "of ddpm, in [0, 1]; 0.2 if not given", needs="sampler=ddpm")
-    churn: float | None = flag(None, "of edm_heun, >= 0: share that noise is raised by; 0", needs="sampler=edm_heun")
-    noise_levels: str = flag("uniform_t", "uniform_t, uniform_logsnr or edm_rho", alias="grid")  # in version 0.3
-    guidance_scale: str = flag("1", "1 is none; or logsnr:scale pairs, as -3:1,0:2.5,5:1, with straight lines between")
-    guidance_interval: list | None = flag(None, "low,high in logsnr; everywhere if not given")
-    guidance_one_batch: bool = flag(True, "both estimates at once: faster, in twice the memory")
-    autoguide: str | None = flag(None, "guide away from this model: a work directory, or a path as of --weights")
-    dynamic_threshold: float | None = flag(None, "quantile that estimates are scaled by; clipped", IN_UNIT_INTERVAL)
-    seed: int = flag(0, "image i depends on (seed, i, its label, the settings)", at_least(0))
-    batch_size: int = flag(64, "images drawn at once", at_least(1))
 
 
 def drawing_devices(values) -> contextlib.AbstractContextManager:

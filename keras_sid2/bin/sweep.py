@@ -12,8 +12,10 @@ import pathlib
 from rich.table import Table
 
 from keras_sid2 import Guidance
-from keras_sid2.bin.flag_table import flag, parsed
+from keras_sid2.bin.common import print_result
+from keras_sid2.bin.flag_table import parsed
 from keras_sid2.bin.sampling_flags import check_width_flags
+from keras_sid2.bin.tables.evaluate import SweepFlags
 from keras_sid2.evaluation import how_measured
 from keras_sid2.generation.students import USUAL_STEPS
 from keras_sid2.io.atomic import atomic_write
@@ -21,26 +23,9 @@ from keras_sid2.parallel import processes
 from keras_sid2.sampling import DDPMSampler
 from keras_sid2.training.power_averages import WIDEST, as_widths
 
-IMAGES = 2000  # for each setting, at most, unless the user says how many
 _WEIGHTS = {"true": True, "false": False}  # averaged or not
 _KEPT = ("num_steps", "variance", "ema_width")  # hold for all where they are not swept over
 _WITH_INTERVAL = "{frechet:.5g}, 95 % interval {frechet_low:.5g} to {frechet_high:.5g}"
-
-
-def _list(default, text: str, over: str):
-    """A list in place of the flag `over`."""
-    return flag(default, text, needs="sweep", over=over)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SweepFlags:
-    sweep: bool = flag(False, "measure all combinations of these lists, and the best one anew with the next seed")
-    sweep_scales: list = _list(("1", "1.5", "2", "3"), "guidance scales", over="guidance_scale")
-    sweep_intervals: list = _list(("all",), "guidance intervals in logsnr, as all,-3:5", over="guidance_interval")
-    sweep_steps: list | None = _list(None, "numbers of sampler steps; --num_steps if not given", over="num_steps")
-    sweep_ema: list = _list(("true",), "true, false or both: averaged and raw weights", over="ema")
-    sweep_ema_width: list | None = _list(None, "of averages made of snapshots, as 0.03,0.05,0.1", over="ema_width")
-    sweep_variance: list | None = _list(None, "of ddpm, as 0.1,0.2,0.3; --variance if not given", over="variance")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,10 +133,10 @@ def _report(rows: list, anew, out: pathlib.Path, seed: int):
     best, chosen = rows[0]
     plot(rows, anew, pathlib.Path(f"{out}.png"))
     anew.write(f"{out}.json")
-    print(f"best       {best.name()}")
-    print(f"frechet    {_WITH_INTERVAL.format(**anew.metrics)}, measured anew with seed {seed}")
-    print(f"chosen by  {chosen.metrics['frechet']:.5g}, the lowest of {len(rows)}: low by luck too")
-    print(f"signature  {anew.signature()}")
+    print_result(f"best       {best.name()}")
+    print_result(f"frechet    {_WITH_INTERVAL.format(**anew.metrics)}, measured anew with seed {seed}")
+    print_result(f"chosen by  {chosen.metrics['frechet']:.5g}, the lowest of {len(rows)}: low by luck too")
+    print_result(f"signature  {anew.signature()}")
 
 
 def _measured(measuring, lines, setting: Setting, title: str, console):

@@ -19,16 +19,12 @@ from keras_sid2.bin import signals
 from keras_sid2.bin.common import run_program
 from keras_sid2.bin.compilation_cache import keep_compiled
 from keras_sid2.bin.device_flags import together
-from keras_sid2.bin.flag_table import at_least, check, flag, names
+from keras_sid2.bin.flag_table import check, names
+from keras_sid2.bin.tables.train import TrainFlags
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.bin.training_run import TrainingRun
 from keras_sid2.bin.verify_resume import verify_resume
 from keras_sid2.parallel import processes
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainFlags(TrainSettings):
-    verify_resume: int = flag(0, "train nothing: show that N and N steps, in two processes, end as 2 N do", at_least(0))
 
 
 def main(values) -> int:

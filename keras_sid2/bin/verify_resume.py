@@ -32,7 +32,7 @@ def verify_resume(settings: TrainSettings, *, steps: int) -> str:
 def _train(settings: TrainSettings, workdir: pathlib.Path, steps: int):
     every = dict.fromkeys(("log_every", "eval_every", "checkpoint_every"), steps)
     never = dict.fromkeys(("sample_every", "measure_every", "keep_every"), 0)
-    changed = {"workdir": str(workdir), "steps": steps, "eval_split": None, **every, **never}
+    changed = {"workdir": str(workdir), "steps": steps, "eval_split": None, "log_to": [], **every, **never}
     texts = [f"--set={change}" for change in settings.set]
     for field in dataclasses.fields(settings):
         value = changed.get(field.name, getattr(settings, field.name))

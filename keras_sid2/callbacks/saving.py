@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_sid2.backend import steps_done
-from keras_sid2.checkpoints import PortableSaver, ShardedSaver, checkpoints
+from keras_sid2.checkpoints import PortableSaver, ShardedSaver, checkpoint_path, checkpoints
 from keras_sid2.checkpoints.manifest import first_line
 from keras_sid2.io.image_files import field_pictures, image_grid, write_png
 from keras_sid2.parallel import processes
@@ -40,12 +40,23 @@ class SaveCheckpoints(keras.callbacks.Callback):
         directory: as `save_checkpoint`.
         every: steps.
         note: called with a sentence when a checkpoint could not be written.
+        log_checkpoint: called with (step, its folder) for each one, when it is whole.
         sharded: whether they are sharded (jax), and not portable.
         options: keep, keep_every and about, as `save_checkpoint`.
     """
 
-    def __init__(self, directory, *, every: int, note: Callable[[str], None] = print, sharded: bool = False, **options):
+    def __init__(
+        self,
+        directory,
+        *,
+        every: int,
+        note: Callable[[str], None] = print,
+        log_checkpoint: Callable[[int, pathlib.Path], None] | None = None,
+        sharded: bool = False,
+        **options,
+    ):
         super().__init__()
+        self.log_checkpoint, self._unlogged = log_checkpoint, None
         self.directory, self.every, self.note = directory, every, note
         self.saver = (ShardedSaver if sharded else PortableSaver)(directory, **options)
         self._saved = self._begun = None  # the steps of the latest one that is written, and that was begun
@@ -86,15 +97,24 @@ class SaveCheckpoints(keras.callbacks.Callback):
                 self._wait()
             self._begun = steps_done(self.model)
             self.saver.save(self.model)
-            self._saved = self._begun
+            self._saved = self._unlogged = self._begun
+            if isinstance(self.saver, PortableSaver):
+                self._log()
 
     def _wait(self):
         """Until the one that is being written is on the disk."""
         try:
             self.saver.wait()
         except OSError:
-            self._saved = None
+            self._saved = self._unlogged = None
             raise
+        self._log()
+
+    def _log(self):
+        """Tells of the one that is whole now, once."""
+        step, self._unlogged = self._unlogged, None
+        if step is not None and self.log_checkpoint is not None:
+            self.log_checkpoint(step, checkpoint_path(self.directory, step))
 
 
 class SaveSnapshots(keras.callbacks.Callback):

@@ -18,7 +18,7 @@ from sample_helpers import WHITE, command, draw, images_of, last_line, parsed, r
 from training_helpers import tiny_model
 
 from keras_sid2.bin import sample, sample_request, sampling_flags, signals
-from keras_sid2.bin.common import SamplingProgress, tell
+from keras_sid2.bin.common import ProgressLine, SamplingProgress, print_line, tell
 from keras_sid2.io.image_files import NpzPieces, write_npz, write_png
 from keras_sid2.io.image_reading import iterate_pngs, read_images
 
@@ -260,7 +260,8 @@ def test_a_log_gets_about_twenty_lines_with_speed_and_time_left():
             report = line.part(first, 100)
             for done in range(1, 11):
                 report(done, 10)
-    lines = console.file.getvalue().splitlines()
+    first, *lines = console.file.getvalue().splitlines()
+    assert first == "images 1000/50000  compiling the sampler ..." and max(map(len, lines)) <= 80
     assert 18 <= len(lines) <= 20 and lines[-1].startswith("images 50000/50000  ")
     assert all(re.search(r" images/s, 0:00:0\d left$", line) for line in lines)
 
@@ -272,7 +273,7 @@ def test_a_log_gets_no_more_lines_than_images():
         report = line.part(0, 4)
         for done in range(1, 257):
             report(done, 256)
-    assert len(console.file.getvalue().splitlines()) == 4
+    assert len(console.file.getvalue().splitlines()) == 1 + 4
 
 
 @pytest.mark.backend_free
@@ -283,3 +284,22 @@ def test_a_terminal_gets_a_bar():
             line.part(0, 8)(done, 8)
             time.sleep(0.001)
     assert "8/8" in console.file.getvalue() and "images/s" in console.file.getvalue()
+
+
+@pytest.mark.backend_free
+def test_lines_fit_a_terminal_but_for_paths(monkeypatch):
+    path = "/" + "x" * 100
+    sentence = f"Stopped and saved at step 1000, with a few words more than a line of a terminal has, in {path} it is."
+    for width, longest in ((None, len(sentence)), (80, 103)):
+        monkeypatch.setenv("COLUMNS", "80") if width else monkeypatch.delenv("COLUMNS", raising=False)
+        console = Console(file=io.StringIO())
+        print_line(console, sentence)
+        lines = console.file.getvalue().splitlines()
+        assert max(map(len, lines)) == longest and " ".join(map(str.strip, lines)) == sentence
+        assert all(len(line) <= 80 or line.strip() == path for line in lines) or width is None
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    with ProgressLine(console, "train", 1_000_000) as line:
+        line.say(123_456, "loss 0.2700  123456 images/s  31 % of peak  waiting for data 12.1 %  saving 5 %")
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue()).replace("\r", "\n").splitlines()
+    (told,) = {text for text in shown if "loss" in text}
+    assert len(told) <= 80 and "loss 0.2700  123456 images/s" in told
