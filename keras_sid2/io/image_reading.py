@@ -1,9 +1,11 @@
 """Images from disk, a block at a time: the ADM layout (arr_0 of an .npz), and folders of PNG files."""
 
 import contextlib
+import io
 import math
 import os
 import pathlib
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -117,6 +119,35 @@ def _read_png(path: pathlib.Path) -> np.ndarray:
     if mode not in channels:
         raise ValueError(f"{path} must be grey or in colour, of 8 bits and without transparency, got {mode}.")
     return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def decode_picture(data: bytes, most_pixels: int) -> np.ndarray:
+    """uint8 [H, W, 1] of a grey PNG or JPEG, [H, W, 3] of one in colour, from bytes that a stranger sent: turned
+    upright, and what is transparent on white. ValueError, in one sentence, for what is neither, is damaged, has more
+    than 8 bits, or more pixels than `most_pixels`, which are not decoded."""
+    from PIL import Image, ImageOps
+
+    modes = {"1": "L", "L": "L", "LA": "RGBA", "P": "RGBA", "RGB": "RGB", "RGBA": "RGBA"}
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as picture:
+            width, height = picture.size
+            if width * height > most_pixels:
+                raise ValueError(f"has {width} x {height} pixels, more than the {most_pixels} that are taken")
+            if picture.mode not in modes:
+                raise ValueError(f"must be grey or in colour, of 8 bits, got {picture.mode}")
+            mode = "RGBA" if "transparency" in picture.info else modes[picture.mode]
+            picture.load()
+            pixels = ImageOps.exif_transpose(picture).convert(mode)
+    except (OSError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
+        raise ValueError("The picture is no PNG or JPEG that can be read.") from error
+    except ValueError as error:
+        told = str(error) if str(error).startswith(("has ", "must ")) else "is no PNG or JPEG that can be read"
+        raise ValueError(f"The picture {told}.") from error
+    if mode == "RGBA":
+        white = Image.new("RGBA", pixels.size, "white")
+        pixels = Image.alpha_composite(white, pixels).convert("RGB")
+    found = np.array(pixels)
+    return found if found.ndim == 3 else found[..., None]
 
 
 def read_array(path: str | os.PathLike) -> np.ndarray:
