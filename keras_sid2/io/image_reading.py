@@ -128,24 +128,25 @@ def decode_picture(data: bytes, most_pixels: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
     modes = {"1": "L", "L": "L", "LA": "RGBA", "P": "RGBA", "RGB": "RGB", "RGBA": "RGBA"}
+    no_picture = "The picture is no PNG or JPEG that can be read."
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as picture:
-            width, height = picture.size
-            if width * height > most_pixels:
-                raise ValueError(f"has {width} x {height} pixels, more than the {most_pixels} that are taken")
-            if picture.mode not in modes:
-                raise ValueError(f"must be grey or in colour, of 8 bits, got {picture.mode}")
-            mode = "RGBA" if "transparency" in picture.info else modes[picture.mode]
-            picture.load()
-            pixels = ImageOps.exif_transpose(picture).convert(mode)
-    except (OSError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
-        raise ValueError("The picture is no PNG or JPEG that can be read.") from error
-    except ValueError as error:
-        told = str(error) if str(error).startswith(("has ", "must ")) else "is no PNG or JPEG that can be read"
-        raise ValueError(f"The picture {told}.") from error
+        picture = Image.open(io.BytesIO(data), formats=["PNG", "JPEG"])  # its header alone
+    except Image.DecompressionBombError as error:  # Pillow's own limit
+        raise ValueError(f"The picture has more than the {most_pixels} pixels that are taken.") from error
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise ValueError(no_picture) from error
+    width, height = picture.size
+    if width * height > most_pixels:
+        raise ValueError(f"The picture has {width} x {height} pixels, more than the {most_pixels} that are taken.")
+    if picture.mode not in modes:
+        raise ValueError(f"The picture must be grey or in colour, of 8 bits, got {picture.mode}.")
+    mode = "RGBA" if "transparency" in picture.info else modes[picture.mode]
+    try:
+        pixels = ImageOps.exif_transpose(picture).convert(mode)
+    except Exception as error:  # Pillow raises many kinds for damaged bytes
+        raise ValueError(no_picture) from error
     if mode == "RGBA":
-        white = Image.new("RGBA", pixels.size, "white")
-        pixels = Image.alpha_composite(white, pixels).convert("RGB")
+        pixels = Image.alpha_composite(Image.new("RGBA", pixels.size, "white"), pixels).convert("RGB")
     found = np.array(pixels)
     return found if found.ndim == 3 else found[..., None]
 

@@ -15,6 +15,7 @@ from keras_sid2.bin.sample_request import Request, read_flags
 from keras_sid2.evaluation import ImagesDigest
 
 FRAMES = 16  # at most, of pictures that come about
+_PIECE = 16  # steps, about, between two looks at whether anybody still wants them
 _OURS = (ValueError, OSError, FloatingPointError, ImportError, flags.Error)  # whose text is for users
 
 
@@ -37,9 +38,12 @@ def drawn(sides: list[Settings]) -> Iterator[dict]:
         if values.labels is None:
             request.take_classes_in_turn()
         asked = request.sample_request(0, request.count)
-        for done, z_t, x_hat in asked.coming_about(min(FRAMES, asked.num_steps)):
-            frame = {"z_t": [*map(png, z_t)], "x_hat": [*map(png, x_hat)]}
-            yield {"side": side, "done": done, "steps": asked.num_steps, "captions": _captions(request), **frame}
+        pieces = min(asked.num_steps, max(FRAMES, asked.num_steps // _PIECE))
+        for piece, (done, z_t, x_hat) in enumerate(asked.coming_about(pieces), 1):
+            event = {"side": side, "done": done, "steps": asked.num_steps}
+            if piece * FRAMES // pieces > (piece - 1) * FRAMES // pieces:  # FRAMES of them, the last one among them
+                event |= {"captions": _captions(request), "z_t": [*map(png, z_t)], "x_hat": [*map(png, x_hat)]}
+            yield event
         digest = ImagesDigest()
         digest.add(x_hat)
         yield {"side": side, "digest": digest.hexdigest()}

@@ -39,7 +39,16 @@ class Offered:
 
     @property
     def takes_text(self) -> bool:
-        return any(isinstance(condition, TextEmbedding) for condition in self.model.conditions.values())
+        return self._text is not None
+
+    @property
+    def text_encoder(self) -> str:
+        """The name in its signature NAME#HASH; "" where it is not known."""
+        return getattr(self._text, "encoder", "").partition("#")[0]
+
+    @property
+    def _text(self) -> TextEmbedding | None:
+        return next((c for c in self.model.conditions.values() if isinstance(c, TextEmbedding)), None)
 
     @property
     def python_import(self) -> str:
@@ -77,11 +86,11 @@ def offer(workdirs, weights, presets) -> list[Offered]:
         values = flags.FlagValues()
         flag_table.define(sampling_flags.SamplingFlags, values)
         values(["sid2-sample", flag])
-        found.append(Offered(name, flag, _served(given, sampling_flags.load_model_from_flags(values))))
+        found.append(Offered(name, flag, served(given, sampling_flags.load_model_from_flags(values))))
     return found
 
 
-def _served(given: str, model: SiD2Model) -> SiD2Model:
+def served(given: str, model: SiD2Model) -> SiD2Model:
     """The model; ValueError for one that draws no pictures, or for what cannot be typed."""
     if model.channels is not None or model.sample_shape[-1] not in (1, 3):
         told = "draws fields" if model.channels is not None else f"has {model.sample_shape[-1]} channels"

@@ -65,7 +65,7 @@ function axis(side) {
   }
   const points = weight.map((w, i) => `${(320 * (logsnr[i] - low)) / (high - low)} ${78 - 70 * w}`);
   $(".curve", root).setAttribute("d", points.length ? `M ${points.join(" L ")}` : "");
-  $(".curve-name", root).textContent = points.length ? "curve: loss weighting (error in ε)" : "";
+  $(".curve-name", root).textContent = points.length ? "loss weighting (on ε)" : "";
   $(".noisy", root).textContent = `noise ${low}`;
   $(".clean", root).textContent = `${high} clean`;
   $(".guidance", root).hidden = !model.guided;
@@ -90,7 +90,7 @@ function showGuidance(side) {
   const { root } = side, found = interval(side), low = $(".low", root), high = $(".high", root);
   const scale = Number($(".scale", root).value), span = high.max - low.min;
   $(".scale-shown", root).textContent = scale === 1 ? "1 (none)" : scale;
-  $(".interval-shown", root).textContent = found ? `${found[0]} to ${found[1]}` : "anything";
+  $(".interval-shown", root).textContent = found ? `${found[0]} to ${found[1]}` : "any";
   $(".interval", root).classList.toggle("unused", scale === 1);
   $(".band", root).setAttribute("x", (320 * (low.value - low.min)) / span);
   $(".band", root).setAttribute("width", (320 * (high.value - low.value)) / span);
@@ -159,10 +159,11 @@ function happened(event, drawn) {
     $(".frame", root).max = side.frames.length - 1;
     $(".frame", root).value = side.frames.length - 1;
     show(side, side.frames.length - 1);
-    $("#status").textContent = `Setting ${SIDES[sides.indexOf(side)]}: step ${event.done} of ${event.steps}`;
+    if (side === drawn[0] && side.frames.length === 1 && innerWidth <= 820) root.scrollIntoView({ behavior: "smooth" });
   } else if (event.digest) {
     root.dataset.digest = event.digest;
   }
+  if (event.done) $("#status").textContent = `Setting ${SIDES[sides.indexOf(side)]}: step ${event.done} of ${event.steps}`;
 }
 
 function show(side, index) {

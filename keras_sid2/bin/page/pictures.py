@@ -4,6 +4,7 @@ import base64
 import io
 import pathlib
 import re
+import threading
 
 import numpy as np
 from PIL import Image
@@ -47,12 +48,14 @@ class Kept:
 
     def __init__(self, folder: str):
         self.folder = pathlib.Path(folder)
+        self._decoding = threading.Lock()  # one at a time: large ones take memory
 
     def keep_picture(self, data: bytes, shape: tuple[int, ...]) -> tuple[str, np.ndarray]:
         """(name, uint8 [H, W, C]) of an upload, fitted to `shape`; ValueError for what cannot be read."""
         if len(shape) != 3:
             raise ValueError("Clips are not inpainted on this page.")
-        picture = fitted(decode_picture(data, MOST_PIXELS), shape)
+        with self._decoding:
+            picture = fitted(decode_picture(data, MOST_PIXELS), shape)
         return self._write("known", picture).name, picture
 
     def keep_mask(self, painted: np.ndarray) -> str:

@@ -23,6 +23,7 @@ from keras_sid2.sampling.samplers import SAMPLERS
 OWN = "default"  # the model's sampler: ddpm, and of a student its own
 MOST_RESAMPLINGS = 16
 _LONGEST_TEXT = 2000  # characters
+_WIDTH = 72  # of a line of the command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +160,7 @@ def _painted(given, model: Offered) -> np.ndarray:
         data = base64.b64decode(given, validate=True)
     except (TypeError, ValueError, binascii.Error):
         data = b""
-    if len(data) != height * width or set(data) > {0, 1}:
+    if len(data) != height * width or not set(data) <= {0, 1}:
         raise ValueError(f"What was painted must be {height} x {width} pixels, as the model's: choose a picture anew.")
     painted = np.frombuffer(data, "uint8").reshape(height, width).astype(bool)
     if not painted.any():
@@ -213,7 +214,12 @@ def _texts(settings: Settings) -> list[str]:
 def command(settings: Settings) -> str:
     """What a shell runs."""
     backend = f"--backend={keras.backend.backend()}"  # others differ by rounding
-    return shlex.join(["sid2-sample", backend, *arguments(settings), "--out=drawn"])
+    lines = [""]
+    for word in map(shlex.quote, ["sid2-sample", backend, *arguments(settings), "--out=drawn"]):
+        if lines[-1] and len(lines[-1]) + len(word) > _WIDTH:
+            lines.append("   ")
+        lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+    return " \\\n".join(lines)
 
 
 def flags_of(settings: Settings) -> flags.FlagValues:
@@ -237,6 +243,9 @@ def python_lines(settings: Settings) -> str:
         how["mask"] = f"read_images({settings.mask!r})"
         how |= {"resamplings": settings.resamplings} if settings.resamplings > 1 else {}
     imports += [settings.model.python_import] if settings.model.python_import else []
+    if settings.text and settings.model.text_encoder:
+        imports.insert(imports.index("import keras_sid2") + 1, "import pipelines")
+        how["text_encoder"] = f"pipelines.text_encoder({settings.model.text_encoder!r})"
     given = [f"    {name}={value}," for name, value in how.items()]
     made = [f"model = {settings.model.python}", "images = model.generate(", *given, ")"]
     return "\n".join([*imports, "", *made]) + "\n"
@@ -248,8 +257,8 @@ def _how(settings: Settings) -> dict:
     if labels is None and classes is not None and settings.classes is not None:
         labels = [i % classes for i in range(settings.count)]
     how = {"num_images": settings.count} if labels is None else {"labels": labels}
-    how |= {name: repr(text) for name, text in (("negative_text", settings.negative_text),) if text}
     how |= {"text": f"[{settings.text!r}] * {settings.count}"} if settings.text else {}
+    how |= {"negative_text": repr(settings.negative_text)} if settings.negative_text else {}
     how |= {"num_steps": settings.num_steps, "seed": settings.seed}
     how |= {} if settings.sampler == OWN else {"sampler": repr(settings.sampler)}
     how |= {} if settings.noise_levels == "uniform_t" else {"noise_levels": repr(settings.noise_levels)}
