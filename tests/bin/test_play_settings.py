@@ -179,7 +179,7 @@ def test_a_path_that_a_shell_would_read_otherwise_is_quoted(models, kept):
     (asked,) = settings([Offered("odd", name, models[0].model)], kept)
     assert shlex.split(command(asked).replace("\\\n", ""))[2] == name
     assert 'load_model("a b\'$(touch x);`id`.keras")' in python_lines(asked)
-    assert max(map(len, command(asked).split("\n"))) <= 80
+    assert max(map(len, command(asked).split("\n"))) <= 60
 
 
 # -- models ----------------------------------------------------------------------------------------------------------
@@ -192,6 +192,17 @@ def test_the_curve_is_the_sigmoid_weighting_on_eps_over_the_schedule(models):
     assert logsnr[0] in (-10.0, -10.1) and logsnr[-1] in (10.0, 10.1)  # the ends are rounded outwards
     expected = sigmoid(-logsnr)
     np.testing.assert_allclose(curve["weight"], expected / expected.max(), atol=2e-5)
+
+
+@backend_free
+def test_a_model_is_named_by_what_both_the_command_and_python_take(models, workdir, tmp_path):
+    models[1].model.save_preset(tmp_path / "shared")
+    folder = str(tmp_path / "shared")
+    found = [offer([], [str(workdir)], [])[0], offer([], [folder], [])[0], offer([], [], [folder])[0]]
+    checkpoint = models[0].flag.partition("=")[2]
+    assert [each.flag for each in found] == [f"--weights={checkpoint}", f"--preset={folder}", f"--preset={folder}"]
+    loaded = [f"load_model({checkpoint!r})", *[f"keras_sid2.SiD2Model.from_preset({folder!r})"] * 2]
+    assert [each.python for each in found] == loaded and found[1].sample_shape == (4, 4, 1)
 
 
 @backend_free

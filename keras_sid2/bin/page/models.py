@@ -10,7 +10,9 @@ from keras import ops
 from keras_sid2 import SiD2Model
 from keras_sid2.bin import flag_table, sampling_flags
 from keras_sid2.bin.common import newest_checkpoint
+from keras_sid2.bin.model_files import model_path
 from keras_sid2.conditions import ClassLabel, Frames, TextEmbedding
+from keras_sid2.training.preset_folder import is_preset_folder
 
 _POINTS = 161  # of the curve
 
@@ -77,17 +79,23 @@ def offer(workdirs, weights, presets) -> list[Offered]:
     """All models that flags name, loaded; ValueError or FileNotFoundError, in one sentence, for what is none of them,
     and for models that the page cannot serve."""
     named = [(f"--workdir={name}", f"--weights={newest_checkpoint('workdir', name)}", name) for name in workdirs]
-    named += [(f"--weights={name}", f"--weights={name}", name) for name in weights]
+    named += [(f"--weights={name}", _flag_of(name), name) for name in weights]
     named += [(f"--preset={name}", f"--preset={name}", name) for name in presets]
     found = []
     for given, flag, name in named:
-        if name.endswith(".weights.h5"):
-            raise ValueError(f"{given}: a .weights.h5 file has no configuration; save_preset makes a folder with both.")
         values = flags.FlagValues()
         flag_table.define(sampling_flags.SamplingFlags, values)
         values(["sid2-sample", flag])
         found.append(Offered(name, flag, served(given, sampling_flags.load_model_from_flags(values))))
     return found
+
+
+def _flag_of(weights: str) -> str:
+    """What --weights names, as a flag whose value Python takes, too."""
+    if weights.endswith(".weights.h5"):
+        raise ValueError(f"--weights={weights} has no configuration; save_preset makes a folder with both.")
+    path = model_path("weights", weights)
+    return f"--preset={path}" if is_preset_folder(path) else f"--weights={path}"
 
 
 def served(given: str, model: SiD2Model) -> SiD2Model:

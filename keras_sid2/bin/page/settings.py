@@ -23,7 +23,7 @@ from keras_sid2.sampling.samplers import SAMPLERS
 OWN = "default"  # the model's sampler: ddpm, and of a student its own
 MOST_RESAMPLINGS = 16
 _LONGEST_TEXT = 2000  # characters
-_WIDTH = 72  # of a line of the command
+_WIDTH = 56  # of a line of the command
 
 
 @dataclasses.dataclass(frozen=True)
