@@ -30,6 +30,7 @@ from keras_sid2.training import (
     SampleRequest,
     SiD2Model,
     list_presets,
+    list_trained,
 )
 from keras_sid2.version import __version__
 
@@ -62,6 +63,7 @@ __all__ = [
     "evaluation",
     "layers",
     "list_presets",
+    "list_trained",
     "models",
     "network_cost",
     "presets",

@@ -2,7 +2,7 @@
 
 Grades of a number's source: P the SiD2 paper (2410.19324), several readers agree; p the paper, one reader; L its
 lineage (simple diffusion 2301.11093 and later work of its authors); M mathematics; O not found anywhere: our choice.
-No trained weights are published with any of them.
+Trained weights are folders beside, in trained/.
 """
 
 import dataclasses

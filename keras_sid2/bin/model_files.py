@@ -9,7 +9,7 @@ from keras_sid2.bin.common import newest_checkpoint
 from keras_sid2.checkpoints import MANIFEST, load_model
 from keras_sid2.checkpoints.loading import model_config, unreadable
 from keras_sid2.models import abstract_variables
-from keras_sid2.training import Preset, list_presets
+from keras_sid2.training import Preset, list_presets, list_trained
 from keras_sid2.training.adapting import Adaptation, Described, preset_like, take_weights
 from keras_sid2.training.preset_folder import REMOTE, is_preset_folder, preset_folder
 from keras_sid2.training.transfer import plan
@@ -19,7 +19,7 @@ _WITH_NETWORK = ("init_from", "teacher")  # flags whose model says its network i
 
 def model_path(flag: str, name: str) -> pathlib.Path:
     """The file or folder with the model, of a run its newest checkpoint; ValueError or FileNotFoundError for none."""
-    path = pathlib.Path(name)
+    path = preset_folder(name) if name in list_trained() else pathlib.Path(name)
     if is_preset_folder(path) or (path / MANIFEST).is_file() or (path.suffix == ".keras" and path.is_file()):
         return path
     if (path / "checkpoints").is_dir():
@@ -56,8 +56,9 @@ class InitialWeights:
     @functools.cached_property
     def _path(self) -> pathlib.Path:
         if self.name in list_presets():
-            raise ValueError(f"--{self.flag}={self.name} is a preset, and no weights are published with it.")
-        if self.name.startswith(REMOTE):
+            known = ", ".join(list_trained())
+            raise ValueError(f"--{self.flag}={self.name} is a preset, without trained weights; these have {known}.")
+        if self.name.startswith(REMOTE) or self.name in list_trained():
             return preset_folder(self.name)
         return model_path(self.flag, self.name)
 

@@ -8,7 +8,7 @@ import traceback
 import types
 
 from keras_sid2.bin.flag_table import flag
-from keras_sid2.training import Preset, find_preset
+from keras_sid2.training import Preset, find_preset, list_trained
 from keras_sid2.training.overrides import overridden
 from keras_sid2.training.preset_folder import is_folder
 
@@ -30,6 +30,8 @@ def chosen_preset(asked) -> Preset:
     name, config = asked.preset, asked.config
     if (name is None) == (config is None):
         raise ValueError("Give --preset, the name of one, or --config, a file that defines one.")
+    if name in list_trained():
+        raise ValueError(f"--preset={name} is a trained model: to train it on, give --init_from={name} in its place.")
     if name is not None and is_folder(name):
         raise ValueError(f"--preset={name} is no name: a folder of save_preset says nothing of training.")
     return overridden(find_preset(name) if config is None else read_config(config), asked.set)

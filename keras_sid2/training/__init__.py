@@ -8,6 +8,7 @@ from keras_sid2.training.distillation import MomentMatching, MomentMatchingModel
 from keras_sid2.training.guards import CorruptBatch, ExplodedLoss, NonFiniteLoss, StopOnExplosion, StopOnNonFinite
 from keras_sid2.training.optimizer import AdamRecipe, EmaAdam
 from keras_sid2.training.preset import Preset, find_preset, list_presets, register_preset
+from keras_sid2.training.preset_folder import list_trained
 from keras_sid2.training.sid2_model import SiD2Model
 
 __getattr__ = renamed.names(__name__, Drawing="SampleRequest", UnsoundBatch="CorruptBatch")
@@ -29,5 +30,6 @@ __all__ = [
     "CorruptBatch",
     "find_preset",
     "list_presets",
+    "list_trained",
     "register_preset",
 ]

@@ -197,17 +197,17 @@ def register_preset(preset: Preset) -> Preset:
 
 
 def list_presets() -> list[str]:
-    """The names that `SiD2Model.from_preset` takes."""
+    """The names of presets, which `SiD2Model.from_preset` makes new models of."""
     return list(_REGISTRY)
 
 
-def find_preset(name: str) -> Preset:
-    """The preset of that name; ValueError, with the names that are near, if there is none."""
+def find_preset(name: str, others=()) -> Preset:
+    """The preset of that name; ValueError, with the names that are near, also of `others`, if there is none."""
     if name in _REGISTRY:
         return _REGISTRY[name]
     if "/" in str(name):
         raise FileNotFoundError(f"There is no folder {name} to take a model from.")
-    raise ValueError(f"There is no preset {str(name)!r}{near(name, _REGISTRY)}")
+    raise ValueError(f"There is no preset {str(name)!r}{near(name, [*_REGISTRY, *others])}")
 
 
 def near(name, names) -> str:

@@ -45,7 +45,7 @@ from keras_sid2.training.data_checks import DataFaults, check_sample_spec, most_
 from keras_sid2.training.frozen import freeze, frozen
 from keras_sid2.training.optimizer import AdamRecipe, accumulated_losses
 from keras_sid2.training.preset import find_preset
-from keras_sid2.training.preset_folder import is_folder, load_preset, save_preset
+from keras_sid2.training.preset_folder import is_folder, list_trained, load_preset, save_preset
 
 _TRAIN, _EVALUATE = range(2)  # streams of a seed: training steps and evaluation never share noise
 
@@ -191,16 +191,17 @@ class SiD2Model(CheckedModel):
 
     @classmethod
     def from_preset(cls, preset, *, load_weights: bool = True, seed=None, dtype=None, remat=False) -> "SiD2Model":
-        """A model, not yet compiled, of a preset's name (`list_presets()`), a folder of `save_preset`, or hf://user/name.
+        """A model, not yet compiled, of a name in `list_presets()`, or in `list_trained()`, trained models that come
+        with the library, of a folder of `save_preset`, or of hf://user/name.
 
-        A name has no trained weights yet, a folder has, unless load_weights=False. `seed` None is 0 or the folder's;
-        `dtype` is a dtype policy for the network, such as "mixed_bfloat16"; `remat` computes blocks again in the
-        backward pass, for less memory. Raises ValueError for an unknown name, and what `load_preset` raises.
+        A preset's weights are new; the others' are trained, unless load_weights=False. `seed` None is 0 or the
+        folder's; `dtype` is a dtype policy for the network, such as "mixed_bfloat16"; `remat` computes blocks again in
+        the backward pass, for less memory. Raises ValueError for an unknown name, and what `load_preset` raises.
         """
         options = {"dtype": dtype, "remat": remat}
         if is_folder(preset):
             return load_preset(cls, preset, load_weights=load_weights, seed=seed, **options)
-        return find_preset(preset).build(cls, seed=seed or 0, **options)
+        return find_preset(preset, list_trained()).build(cls, seed=seed or 0, **options)
 
     adapt, save_preset, generate, trajectory = adapt, save_preset, generate, trajectory
 

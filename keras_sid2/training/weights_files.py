@@ -5,9 +5,11 @@ Keras passes over weights that it finds no place for, and of those that do not f
 
 import contextlib
 import os
+import pathlib
 import zipfile
 
 import h5py
+import numpy as np
 from keras.src.saving import saving_lib
 
 _IN_KERAS_FILE = "model.weights.h5"
@@ -34,6 +36,35 @@ class _Shapes(saving_lib.H5IOStore):
 def save_weights(path: os.PathLike, model):
     """keras's save_weights, without the optimizer's."""
     saving_lib.save_weights_only(model, path, objects_to_skip=[getattr(model, "optimizer", None)])
+
+
+def save_averages(path: pathlib.Path, model, dtype: str):
+    """The averages of an `AveragedModel`, as the weights of its network, rounded to `dtype`; `step`, and nothing else.
+
+    Keras converts what it reads to the variables' float32. ValueError for weights that are not finite in `dtype`.
+    """
+    whole = path.with_name(f"whole_{path.name}")
+    with model.averaged_weights():
+        save_weights(whole, model)
+    with h5py.File(whole) as source, h5py.File(path, "w") as file:
+        _copy_rounded(source, file, dtype)
+    whole.unlink()
+
+
+def _copy_rounded(source: h5py.Group, to: h5py.Group, dtype: str):
+    for name, item in source.items():
+        if isinstance(item, h5py.Group):
+            group = to.create_group(name)
+            group.attrs.update(item.attrs)
+            _copy_rounded(item, group, dtype)
+        elif item.name.startswith(f"/{_PART}"):
+            with np.errstate(over="ignore"):
+                values = item[()].astype(dtype if item.dtype == "float32" else item.dtype)
+            if not np.isfinite(values).all():
+                raise ValueError(f"The weights cannot be written as {dtype}: {item.name} is not finite in it.")
+            to[name] = values
+        elif name == "step":  # beside it the model's own are averages
+            to[name] = item[()]
 
 
 def check_weights_file(path: str | os.PathLike, model):

@@ -117,7 +117,7 @@ def test_wrong_input(trained, teacher, data, tmp_path):
         ({"teacher": str(trained.workdir)}, "is a student of 2 steps itself"),
         ({"teacher": str(bad)}, "holds no configuration of a SiD2Model"),
         ({"teacher": str(tmp_path / "nothing")}, "--teacher=.*nothing is no file"),
-        ({"teacher": "sid2_digits"}, "--teacher=sid2_digits is a preset, and no weights are published with it"),
+        ({"teacher": "sid2_digits"}, "--teacher=sid2_digits is a preset, without trained weights"),
         ({"preset": "sid2_digits"}, "--preset is sid2-train's, and the network is that of --teacher"),
         ({"data": four}, "--teacher=.* is for images .8, 8, 1. of 10 classes, and --data=.* has .* of 4 classes"),
     ]

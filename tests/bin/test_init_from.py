@@ -128,7 +128,7 @@ def test_a_schedule_of_keras_is_no_rate_of_a_run(finer, source, tmp_path):
     "changes, sentence",
     [
         ({"init_from": "/nowhere"}, "--init_from=/nowhere is no file."),
-        ({"init_from": "sid2_digits"}, "--init_from=sid2_digits is a preset, and no weights are published with it."),
+        ({"init_from": "sid2_digits"}, "--init_from=sid2_digits is a preset, without trained weights; these have "),
         ({"init_from": "{data}"}, "must be a .keras file, or the folder of a checkpoint, a run or a preset."),
         ({"init_from": "{text}"}, "holds no configuration of a SiD2Model."),
         ({"init_from": f"{REMOTE}me"}, "A preset at Hugging Face is hf://user/name"),

@@ -11,6 +11,7 @@ from keras_sid2 import SiD2Model
 from keras_sid2.bin import flag_table, sampling_flags
 from keras_sid2.bin.common import newest_checkpoint
 from keras_sid2.bin.model_files import model_path
+from keras_sid2.bin.sample import SampleFlags
 from keras_sid2.conditions import ClassLabel, Frames, TextEmbedding
 from keras_sid2.training.preset_folder import is_preset_folder
 
@@ -84,7 +85,7 @@ def offer(workdirs, weights, presets) -> list[Offered]:
     found = []
     for given, flag, name in named:
         values = flags.FlagValues()
-        flag_table.define(sampling_flags.SamplingFlags, values)
+        flag_table.define(SampleFlags, values)
         values(["sid2-sample", flag])
         found.append(Offered(name, flag, served(given, sampling_flags.load_model_from_flags(values))))
     return found
