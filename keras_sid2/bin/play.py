@@ -1,5 +1,6 @@
 """sid2-play: a page on which to draw with trained models, in a browser on this machine.
 
+    sid2-play                                     # with the trained models that come with the library
     sid2-play --workdir=runs/digits
     sid2-play --preset=mine/folder --weights=digits.keras --workdir=runs/a --workdir=runs/b
 
@@ -21,9 +22,8 @@ from keras_sid2.bin.page.models import offer
 from keras_sid2.bin.page.pictures import Kept
 from keras_sid2.bin.page.server import PageServer, is_loopback
 from keras_sid2.bin.page.settings import Limits
-from keras_sid2.training.preset_folder import is_folder
+from keras_sid2.training import list_trained
 
-_SHIPPED = "sid2_digits_trained"
 _PORT = Accepted("from 0, which takes any that is free, to 65535", lambda value: 0 <= value < 65536)
 _IMAGES = Accepted("from 1 to 64", lambda value: 1 <= value <= 64)  # one batch of sid2-sample
 
@@ -32,7 +32,7 @@ _IMAGES = Accepted("from 1 to 64", lambda value: 1 <= value <= 64)  # one batch 
 class PlayFlags(CacheFlags):
     workdir: tuple = flag((), "work directory of sid2-train, at its newest checkpoint; may be repeated")
     weights: tuple = flag((), "a .keras file, or the folder of a checkpoint or preset; may be repeated")
-    preset: tuple = flag((), "a folder of save_preset, or hf://user/name; may be repeated")
+    preset: tuple = flag((), "a trained model's name or folder, or hf://user/name; may be repeated")
     host: str = flag("127.0.0.1", "address to listen at; another than this machine's own lets others in")
     port: int = flag(7860, "0 takes any that is free", _PORT)
     queue: int = flag(8, "requests that may wait", at_least(1))
@@ -46,12 +46,8 @@ def main(values) -> int:
     check_folder("folder", values.folder)
     signals.end_at_once("sid2-play")  # all files are written at a go
     keep_compiled(values.compilation_cache)
-    presets = list(values.preset)
-    if not (values.workdir or values.weights or presets):
-        presets = [_SHIPPED] if is_folder(_SHIPPED) else []
-    models = offer(values.workdir, values.weights, presets)
-    if not models:
-        raise ValueError("Give a model: --workdir, --weights, or --preset with a folder or hf://user/name.")
+    named = values.workdir, values.weights, values.preset
+    models = offer(*named) if any(named) else offer([], [], list_trained())
     limits = Limits(values.most_images, values.most_steps)
     try:
         server = PageServer((values.host, values.port), models, limits, values.queue, Kept(values.folder))

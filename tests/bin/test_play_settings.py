@@ -201,6 +201,7 @@ def test_a_model_is_named_by_what_both_the_command_and_python_take(models, workd
     found = [offer([], [str(workdir)], [])[0], offer([], [folder], [])[0], offer([], [], [folder])[0]]
     checkpoint = models[0].flag.partition("=")[2]
     assert [each.flag for each in found] == [f"--weights={checkpoint}", f"--preset={folder}", f"--preset={folder}"]
+    assert offer([], [], ["sid2_digits_trained"])[0].describe()["classes"] == 10
     loaded = [f"load_model({checkpoint!r})", *[f"keras_sid2.SiD2Model.from_preset({folder!r})"] * 2]
     assert [each.python for each in found] == loaded and found[1].sample_shape == (4, 4, 1)
 
@@ -230,10 +231,9 @@ def played(*given: str):
 @backend_free
 def test_wrong_flags_are_told_before_the_page_is_served(workdir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(play, "_SHIPPED", "none/there")
     monkeypatch.setattr(play.signals, "end_at_once", lambda usage: None)
     for given, told in (
-        ([], "Give a model: --workdir, --weights, or --preset"),
+        (["--preset=none/there"], "Give either --workdir, or --weights, or --preset with a folder"),
         (["--port=70000"], "--port must be from 0"),
         (["--most_images=65"], "--most_images must be from 1 to 64"),
         ([f"--workdir={workdir}", "--host=no.such.host.invalid"], "--host=no.such.host.invalid --port=7860 cannot be"),
