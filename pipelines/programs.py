@@ -17,6 +17,7 @@ PROGRAMS = {
     "evaluate": ("keras_sid2.bin.evaluate", "measures images beside real ones"),
     "export": ("keras_sid2.bin.export", "a checkpoint as one file"),
     "plan": ("keras_sid2.bin.plan", "memory, time and cost, before anything is bought"),
+    "play": ("keras_sid2.bin.play", "a page to draw on, in the browser"),
     "sample": ("keras_sid2.bin.sample", "draws images"),
     "train": ("keras_sid2.bin.train", "trains a network on a prepared data set"),
 }

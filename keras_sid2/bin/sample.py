@@ -103,8 +103,8 @@ def _draw(values, console: Console) -> int:
     request.conditions = checked_conditions(request.conditions, model, request.count)
     if request.of_clips and values["frames"].present:
         raise ValueError("--frames is of animations of images; clips show their own frames (--num_frames).")
-    if values.labels is None and model.num_classes is not None:
-        request.labels = (request.first_image + np.arange(request.count)) % model.num_classes
+    if values.labels is None:
+        request.take_classes_in_turn()
     settings = request.describe()
     if "pngs" in values.format:
         check_folder(pathlib.Path(values.out), settings)

@@ -67,6 +67,11 @@ class Request:
         own = {"labels": labels, "given": given, "conditions": conditions}
         return dataclasses.replace(self, count=last - first, first_image=self.first_image + first, **own)
 
+    def take_classes_in_turn(self):
+        """For a model with classes, where none were given."""
+        if self.model.num_classes is not None:
+            self.labels = (self.first_image + np.arange(self.count)) % self.model.num_classes
+
     def describe(self) -> dict:
         """As SampleRequest's, of all images; raises what that raises."""
         if self.labels is not None and self.model.num_classes:

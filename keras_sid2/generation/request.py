@@ -226,17 +226,22 @@ class SampleRequest:
 
     def trajectory(self, frames: int) -> tuple[np.ndarray, np.ndarray]:
         """(z_t, x_hat), each [frames, N, (E,) H, W, C], after evenly many steps; the last x_hat are `images()`."""
-        if self.num_frames is not None:
-            raise ValueError("A trajectory is of one window: it takes no num_frames.")
-        if not isinstance(frames, int | np.integer) or not 1 <= frames <= self.num_steps:
-            raise ValueError(f"frames must be an integer from 1 to num_steps ({self.num_steps}), got {frames!r}.")
-        edges = np.linspace(0, self.num_steps, frames + 1).round().astype(int).tolist()
-        kept = [run.frame() for _, run in self._runs(edges, self._report())]  # of the first batch, then of the next
+        kept = [pair for _, *pair in self.coming_about(frames)]  # of the first batch, then of the next
         z_t, x_hat = (
             self._by_members(np.stack([np.concatenate(of_batches[i::frames]) for i in range(frames)]), 1)
             for of_batches in zip(*kept, strict=True)
         )
         return z_t, x_hat
+
+    def coming_about(self, frames: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """(steps done, z_t, x_hat) of a batch, `frames` times while it is drawn, and of the next; see `trajectory`."""
+        if self.num_frames is not None:
+            raise ValueError("A trajectory is of one window: it takes no num_frames.")
+        if not isinstance(frames, int | np.integer) or not 1 <= frames <= self.num_steps:
+            raise ValueError(f"frames must be an integer from 1 to num_steps ({self.num_steps}), got {frames!r}.")
+        edges = np.linspace(0, self.num_steps, frames + 1).round().astype(int).tolist()
+        for done, run in self._runs(edges, self._report()):
+            yield done, *run.frame()
 
     def _report(self) -> Callable[[int, int, int], None] | None:
         """What is called with (batch, window, steps done in it), where somebody watches."""

@@ -1,9 +1,11 @@
 """Images from disk, a block at a time: the ADM layout (arr_0 of an .npz), and folders of PNG files."""
 
 import contextlib
+import io
 import math
 import os
 import pathlib
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -117,6 +119,36 @@ def _read_png(path: pathlib.Path) -> np.ndarray:
     if mode not in channels:
         raise ValueError(f"{path} must be grey or in colour, of 8 bits and without transparency, got {mode}.")
     return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def decode_picture(data: bytes, most_pixels: int) -> np.ndarray:
+    """uint8 [H, W, 1] of a grey PNG or JPEG, [H, W, 3] of one in colour, from bytes that a stranger sent: turned
+    upright, and what is transparent on white. ValueError, in one sentence, for what is neither, is damaged, has more
+    than 8 bits, or more pixels than `most_pixels`, which are not decoded."""
+    from PIL import Image, ImageOps
+
+    modes = {"1": "L", "L": "L", "LA": "RGBA", "P": "RGBA", "RGB": "RGB", "RGBA": "RGBA"}
+    no_picture = "The picture is no PNG or JPEG that can be read."
+    try:
+        picture = Image.open(io.BytesIO(data), formats=["PNG", "JPEG"])  # its header alone
+    except Image.DecompressionBombError as error:  # Pillow's own limit
+        raise ValueError(f"The picture has more than the {most_pixels} pixels that are taken.") from error
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise ValueError(no_picture) from error
+    width, height = picture.size
+    if width * height > most_pixels:
+        raise ValueError(f"The picture has {width} x {height} pixels, more than the {most_pixels} that are taken.")
+    if picture.mode not in modes:
+        raise ValueError(f"The picture must be grey or in colour, of 8 bits, got {picture.mode}.")
+    mode = "RGBA" if "transparency" in picture.info else modes[picture.mode]
+    try:
+        pixels = ImageOps.exif_transpose(picture).convert(mode)
+    except Exception as error:  # Pillow raises many kinds for damaged bytes
+        raise ValueError(no_picture) from error
+    if mode == "RGBA":
+        pixels = Image.alpha_composite(Image.new("RGBA", pixels.size, "white"), pixels).convert("RGB")
+    found = np.array(pixels)
+    return found if found.ndim == 3 else found[..., None]
 
 
 def read_array(path: str | os.PathLike) -> np.ndarray:
