@@ -29,16 +29,22 @@ def write_savedmodel(step: DenoisingStep, folder: pathlib.Path, about: dict):
     module.weights = [
         tf.Variable(values, trainable=False, name=f"weight_{i}") for i, (_, values) in enumerate(step.weights)
     ]
-    for name, function in step.functions.items():
+    for name in step.functions:
         specs = {n: tf.TensorSpec((None, *shape), dtype, name=n) for n, (shape, dtype) in step.inputs(name).items()}
-
-        def run(*tensors, function=function, names=tuple(specs)):
-            return function([tf.convert_to_tensor(v) for v in module.weights], dict(zip(names, tensors, strict=True)))
-
+        run = _of_tensors(step.functions[name], module.weights, list(specs))
         signatures[name] = tf.function(run, input_signature=list(specs.values()), autograph=False)
     module.functions = signatures
     signatures = {"serving_default": signatures.get("guided", signatures["plain"]), **signatures}
     tf.saved_model.save(module, str(folder / "savedmodel" / "1"), signatures=signatures)
+
+
+def _of_tensors(function, variables: list, names: list[str]):
+    """`function` of tensors in the order of the names, without weights: what tensorflow calls signatures."""
+
+    def run(*tensors):
+        return function([v.value() for v in variables], dict(zip(names, tensors, strict=True)))
+
+    return run
 
 
 def write_jax(step: DenoisingStep, folder: pathlib.Path, about: dict):
