@@ -8,6 +8,12 @@ import re
 import sys
 
 BACKENDS = ("jax", "tensorflow", "torch")
+EXPORT_BACKENDS = {
+    "savedmodel": "tensorflow",
+    "onnx": "torch",
+    "torch": "torch",
+    "jax": "jax",
+}  # of sid2-export's formats
 
 
 def require_keras():
@@ -22,6 +28,8 @@ def require_keras():
         asked = _asked_for(sys.argv[1:])
         if asked is not None and (program != "sid2-plan" or _there(asked)):  # which plans for what is not here, too
             os.environ["KERAS_BACKEND"] = asked
+        if program == "sid2-export" and (needed := EXPORT_BACKENDS.get(_asked_for(sys.argv[1:], "format") or "")):
+            _take_for_export(needed)
     try:
         import keras
 
@@ -55,12 +63,26 @@ def _module_asked_for(argv: list[str]) -> str:
     return ""
 
 
-def _asked_for(argv: list[str]) -> str | None:
-    """The last --backend among arguments, as absl reads them; None without."""
+def _take_for_export(needed: str):
+    """The backend that writes a format, whatever KERAS_BACKEND says; ends the program without it, or for another."""
+    format, asked = (_asked_for(sys.argv[1:], name) for name in ("format", "backend"))
+    if asked not in (None, needed):
+        wrong = f"--format={format} is written on {needed}, got --backend={asked}: leave --backend out"
+    elif importlib.util.find_spec(needed) is None:
+        wrong = f"--format={format} needs {needed}, which is not installed: pip install 'keras_sid2[{needed}]'"
+    else:
+        os.environ["KERAS_BACKEND"] = needed
+        return
+    print(f"sid2-export: {wrong}.", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _asked_for(argv: list[str], flag: str = "backend") -> str | None:
+    """The last --backend, or another flag, among arguments, as absl reads them; None without."""
     found = None
     for argument, behind in itertools.zip_longest(argv, argv[1:]):
         name, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name == "backend":
+        if argument.startswith("-") and name == flag:
             found = value if equals else behind
     return found
 

@@ -15,7 +15,7 @@ PROGRAMS = {
     "demo": ("keras_sid2.bin.demo", "from nothing to digits that a model drew"),
     "distill": ("keras_sid2.bin.distill", "a student of few steps from a trained model"),
     "evaluate": ("keras_sid2.bin.evaluate", "measures images beside real ones"),
-    "export": ("keras_sid2.bin.export", "a checkpoint as one file"),
+    "export": ("keras_sid2.bin.export", "a checkpoint as one file, or for other runtimes"),
     "plan": ("keras_sid2.bin.plan", "memory, time and cost, before anything is bought"),
     "play": ("keras_sid2.bin.play", "a page to draw on, in the browser"),
     "sample": ("keras_sid2.bin.sample", "draws images"),

@@ -38,7 +38,8 @@ MAY_IMPORT = {
     "sampling": {"diffusion"},
     "generation": {"diffusion", "sampling"},
     "checkpoints": set(),
-    "training": {"checkpoints", "diffusion", "generation", "layers", "models", "sampling"},
+    "exporting": {"diffusion", "sampling"},
+    "training": {"checkpoints", "diffusion", "exporting", "generation", "layers", "models", "sampling"},
     "callbacks": {"checkpoints", "generation", "training"},
     "presets": {"diffusion", "models", "sampling", "training"},
     "evaluation": {"generation"},
@@ -103,8 +104,8 @@ def importers(package, wanted):
 
 def test_only_the_backend_s_own_places_import_a_backend():
     outside = {p for p in importers("keras_sid2", BACKENDS | {"tf"}) if not p.startswith("keras_sid2/bin/")}
-    # Orbax is jax's: what writes and reads through it needs jax's words for where arrays lie.
-    places = ("backend/", "parallel/", "checkpoints/sharded.py")
+    # Orbax is jax's: what writes and reads through it needs jax's words for where arrays lie. Formats are of backends.
+    places = ("backend/", "parallel/", "checkpoints/sharded.py", "exporting/formats.py", "exporting/runner.py")
     assert {p for p in outside if not p.startswith(tuple(f"keras_sid2/{place}" for place in places))} == set()
 
 

@@ -101,3 +101,23 @@ def test_the_programs_by_one_name():
     for told, code in ((("--help",), 0), ((), 0), (("plam",), 2)):  # which need no Keras
         found = run("-m", "pipelines.programs", *told, KERAS_BACKEND="none")
         assert found.returncode == code and "evaluate" in found.stdout + found.stderr
+
+
+@pytest.mark.parametrize(
+    "given, hidden, sentence",
+    [
+        (["--format=jax", "--backend=torch"], (), "--format=jax is written on jax, got --backend=torch: leave"),
+        (
+            ["--format", "savedmodel"],
+            ("tensorflow",),
+            "--format=savedmodel needs tensorflow, which is not installed: pip",
+        ),
+    ],
+)
+def test_sid2_export_takes_the_backend_of_its_format(given, hidden, sentence):
+    code = IMPORT.format(hidden=(), program="sid2-export")
+    hide = f"import importlib.util as u; f = u.find_spec; u.find_spec = lambda n: None if n in {hidden!r} else f(n); "
+    command = [sys.executable, "-c", hide + code, *given]
+    found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "KERAS_BACKEND": "numpy"})
+    assert found.returncode == 2 and sentence in found.stderr
+    assert len(found.stderr.strip().splitlines()) == 1

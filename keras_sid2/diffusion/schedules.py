@@ -120,7 +120,7 @@ class CosineInterpolatedSchedule(_Moved):
             raise ValueError(f"The paper's schedule is for square images of at least 32 pixels, {found}.")
         return cls(side)
 
-    def _shifts(self) -> tuple[float, float]:
+    def shifts(self) -> tuple[float, float]:
         """(shift at t = 0, shift at t = 1)."""
         high = self.image_resolution if self.high is None else self.high
         factor = -1.0 if self.literal_listing else 2.0
@@ -128,11 +128,11 @@ class CosineInterpolatedSchedule(_Moved):
 
     def logsnr(self, t):
         """logsnr of t, both float32 [B] (or a scalar)."""
-        clean, noisy = self._shifts()
+        clean, noisy = self.shifts()
         t = ops.convert_to_tensor(t, "float32")
         return self._cosine.logsnr(t) + (1.0 - t) * clean + t * noisy
 
     def dlogsnr_dt(self, t):
         """The derivative of `logsnr`."""
-        clean, noisy = self._shifts()
+        clean, noisy = self.shifts()
         return self._cosine.dlogsnr_dt(t) + (noisy - clean)

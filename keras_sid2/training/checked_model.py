@@ -6,6 +6,7 @@ What Keras lets a user do either works on what `generate` and `evaluate` use, or
 import keras
 
 from keras_sid2 import backend
+from keras_sid2.exporting import export_step
 from keras_sid2.parallel import replicas
 from keras_sid2.parallel.mesh import check_batch_size, check_model, spread
 from keras_sid2.training.averaged_model import AveragedModel
@@ -26,10 +27,9 @@ class CheckedModel(AveragedModel):
         super().summary(*args, print_fn=print_fn, **kwargs)
         (print_fn or print)(in_a_line(self))
 
-    def export(self, *args, **kwargs):
-        """Refused with a ValueError that says what to call: a model trains and draws in Python."""
-        one = "model.network.export(path, input_signature=...) one evaluation, without averages, on jax and tensorflow"
-        raise ValueError(f"A SiD2Model has no single function to export: save(path) writes all of it, and {one}.")
+    def export(self, filepath, format=None, *, use_ema: bool = True, overwrite: bool = False):
+        """Writes one denoising step for other runtimes, with a runner that draws samples by it: see `export_step`."""
+        export_step(self, filepath, format, use_ema=use_ema, overwrite=overwrite)
 
     def compile(self, optimizer=None, **kwargs):
         """keras's compile; `optimizer` None is the recipe's.

@@ -10,14 +10,17 @@ import sys
 
 import pytest
 from absl import flags
-from helpers import only_on_jax
+from helpers import BACKEND, only_on_jax
 from training_helpers import all_weights, fit_steps, same_weights, tiny_model
 
 from keras_sid2.bin import export
 from keras_sid2.bin.flag_table import define
 from keras_sid2.checkpoints import MODEL, checkpoints, load_model, save_checkpoint
 from keras_sid2.checkpoints.sharded import ShardedSaver
+from keras_sid2.starting import EXPORT_BACKENDS
 
+OWN = next(name for name, backend in reversed(EXPORT_BACKENDS.items()) if backend == BACKEND)
+OTHER = next(name for name, backend in EXPORT_BACKENDS.items() if backend != BACKEND)
 ROOT = pathlib.Path(export.__file__).parent.parent.parent
 TESTS = pathlib.Path(__file__).parent.parent
 # Without the state of random generators, whose type is another on each backend.
@@ -67,6 +70,14 @@ def test_a_portable_checkpoint_is_copied(portable, tmp_path):
         (["--workdir={run}", "--out=model.h5"], ValueError, "--out must end in .keras, got 'model.h5'"),
         (["--workdir={run}", "--out={there}"], ValueError, "is there already: give another, or --overwrite"),
         (["--workdir=/nowhere", "--out=new.keras"], FileNotFoundError, "holds no checkpoints"),
+        (
+            ["--workdir={run}", "--out=new", "--format=tflite"],
+            ValueError,
+            "--format must be keras or savedmodel or onnx",
+        ),
+        (["--workdir={run}", "--out={there}", f"--format={OWN}"], ValueError, "is there already, and is no exported"),
+        (["--workdir={run}", "--out=new", f"--format={OTHER}"], ValueError, f"{OTHER} is written on"),
+        (["--workdir=/nowhere", "--out=new", f"--format={OWN}"], FileNotFoundError, "--workdir=/nowhere is no file"),
         (["--workdir={run}", "--out=new.keras", "--step=7"], ValueError, "no checkpoint of --step=7; it has 0, 1"),
     ],
 )
@@ -76,6 +87,16 @@ def test_refusals(portable, tmp_path, given, error, sentence):
     with pytest.raises(error, match=sentence):
         run(*(text.format(run=portable, there=there) for text in given))
     assert there.read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_format_is_written_of_the_checkpoint_s_averages(portable, tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(export, "export_step", lambda model, *given, **others: taken.append((model, given, others)))
+    run(f"--workdir={portable}", f"--out={tmp_path / 'out'}", f"--format={OWN}", "--step=1")
+    ((model, given, others),) = taken
+    expected = load_model(checkpoints(portable / "checkpoints")[1])
+    assert model.weights_digest() == expected.weights_digest()
+    assert given == (tmp_path / "out", OWN) and others == {"overwrite": False}
 
 
 @pytest.mark.backend_free

@@ -451,8 +451,8 @@ FEATURES = {
     "run: predict before compile": lambda folder: (m := small_model(), m.predict(INPUTS, verbose=0), Plain(m))[::2],
     "run: summary and repr": described,
     "run: export": (
-        lambda folder: small_model().export(folder / "saved"),
-        r"save\(path\) writes all of it, and model.net",
+        lambda folder: small_model().export(folder / "saved", "tf_saved_model"),
+        "format must be one of savedmodel, onnx, torch, jax, got 'tf_saved_model'",
     ),
     "run: predict of images": (lambda folder: trained()[0].predict(data()[0]), "to draw images call generate"),
     "network: enable_lora": (

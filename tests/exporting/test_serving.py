@@ -1,0 +1,71 @@
+"""examples/serving/onnx_server.py over HTTP: what it draws, and what it refuses."""
+
+import http.client
+import importlib.util
+import json
+import pathlib
+import threading
+
+import pytest
+
+import keras_sid2
+
+pytestmark = pytest.mark.backend_free
+
+EXAMPLE = pathlib.Path(keras_sid2.__file__).parents[1] / "examples" / "serving" / "onnx_server.py"
+
+
+class Step:
+    """A runner that tells what it was asked for: its own tests are in test_exported.py."""
+
+    def generate(self, conditions=None, *, num_images=None, num_steps=None, seed=0):
+        import numpy as np
+
+        if conditions and max(conditions["label"]) > 2:
+            raise ValueError("label must be integers from 0 to 2")
+        return np.full((len(conditions["label"]), 2), seed)
+
+
+@pytest.fixture(scope="module")
+def port():
+    spec = importlib.util.spec_from_file_location("onnx_server", EXAMPLE)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    server = example.server(Step(), 0)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def ask(port: int, body, path: str = "/generate") -> tuple[int, dict]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("POST", path, body if isinstance(body, str) else json.dumps(body))
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read())
+
+
+def test_it_answers_with_samples(port):
+    assert ask(port, {"conditions": {"label": [0, 1]}, "seed": 7}) == (200, {"samples": [[7, 7], [7, 7]]})
+
+
+@pytest.mark.parametrize(
+    "body, path, sentence",
+    [
+        ({"conditions": {"label": [3]}}, "/generate", "from 0 to 2"),
+        ({"conditions": {"label": [0] * 65}}, "/generate", "at most 64"),
+        ({"conditions": {"label": [0]}, "num_steps": 5000}, "/generate", "1024 steps"),
+        ({"conditions": {"label": [0]}, "file": "/etc/passwd"}, "/generate", "unexpected keyword"),
+        ({"conditions": [1]}, "/generate", ""),
+        ("[1", "/generate", "Expecting"),
+        ([1], "/generate", "JSON object"),
+        ({}, "/other", "to /generate"),
+        ("1" * (2**20 + 1), "/generate", "1048576 bytes"),
+    ],
+)
+def test_it_refuses_and_goes_on(port, body, path, sentence):
+    status, told = ask(port, body, path)
+    assert status == 400 and sentence in told["error"]
+    assert ask(port, {"conditions": {"label": [1]}})[0] == 200
