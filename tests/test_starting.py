@@ -117,7 +117,7 @@ def test_the_programs_by_one_name():
 def test_sid2_export_takes_the_backend_of_its_format(given, hidden, sentence):
     code = IMPORT.format(hidden=(), program="sid2-export")
     hide = f"import importlib.util as u; f = u.find_spec; u.find_spec = lambda n: None if n in {hidden!r} else f(n); "
-    command = [sys.executable, "-c", hide + code, *given]
+    command = [sys.executable, "-c", hide + code, "--workdir=run", "--out=step", *given]
     found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "KERAS_BACKEND": "numpy"})
     assert found.returncode == 2 and sentence in found.stderr
     assert len(found.stderr.strip().splitlines()) == 1
