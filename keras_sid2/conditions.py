@@ -3,7 +3,7 @@
     ClassLabel(num_classes)        int32 [B]                     null: num_classes
     Vector(size)                   float32 [B, size]             null: zeros
     Image((height, width, C))      float32 [B, height, width, C] null: zeros, the middle of [-1, 1]; any rank
-    TextEmbedding(length, width)   float32 [B, length, width]    null: zeros
+    TextEmbedding(length, width)   float32 [B, length, width]    null: zeros, no tokens; a row of zeros is padding
     Frames((F, H, W, C), given)    float32 [B, F, H, W, C + 1]   null: zeros; the clip's own first frames
 
 Vector, Image and Frames may have `channels=Channels(...)`: then their values are given in physical units, of any range,
@@ -39,7 +39,7 @@ class Condition:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            if field.name != "channels":
+            if field.name not in ("channels", "encoder"):
                 object.__setattr__(self, field.name, whole_number(field.name, getattr(self, field.name)))
 
     @property
@@ -155,10 +155,20 @@ class Image(Condition):
 
 @settings
 class TextEmbedding(Condition):
-    """`length` vectors of `width` numbers, as a text encoder makes them; shorter texts are padded with zeros."""
+    """Up to `length` tokens of `width` numbers, as a text encoder makes them; a row of zeros is padding, anywhere.
+
+    `encoder` is the signature of that encoder, "NAME#HASH", and "" says that any may be: `generate(text=)` refuses
+    another. What order the tokens have is for the encoder to tell.
+    """
 
     length: int
     width: int
+    encoder: str = later("")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.encoder, str):
+            raise ValueError(f'encoder must be a signature as "NAME#HASH", or "" for any, got {self.encoder!r}.')
 
     @property
     def shape(self):

@@ -9,9 +9,9 @@ PACKAGE = "keras_sid2"
 register = keras.saving.register_keras_serializable(package=PACKAGE)
 
 
-def later():
-    """A field that came in a later version: None, which is not written, so that what has none says what it said."""
-    return dataclasses.field(default=None, metadata={"later": True})
+def later(default=None):
+    """A field that came in a later version: its default is not written, so that what has none says what it said."""
+    return dataclasses.field(default=default, metadata={"later": True})
 
 
 def settings(cls: type) -> type:
@@ -26,7 +26,7 @@ def settings(cls: type) -> type:
 
 def _written(self) -> dict:
     values = ((field, getattr(self, field.name)) for field in dataclasses.fields(self))
-    return {field.name: value for field, value in values if value is not None or "later" not in field.metadata}
+    return {field.name: value for field, value in values if "later" not in field.metadata or value != field.default}
 
 
 def _told(self) -> str:

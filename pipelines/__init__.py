@@ -6,6 +6,7 @@
     fingerprint(name_or_dir)    changes when the data do
     make_dataset(name_or_dir)   {"image": uint8 [B,H,W,C], "label": int32 [B], other names: [B,...]}
     make_grain_dataset(...)     the same without TensorFlow
+    text_encoder(name)          captions and prompts become float32 [N, length, width]
     measure_wait(dataset)       how long the consumer waits for its batches
 
 Importing this package loads neither tensorflow nor tensorflow_datasets nor scikit-learn: what needs them does.
@@ -16,12 +17,14 @@ from pipelines.checking.verifying import SplitReport, random_grid, stats, verify
 from pipelines.datasets import dataset_names
 from pipelines.images import adm_center_crop
 from pipelines.preparing.prepare import prepare
+from pipelines.reading.captions import read_captions
 from pipelines.reading.faults import BadRecord, BadRecords
 from pipelines.reading.grain_reader import make_grain_dataset
 from pipelines.reading.locating import DatasetDescription, describe
 from pipelines.reading.metering import WaitMeter, measure_wait
 from pipelines.reading.settings import ReadSettings
 from pipelines.reading.tf_reader import make_dataset
+from pipelines.text_encoders import TextEncoder, text_encoder
 from pipelines.values import ChannelStatistics, RecordFeatures, ValueSpec
 
 __all__ = [
@@ -32,6 +35,7 @@ __all__ = [
     "ReadSettings",
     "RecordFeatures",
     "SplitReport",
+    "TextEncoder",
     "ValueSpec",
     "WaitMeter",
     "adm_center_crop",
@@ -44,6 +48,8 @@ __all__ = [
     "measure_wait",
     "prepare",
     "random_grid",
+    "read_captions",
     "stats",
+    "text_encoder",
     "verify",
 ]

@@ -11,6 +11,7 @@ NAME_OR_DIR may also be a file or a quoted glob of TFRecord or ArrayRecord shard
     sid2-data prepare digits --data_dir=data
     sid2-data prepare image_folder --source=photos --image_size=256 --data_dir=data
     sid2-data prepare image_folder --source=coco --splits=train=train2017,test=val2017 --data_dir=data
+    sid2-data prepare image_folder --source=photos --captions=captions.csv --text_encoder=minilm --data_dir=data
     sid2-data prepare imagenet --source=/downloads --image_size=512 --encoding=png --data_dir=data
     sid2-data prepare kinetics600 --source=/clips --annotations=/csv --image_size=128 --num_frames=16 --data_dir=data
     sid2-data prepare npz --source=wind.npz --channel_names=u,v --data_dir=data
@@ -53,6 +54,8 @@ PREPARE = {  # passed on if they are given: name: (kind, help)
     "splits": ("string", "prepare image_folder: train=FOLDER,test=FOLDER, or none: no folder is a split"),
     "classes": ("string", "prepare image_folder: top (the first folder below the split is the class), parent (the "
                 "folder of the file), none"),
+    "captions": ("string", "prepare image_folder: a .csv or .jsonl with file and caption, txt (beside each) or names"),
+    "text_encoder": ("string", "prepare: encodes the captions: words, minilm, transformers:PATH_OR_NAME, ..."),
     "num_classes": ("integer", "prepare npz, plain files: labels are below it"),
     "values": ("string", "prepare npz: which other arrays, NAME,NAME or none; default: all"),
     "channel_names": ("string", "prepare npz: of float samples in physical units, NAME,... for each channel"),

@@ -45,6 +45,7 @@ class ValueSpec:
         num_classes: of a label, which is one integer in 0..num_classes-1; None: no label, or not known.
         key: of the feature in the record; None: its name.
         channels: of floats in physical units, of any range; None: of floats of order one.
+        encoder: of an embedded text [length, width], the signature of the text encoder; it comes out as float32.
     """
 
     shape: tuple[int | None, ...]
@@ -53,6 +54,7 @@ class ValueSpec:
     num_classes: int | None = None
     key: str | None = None
     channels: ChannelStatistics | None = None
+    encoder: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))

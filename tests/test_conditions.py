@@ -12,6 +12,7 @@ from keras_sid2 import Guidance, Level, ResidualUViT, SampleRequest, SiD2Model, 
 from keras_sid2.conditions import (
     RESERVED,
     ClassLabel,
+    Condition,
     Image,
     TextEmbedding,
     Vector,
@@ -27,8 +28,8 @@ RNG = np.random.default_rng(0)
 
 
 def network(**options):
-    levels = [Level("res", 8, 1), Level("transformer", 16, 1, head_dim=8)]
-    return ResidualUViT((4, 4, 1), 1, 3, 8, levels, **{"conditions": CONDITIONS, **options})
+    usual = {"conditions": CONDITIONS, "levels": [Level("res", 8, 1), Level("transformer", 16, 1, head_dim=8)]}
+    return ResidualUViT((4, 4, 1), 1, 3, 8, **{**usual, **options})
 
 
 def model_of(net, **options):
@@ -207,8 +208,15 @@ def test_dropout_of_an_unknown_condition_is_refused():
 
 
 def test_a_network_has_no_place_for_every_condition():
-    with pytest.raises(ValueError, match="text is a TextEmbedding: that needs a network of yours"):
-        network(conditions={"text": TextEmbedding(3, 4)})
+    class Sound(Condition):
+        shape = (3,)
+
+    with pytest.raises(ValueError, match="sound is a Sound: that needs a network of yours"):
+        network(conditions={"sound": Sound()})
+    with pytest.raises(ValueError, match="text and title are TextEmbeddings: join them"):
+        network(conditions={name: TextEmbedding(3, 4) for name in ("text", "title")})
+    with pytest.raises(ValueError, match="text needs one, and there is none"):
+        network(conditions={"text": TextEmbedding(3, 4)}, levels=[Level("res", 8, 1)])
     with pytest.raises(
         ValueError, match=r"must be \[4, 4, 'channels'\], as its samples are, or 1/2, .* past is \[2, 4, 1\]"
     ):

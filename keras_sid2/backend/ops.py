@@ -6,18 +6,21 @@ from keras import ops
 from keras_sid2.backend.platform import jax_platform, name, torch
 
 
-def attention(query, key, value):
-    """softmax(q k^T / sqrt(d)) v over [B, N, heads, d], not causal, through the backend's fused kernel if any. On TPU
+def attention(query, key, value, mask=None):
+    """softmax(q k^T / sqrt(d)) v over [B, N, heads, d], not causal, through the backend's fused kernel if any; `mask`,
+    bool [B, keys], is true of the keys that count, at least one. On TPU
     keras 3.15's Splash path masks causally and does not scale, for lengths that 128 divides: there XLA's own attention
     is used. XLA for CPU has no product of float16 summed in float32, which jax asks for: float32 is used.
     On torch Keras copies query, key and value to put heads before positions; torch takes them by other strides."""
     if name() == "torch" and isinstance(query, torch.Tensor) and query.device.type != "meta":  # keras's are symbols
         parts = (part.transpose(1, 2) for part in (query, key, value))
-        return torch.nn.functional.scaled_dot_product_attention(*parts).transpose(1, 2)
+        mask = None if mask is None else mask[:, None, None]
+        return torch.nn.functional.scaled_dot_product_attention(*parts, attn_mask=mask).transpose(1, 2)
     platform, dtype = jax_platform(), keras.backend.standardize_dtype(query.dtype)
     if platform == "cpu" and dtype == "float16":
-        return ops.cast(attention(*(ops.cast(part, "float32") for part in (query, key, value))), dtype)
-    return ops.dot_product_attention(query, key, value, flash_attention=False if platform == "tpu" else None)
+        return ops.cast(attention(*(ops.cast(part, "float32") for part in (query, key, value)), mask), dtype)
+    mask = None if mask is None else mask[:, None, None]
+    return ops.dot_product_attention(query, key, value, mask=mask, flash_attention=False if platform == "tpu" else None)
 
 
 def convolution(inputs, kernel, bias=None, *, strides: tuple[int, int], padding: str):

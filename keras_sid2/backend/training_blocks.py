@@ -16,8 +16,9 @@ _GRAPHS = {}  # by kind, the newest last; no model holds any, so that none is co
 _NONE = object()  # in the place of the graph of a kind that has none
 
 
-def training_block(block, h, emb, seed) -> Callable:
-    """`function(h, emb)` that does what block(h, emb, training=True, seed=seed) does, for these tensors.
+def training_block(block, h, emb, seed, text=None) -> Callable:
+    """`function(h, emb)` that does what block(h, emb, training=True, seed=seed) does, for these tensors; with a `text`,
+    block(h, emb, text, ...).
 
     On torch a block's operations are recorded when one of its kind is first run: of its class and configuration, with
     tensors of such shapes, dtypes and devices, and weights that are trained or not. All blocks of the kind run the
@@ -27,7 +28,8 @@ def training_block(block, h, emb, seed) -> Callable:
     say `recorded_by`, the settings that tell it from others of its class, or within torch.compile; as all do on jax and
     tensorflow, which compile the whole step.
     """
-    plain = functools.partial(block, training=True, seed=seed)
+    given = {} if text is None else {"text": text}
+    plain = functools.partial(block, training=True, seed=seed, **given)
     if name() != "torch" or "recorded_by" not in vars(type(block)):
         return plain
     if torch.compiler.is_compiling() or _symbolic(h, emb):
@@ -35,10 +37,11 @@ def training_block(block, h, emb, seed) -> Callable:
     variables = block.variables
     with keras.src.backend.AutocastScope(None):  # as they are: what is cast is in the record
         values = [v.value for v in variables]
-    rest = () if seed is None else (seed.contiguous(),)
+    beside = {name: t.contiguous() for name, t in (("seed", seed), ("text", text)) if t is not None}
+    rest = tuple(beside.values())
     tensors = (*values, h, emb, *rest)
-    kind = (type(block), _settings(block), tuple(v.name for v in variables), tuple(map(_described, tensors)))
-    graph = _GRAPHS.pop(kind, None) or _graph(block, variables, tensors)
+    kind = (type(block), _settings(block), *beside, tuple(v.name for v in variables), tuple(map(_described, tensors)))
+    graph = _GRAPHS.pop(kind, None) or _graph(block, variables, tensors, tuple(beside))
     _GRAPHS[kind] = graph
     if len(_GRAPHS) > _MOST_GRAPHS:
         _GRAPHS.pop(next(iter(_GRAPHS)), None)
@@ -63,15 +66,16 @@ def _described(tensor) -> tuple:
     return tensor.shape, tensor.dtype, tensor.device, tensor.requires_grad
 
 
-def _graph(block, variables, tensors) -> Callable:
-    """The block's operations as a function of all these tensors; _NONE, with a warning, if they depend on values."""
+def _graph(block, variables, tensors, beside: tuple[str, ...]) -> Callable:
+    """The block's operations as a function of all these tensors, the last ones by the names `beside`; _NONE, with a
+    warning, if they depend on values."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
     count = len(variables)
 
     def run(*given):
-        h, emb, *seed = given[count:]
-        call = functools.partial(block, training=True, seed=seed[0] if seed else None)
+        h, emb, *rest = given[count:]
+        call = functools.partial(block, training=True, **dict(zip(beside, rest, strict=True)))
         return with_values(call, variables)(given[:count], h, emb)
 
     # Leaves of their own, and with gradients: attention keeps for the backward pass what it is recorded to keep.

@@ -72,7 +72,7 @@ class DistillSettings(TrainSettings):
         if guidance is not None and not teacher.conditions:
             raise ValueError(f"--guidance_scale is away from null conditions, and --teacher={self.teacher} has none.")
         label = teacher.conditions.get("label")
-        found = self.source.preset(teacher.sample_shape, getattr(label, "num_classes", None), None)
+        found = self.source.preset(teacher.sample_shape, getattr(label, "num_classes", None))
         parts = {name: getattr(teacher.objective, name) for name in ("schedule", "weighting", "prediction")}
         return dataclasses.replace(
             found,

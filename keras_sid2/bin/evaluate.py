@@ -6,6 +6,7 @@
         --i3d_weights=i3d.npz --num_images=50000 --folds=4
     sid2-evaluate --workdir=runs/mine --reference=data/digits --features=classifier --num_images=2000 --sweep \
         --sweep_scales=1,1.5,2 --sweep_intervals=all,-3:5 --sweep_steps=32,128 --sweep_ema=true,false --out=sweep
+    sid2-evaluate --samples=hearts.npz --reference=data/emoji --features=clip --clip=clip-vit-base-patch32 --out=hearts
     sid2-evaluate --samples=ensembles.npz --reference=truth.npz --features=fields --periodic=width --out=scores
     sid2-evaluate --compare=a.json,b.json
 
@@ -31,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_sid2 import SiD2Model
-from keras_sid2.bin import measuring, measuring_fields, sampling_flags, signals, sweep
+from keras_sid2.bin import clip, measuring, measuring_fields, sampling_flags, signals, sweep
 from keras_sid2.bin.common import SamplingProgress, make_folders, run_program
 from keras_sid2.bin.compilation_cache import CacheFlags, keep_compiled
 from keras_sid2.bin.device_flags import ProcessFlags, check_same, together
@@ -39,6 +40,7 @@ from keras_sid2.bin.flag_table import REQUIRED, at_least, check, flag, names, on
 from keras_sid2.bin.measurement_lines import SweepLines, read_measurements, sweep_lines
 from keras_sid2.bin.sample_request import Request
 from keras_sid2.evaluation import Measurement, cannot_be_told, check_comparable, evaluate, folded
+from keras_sid2.evaluation.text_score import without_texts
 from keras_sid2.generation.provenance import provenance_path, read_provenance
 from keras_sid2.parallel import processes
 
@@ -57,6 +59,7 @@ class EvaluateFlags(sampling_flags.SamplingFlags, sweep.SweepFlags, ProcessFlags
     by_latitude: bool = flag(False, "weigh rows by the cosine of the file's latitude", needs="features=fields")
     inception_weights: str | None = flag(None, measuring.WEIGHTS_TEXT, needs="features=inception")
     i3d_weights: str | None = flag(None, measuring.I3D_WEIGHTS_TEXT, needs="features=i3d")
+    clip: str | None = flag(None, clip.TEXT, needs="features=clip")
     clip_size: int = flag(measuring.MEASURED, measuring.CLIP_SIZE_TEXT, at_least(0), needs="features=i3d")
     folds: int = flag(1, "draw so many times, with the seeds that follow: mean and deviation", at_least(1))
     num_images: int | None = flag(None, f"as many as real ones, to {_MOST}; in sweeps to {sweep.IMAGES}", at_least(20))
@@ -98,6 +101,8 @@ def _check(values):
         measuring.check_features(values.features)
     if values.features == "i3d" and values.i3d_weights is None:
         raise ValueError("--features=i3d needs --i3d_weights: none come with this library, and none are downloaded.")
+    if values.features == "clip" and values.clip is None:
+        raise ValueError("--features=clip needs --clip, the folder or name of a CLIP: none comes with this library.")
 
 
 def _check_out(out: str | pathlib.Path):
@@ -118,8 +123,20 @@ def _real_images(values, shape: tuple, console, image_size=None) -> measuring.Im
 
 def _measured_by(values, real: measuring.Images) -> dict:
     """Features and reference, as arguments of `evaluate`."""
-    weights = values.i3d_weights if values.features == "i3d" else values.inception_weights
+    weights = {"i3d": values.i3d_weights, "clip": values.clip}.get(values.features, values.inception_weights)
     return measuring.measured_by(real, values.features, weights, values.cache, values.clip_size)
+
+
+def _texts(how: dict, texts: list[str] | None, console) -> dict:
+    """What images of these texts are compared with, as an argument of `evaluate`; none without CLIP."""
+    features = how["features"]
+    if not isinstance(features, clip.ClipFeatures):
+        return {}
+    if texts is None:
+        told = "No texts are known that these images were drawn for: there is no clip_score."
+        console.print(told, highlight=False, soft_wrap=True)
+        return {}
+    return {"texts": features.of_texts(texts)} if processes.index() == 0 else {}
 
 
 def _measure_fields(values, console) -> int:
@@ -134,12 +151,14 @@ def _measure_files(values, console) -> int:
     provenance = read_provenance(values.samples)
     real = _real_images(values, images.shape, console, tuple(images.shape[-3:-1]) if values.crop else None)
     how = _measured_by(values, real)
+    how |= _texts(how, clip.texts_of_samples(provenance), console)
     found = evaluate(images.batches(), **how, drawn={"samples": images.name}, progress=signals.look)
     if provenance is not None and provenance["images_digest"] == found.drawn["images_digest"]:
         found = dataclasses.replace(found, drawn=provenance)
     elif provenance is not None:
         told = f"{provenance_path(values.samples)} tells how other images were drawn: it is left aside."
         console.print(told, highlight=False, soft_wrap=True)
+        found = without_texts(found)
     return _report(console, found, values.out)
 
 
@@ -207,6 +226,9 @@ class Measuring:
             self._conditions = measuring.conditions_of_real(model.conditions, real, self.count)
             self._labels = self._conditions.pop("label", None)
             self._real = {"conditions_of": "/".join(filter(None, (real.name, real.config)))}
+        where = {name: values[name].value for name in ("reference", "split", "data_dir")}
+        texts = clip.texts_of_real(model.conditions, self.count, **where) if values.features == "clip" else None
+        self.how |= _texts(self.how, texts, console)
 
     def _request(self, options: dict) -> Request:
         return Request(self._model, self.count, 0, self._labels, options, {}, self._conditions)

@@ -1,8 +1,12 @@
-"""Fields as a prepared data set has them: channels and conditions for a network, and whether one fits them."""
+"""What a prepared data set has beside pictures, fields and texts, as channels and conditions for a network, and whether
+one fits them."""
+
+import dataclasses
+from collections.abc import Callable
 
 import pipelines
 from keras_sid2.channels import Channels
-from keras_sid2.conditions import Condition, Image, Vector, in_data
+from keras_sid2.conditions import Condition, Image, TextEmbedding, Vector, in_data
 from keras_sid2.training import Preset
 
 
@@ -12,10 +16,13 @@ def channels_of(statistics: pipelines.ChannelStatistics | None) -> Channels | No
 
 
 def conditions_of_data(data: pipelines.DatasetDescription, size: tuple[int, int] | None = None) -> dict[str, Condition]:
-    """What lies over the samples, and vectors, in physical units, as conditions by name; of pictures none. `size` is
-    the samples' height and width where they are cut or resized to it; ValueError for what cannot follow that."""
+    """What lies over the samples, and vectors, in physical units, as conditions by name, beside pictures embedded texts
+    alone. `size` is the samples' height and width where they are cut or resized to it; ValueError for what cannot
+    follow that."""
     found = {}
     for name, spec in data.values.items():
+        if spec.encoder is not None:
+            found[name] = TextEmbedding(*spec.shape, spec.encoder)
         if spec.channels is not None and data.sample_channels is not None:
             channels = channels_of(spec.channels)
             shape = spec.following(name, data.sample_shape[-3:-1], size) if size else spec.shape
@@ -23,8 +30,25 @@ def conditions_of_data(data: pipelines.DatasetDescription, size: tuple[int, int]
     return found
 
 
+def with_texts(preset: Preset, describe: Callable[[], pipelines.DatasetDescription]) -> Preset:
+    """The preset with its texts as the data have them, where it leaves the encoder open; the data are looked at only
+    then."""
+    open_ones = [n for n, c in preset.conditions.items() if isinstance(c, TextEmbedding) and not c.encoder]
+    there = conditions_of_data(describe()) if open_ones else {}
+    texts = {name: there[name] for name in open_ones if name in there}
+    if not texts:
+        return preset
+    network = {**preset.network, "conditions": {**preset.network["conditions"], **texts}}
+    return dataclasses.replace(preset, network=network)
+
+
 def misfit(preset: Preset, data: pipelines.DatasetDescription) -> tuple[str, str] | None:
     """What the preset is, and what the data have, where the names of channels differ, each in words; None if not."""
+    for name, condition in preset.conditions.items():
+        encoder = getattr(condition, "encoder", "")
+        if encoder and name in data.values and (there := data.values[name].encoder) != encoder:
+            advice = f"prepare it with --text_encoder={encoder.partition('#')[0]}"
+            return f"reads {name} by the encoder {encoder}", f"it by {there or 'one that it does not name'}: {advice}"
     pairs = {"samples": (preset.channels, data.sample_channels)}
     for name, condition in in_data(preset.conditions).items():
         if name in data.values:

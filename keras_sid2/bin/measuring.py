@@ -17,14 +17,14 @@ from keras_sid2.io.image_reading import iterate_npz, iterate_pngs, png_paths
 from keras_sid2.parallel import processes
 from keras_sid2.parallel.mesh import on_no_mesh
 
-FEATURES = ("inception", "classifier", "i3d")
+FEATURES = ("inception", "classifier", "i3d", "clip")
 CACHE = "~/.cache/keras_sid2/references"
 CACHE_TEXT = "folder that keeps the statistics of real images"
-FEATURES_TEXT = "inception; classifier, fitted on real images with labels; i3d of clips; or MODULE:FUNCTION of yours"
+FEATURES_TEXT = "inception; classifier, fitted on real images; clip; i3d of clips; or MODULE:FUNCTION of yours"
 WEIGHTS_TEXT = "the FID's Inception-v3, a .pth or .npz file; downloaded if not given"
 CLIP_SIZE_TEXT = "pixels that clips are cut and resized to before I3D looks at them; 0: as they are"
 I3D_WEIGHTS_TEXT = "of I3D, trained on Kinetics-400, a .npz, .pt or .pth file of yours"
-_RESIZING = {"inception": "Inception", "i3d": "I3D"}  # features that resize what they look at
+_RESIZING = {"inception": "Inception", "i3d": "I3D", "clip": "CLIP"}  # features that resize what they look at
 _BATCH = 64
 _MOST_IN_MEMORY = 100_000  # images that a classifier is fitted on
 
@@ -45,7 +45,7 @@ class Images:
 
 def check_kind(what: str, of_clips: bool, features: str):
     """ValueError where `features` are not of clips, or are of them alone; those of your own are of what they are."""
-    if of_clips and features in ("inception", "classifier"):
+    if of_clips and features in ("inception", "classifier", "clip"):
         raise ValueError(f"{what} holds clips, and --features={features} are of images: give --features=i3d.")
     if not of_clips and features == "i3d":
         raise ValueError(f"{what} holds images, and --features=i3d are of clips.")
@@ -162,7 +162,8 @@ def check_features(kind: str):
 
 def measured_by(real: Images, kind: str, weights: str | None, cache: str, clip_size: int = MEASURED) -> dict:
     """`evaluate`'s features, one of FEATURES or "package.module:function", and its reference, of real images; `weights`
-    are a file of Inception's, None: downloaded, or of I3D's, which brings clips to `clip_size` first, if that is not 0.
+    are a file of Inception's, None: downloaded, or of I3D's, which brings clips to `clip_size` first, if that is not 0,
+    or a folder, or name, of CLIP's.
 
     The reference comes from the folder `cache` if it was made before; of several processes the first one alone has it.
     ValueError for features that cannot be made.
@@ -181,6 +182,10 @@ def measured_by(real: Images, kind: str, weights: str | None, cache: str, clip_s
 
 
 def _features(real: Images, kind: str, weights: str | None, clip_size: int | None) -> Features:
+    if kind == "clip":
+        from keras_sid2.bin.clip import clip_features
+
+        return clip_features(weights)
     if kind in ("inception", "i3d"):
         return inception_features(weights) if kind == "inception" else i3d_features(weights, clip_size)
     return _classifier(real) if kind == "classifier" else _own(kind)

@@ -83,9 +83,10 @@ class InitialWeights:
     def load(self) -> SiD2Model:
         return load_model_file(self._path)
 
-    def preset(self, sample_shape: tuple[int, ...], num_classes: int | None, examples: int | None) -> Preset:
-        """One for data of this shape with the network of the model; ValueError where there cannot be one."""
-        return self._refusing(lambda: preset_like(self._described, sample_shape, num_classes, examples=examples))
+    def preset(self, sample_shape: tuple[int, ...], num_classes: int | None, **options) -> Preset:
+        """One for data of this shape with the network of the model, with `preset_like`'s options; ValueError where
+        there cannot be one."""
+        return self._refusing(lambda: preset_like(self._described, sample_shape, num_classes, **options))
 
     def check(self, preset: Preset):
         """ValueError, in one sentence, unless the preset's network can begin with these weights."""

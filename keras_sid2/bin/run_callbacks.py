@@ -17,6 +17,7 @@ from keras_sid2.bin.goodput import KINDS, Goodput, peak_of
 from keras_sid2.bin.run_context import RunContext
 from keras_sid2.callbacks.measuring import MeasureSamples
 from keras_sid2.callbacks.saving import SampleGrids, SaveCheckpoints, SaveSnapshots, training_goes_on
+from keras_sid2.conditions import TextEmbedding
 from keras_sid2.evaluation import evaluate
 from keras_sid2.io.atomic import drop_lines_after
 from keras_sid2.parallel import processes
@@ -136,12 +137,12 @@ class RunCallbacks:
             every=self._settings.sample_every,
             log_image=functools.partial(log.writer.add_image, dataformats="HWC"),
             note=self._run.note,
-            **self._drawn_for(20 if classes else 16, classes),
+            **self._drawn_for(20 if classes else 16, classes, held_out=True),
         )
 
-    def _drawn_for(self, count: int, classes: int) -> dict:
+    def _drawn_for(self, count: int, classes: int, held_out: bool = False) -> dict:
         """Labels, number and options of samples: of `classes` in turn; of a model with other conditions for what the
-        first examples have, labels too."""
+        first examples have, labels and captions too, with `held_out` those of --eval_split, if there is one."""
         asked = {"labels": [i % classes for i in range(count)] if classes else None, "num_images": count}
         wanted = {name: c for name, c in self._run.preset.conditions.items() if name != "label"}
         if not wanted:
@@ -149,13 +150,21 @@ class RunCallbacks:
         crop = "center" if self._settings.crop else None
         bad_records = pipelines.BadRecords(self._settings.max_bad_records)
         alike = {"process_index": 0, "process_count": 1}  # processes draw one grid, for the same examples
-        batches = self._run.dataset(self._settings.split, bad_records, training=False, crop=crop, **alike)
+        split = (self._settings.eval_split if held_out else None) or self._settings.split
+        batches = self._run.dataset(split, bad_records, training=False, crop=crop, **alike)
         batch = {name: values[:count] for name, values in next(batches.as_numpy_iterator()).items()}
         sample = batch.get("video", batch.get("image"))
         values = {name: c.check(name, sample if c.from_samples else batch[name]) for name, c in wanted.items()}
         conditions = {name: np.resize(v, (count, *v.shape[1:])) for name, v in values.items()}
         asked |= {"labels": np.resize(batch["label"], count).tolist()} if classes else {}
+        if any(isinstance(condition, TextEmbedding) for condition in wanted.values()):
+            asked |= {"captions": self._captions(split, len(sample), count)}
         return asked | {"generate_options": {**self._sampling, "conditions": conditions}}
+
+    def _captions(self, split: str, there: int, count: int) -> list[str] | None:
+        """Those of `count` samples, of the first ones in turn, of which a batch has `there`."""
+        found = pipelines.read_captions(self._settings.data, there, split=split, data_dir=self._settings.data_dir)
+        return [found[i % len(found)] for i in range(count)] if found else None
 
     def _measuring(self) -> MeasureSamples:
         """Its features are made, and its real images read."""

@@ -5,6 +5,7 @@
     sid2-sample --workdir=runs/digits --format=gif --sampler=dpmpp_2m --num_steps=64 --out=digits
     sid2-sample --workdir=runs/digits --known=four.png --mask=keep.png --out=digits
     sid2-sample --workdir=runs/clips --condition=given=first.npz --num_frames=64 --format=mp4 --out=clips
+    sid2-sample --workdir=runs/photos --text="a red heart" --guidance_scale=2 --negative_text="blue" --out=heart
     sid2-sample --workdir=runs/wind --condition=coarse.nc --ensemble_size=10 --out=wind.nc
 
 writes digits.png and digits.npz (arr_0 uint8 [N, H, W, C]; arr_1 int [N], where there are classes), or what --format
@@ -32,6 +33,7 @@ from keras_sid2.bin.compilation_cache import CacheFlags, keep_compiled
 from keras_sid2.bin.device_flags import ProcessFlags, together
 from keras_sid2.bin.field_files import check_writable, write_fields
 from keras_sid2.bin.flag_table import IN_UNIT_INTERVAL, at_least, check, flag
+from keras_sid2.bin.prompts import PromptFlags, with_encoder
 from keras_sid2.bin.sample_files import (
     ANIMATIONS,
     FORMATS,
@@ -57,7 +59,7 @@ _FRAMES_A_SECOND = 8  # of clips
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SampleFlags(sampling_flags.SamplingFlags, ProcessFlags, CacheFlags):
+class SampleFlags(sampling_flags.SamplingFlags, PromptFlags, ProcessFlags, CacheFlags):
     out: str = flag("samples", "path of the files, without suffix, or X.nc; a finished .npz of the same request stays")
     format: list = flag(
         ("grid", "npz"), f"{', '.join(FORMATS)}; a grid has the first {_SHOWN} images, an animation {_ANIMATED}"
@@ -122,6 +124,7 @@ def _draw(values, console: Console) -> int:
     take_in_fields(request, values.condition, values.num_images is not None or values.labels is not None)
     if request.options["ensemble_size"] is not None and model.channels is None:
         raise ValueError("--ensemble_size is of models with channels; of others give each condition several times.")
+    request.prompts = with_encoder(request.prompts, model, values.text_encoder, request.conditions)
     request.conditions = checked_conditions(request.conditions, model, request.count)
     if request.of_clips and values["frames"].present:
         raise ValueError("--frames is of animations of images; clips show their own frames (--num_frames).")

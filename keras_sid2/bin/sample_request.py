@@ -10,6 +10,8 @@ from keras_sid2.bin import sampling_flags
 from keras_sid2.bin.common import SamplingProgress
 from keras_sid2.bin.field_files import is_field_file, read_fields
 from keras_sid2.bin.flag_table import parsed
+from keras_sid2.bin.prompts import Prompts, read_prompts
+from keras_sid2.conditions import TextEmbedding
 from keras_sid2.generation.request import array_digest
 from keras_sid2.io.image_reading import read_array, read_images
 
@@ -26,6 +28,7 @@ class Request:
         given: "init" and "known", where they are, as uint8 [1 or count, H, W, C].
         conditions: of the model, but for labels, [1 or count, ...] by name.
         truth: of fields, what they should be, float32 [1 or count, ...], where it is known.
+        prompts: of models of texts; image i has number first_image + i of them, in turn.
     """
 
     model: SiD2Model
@@ -36,6 +39,7 @@ class Request:
     given: dict[str, np.ndarray]
     conditions: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     truth: np.ndarray | None = None
+    prompts: Prompts = Prompts()
 
     @property
     def of_clips(self) -> bool:
@@ -50,6 +54,7 @@ class Request:
         given |= {"conditions": conditions} if conditions else {}
         labels = None if self.labels is None else self.labels[first:last]
         numbers = {"num_images": last - first, "first_image": self.first_image + first}
+        given |= self.prompts.options(self.first_image + first, self.first_image + last)
         return SampleRequest(self.model, labels, progress=progress, **numbers, **given, **self.options)
 
     def part(self, first: int, last: int) -> "Request":
@@ -74,10 +79,22 @@ class Request:
         labels = np.full(self.count, self.model.num_classes or 0) if self.labels is None else self.labels
         whole = {"images": self.count, "labels": array_digest(labels.astype("int32"))}  # as one SampleRequest would
         whole |= {name: array_digest(values) for name, values in (self.given | self.conditions).items()}
-        return self.sample_request(0, min(self.count, self.options["batch_size"])).describe() | whole
+        asked = self.sample_request(0, min(self.count, self.options["batch_size"])).describe()
+        told = self.prompts.described()
+        if told:  # in place of what the first ones became
+            asked = {key: value for key, value in asked.items() if key.removeprefix("negative ") not in self._texts}
+        return asked | whole | told
+
+    @property
+    def _texts(self) -> set[str]:
+        """The names of the model's texts that are not given as arrays."""
+        kinds = self.model.conditions.items()
+        return {key for key, kind in kinds if isinstance(kind, TextEmbedding) and key not in self.conditions}
 
     def captions(self, count: int) -> list[str] | None:
-        """The classes of the first images, for people."""
+        """The texts, or else classes, of the first images, for people."""
+        if self.prompts.texts:
+            return self.prompts.of(self.first_image, self.first_image + count)
         return None if self.labels is None else [str(label) for label in self.labels[:count]]
 
     def batches(self, start: int, stop: int, line: SamplingProgress) -> Iterator[np.ndarray]:
@@ -101,7 +118,8 @@ def read_flags(values) -> dict:
         if (values[first].value is None) != (values[second].value is None):
             raise ValueError(f"--{first} and --{second} go together: give both or neither.")
     conditions = _conditions(values.condition)
-    count = len(labels) if labels is not None else values.num_images or 16
+    prompts = read_prompts(values)
+    count = len(labels) if labels is not None else values.num_images or len(prompts.texts) or 16
     given = {name: read_images(values[name].value) for name in ("init", "known") if values[name].value is not None}
     for name, images in given.items():
         if len(images) not in (1, count):
@@ -114,6 +132,7 @@ def read_flags(values) -> dict:
         "labels": None if labels is None else np.array(labels),
         "given": given,
         "conditions": conditions,
+        "prompts": prompts,
         "options": alike | sampling_flags.sampling_options(values),
     }
 

@@ -9,12 +9,13 @@ import keras
 import pipelines
 from keras_sid2.bin.compilation_cache import CacheFlags
 from keras_sid2.bin.device_flags import ProcessFlags
-from keras_sid2.bin.field_data import channels_of, conditions_of_data
+from keras_sid2.bin.field_data import channels_of, conditions_of_data, with_texts
 from keras_sid2.bin.flag_table import REQUIRED, Accepted, at_least, check, flag, names, one_of, parsed
 from keras_sid2.bin.measuring import CACHE, CACHE_TEXT, FEATURES_TEXT, WEIGHTS_TEXT, check_features
 from keras_sid2.bin.model_files import InitialWeights
 from keras_sid2.bin.preset_flags import PresetFlags, chosen_preset, read_config
 from keras_sid2.checkpoints.sharded import check_available
+from keras_sid2.conditions import TextEmbedding
 from keras_sid2.parallel.rules import Mesh
 from keras_sid2.training import Preset
 from keras_sid2.training.overrides import overridden
@@ -94,8 +95,9 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
     def __post_init__(self):
         check(TrainSettings, self)
         check_features(self.measure_features)
-        if self.measure_features == "i3d":
-            raise ValueError("--measure_features=i3d is not for training: measure clips by sid2-evaluate.")
+        if self.measure_features in ("i3d", "clip"):
+            told = f"--measure_features={self.measure_features} is not for training"
+            raise ValueError(f"{told}: measure by sid2-evaluate.")
 
     def resolved(self, preset: Preset) -> tuple["TrainSettings", Preset]:
         """These settings with the numbers of `experiment()` filled in, and that preset with these settings' numbers.
@@ -150,9 +152,8 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
             given = [flag for flag in ("size", "image_size", "given_frames") if getattr(self, flag) is not None]
             if given:
                 raise ValueError(f"--{given[0]} is of a proposed network: leave it out, or --preset and --config.")
-            return self._in_its_size(chosen_preset(self))
-        missing = self.max_bad_records > 0
-        data = pipelines.describe(self.data, split=self.split, data_dir=self.data_dir, missing_shards=missing)
+            return self._in_its_size(with_texts(chosen_preset(self), self._described))
+        data = self._described()
         shape, told = self._sample_shape(data), pathlib.Path(self.workdir) / CONFIG
         if self.init_from is not None and self.size is None and told.is_file():  # begun, and its source may be gone
             found = overridden(read_config(str(told)), self.set)
@@ -163,13 +164,19 @@ class TrainSettings(PresetFlags, ProcessFlags, CacheFlags):
         if self.init_from is not None and self.size is None:
             if self.given_frames is not None:
                 raise ValueError("--given_frames with --init_from needs --size: else the network is that one's.")
-            proposed = self.initial_weights.preset(shape, data.num_classes, data.num_examples)
+            texts = {k: c for k, c in conditions_of_data(data).items() if isinstance(c, TextEmbedding)}
+            how = {"examples": data.num_examples, "texts": texts}
+            proposed = self.initial_weights.preset(shape, data.num_classes, **how)
         else:
             how = {"size": self.size, "examples": data.num_examples, "given_frames": self.given_frames}
             size = shape[-3:-1] if self.crop else None
             how |= {"channels": channels_of(data.sample_channels), "conditions": conditions_of_data(data, size)}
             proposed = proposed_preset(shape, data.num_classes, **how)
         return self._in_its_size(overridden(proposed, self.set))
+
+    def _described(self) -> pipelines.DatasetDescription:
+        missing = self.max_bad_records > 0
+        return pipelines.describe(self.data, split=self.split, data_dir=self.data_dir, missing_shards=missing)
 
     def _in_its_size(self, preset: Preset) -> Preset:
         if self.smoke and self.init_from is not None:

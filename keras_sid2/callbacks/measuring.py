@@ -41,6 +41,7 @@ class MeasureSamples(keras.callbacks.Callback):
             features=..., reference=...)`. In several processes also with shared=True and agree=True, as `evaluate`.
         every: steps.
         labels, num_images, generate_options: of the images, as `SampleRequest`.
+        captions: what is written below them in grids; None: their labels.
         path: of a file that gets a line of JSON each time: step, seconds, metrics, measured, drawn.
         grids: folder that gets a grid of the first images each time, step_NNN.png; None: none.
         log: called with (step, metrics); for TensorBoard.
@@ -56,6 +57,7 @@ class MeasureSamples(keras.callbacks.Callback):
         labels=None,
         num_images: int | None = None,
         generate_options: dict | None = None,
+        captions: list[str] | None = None,
         path: str | os.PathLike,
         grids: str | os.PathLike | None = None,
         log: Callable[[int, dict], None] | None = None,
@@ -71,6 +73,7 @@ class MeasureSamples(keras.callbacks.Callback):
         self.measure, self.every, self.labels, self.num_images = measure, every, labels, num_images
         self.generate_options, self.path = dict(generate_options or {}), pathlib.Path(path)
         self.grids, self.log, self.note = None if grids is None else pathlib.Path(grids), log, note
+        self.captions = captions
         self._since, self._before = None, "training began"  # or the end of "the last one"
 
     def on_train_begin(self, logs=None):
@@ -137,7 +140,7 @@ class MeasureSamples(keras.callbacks.Callback):
             file.write(json.dumps({"step": step, "seconds": round(seconds, 3), **dataclasses.asdict(measurement)}))
             file.write("\n")
         if self.grids is not None:
-            write_grid(self.grids, step, shown, self.labels)
+            write_grid(self.grids, step, shown, self.captions or self.labels)
         if self.log is not None:
             self.log(step, measurement.metrics)
 

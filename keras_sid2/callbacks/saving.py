@@ -134,17 +134,27 @@ class SampleGrids(keras.callbacks.Callback):
         every: steps.
         labels: of the images, or None for a model without classes; then `num_images` of them.
         generate_options: of `SiD2Model.generate`.
+        captions: what is written below them; None: their labels.
         log_image: called with (name, uint8 [H, W, 3], step); for TensorBoard.
         note: called with a sentence when a picture could not be written; training goes on.
     """
 
     def __init__(
-        self, directory, *, every, labels=None, num_images=None, generate_options=None, log_image=None, note=print
+        self,
+        directory,
+        *,
+        every,
+        labels=None,
+        num_images=None,
+        generate_options=None,
+        captions=None,
+        log_image=None,
+        note=print,
     ):
         super().__init__()
         self.note, self.log_image = note, log_image
         self.directory, self.every, self.labels, self.num_images = pathlib.Path(directory), every, labels, num_images
-        self.generate_options = dict(generate_options or {})
+        self.generate_options, self.captions = dict(generate_options or {}), captions
 
     def on_epoch_end(self, epoch, logs=None):
         step = steps_done(self.model)
@@ -153,13 +163,13 @@ class SampleGrids(keras.callbacks.Callback):
                 images = self.model.generate(self.labels, num_images=self.num_images, **self.generate_options)
                 if self.model.channels is not None:
                     images = field_pictures(images, self.model.channels)
-                picture = write_grid(self.directory, step, images, self.labels)
+                picture = write_grid(self.directory, step, images, self.captions or self.labels)
                 if self.log_image is not None:
                     self.log_image("samples", picture, step)
 
 
 def write_grid(folder: pathlib.Path, step: int, images: np.ndarray, labels: Sequence | None) -> np.ndarray:
-    """Writes the images of a step, with their labels below them, as step_NNN.png; gives the picture."""
+    """Writes the images of a step, with their labels or captions below them, as step_NNN.png; gives the picture."""
     picture = image_grid(images, None if labels is None else [str(label) for label in labels[: len(images)]])
     write_png(folder / f"step_{step:010d}.png", picture)
     return picture

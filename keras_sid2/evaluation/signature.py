@@ -19,6 +19,7 @@ from keras_sid2.evaluation.features import Features, ImagesDigest
 from keras_sid2.evaluation.gathering import Found, agreed, found_in, send, with_others
 from keras_sid2.evaluation.measure import measure
 from keras_sid2.evaluation.statistics import check_widths
+from keras_sid2.evaluation.text_score import TextScore
 from keras_sid2.generation.provenance import custom_in
 from keras_sid2.io.atomic import read_json, write_json
 from keras_sid2.parallel import processes
@@ -46,7 +47,8 @@ class Measurement:
     def signature(self) -> str:
         """One line that says all of it, for tables and papers."""
         parts = self.measured | self.drawn  # both say how many images there are
-        return "  ".join(f"{name}={value}" for name, value in parts.items() if value is not None)
+        many = {name: f"{len(value)} texts" for name, value in parts.items() if name == "prompts" and len(value) > 4}
+        return "  ".join(f"{name}={value}" for name, value in (parts | many).items() if value is not None)
 
     def digest(self) -> str:
         """8 hexadecimal digits of a hash of how and of what, for names of files."""
@@ -187,6 +189,7 @@ def evaluate(
     shared: bool = False,
     agree: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    texts: np.ndarray | None = None,
 ) -> Measurement | None:
     """The quality of images beside real ones, with a signature.
 
@@ -196,6 +199,8 @@ def evaluate(
     If `shared`, `batches` are this process's part of the images, as `parallel.processes.share` has it: process 0, which
     alone needs a reference, gets the metrics of all, and the others None. One that fails raises at once, for programs
     that end then; if they `agree`, all raise where one fails, after they have drawn.
+    `texts` float [N, D] lie beside the features of the N images, as CLIP's do: metrics then have `clip_score`, the mean
+    of 100 max(cosine, 0) of each image and its text, and its 95 % interval (Hessel et al., 2104.08718: 2.5 for 100).
     Raises ValueError for a reference of other features, before anything is drawn; then as `collect` and `measure`.
     """
     found, kept = found_in(features, batches), {"groups": groups, "capacity": capacity}
@@ -205,9 +210,13 @@ def evaluate(
         return None
     _check_made_by(features, reference)
     real, samples = reference.features, FeatureSet(made_by=features.identity, **kept)
-    digest = _fill(samples, with_others(found) if shared else found, width=real.width)
+    score = None if texts is None else TextScore(texts)
+    found = with_others(found) if shared else found
+    digest = _fill(samples, found if score is None else score.passing(found), width=real.width)
     measured = how_measured(features, reference, images=samples.count, **kept)
     metrics = measure(samples, real, progress=progress)
+    if score is not None:
+        metrics, measured = metrics | score.metrics(), measured | {"texts": score.digest}
     return Measurement(metrics=metrics, measured=measured, drawn={"images_digest": digest, **(drawn or {})})
 
 

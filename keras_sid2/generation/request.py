@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -25,6 +25,7 @@ from keras_sid2.generation.inputs import (
 )
 from keras_sid2.generation.provenance import array_digest, config_digest, named, named_guidance
 from keras_sid2.generation.students import steps_and_sampler
+from keras_sid2.generation.texts import take_texts
 from keras_sid2.sampling import evaluations, get_sampler, logsnr_of
 from keras_sid2.shapes import whole_number
 
@@ -48,6 +49,9 @@ class SampleRequest:
         num_frames: of clips, at least the model's, which then are continued from their last frames, window by window;
             for a model with the condition `Frames`. None: as many as the model's.
         negative_conditions: the same of what guidance leads away from; None: the null values of what training drops.
+        text: texts, one a sample, or one for all, for the model's TextEmbedding; "" is no text.
+        negative_text: the same of what guidance leads away from, in place of no text.
+        text_encoder: callable that made the embeddings the model was trained on; None: `model.text_encoder`.
         num_steps: steps of the sampler; None is 512, as the paper takes, and of a student those that it was made for.
         guidance: a `Guidance`; it needs labels, or `guidance_network`. None: none.
         guidance_network: a SiD2Model of the same images and classes to be guided away from (autoguidance), smaller or
@@ -76,7 +80,8 @@ class SampleRequest:
         progress: True for a bar that counts images, or called with (steps done, steps in all), about 20 times a batch,
             and a window of longer clips.
 
-    Raises ValueError for what does not fit the model or its range, and guidance without labels or guidance network.
+    Raises ValueError for what does not fit the model or its range; for guidance without labels, text or guidance
+    network; and for a text for a model without one, by another encoder than its data's, or too long.
     """
 
     model: object
@@ -85,6 +90,9 @@ class SampleRequest:
     num_images: int | None = None
     conditions: Mapping | None = None
     negative_conditions: Mapping | None = None
+    text: str | Sequence[str] | None = None
+    negative_text: str | Sequence[str] | None = None
+    text_encoder: Callable | None = None
     num_frames: int | None = None
     ensemble_size: int | None = None
     num_steps: int | None = None
@@ -107,6 +115,7 @@ class SampleRequest:
     progress: bool | Callable[[int, int], None] | None = None
 
     def __post_init__(self):
+        take_texts(self)
         self.num_images, self.conditions = given_to(self.model, self.labels, self.conditions, self.num_images)
         self.negative_conditions = negatives_of(self.model, self.negative_conditions, self.num_images)
         self.labels = self.conditions.get("label", np.zeros(self.num_images, "int32"))

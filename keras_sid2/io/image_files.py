@@ -21,13 +21,15 @@ from keras_sid2.channels import Channels
 from keras_sid2.io.atomic import atomic_write, locked, read_json, write_json
 
 _HOLD = 2.0  # seconds that an animation's last frame stays
+_LINES, _LINE = 4, 12  # of a caption, and pixels that another one takes
 
 
 def image_grid(images: np.ndarray, captions: Sequence[str] | None = None, columns: int | None = None) -> np.ndarray:
-    """uint8 [N, (F,) H, W, 1 or 3] side by side as one uint8 [H', W', 3] picture, with `captions` below them. Small
+    """uint8 [N, (F,) H, W, 1 or 3] side by side as one uint8 [H', W', 3] picture, with `captions` below them, which
+    are broken into lines, and cut after four; what the font lacks is drawn as a box or "?". Small
     ones are enlarged by whole pixels to about 64; `columns` None is about the square root of N. The frames of a clip
     lie in a row, a pixel apart; `columns` None then makes the picture about square."""
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
     side = max(images.shape[-3:-1])
     if images.ndim == 5:
@@ -40,7 +42,10 @@ def image_grid(images: np.ndarray, captions: Sequence[str] | None = None, column
     count, height, width, _ = images.shape
     columns = columns or int(np.ceil(np.sqrt(count)))
     scale = max(1, 64 // side)
-    cell_width, cell_height = width * scale + 4, height * scale + 4 + (14 if captions else 0)
+    font, cell_width = ImageFont.load_default(), width * scale + 4
+    texts = [_broken(text, font, width * scale) for text in captions or ()]
+    below = 14 + _LINE * (max(text.count("\n") for text in texts)) if captions else 0
+    cell_height = height * scale + 4 + below
     rows = -(-count // columns)
     picture = Image.new("RGB", (columns * cell_width, rows * cell_height), "white")
     draw = ImageDraw.Draw(picture)
@@ -49,8 +54,36 @@ def image_grid(images: np.ndarray, captions: Sequence[str] | None = None, column
         image = Image.fromarray(np.ascontiguousarray(image))
         picture.paste(image.resize((width * scale, height * scale), Image.Resampling.NEAREST), (x, y))
         if captions:
-            draw.text((x, y + height * scale), captions[i], fill="black")
+            draw.multiline_text((x, y + height * scale), texts[i], fill="black", font=font, spacing=2)
     return np.asarray(picture)
+
+
+def _broken(text: str, font, width: int) -> str:
+    """A caption in lines of at most so many pixels, cut after _LINES of them."""
+    try:
+        font.getlength(text)
+    except UnicodeEncodeError:  # Pillow's own font where it has no FreeType
+        text = text.encode("latin-1", "replace").decode("latin-1")
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    if len(lines) > _LINES:
+        lines = [*lines[: _LINES - 1], f"{lines[_LINES - 1]}..."]
+    return "\n".join(_cut(line, font, width) for line in lines)
+
+
+def _cut(line: str, font, width: int) -> str:
+    """A line that fits; of one that does not, its beginning and "..."."""
+    if font.getlength(line) <= width or len(line) <= 3:
+        return line
+    kept = line.removesuffix("...")
+    while len(kept) > 1 and font.getlength(f"{kept}...") > width:
+        kept = kept[:-1]
+    return f"{kept}..."
 
 
 def field_pictures(values: np.ndarray, channels: Channels) -> np.ndarray:

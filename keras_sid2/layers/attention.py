@@ -13,7 +13,7 @@ from keras_sid2.layers.convolutions import AXES
 NORM_EPSILON = 1e-6
 
 
-class _KeyNorm(keras.layers.LayerNormalization):
+class KeyNorm(keras.layers.LayerNormalization):
     """Its beta has a gradient of exactly zero: it adds the same to all logits of a query, which no softmax can see. The
     true gradient is zero but for rounding, and Adam would make steps of the learning rate of that."""
 
@@ -74,7 +74,7 @@ class SelfAttention(keras.layers.Layer):
         )
         norm = {"epsilon": NORM_EPSILON, **options}
         self.query_norm = keras.layers.LayerNormalization(name="query_norm", **norm)
-        key_norm = keras.layers.LayerNormalization if self.periodic else _KeyNorm  # turned, its beta tells distances
+        key_norm = keras.layers.LayerNormalization if self.periodic else KeyNorm  # turned, its beta tells distances
         self.key_norm = key_norm(name="key_norm", **norm)
         self.out = keras.layers.Dense(channels, kernel_initializer="zeros", name="out", **options)
         for layer in (self.query, self.key, self.value, self.out):

@@ -3,7 +3,7 @@ last layer of each branch starts at zero. Of clips [B, F, H, W, C] the first see
 
     ResBlock:          norm, silu, conv 3x3, norm (1 + scale) + shift, silu, dropout, conv 3x3, add
     TransformerBlock:  norm, dense 4C, silu, (1 + scale) + shift on the 4C, dropout, dense C, add;
-                       then norm, self-attention, add
+                       then norm, self-attention, add; with a text norm, cross-attention, add
 
 scale and shift come from a dense layer on emb. Source: simple diffusion 2301.11093 and its successors (grade L of
 SiD2's architecture). GroupNorm in the first and LayerNorm in the second are our choice.
@@ -19,6 +19,7 @@ from keras_sid2 import backend
 from keras_sid2.config import register
 from keras_sid2.layers.attention import NORM_EPSILON, SelfAttention
 from keras_sid2.layers.convolutions import Convolution, Dense, GroupNorm
+from keras_sid2.layers.cross_attention import CrossAttention
 from keras_sid2.layers.dropout import dropout
 from keras_sid2.shapes import rate
 
@@ -87,7 +88,9 @@ class ResBlock(_Block):
 
 @register
 class TransformerBlock(_Block):
-    """The attention block, MLP first. Args: head_dim, over and periodic, as SelfAttention's; dropout, in [0, 1)."""
+    """The attention block, MLP first; built for the shape of a text, [B, L, D], it is called with one as `text`.
+
+    Args: head_dim, over and periodic, as SelfAttention's; dropout, in [0, 1)."""
 
     def __init__(self, head_dim: int, dropout: float = 0.0, over: str = "all", **kwargs):
         super().__init__(dropout=dropout, **kwargs)
@@ -97,7 +100,7 @@ class TransformerBlock(_Block):
     def recorded_by(self) -> tuple:
         return self.dropout, self.head_dim, self.over, self.periodic
 
-    def build(self, h_shape, emb_shape):
+    def build(self, h_shape, emb_shape, text_shape=None):
         channels, options = h_shape[-1], {"dtype": self.dtype_policy}
         norm = {"epsilon": NORM_EPSILON, **options}
         self.mlp_norm = keras.layers.LayerNormalization(name="mlp_norm", **norm)
@@ -110,11 +113,18 @@ class TransformerBlock(_Block):
             layer.build(h_shape)
         self.mlp2.build((*h_shape[:-1], 4 * channels))
         self.modulation.build(emb_shape)
+        self.cross_norm = self.cross_attention = None
+        if text_shape is not None:
+            self.cross_norm = keras.layers.LayerNormalization(name="cross_norm", **norm)
+            self.cross_attention = CrossAttention(self.head_dim, **options)
+            self.cross_norm.build(h_shape)
+            self.cross_attention.build(h_shape, text_shape)
 
-    def call(self, h, emb, training=None, seed=None):
+    def call(self, h, emb, text=None, training=None, seed=None):
         hidden = self._modulate(self.mlp1(self.mlp_norm(h)), emb)
         h = h + self.mlp2(self._drop(hidden, training, seed))
-        return h + self.attention(self.attention_norm(h))
+        h = h + self.attention(self.attention_norm(h))
+        return h if self.cross_attention is None else h + self.cross_attention(self.cross_norm(h), text)
 
     def get_config(self):
         return {**super().get_config(), "head_dim": self.head_dim, "over": self.over}

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sid2.conditions import ClassLabel
+from keras_sid2.conditions import ClassLabel, TextEmbedding
 from keras_sid2.config import register
 from keras_sid2.layers.convolutions import AXES
+from keras_sid2.layers.cross_attention import pooled
 
 _NONE: Mapping = {}
 
@@ -27,7 +28,8 @@ class ConditionEmbedding(keras.layers.Layer):
     Args:
         dim: width of the vector; 1024 in the paper's lineage.
         num_classes: K, of the condition "label", or None. Label K is the null class, of a dropped label.
-        others: `ClassLabel`s and `Vector`s by name, each embedded by a layer of its name.
+        others: `ClassLabel`s, `Vector`s and `TextEmbedding`s by name, each embedded by a layer of its name; of a text
+            the mean of its tokens, from zeros.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class ConditionEmbedding(keras.layers.Layer):
         if self.classes is not None:
             self.classes.build((None,))
         for other, condition in self._others:
-            getattr(self, f"of_{other}").build((None, *condition.shape))
+            getattr(self, f"of_{other}").build((None, *condition.shape[-1:]))
         self.built = True
 
     def call(self, logsnr, label=None, **given):
@@ -59,8 +61,9 @@ class ConditionEmbedding(keras.layers.Layer):
             if label is None:
                 label = ops.full(ops.shape(logsnr), self.num_classes, dtype="int32")
             embedding = embedding + self.classes(label)
-        for other, _ in self._others:
-            embedding = embedding + getattr(self, f"of_{other}")(given[other])
+        for other, condition in self._others:
+            value = pooled(given[other]) if isinstance(condition, TextEmbedding) else given[other]
+            embedding = embedding + getattr(self, f"of_{other}")(value)
         return ops.silu(embedding)
 
     def get_config(self):
@@ -79,7 +82,9 @@ def _embedding(condition, dim: int, name: str) -> keras.layers.Layer:
         # Our choice: the size of the MLP's own output, so that neither drowns the other at the start.
         start, classes = keras.initializers.RandomNormal(stddev=0.3), condition.num_classes + 1
         return keras.layers.Embedding(classes, dim, embeddings_initializer=start, dtype="float32", name=name)
-    return keras.layers.Dense(dim, use_bias=False, dtype="float32", name=name)  # so that zeros say nothing
+    start = "zeros" if isinstance(condition, TextEmbedding) else "glorot_uniform"
+    no_bias = {"use_bias": False, "kernel_initializer": start}  # so that zeros say nothing
+    return keras.layers.Dense(dim, **no_bias, dtype="float32", name=name)
 
 
 @register

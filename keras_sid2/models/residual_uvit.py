@@ -17,9 +17,10 @@ import keras
 from keras import ops
 
 from keras_sid2 import backend, layers, threefry
-from keras_sid2.conditions import ClassLabel, Frames, Image, Vector, as_conditions, check_clips
+from keras_sid2.conditions import ClassLabel, Frames, Image, TextEmbedding, Vector, as_conditions, check_clips
 from keras_sid2.config import register
 from keras_sid2.layers.convolutions import repeated
+from keras_sid2.layers.cross_attention import unit_tokens
 from keras_sid2.layers.dropout import example_keys
 from keras_sid2.models.level import Level, as_axes, as_levels, check_image_shape
 from keras_sid2.models.tracing import NetworkCost, abstract_variables, trace
@@ -42,7 +43,9 @@ class ResidualUViT(keras.Model):
     Of clips, convolutions see each frame by itself, and transformers all positions of all frames, or those within a
     frame and along time in turn (`Level.attention`). Classes and vectors are added to the embedding of logsnr; images
     (of z_t's shape but for their channels, or 1/2, 1/3, ... of its height and width: then each pixel is repeated) are
-    further channels of z_t; given frames take their places in z_t, and a channel marks them.
+    further channels of z_t; given frames take their places in z_t, and a channel marks them. A text is read by a
+    cross-attention in each block of the transformer levels, and the mean of its tokens is added to the embedding of
+    logsnr: both are zero when new.
 
     On torch, training runs each kind of block as `backend.training_block` says, unless `run_eagerly`, which compile()
     of a SiD2Model sets, is True.
@@ -53,7 +56,8 @@ class ResidualUViT(keras.Model):
         num_classes: K classes, or None for a network without labels: short for a condition "label".
         embedding_dim: width of the conditioning vector.
         levels: `Level`s or dicts of their fields, highest resolution first; the last is the middle.
-        conditions: `keras_sid2.conditions` by name, besides the label: ClassLabel, Vector, Image and Frames.
+        conditions: `keras_sid2.conditions` by name, besides the label: ClassLabel, Vector, Image, Frames, and one
+            TextEmbedding at most.
         periodic: of "height" and "width", the axes whose two ends meet. There convolutions go round, and attention
             knows distances round the circle in place of positions (4 must divide head_dims), so that the network
             commutes with rolls by multiples of patch_size * 2^(levels - 1). Where places differ, as continents do, say
@@ -92,6 +96,7 @@ class ResidualUViT(keras.Model):
         self._conditions = tuple(as_conditions(conditions, num_classes).items())  # keras wraps dicts
         self.num_classes = getattr(self.conditions.get("label"), "num_classes", None)
         _check_conditions(self.conditions, image_shape)
+        self._text = _name_of_text(self.conditions, self._levels)
         self.seeds = keras.random.SeedGenerator(0, name="seeds")
         self._make_ends()
         self._make_levels()
@@ -122,7 +127,8 @@ class ResidualUViT(keras.Model):
         return (*self.sample_shape[:-1], self.sample_shape[-1] + sum(images) + marks)
 
     def _make_ends(self):
-        others = {k: c for k, c in self._conditions if isinstance(c, ClassLabel | Vector) and k != "label"}
+        embedded = (ClassLabel, Vector, TextEmbedding)
+        others = {k: c for k, c in self._conditions if isinstance(c, embedded) and k != "label"}
         inside, patch = {"dtype": self.dtype_policy}, self.patch_size
         self.embedding = layers.ConditionEmbedding(self.embedding_dim, self.num_classes, others)
         self.patchify = layers.Patchify(self._levels[0].channels, patch, name="patchify", **inside)
@@ -168,6 +174,7 @@ class ResidualUViT(keras.Model):
         if self.built:  # keras builds a loaded model again
             return
         last, emb_shape = len(self._levels) - 1, (None, self.embedding_dim)
+        of_text = () if self._text is None else ((None, *self.conditions[self._text].shape),)
         self.embedding.build()
         self.patchify.build((None, *self.input_shape_of_patches))
         for i, level in enumerate(self._levels):
@@ -176,7 +183,7 @@ class ResidualUViT(keras.Model):
                 self._get(i, "position").build(shape)
             for role in _BLOCKS:
                 for block in self._get(i, role) or ():
-                    block.build(shape, emb_shape)
+                    block.build(shape, emb_shape, *(of_text if level.kind == "transformer" else ()))
             if i < last:
                 self._get(i, "downsample").build(shape)
                 self._get(i, "upsample").build(self.feature_shape(i + 1))
@@ -188,9 +195,13 @@ class ResidualUViT(keras.Model):
             inputs = dict(zip(("z_t", "logsnr", "label"), inputs))  # noqa: B905
         images = [k for k, c in self._conditions if isinstance(c, Image | Frames)]
         given = {k: inputs.get(k) if k == "label" else inputs[k] for k, _ in self._conditions if k not in images}
+        text = None
+        if self._text is not None:
+            given[self._text] = unit_tokens(given[self._text])
+            text = ops.cast(given[self._text], self.compute_dtype)
         emb = self.embedding(inputs["logsnr"], **given)
         seeds = self._block_seeds(seed, ops.shape(inputs["z_t"])[0]) if training else None
-        run = _BlockRunner(emb, training, seeds, self.run_eagerly)
+        run = _BlockRunner(emb, text, training, seeds, self.run_eagerly)
         return self.unpatchify(self._level(0, self.patchify(self._with_images(inputs)), run))
 
     def _with_images(self, inputs):
@@ -275,8 +286,9 @@ class ResidualUViT(keras.Model):
         Rule(rf"{_BLOCK}/conv2/kernel", (None, None, "model", "fsdp")),
         Rule(rf"{_BLOCK}/mlp1/kernel", ("fsdp", "model")),
         Rule(rf"{_BLOCK}/mlp2/kernel", ("model", "fsdp")),
-        Rule(rf"{_BLOCK}/attention/(?:query|key|value)/kernel", ("fsdp", "model")),  # outputs are heads * head_dim
-        Rule(rf"{_BLOCK}/attention/out/kernel", ("model", "fsdp")),
+        Rule(rf"{_BLOCK}/(?:cross_)?attention/(?:query|key|value)/kernel", ("fsdp", "model")),  # to heads * head_dim
+        Rule(rf"{_BLOCK}/(?:cross_)?attention/out/kernel", ("model", "fsdp")),
+        Rule(rf"{_BLOCK}/cross_attention/null_(?:key|value)", ("model",)),
     )
 
     # Layers whose outputs run from block to block. Split by rows alone, they need one all-reduce a pair of layers on
@@ -303,9 +315,9 @@ class ResidualUViT(keras.Model):
 def _check_conditions(conditions: Mapping, sample_shape: tuple[int, ...]):
     check_clips(conditions, sample_shape)
     for name, condition in conditions.items():
-        if not isinstance(condition, ClassLabel | Vector | Image | Frames):
+        if not isinstance(condition, ClassLabel | Vector | Image | TextEmbedding | Frames):
             raise ValueError(
-                f"A ResidualUViT is conditioned on ClassLabel, Vector, Image and Frames, and {name} is a "
+                f"A ResidualUViT is conditioned on the kinds of keras_sid2.conditions, and {name} is a "
                 f"{type(condition).__name__}: that needs a network of yours, see keras_sid2.conditions."
             )
         if isinstance(condition, Image) and not _fits(condition.shape, sample_shape):
@@ -314,6 +326,16 @@ def _check_conditions(conditions: Mapping, sample_shape: tuple[int, ...]):
             raise ValueError(
                 f"An image for a ResidualUViT must be {must}, as its samples are, {smaller}; {name} is {found}."
             )
+
+
+def _name_of_text(conditions: Mapping, levels: Sequence[Level]) -> str | None:
+    """Of the text; ValueError for a second one, and for one that no level reads."""
+    names = [name for name, condition in conditions.items() if isinstance(condition, TextEmbedding)]
+    if len(names) > 1:
+        raise ValueError(f"A ResidualUViT reads one text, and {' and '.join(names)} are TextEmbeddings: join them.")
+    if names and all(level.kind != "transformer" for level in levels):
+        raise ValueError(f"A text is read by levels of the kind transformer: {names[0]} needs one, and there is none.")
+    return names[0] if names else None
 
 
 def _fits(shape: tuple[int, ...], sample_shape: tuple[int, ...]) -> bool:
@@ -332,20 +354,24 @@ def network_cost(*args, **config) -> NetworkCost:
 
 
 class _BlockRunner:
-    """Runs blocks in order, each with its own of the dropout seeds [blocks, B, 2]. keras.remat gets what has a gradient
+    """Runs blocks in order, each with its own of the dropout seeds [blocks, B, 2], those that attend with the text if
+    there is one. keras.remat gets what has a gradient
     as arguments, and the block's whole __call__: torch's backward pass may run it in another thread, which knows
     nothing of the autocasting of this one."""
 
-    def __init__(self, emb, training, seeds, eagerly: bool):
-        self.emb, self.training, self.seeds, self.eagerly, self.count = emb, training, seeds, eagerly, 0
+    def __init__(self, emb, text, training, seeds, eagerly: bool):
+        self.emb, self.text, self.training, self.seeds = emb, text, training, seeds
+        self.eagerly, self.count = eagerly, 0
 
     def __call__(self, blocks, h, remat: bool):
         for block in blocks:
             seed = self.seeds[self.count] if self.seeds is not None and block.dropout else None
+            reads = self.text is not None and isinstance(block, layers.TransformerBlock)
+            given = {"seed": seed, **({"text": self.text} if reads else {})}
             if self.training and not self.eagerly:
-                run = backend.training_block(block, h, self.emb, seed)
+                run = backend.training_block(block, h, self.emb, **given)
             else:
-                run = functools.partial(block, training=self.training, seed=seed)
+                run = functools.partial(block, training=self.training, **given)
             h = (keras.remat(run) if remat and self.training else run)(h, self.emb)
             self.count += 1
         return h

@@ -11,6 +11,7 @@ from keras_sid2.conditions import (
     ClassLabel,
     Frames,
     Image,
+    TextEmbedding,
     as_conditions,
     conditions_of,
     dropout_shares,
@@ -26,6 +27,7 @@ from keras_sid2.training.preset import Preset
 from keras_sid2.training.proposal import proposed_objective
 from keras_sid2.training.transfer import carry_out, check_shapes, plan, rows_of
 
+_NONE: Mapping = {}
 _SCHEDULES = CosineSchedule, CosineInterpolatedSchedule, ShiftedCosineSchedule
 
 
@@ -178,15 +180,18 @@ def adapted_network(network, sample_shape=None, patch_size=None, conditions=None
     return type(network).from_config({**network.get_config(), **changed})
 
 
-def preset_like(model: "Described", sample_shape, num_classes: int | None, *, examples: int | None = None) -> Preset:
-    """What `adapt` would make of `model`, made or abstract, for such samples of so many classes, as a preset.
+def preset_like(
+    model: "Described", sample_shape, num_classes: int | None, *, examples: int | None = None, texts: Mapping = _NONE
+) -> Preset:
+    """What `adapt` would make of `model`, made or abstract, for such samples of so many classes, as a preset; with
+    `texts`, TextEmbeddings by name, for these, too.
 
     Of few `examples` the batch is no larger than they are. A rate that fell to 0 at the end of that run is constant, as
     this one may be longer; a schedule of Keras's becomes AdamRecipe's usual rate. Raises ValueError as `adapt` does.
     """
     check_shapes(model.sample_shape, tuple(sample_shape))
     conditions = {k: c for k, c in _following(model.network, tuple(sample_shape)).items() if k != "label"}
-    conditions |= {} if num_classes is None else {"label": ClassLabel(num_classes)}
+    conditions |= texts if num_classes is None else {**texts, "label": ClassLabel(num_classes)}
     changed = adapted_arguments(model.network, sample_shape, None, conditions)
     others = {"embedding_dim": model.network.embedding_dim, "levels": model.network.levels}
     shape, classes = changed["image_shape"], f"{num_classes or 'no'} classes"
@@ -220,7 +225,8 @@ def moved_objective(objective, old: tuple[int, ...], new: tuple[int, ...]):
 
 
 def moved_dropout(share: float | Mapping, old: Mapping, new: Mapping) -> float | dict:
-    """`label_dropout` of other conditions; 0.1, SiD2Model's own, where there were none before."""
+    """`label_dropout` of other conditions; 0.1, SiD2Model's own, where there were none before, and of a new text."""
     if isinstance(share, Mapping):
-        return {name: value for name, value in share.items() if name in new}
+        texts = {k: 0.1 for k, c in new.items() if isinstance(c, TextEmbedding) and k not in old}
+        return texts | {name: value for name, value in share.items() if name in new}
     return 0.1 if new and not old else share

@@ -82,7 +82,8 @@ class SiD2Model(CheckedModel):
     clips ("video") [B, F, H, W, C]; with `channels`, float in their units. `evaluate` and `generate` use the averaged
     weights unless told otherwise. Metrics: loss, the loss in bins of logsnr, and the norm of the latest gradient.
     `losses(batch, use_ema=True)` gives the loss of each example of one batch, float32 [B], as evaluate sees them;
-    without a call it is Keras's list of extra losses.
+    without a call it is Keras's list of extra losses. `text_encoder` may be set, for `generate(text=)`; no file keeps
+    it.
 
     The model itself keeps `step`, how many steps it was trained, and the averages: compile() again, with any optimizer
     of Keras, loses neither. Layers may be frozen (`layer.trainable = False`, then compile()); files keep that. A
@@ -110,6 +111,8 @@ class SiD2Model(CheckedModel):
     weights are not float32, or whose given frames are of other clips; for other channels than the samples'; and where
     keras's floatx or, for networks of other makers, image_data_format is another.
     """
+
+    text_encoder = None  # what makes texts into values of the network's TextEmbedding; in no file
 
     PARTS = ("network", "objective", "recipe")  # of the configuration: constructor's arguments that keras serialises
 
@@ -159,6 +162,11 @@ class SiD2Model(CheckedModel):
         self.sampling_programs = {}
         self.non_finite = None  # the NonFiniteLoss that stopped fit
         self.built = True
+
+    def __setattr__(self, name, value):
+        if name == "text_encoder":  # keras and torch would take a model of theirs for a part of this one
+            return object.__setattr__(self, name, value)
+        return super().__setattr__(name, value)
 
     @property
     def conditions(self) -> dict:

@@ -6,7 +6,8 @@
     positions              interpolated, (3); those of frames, too
     classes                keep their rows; new ones begin as the row of no class, which is trained where labels were
                            dropped and then what is known of an image of unknown class; elsewhere as their mean
-    new conditions         begin as zeros, so that they change nothing
+    new conditions         begin as zeros, so that they change nothing; the attention to a text as in a new network,
+                           whose output is zero
     conditions that go     are as if their null value were always given
     all else               is copied
 
@@ -27,7 +28,7 @@ import numpy as np
 from keras import ops
 
 from keras_sid2 import backend, layers
-from keras_sid2.conditions import ClassLabel, Frames, Image, conditions_of, sample_shape_of
+from keras_sid2.conditions import ClassLabel, Frames, Image, TextEmbedding, conditions_of, sample_shape_of
 from keras_sid2.training import resizing
 from keras_sid2.training.frozen import layers_of
 
@@ -92,9 +93,19 @@ def _check_conditions(old: Mapping, new: Mapping):
         after = new.get(name, before)
         kinds = {type(before), type(after)}
         alike = kinds in ({ClassLabel}, {Frames}) or (kinds == {Image} and before.shape[-1] == after.shape[-1])
-        if not alike and before != after:
+        if not alike and not _same_texts(kinds, before, after) and before != after:
             told = f"was {before} and cannot become {after}: a new one has another name"
             raise ValueError(f"The condition {name} {told}.")
+    texts = [{name for name, c in of.items() if isinstance(c, TextEmbedding)} for of in (old, new)]
+    if all(texts) and texts[0] != texts[1]:
+        (before,), (after,) = texts
+        raise ValueError(f"The text {before} cannot become the text {after}: give it the same name.")
+
+
+def _same_texts(kinds: set, before, after) -> bool:
+    """Whether both are texts that one network can read: of any number of tokens, by the same encoder."""
+    texts = kinds == {TextEmbedding} and before.width == after.width
+    return texts and (before.encoder == after.encoder or "" in (before.encoder, after.encoder))
 
 
 class _Plan:
@@ -120,6 +131,10 @@ class _Plan:
                 raise ValueError(f"{part} is a {type(old).__name__} there, and a {type(layer).__name__} here.")
             if (rule := rules.get(type(layer))) is not None and old is not None:
                 entries = rule(part, old, layer)
+            elif old is None and _is_of_text(name):
+                entries = [Entry("attention to a text", v, NEW, "its output zeros") for v in _own(layer)]
+            elif (crossed := self._crossed(name)) is not None:
+                entries = self._with_no_text(part, old, layer, crossed)
             else:
                 left = any(id(v) not in done for v in _own(layer))
                 entries = self._same(part, old, layer) if left else []
@@ -128,6 +143,26 @@ class _Plan:
         used = {id(v) for entry in found for v in entry.sources}
         self._check_left(used)
         return found
+
+    def _crossed(self, name: str):
+        """The attention to a text behind the output `name` of an attention, where the new network has none."""
+        block, found, _ = name.rpartition("/attention/out")
+        path = f"{block}/cross_attention"
+        return self._old.get(path) if found and path not in self._new else None
+
+    def _with_no_text(self, part, old, layer, crossed) -> list[Entry]:
+        """An output [C, C] with its bias, to which goes what a position sees in no text: the null value alone."""
+        (kernel, bias), (new_kernel, new_bias) = _own(old), _own(layer)
+        out = _own(crossed.out)
+
+        def with_null(bias, null, kernel, of_out):
+            return bias + null @ kernel + of_out
+
+        sources = [bias, crossed.null_value, *out]
+        return [
+            Entry(part, new_kernel, COPIED, sources=[kernel]),
+            Entry("attention", new_bias, RESIZED, "with what no text says", sources, with_null),
+        ]
 
     def _same(self, part, old, layer) -> list[Entry]:
         """Copies of a layer's own variables."""
@@ -138,7 +173,7 @@ class _Plan:
         gone = {"embedding"}  # of conditions that go
         for name, layer in self._old.items():
             lost = [v for v in _own(layer) if id(v) not in used and id(v) in self._of_network]
-            if lost and name.split("/")[1:2] != [*gone]:
+            if lost and name.split("/")[1:2] != [*gone] and not _is_of_text(name):
                 raise ValueError(f"{name.removeprefix('/') or 'the network'} has {lost[0].name} there, and not here.")
 
     # -- the rules: (name, old layer, new layer) -> entries -----------------------------------------------------------
@@ -204,7 +239,7 @@ class _Plan:
                 found.append(Entry(f"{part}: {name}", variable, NEW, "zeros", (), lambda v=variable: np.zeros(v.shape)))
                 continue
             source = _own(_table_of(old, name))[0]
-            if before == after:
+            if before == after or isinstance(after, TextEmbedding):
                 found.append(Entry(part, variable, COPIED, sources=[source]))
             else:
                 found.append(self._classes(f"{part}: {name}", source, variable, name))
@@ -238,6 +273,10 @@ class _Plan:
             return np.concatenate([rows[:kept], unknown.repeat(begun, 0), rows[-1:] if trained else unknown])
 
         return Entry(part, variable, RESIZED, how, [source], make)
+
+
+def _is_of_text(name: str) -> bool:
+    return not {"cross_attention", "cross_norm"}.isdisjoint(name.split("/"))
 
 
 def _unknown(rows: np.ndarray, trained_null: bool) -> np.ndarray:

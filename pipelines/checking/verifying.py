@@ -181,7 +181,7 @@ def _fill(report: SplitReport, source: Source) -> None:
             report.channels[name] = str(spec.channels)
         if name not in ("label", source.schema.sample_name):
             lie = "{:.4g} to {:.4g}".format(*ranges[name]) if name in ranges else "encoded"
-            report.values[name] = f"{spec}, {lie}"
+            report.values[name] = f"{spec}, {lie}{f', by {spec.encoder}' if spec.encoder else ''}"
 
 
 def _checked(source: Source, number: int, decode: bool):

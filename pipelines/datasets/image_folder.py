@@ -11,8 +11,10 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from pipelines.datasets.captions import TXT, check_captions, open_captions
 from pipelines.datasets.folder_layout import CLASSES, Folder, Layout, listed, parse_splits
 from pipelines.datasets.local_builder import Item, LocalBuilder, Made, PictureConfig, walked
+from pipelines.datasets.opening import BadSource
 from pipelines.extras import check_choice
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -31,10 +33,13 @@ class ImageFolderConfig(PictureConfig):
             known names of splits; if only some of them look like it, that is an error.
         classes: which folder is the class of an image: "top", the first below the split; "parent", the one that holds
             the file; "none": there are no labels. None: there is one folder between split and image, or none at all.
+        captions: a .csv or .jsonl file with columns, or keys, file and caption (datasets/captions.py); "txt": of each
+            image that in the .txt of its name; "names": the words of the files' names. None: there are none.
     """
 
     splits: Any = None
     classes: str | None = None
+    captions: str | None = None
 
     def __post_init__(self) -> None:
         self.splits = parse_splits(self.splits)
@@ -42,6 +47,10 @@ class ImageFolderConfig(PictureConfig):
         super().__post_init__()
         if not os.path.isdir(self.source):
             raise ValueError(f"source must be a folder of images, and {self.source} is a file")
+        self.captions = check_captions(self.captions, self.source)
+
+    def default_name(self) -> str:
+        return super().default_name() + "-captions" * (self.captions is not None)
 
 
 class ImageFolder(LocalBuilder):
@@ -60,7 +69,8 @@ class ImageFolder(LocalBuilder):
     def values(self) -> dict[str, tfds.features.FeatureConnector]:
         classes = self._layout.class_names
         label = {"label": tfds.features.ClassLabel(names=classes)} if classes else {}
-        return {"image": self.builder_config.feature(), **label}
+        caption = {"caption": tfds.features.Text()} if self.builder_config.captions else {}
+        return {"image": self.builder_config.feature(), **label, **caption}
 
     @functools.cached_property
     def _layout(self) -> Layout:
@@ -75,23 +85,61 @@ class ImageFolder(LocalBuilder):
     def listed(self) -> tuple[dict[str, list[Item]], list[str]]:
         others, empty, notes = collections.Counter(), [], []
         numbers = {name: number for number, name in enumerate(self._layout.class_names)}
-        splits = collections.defaultdict(list)
+        splits, captions = collections.defaultdict(list), _Captioned(self.builder_config)
         for folder, images, rest, note in _folders(self.builder_config.source):
-            others.update(os.path.splitext(name)[1].lower() or "no suffix" for name in rest)
+            others.update(captions.others(folder, images, rest))
             empty += [note] * bool(note)
             if place := self._layout.places.get(folder):
                 paths = [posixpath.join(folder, name) for name in images]
-                splits[place.split] += [Item(place.key(path), numbers.get(place.label), (path,)) for path in paths]
+                label = numbers.get(place.label)
+                splits[place.split] += [Item(place.key(path), label, (path, *captions.of(path))) for path in paths]
         if others:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
             notes.append(f"files of other kinds were left out: {kinds}")
         if empty:
             notes.append(f"folders without images: {listed(empty)}")
-        return dict(splits), notes + self._layout.notes
+        return dict(splits), notes + captions.notes() + self._layout.notes
+
+    def caption(self, item: Item) -> str | None:
+        path, *told = item.source
+        if not told:
+            return None
+        caption, fault = told
+        if fault:
+            raise BadSource(f"{path} {fault}")
+        return caption
 
     def example(self, item: Item) -> Made:
-        (path,) = item.source
-        return self.picture(item, path, path, upright=True)
+        path, caption = item.source[0], self.caption(item)
+        made = self.picture(item, path, path, upright=True)
+        return made if caption is None else made._replace(features={**made.features, "caption": caption})
+
+
+class _Captioned:
+    """The captions of a folder's images, and which of them, and of its other files, were not needed."""
+
+    def __init__(self, config: ImageFolderConfig) -> None:
+        self._kind, self._seen = config.captions, set()
+        self._file = os.path.relpath(config.captions, config.source) if config.captions else None
+        self._of, self._there = open_captions(config.captions, config.source) if config.captions else (None, ())
+
+    def of(self, path: str) -> tuple[str, ...]:
+        """(caption, what is wrong with it); () if there are to be none."""
+        self._seen.add(path)
+        return () if self._of is None else self._of(path)
+
+    def others(self, folder: str, images: list[str], rest: list[str]) -> Iterator[str]:
+        """The suffixes of other files than those with captions."""
+        stems = {posixpath.splitext(name)[0] for name in images} if self._kind == TXT else ()
+        for name in rest:
+            stem, suffix = posixpath.splitext(name)
+            if not (suffix == ".txt" and stem in stems) and posixpath.join(folder, name) != self._file:
+                yield suffix.lower() or "no suffix"
+
+    def notes(self) -> list[str]:
+        """A sentence where a file has captions of what is no image here."""
+        left = [path for path in self._there if path not in self._seen]
+        return [f"{len(left)} captions are of no image that is taken: {listed(left)}"] if left else []
 
 
 def _folders(source: str) -> Iterator[tuple[str, list[str], list[str], str]]:

@@ -21,6 +21,7 @@ from pipelines.datasets import opening
 from pipelines.datasets.opening import BadSource
 from pipelines.extras import check_choice, check_count
 from pipelines.images import BadImage
+from pipelines.text_encoders import TextEncoder
 from pipelines.values import ValueSpec
 
 
@@ -195,6 +196,11 @@ class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     MAX_BAD_SOURCES: int | None = 0
     HOMEPAGE: str | None = None
 
+    def __init__(self, *, text_encoder: TextEncoder | None = None, **options: Any) -> None:
+        """`text_encoder` adds "text", what it makes of each example's "caption"."""
+        self.text_encoder = text_encoder
+        super().__init__(**options)
+
     def values(self) -> dict[str, tfds.features.FeatureConnector]:
         """How each value of an example is stored, the sample first."""
         raise NotImplementedError
@@ -208,8 +214,14 @@ class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         Raises ValueError: the source is not laid out as it must be."""
         raise NotImplementedError
 
+    def caption(self, item: Item) -> str | None:
+        """The caption of an example, where the listing knows it: then it is looked at before work starts. Raises
+        BadSource: it has none that can be used."""
+        return None
+
     def example(self, item: Item) -> Made:
-        """Makes one example. Raises BadSource: it cannot be made; opening.Skipped: the settings leave it out."""
+        """Makes one example, with its caption, if it has one, as "caption". Raises BadSource: it cannot be made;
+        opening.Skipped: the settings leave it out."""
         raise NotImplementedError
 
     @functools.cached_property
@@ -237,8 +249,17 @@ class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         label = {} if item.label is None else {"label": item.label}
         return Made({"image": image, **label}, digest_of(data), changes)
 
+    def _stored(self) -> dict[str, tfds.features.FeatureConnector]:
+        """`values`, and "text" where there is an encoder."""
+        values, encoder = self.values(), self.text_encoder
+        if encoder is None:
+            return values
+        if "caption" not in values:
+            raise ValueError(f"{self.name} has no captions to encode: give --captions, or no --text_encoder")
+        return values | {"text": feature_of(ValueSpec((encoder.length, encoder.width), "float16"))}
+
     def _info(self) -> LocalInfo:
-        values = self.values()
+        values = self._stored()
         return LocalInfo(
             builder=self,
             description=inspect.cleandoc(self.__class__.__doc__),

@@ -28,6 +28,9 @@ def finish(builder: "LocalBuilder", settings: dict[str, Any], work: "epath.Path"
     notes = json.loads((work / "plan.json").read_text())["notes"]
     report = {"settings": settings, "splits": splits, "notes": notes, **_duplicates(work, shards)}
     report |= _channels(builder, work, of_split.get("train", []))
+    if (encoder := builder.text_encoder) is not None:
+        told = {name: getattr(encoder, name) for name in ("name", "signature", "length", "width")}
+        report["text"] = {"text": told}  # by name of the value
     write_atomically(work / "report.json", json.dumps(report, indent=1, sort_keys=True).encode())
     core, infos = require_tfds().core, []
     for name, part in splits.items():

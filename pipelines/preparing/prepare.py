@@ -13,6 +13,7 @@ from absl import logging
 
 from pipelines.datasets import ENTRIES, dataset_names
 from pipelines.extras import check_count, near, require, require_tfds, tfds_path
+from pipelines.preparing.captions import check_captions
 from pipelines.preparing.finishing import finish, finish_cleaning
 from pipelines.preparing.shards import PARTS, REMEDY, BuilderSpec, Shard, cut, write_atomically, write_shard, written
 from pipelines.reading.locating import INFO_FILE
@@ -40,6 +41,7 @@ def prepare(
     progress: bool = False,
     beam_runner: str | None = None,
     beam_options: Sequence[str] = (),
+    text_encoder: str | None = None,
     **settings: Any,
 ) -> str:
     """Writes the data set `name` and returns its directory, `data_dir/name/version`, or `data_dir/name/config/version`
@@ -62,6 +64,8 @@ def prepare(
         beam_runner: name of an Apache Beam runner ("DirectRunner", "DataflowRunner", ...) that writes the shards; its
             workers must see the source and `data_dir` under the same paths. None: this machine's cores do.
         beam_options: Beam's own options, as on a command line.
+        text_encoder: name of the encoder (pipelines.text_encoder) that makes "text" of each example's caption; None:
+            captions, where there are any, are kept as they are.
         **settings: of a data set that is made from the user's files, as its configuration documents them: `source`
             (needed), `config` (a name for the folder), `image_size`, `encoding`, ...
 
@@ -72,7 +76,7 @@ def prepare(
         BlockingIOError: another process is preparing the same data set.
         ImportError: a package is missing; the sentence says which extra installs it.
     """
-    spec = _spec(name, data_dir, file_format, settings)
+    spec = _spec(name, data_dir, file_format, settings, text_encoder)
     check_count("workers", 1 if workers is None else workers, none=False)
     check_count("examples_per_shard", examples_per_shard, none=False)
     check_count("max_bad_sources", max_bad_sources, 0)
@@ -84,6 +88,7 @@ def prepare(
     listing = {split: items for split, items in builder.listing().items() if items}
     if not listing:
         raise ValueError(f"there are no examples for {name}" + (f" in {spec.config.source}" if spec.config else ""))
+    check_captions(builder, listing, allowed, REMEDY)
     work = final.parent / f"incomplete.{final.name}"
     work.mkdir(parents=True, exist_ok=True)
     with _locked(work):
@@ -117,7 +122,7 @@ def _publish(work: "epath.Path", final: "epath.Path") -> None:
     work.rmtree()
 
 
-def _spec(name: str, data_dir: Any, file_format: str, settings: dict[str, Any]) -> BuilderSpec:
+def _spec(name: str, data_dir: Any, file_format: str, settings: dict[str, Any], encoder: str | None) -> BuilderSpec:
     names = dataset_names()
     if name not in names:
         raise ValueError(f"unknown data set {name!r}: known are {', '.join(names)}{near(str(name), names)}")
@@ -129,7 +134,7 @@ def _spec(name: str, data_dir: Any, file_format: str, settings: dict[str, Any]) 
     root = tfds_path(data_dir)
     if root.exists() and not root.is_dir():
         raise ValueError(f"data_dir must be a directory, and {root} is a file")
-    return BuilderSpec(name, _config(name, settings), os.fspath(root), file_format)
+    return BuilderSpec(name, _config(name, settings), os.fspath(root), file_format, encoder)
 
 
 def _config(name: str, settings: dict[str, Any]) -> "SourceConfig | None":
@@ -157,7 +162,8 @@ def _config(name: str, settings: dict[str, Any]) -> "SourceConfig | None":
 
 def _of_earlier_version(spec: BuilderSpec, settings: dict[str, Any]) -> dict[str, Any]:
     """Settings that an earlier version did not know were as the defaults say (but that it dropped transparency)."""
-    return {key: getattr(type(spec.config), key, value) for key, value in spec.settings.items()} | settings
+    before = {key: getattr(type(spec.config), key, value) for key, value in spec.settings.items()}
+    return before | {"text_encoder": None} | settings
 
 
 def _already_there(final: "epath.Path", spec: BuilderSpec, builder: "LocalBuilder") -> str:

@@ -30,11 +30,13 @@ from pipelines.datasets.opening import heard_from_pillow
 from pipelines.extras import require, require_tfds
 from pipelines.images import read_header
 from pipelines.preparing import moments
+from pipelines.preparing.captions import fault_in_caption, with_text
+from pipelines.text_encoders import text_encoder
 
 if TYPE_CHECKING:
     from etils import epath
 
-    from pipelines.datasets.local_builder import Item, LocalBuilder, SourceConfig
+    from pipelines.datasets.local_builder import Item, LocalBuilder, Made, SourceConfig
 
 PARTS = "parts"
 REMEDY = "--max_bad_sources=N leaves out and lists up to N such sources"
@@ -50,20 +52,24 @@ class BuilderSpec:
     config: "SourceConfig | None" = dataclasses.field(compare=False)
     data_dir: str
     file_format: str
+    text_encoder: str | None = None  # its name
     run: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)  # of `prepare`: sources change between two
 
     @property
     def settings(self) -> dict[str, Any]:
         """What defines the data set."""
-        return {"file_format": self.file_format, **(self.config.settings() if self.config else {})}
+        encoder = text_encoder(self.text_encoder).signature if self.text_encoder else None
+        own = self.config.settings() if self.config else {}
+        return {"file_format": self.file_format, "text_encoder": encoder, **own}
 
     def build(self) -> "LocalBuilder":
         builder_class = ENTRIES[self.entry].load()
+        encoder = text_encoder(self.text_encoder) if self.text_encoder else None
         config = {} if self.config is None else {"config": self.config}
         verbosity = logging.get_verbosity()
         logging.set_verbosity(logging.ERROR)  # tfds warns of every config that is not one of a fixed list
         try:
-            return builder_class(data_dir=self.data_dir, file_format=self.file_format, **config)
+            return builder_class(text_encoder=encoder, data_dir=self.data_dir, file_format=self.file_format, **config)
         except ValueError as error:
             if "File format is already set" not in str(error):
                 raise
@@ -149,11 +155,13 @@ def _write(builder: "LocalBuilder", root: "epath.Path", shard: Shard, stop_at_ba
     sample, measured = next(iter(builder.values())), builder.channel_names()
     report |= {"moments": {}} if measured else {}
 
-    def records() -> Iterator[bytes]:
+    def examples() -> "Iterator[tuple[Item, Made]]":
         for item in items:
             try:
                 with heard_from_pillow() as warned:
                     made = builder.example(item)
+                if fault := fault_in_caption(builder, item, made):
+                    raise BadSource(fault)
             except BadSource as error:
                 if stop_at_bad:
                     raise BadSource(f"{error} ({REMEDY})") from None
@@ -166,6 +174,10 @@ def _write(builder: "LocalBuilder", root: "epath.Path", shard: Shard, stop_at_ba
             report["labels"].update([] if item.label is None else [str(item.label)])
             report["digests"].append(made.digest.hex())
             report["keys"].append(item.key)
+            yield item, made
+
+    def records() -> Iterator[bytes]:
+        for _, made in with_text(builder, examples()):
             for name in measured:
                 moments.add(report["moments"], name, made.features[name])
             if len(report["sizes"]) < 2:  # are all alike?

@@ -84,9 +84,13 @@ def common_size(directory: "epath.Path", split: str) -> tuple[int, int] | None:
 
 def _channels(directory: "epath.Path") -> dict[str, ChannelStatistics]:
     """By name of the value, as the report of the preparation says."""
+    return {name: ChannelStatistics(**channels) for name, channels in _reported(directory, "channels").items()}
+
+
+def _reported(directory: "epath.Path", what: str) -> dict[str, Any]:
+    """What the report of the preparation says of values, by their names."""
     report = directory / REPORT_FILE
-    found = json.loads(report.read_text()).get("channels", {}) if report.exists() else {}
-    return {name: ChannelStatistics(**channels) for name, channels in found.items()}
+    return json.loads(report.read_text()).get(what, {}) if report.exists() else {}
 
 
 def schema_of_files(features: RecordFeatures, names: Sequence[str] | None, given: str) -> Schema:
@@ -110,6 +114,8 @@ def schema_of_data_set(
     specs = {key: spec for key, feature in sorted(stored.items()) if (spec := _spec(tfds, feature)) is not None}
     for key, channels in _channels(directory).items():
         specs[key] = dataclasses.replace(specs[key], channels=channels)
+    for key, told in _reported(directory, "text").items():
+        specs[key] = dataclasses.replace(specs[key], encoder=told["signature"])
     image = wanted.image if wanted else next((key for key in SAMPLES if key in stored), "image")
     label = wanted.label if wanted else "label" if "label" in stored else None
     sample = specs.pop(image, None)

@@ -86,7 +86,8 @@ class ReadSettings:
                 shape = (*shape[:-3], *size, shape[-1])
             elif self.flip or self.crop or size != stored:
                 shape = spec.following(key, stored, size)
-            came_out[key] = dataclasses.replace(spec, shape=shape)
+            dtype = spec.dtype if spec.encoder is None else "float32"
+            came_out[key] = dataclasses.replace(spec, shape=shape, dtype=dtype)
         return came_out
 
 

@@ -161,5 +161,5 @@ def test_what_is_wrong_gets_one_sentence_before_anything_is_written(finer, sourc
 def test_a_model_of_another_channel_count_is_refused_by_its_configuration_alone(finer, source, tmp_path):
     found = InitialWeights(str(source))
     with pytest.raises(ValueError, match="cannot be adapted: A network for 1 channels cannot be adapted to 3: patch"):
-        found.check(found.preset((8, 8, 3), 10, None))
+        found.check(found.preset((8, 8, 3), 10))
     assert not isinstance(found._described, SiD2Model)  # no weight was read

@@ -31,6 +31,7 @@ class Case:
 
 
 ATTENTION = ("query", "key", "value", "query_norm", "key_norm", "out")
+CROSS = 2 * 64 + 8 + 2 * 7 * 8 + 2 * 8 + 4 * 4  # query and out, key and value of 7 numbers a token, null, norms
 MLP = 256 * 8 + 8 + 8 * 8 + 8  # 128 sines and 128 cosines
 
 CASES = {
@@ -60,6 +61,15 @@ CASES = {
         (4, 6, 8),
         ("mlp_norm", "mlp1", "modulation", "mlp2", "attention_norm", "attention"),
     ),
+    "TransformerBlock, text": Case(
+        layers.TransformerBlock,
+        dict(head_dim=4, dropout=0.25),
+        ((4, 6, 8), (5,), (3, 7)),
+        (8 * 32 + 32) + (5 * 64 + 64) + (32 * 8 + 8) + 3 * 2 * 8 + (4 * 64 + 8 + 4 * 4) + CROSS,
+        (4, 6, 8),
+        ("mlp_norm", "mlp1", "modulation", "mlp2", "attention_norm", "attention", "cross_norm", "cross_attention"),
+    ),
+    "CrossAttention": Case(layers.CrossAttention, dict(head_dim=4), ((4, 6, 8), (3, 7)), CROSS, (4, 6, 8), ATTENTION),
     "SelfAttention": Case(
         layers.SelfAttention, dict(head_dim=4), ((4, 6, 8),), 4 * 64 + 8 + 4 * 4, (4, 6, 8), ATTENTION
     ),

@@ -1,0 +1,84 @@
+"""Attention from the positions of a feature map to the tokens of a text."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_sid2 import backend
+from keras_sid2.config import register
+from keras_sid2.layers.attention import NORM_EPSILON, KeyNorm
+
+
+def unit_tokens(text):
+    """Tokens float32 [B, L, D] as the network reads them: each of mean square 1, for encoders differ in scale; a row of
+    zeros, which is padding, stays zeros, and gets no gradient."""
+    scale = ops.rsqrt(ops.mean(ops.square(text), axis=-1) + 1e-12)
+    return text * ops.where(present(text), scale, 0.0)[..., None]
+
+
+def present(text):
+    """bool [B, L]: which rows of [B, L, D] are tokens, and no padding."""
+    return ops.any(ops.not_equal(text, 0), axis=-1)
+
+
+def pooled(text):
+    """The mean of the tokens of [B, L, D], [B, D]; zeros where there are none."""
+    count = ops.sum(ops.cast(present(text), text.dtype), axis=-1, keepdims=True)
+    return ops.sum(text, axis=1) / ops.maximum(count, 1.0)
+
+
+@register
+class CrossAttention(keras.layers.Layer):
+    """(h [B, (F,) H, W, C], text [B, L, D]) -> h's shape: every position looks at the tokens that are not padding, and
+    at a learned one that is always there, so that no text is a softmax over that alone. No residual, and the output is
+    zero when new. Heads and their norms are SelfAttention's; keys and values are linear in the tokens.
+
+    Args:
+        head_dim: width of a head; it must divide C.
+    """
+
+    def __init__(self, head_dim: int, name: str = "cross_attention", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.head_dim = head_dim
+
+    def build(self, h_shape, text_shape):
+        channels, options = h_shape[-1], {"dtype": self.dtype_policy}
+        if channels % self.head_dim:
+            raise ValueError(f"head_dim must divide the {channels} channels of its level, got {self.head_dim}.")
+        self.query, self.key, self.value = (
+            keras.layers.Dense(channels, use_bias=False, name=role, **options) for role in ("query", "key", "value")
+        )
+        self.query_norm = keras.layers.LayerNormalization(epsilon=NORM_EPSILON, name="query_norm", **options)
+        self.key_norm = KeyNorm(epsilon=NORM_EPSILON, name="key_norm", **options)
+        self.out = keras.layers.Dense(channels, kernel_initializer="zeros", name="out", **options)
+        for layer, width in ((self.query, channels), (self.key, text_shape[-1]), (self.value, text_shape[-1])):
+            layer.build((None, width))
+        self.out.build((None, channels))
+        for layer in (self.query_norm, self.key_norm):
+            layer.build((None, self.head_dim))
+        start = keras.initializers.RandomNormal(stddev=1.0)  # its norm follows
+        self.null_key = self.add_weight(name="null_key", shape=(channels,), initializer=start)
+        self.null_value = self.add_weight(name="null_value", shape=(channels,), initializer="zeros")
+
+    def call(self, h, text):
+        *positions, channels = h.shape[1:]
+        split = (channels // self.head_dim, self.head_dim)
+        q = self.query_norm(ops.reshape(self.query(h), (-1, math.prod(positions), *split)))
+        keys, values = (
+            ops.reshape(_behind(null, part(text)), (-1, text.shape[1] + 1, *split))
+            for null, part in ((self.null_key, self.key), (self.null_value, self.value))
+        )
+        mask = present(text)
+        mask = ops.concatenate([ops.ones_like(mask[:, :1]), mask], axis=1)
+        found = backend.attention(q, self.key_norm(keys), values, mask)
+        return self.out(ops.reshape(found, (-1, *positions, channels)))
+
+    def get_config(self):
+        return {**super().get_config(), "head_dim": self.head_dim}
+
+
+def _behind(null, tokens):
+    """[B, 1 + L, C] of one [C] and [B, L, C]."""
+    null = ops.cast(null, tokens.dtype)
+    return ops.concatenate([ops.broadcast_to(null, (ops.shape(tokens)[0], 1, tokens.shape[-1])), tokens], axis=1)
