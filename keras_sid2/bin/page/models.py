@@ -46,8 +46,8 @@ class Offered:
 
     @property
     def text_encoder(self) -> str:
-        """The name in its signature NAME#HASH; "" where it is not known."""
-        return getattr(self._text, "encoder", "").partition("#")[0]
+        """Of the text, the signature NAME#HASH of what encodes it; "" where it is not known."""
+        return getattr(self._text, "encoder", "")
 
     @property
     def _text(self) -> TextEmbedding | None:

@@ -89,7 +89,9 @@ def _side(asked: dict, models: list[Offered], limits: Limits, kept: Kept) -> Set
     if model.num_classes is not None:
         settings["classes"] = _classes(asked.get("classes", ""), model.num_classes)
     if model.takes_text:
-        settings["text"], settings["negative_text"] = (_text(asked.get(name, "")) for name in ("text", "negative_text"))
+        settings["text"] = _text(asked.get("text", ""))
+        if settings["scale"] != 1.0:  # where there is no guidance, nothing leads away from it
+            settings["negative_text"] = _text(asked.get("negative_text", ""))
     if asked.get("known"):
         settings["known"] = kept.known(asked["known"])
         settings["mask"] = kept.keep_mask(_painted(asked.get("painted"), model))
@@ -243,7 +245,7 @@ def python_lines(settings: Settings) -> str:
         how["mask"] = f"read_images({settings.mask!r})"
         how |= {"resamplings": settings.resamplings} if settings.resamplings > 1 else {}
     imports += [settings.model.python_import] if settings.model.python_import else []
-    if settings.text and settings.model.text_encoder:
+    if (settings.text or settings.negative_text) and settings.model.text_encoder:
         imports.insert(imports.index("import keras_sid2") + 1, "import pipelines")
         how["text_encoder"] = f"pipelines.text_encoder({settings.model.text_encoder!r})"
     given = [f"    {name}={value}," for name, value in how.items()]
