@@ -17,6 +17,7 @@ from PIL import Image
 from sample_helpers import draw
 from training_helpers import tiny_model
 
+import pipelines
 from keras_sid2 import Channels
 from keras_sid2.bin import flag_table, play
 from keras_sid2.bin.page.drawing import Desk, Full, drawn
@@ -24,7 +25,7 @@ from keras_sid2.bin.page.models import Offered, offer, served, weighting_curve
 from keras_sid2.bin.page.pictures import Kept, fitted, png
 from keras_sid2.bin.page.server import is_loopback
 from keras_sid2.bin.page.settings import Limits, arguments, command, flags_of, python_lines, read_settings
-from keras_sid2.conditions import Vector
+from keras_sid2.conditions import TextEmbedding, Vector
 from keras_sid2.evaluation import ImagesDigest
 from keras_sid2.io.image_reading import decode_picture, read_images
 
@@ -33,8 +34,12 @@ backend_free = pytest.mark.backend_free
 
 
 @pytest.fixture(scope="module")
-def models(workdir, unlabelled):
-    return offer([str(workdir)], [str(unlabelled)], [])
+def models(workdir, unlabelled, tmp_path_factory):
+    """One of classes, one of nothing, and one of texts."""
+    texts = TextEmbedding(4, 8, encoder=pipelines.text_encoder("words:4x8").signature)
+    path = tmp_path_factory.mktemp("texts") / "model.keras"
+    tiny_model(network=tiny_network(num_classes=None, conditions={"text": texts})).save(path)
+    return offer([str(workdir)], [str(unlabelled), str(path)], [])
 
 
 @pytest.fixture
@@ -74,6 +79,7 @@ SIDES = {
     },
     "of no class": {"classes": "none", "sampler": "dpmpp_2m"},
     "of a model without classes": {"model": 1, "classes": "7"},
+    "of a text, guided away from another": {"model": 2, "text": " a  red heart", "negative_text": "it's", "scale": 2.0},
     "inpainted, all classes in turn": {"resamplings": 2, "inpainted": True},
 }
 
@@ -112,7 +118,7 @@ def test_two_sides_share_seed_and_classes_and_are_drawn_in_turn(models, kept):
 
 
 WRONG = {
-    "model": (2, "The model must be a whole number from 0 to 1, got 2."),
+    "model": (3, "The model must be a whole number from 0 to 2, got 3."),
     "count": (7, "The number of pictures must be a whole number from 1 to 6, got 7."),
     "num_steps": (9, "The number of steps must be a whole number from 1 to 8, got 9."),
     "seed": (2**32, "The seed must be a whole number from 0 to 4294967295"),

@@ -11,6 +11,7 @@ from absl import flags
 
 from keras_sid2.bin.page.pictures import png
 from keras_sid2.bin.page.settings import Settings, command, flags_of, python_lines
+from keras_sid2.bin.prompts import with_encoder
 from keras_sid2.bin.sample_request import Request, read_flags
 from keras_sid2.evaluation import ImagesDigest
 
@@ -35,6 +36,7 @@ def drawn(sides: list[Settings]) -> Iterator[dict]:
         yield {"side": side, "command": command(settings), "python": python_lines(settings)}
         values = flags_of(settings)
         request = Request(model=settings.model.model, **read_flags(values))
+        request.prompts = with_encoder(request.prompts, request.model, values.text_encoder, request.conditions)
         if values.labels is None:
             request.take_classes_in_turn()
         asked = request.sample_request(0, request.count)
