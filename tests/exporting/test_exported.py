@@ -22,7 +22,7 @@ pytestmark = pytest.mark.backend_free
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
-GUIDED = {"num_steps": 6, "guidance": 2.0, "interval": [-2.0, 3.0]}
+GUIDED = {"num_steps": 6, "guidance": 3.0, "interval": [-2.0, 3.0]}
 # Of three batch sizes and, with the smallest, two samplers of several steps and one of two evaluations.
 ASKED = {
     "one": {"conditions": {"label": [2]}, "seed": 5, **GUIDED},
@@ -53,9 +53,10 @@ def model():
     """A model of 4 x 4 images of 3 classes, whose averages are not its weights."""
     model = tiny_model()
     randomize(model.network)
+    model.reset_averages()
     model.step.assign(4)
     for average in model.averages():
-        average.assign(0.8 * average.value)
+        average.assign(0.3 * average.value)  # so that few pixels are clipped
     return model
 
 
@@ -87,7 +88,7 @@ def test_three_batch_sizes_are_drawn_as_generate_draws_them(exported, model, tmp
     with np.load(out) as found:
         for name, arguments in ASKED.items():
             expected = model.generate(**asked_of_generate(arguments))
-            assert expected.std() > 30 and found[name].dtype == np.uint8
+            assert expected.std() > 10 and found[name].dtype == np.uint8
             assert np.abs(found[name].astype(int) - expected).max() <= 1, name
 
 
@@ -146,12 +147,12 @@ def test_z_s_is_a_step_of_ddim(model):
 
 def test_outside_of_the_interval_its_scale_is_one(model):
     here, noise = Here(model), np.random.RandomState(0).normal(size=(2, 4, 4, 1)).astype("float32")
-    level = np.float32([4.0, 7.0])  # where estimates are not clipped
+    level = np.float32([7.0, 9.0])  # where estimates are not clipped
     plain = {"z_t": noise, "logsnr_t": level, "logsnr_s": level, "label": np.int32([0, 1])}
-    guided = {**plain, "negative_label": np.int32([3, 3]), "scale": np.float32([3, 3])}
-    guided["interval"] = np.float32([[3, 5]] * 2)
+    guided = {**plain, "negative_label": np.int32([3, 3]), "scale": np.float32([50, 50])}
+    guided["interval"] = np.float32([[6, 8]] * 2)
     apart = np.abs(here.guided(guided)["x_hat"] - here.plain(plain)["x_hat"]).max(axis=(1, 2, 3))
-    assert apart[0] > 1e-3 and apart[1] < 1e-5, apart
+    assert apart[0] > 1e-4 and apart[1] < 1e-5, apart
 
 
 def test_noise_is_the_library_s():
