@@ -96,10 +96,10 @@ def _read(path: str) -> dict[str, str]:
 
 
 def _rows_of_csv(path: str, file: Any) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(file, strict=True, restkey="")
+    reader = csv.DictReader(file, strict=True)
     try:
         for row in reader:
-            if "" in row:
+            if None in row:
                 raise ValueError(
                     f"{path} has more than {len(row) - 1} columns in line {reader.line_num}: put captions with commas "
                     'into "quotes"'

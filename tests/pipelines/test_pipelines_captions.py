@@ -47,6 +47,11 @@ WAYS = {
         {"c_csv": b"\xef\xbb\xbf" + csv({f"./{path}": text for path, text in CAPTIONS.items()}, "image,text")},
         CAPTIONS,
     ),
+    "a CSV with numbers in a column without a name": (
+        "c.csv",
+        {"c_csv": b"\n".join(b"%d,%s" % (i, line) if i else b"," + line for i, line in enumerate(csv().split(b"\n")))},
+        CAPTIONS,
+    ),
     "JSON lines": ("c.jsonl", {"c_jsonl": jsonl()}, CAPTIONS),
     "text beside the images": (
         "txt",
