@@ -84,7 +84,19 @@ def not_here(name: str) -> str:
 def _as_texts(texts: Sequence[str]) -> list[str]:
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"a text encoder takes a list of texts, got {texts!r}")
+    for text in texts:
+        if not is_unicode(text):
+            raise ValueError(f"the text {text!r} is no Unicode: it has half a character, or bytes that are not UTF-8")
     return list(texts)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold it, as not what JSON has as "\\ud83d", or the name of a file in another encoding."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _plain(text: str) -> str:

@@ -154,4 +154,6 @@ def test_texts_are_lists_of_texts_that_are_not_too_long():
             encoder(wrong)
     with pytest.raises(ValueError, match="the text 'a b c d e' has 5 tokens, and words:4x16 takes 4: shorten it"):
         encoder(["a", "a b c d e"])
+    with pytest.raises(ValueError, match="is no Unicode"):
+        encoder(["a \ud83d"])
     assert encoder([]).shape == (0, 4, 16)
