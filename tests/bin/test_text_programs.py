@@ -159,6 +159,10 @@ def test_files_of_texts_that_are_none_and_models_without_texts(unlabelled, reade
     tiny_model(network=tiny_network(image_shape=(4, 4, 3), num_classes=None, conditions=text)).save(open_one)
     with pytest.raises(ValueError, match="does not say what encoded its texts: give --text_encoder"):
         draw(f"--weights={open_one}", "--text=a cat", f"--out={tmp_path / 'out'}", *FEW)
+    long = (f"--weights={open_one}", "--text=a", "--text=b", "--text=" + "a " * 9, "--text_encoder=words:9x16")
+    with pytest.raises(ValueError, match="has 9 tokens, and this model reads 8: shorten it"):
+        draw(*long, f"--out={tmp_path / 'out'}", *FEW)
+    assert not list(tmp_path.glob("out*"))
     code, _ = draw(f"--weights={open_one}", "--text=a", "--text_encoder=words:8x16", f"--out={tmp_path / 'out'}", *FEW)
     assert code == 0
 
