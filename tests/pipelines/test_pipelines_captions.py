@@ -217,6 +217,8 @@ def test_settings_that_do_not_go_together(tmp_path):
         prepared("image_folder", source, captions="captions.xml")
     with pytest.raises(FileNotFoundError, match="no file of captions nowhere.csv"):
         prepared("image_folder", source, captions="nowhere.csv")
+    with pytest.raises(ValueError, match="text_encoder must be a name"):
+        prepared("image_folder", source, captions="names", text_encoder="")
     with pytest.raises(ValueError, match="image_folder has no captions to encode: give --captions"):
         prepared("image_folder", source, text_encoder="words")
     prepared("image_folder", source, captions="names", text_encoder="words:8x16")
