@@ -49,8 +49,9 @@ def prepare(
 
     An interrupted run leaves no data set that looks prepared, and the same call continues it without doing finished
     shards again; however often that happens, and however many processes work, the result is the same to the byte. A
-    data set that is already there is left as it is. Nothing is fetched from the network but a text encoder that is not here.
-    Memory: one example a worker, 32 with an encoder, and about 500 bytes an example for the listing in this process.
+    data set that is already there is left as it is. Nothing is fetched from the network but a text encoder that is
+    not here. Memory: one example a worker, 32 with an encoder, and about 500 bytes an example for the listing in this
+    process.
 
     Args:
         name: one of `dataset_names()`.
