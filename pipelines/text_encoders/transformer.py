@@ -63,7 +63,8 @@ def model_folder(path_or_name: str, download: bool = True) -> tuple[str, str]:
     if os.path.isdir(folder):
         return folder, f"./{os.path.basename(folder)}"
     if not _NAME_ON_HUB.fullmatch(path_or_name) or path_or_name.startswith("."):
-        raise FileNotFoundError(f"there is no folder {path_or_name} with a model")
+        advice = "" if download else ": give its name or folder (--text_encoder=)"
+        raise FileNotFoundError(f"there is no folder {path_or_name} with a model{advice}")
     hub = require("huggingface_hub", extra="text")
     wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
     try:

@@ -131,7 +131,7 @@ WRONG = {
     "words@4": "words is written words:LENGTHxWIDTH",
     "minilm:x": "is written minilm, got",
     "transformers": "is written transformers:PATH_OR_NAME, got",
-    "transformers:/no/where": "there is no folder /no/where",
+    "transformers:/no/where": "there is no folder /no/where with a model: give its name or folder",
     "transformers:../../no": "there is no folder ../../no",
     "transformers:no/where": "is not on this machine",
     "keras-hub:t5_small": "keras-hub:t5_small is not on this machine",
