@@ -100,6 +100,9 @@ def test_weights_that_are_no_safetensors_or_lack_are_refused(tmp_path):
     safetensors.torch.save_file(weights, path, {"format": "pt"})
     with pytest.raises(ValueError, match="lacks the weights"):
         pipelines.text_encoder(f"transformers:{folder}")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="the weights of the bert in .* are damaged"):
+        pipelines.text_encoder(f"transformers:{folder}@7")
     path.rename(folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match="only safetensors are read"):
         pipelines.text_encoder(f"transformers:{folder}@8")
