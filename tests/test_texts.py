@@ -1,5 +1,7 @@
 """Texts in training, guidance and `generate`: a model learns what they say, and what does not fit is refused."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -219,6 +221,12 @@ def test_a_text_may_become_longer_and_not_another():
     for other in (TextEmbedding(LENGTH, 6), TextEmbedding(LENGTH, WIDTH, "words#2"), ClassLabel(3)):
         with pytest.raises(ValueError, match="The condition text was .* and cannot become"):
             model.adapt(conditions={"text": other})
+    named = model.adapt(conditions={"text": TextEmbedding(LENGTH, WIDTH, "minilm@5#1")}, verbose=False)
+    for same in ("minilm@9#1", "transformers:./minilm@9#1"):  # of weights with the same hash
+        longer = named.adapt(conditions={"text": TextEmbedding(9, WIDTH, same)}, verbose=False)
+        assert longer.conditions["text"].encoder == same
+    with pytest.raises(ValueError, match="The condition text was .* and cannot become"):
+        named.adapt(conditions={"text": TextEmbedding(9, WIDTH, "minilm@9#2")})
     with pytest.raises(ValueError, match="The text text cannot become the text caption"):
         model.adapt(conditions={"caption": TEXT["text"]})
 
@@ -229,3 +237,5 @@ def test_a_preset_like_a_model_without_a_text_takes_one_from_the_data():
     preset = preset_like(described, (4, 4, 3), 2, texts=TEXT)
     assert preset.conditions == {"label": ClassLabel(2), **TEXT}
     assert preset.label_dropout == {"label": 0.2, "text": 0.1}
+    never = preset_like(dataclasses.replace(described, label_dropout=0.0), (4, 4, 3), 2, texts=TEXT)
+    assert never.label_dropout == {"label": 0.0, "text": 0.1}

@@ -10,7 +10,8 @@ def attention(query, key, value, mask=None):
     """softmax(q k^T / sqrt(d)) v over [B, N, heads, d], not causal, through the backend's fused kernel if any; `mask`,
     bool [B, keys], is true of the keys that count, at least one. On TPU
     keras 3.15's Splash path masks causally and does not scale, for lengths that 128 divides: there XLA's own attention
-    is used. XLA for CPU has no product of float16 summed in float32, which jax asks for: float32 is used.
+    is used, and on jax with a mask: cuDNN's takes none that is one row for all queries, and Keras logs a stack trace
+    each time. XLA for CPU has no product of float16 summed in float32, which jax asks for: float32 is used.
     On torch Keras copies query, key and value to put heads before positions; torch takes them by other strides."""
     if name() == "torch" and isinstance(query, torch.Tensor) and query.device.type != "meta":  # keras's are symbols
         parts = (part.transpose(1, 2) for part in (query, key, value))
@@ -20,7 +21,8 @@ def attention(query, key, value, mask=None):
     if platform == "cpu" and dtype == "float16":
         return ops.cast(attention(*(ops.cast(part, "float32") for part in (query, key, value)), mask), dtype)
     mask = None if mask is None else mask[:, None, None]
-    return ops.dot_product_attention(query, key, value, mask=mask, flash_attention=False if platform == "tpu" else None)
+    fused = False if platform == "tpu" or (platform and mask is not None) else None
+    return ops.dot_product_attention(query, key, value, mask=mask, flash_attention=fused)
 
 
 def convolution(inputs, kernel, bias=None, *, strides: tuple[int, int], padding: str):

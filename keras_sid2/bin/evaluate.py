@@ -41,8 +41,7 @@ from keras_sid2.bin.measurement_lines import SweepLines, read_measurements, swee
 from keras_sid2.bin.sample_request import Request
 from keras_sid2.bin.tables.evaluate import MOST_IMAGES, SWEEP_IMAGES, EvaluateFlags
 from keras_sid2.bin.tables.shared import SamplingFlags
-from keras_sid2.evaluation import Measurement, cannot_be_told, check_comparable, evaluate, folded
-from keras_sid2.evaluation.text_score import without_texts
+from keras_sid2.evaluation import ImagesDigest, Measurement, cannot_be_told, check_comparable, evaluate, folded
 from keras_sid2.generation.provenance import provenance_path, read_provenance
 from keras_sid2.parallel import processes
 
@@ -125,19 +124,27 @@ def _measure_fields(values, console) -> int:
     )
 
 
+def _are_told_of(provenance: dict, images: measuring.Images) -> bool:
+    """Whether the provenance is of these images."""
+    digest = ImagesDigest()
+    for batch in images.batches():
+        digest.add(batch)
+    return digest.hexdigest() == provenance["images_digest"]
+
+
 def _measure_files(values, console) -> int:
     images = measuring.open_images(values.samples, features=values.features)
     provenance = read_provenance(values.samples)
     real = _real_images(values, images.shape, console, tuple(images.shape[-3:-1]) if values.crop else None)
     how = _measured_by(values, real)
-    how |= _texts(how, clip.texts_of_samples(provenance), console)
+    texts = clip.texts_of_samples(provenance) if values.features == "clip" else None
+    how |= _texts(how, texts if texts and _are_told_of(provenance, images) else None, console)
     found = evaluate(images.batches(), **how, drawn={"samples": images.name}, progress=signals.look)
     if provenance is not None and provenance["images_digest"] == found.drawn["images_digest"]:
         found = dataclasses.replace(found, drawn=provenance)
     elif provenance is not None:
         told = f"{provenance_path(values.samples)} tells how other images were drawn: it is left aside."
         print_line(console, told)
-        found = without_texts(found)
     return _report(console, found, values.out)
 
 

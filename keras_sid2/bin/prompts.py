@@ -93,5 +93,5 @@ def with_encoder(prompts: Prompts, model: SiD2Model, name: str | None, given: di
             raise ValueError(f"This model was made for texts by {condition.encoder}, and {told}.")
         encoder = copy.copy(encoder)  # the same one, in another folder or of another length
         encoder.signature = condition.encoder
-    encoder.check([*prompts.texts, prompts.negative or ""])
+    encoder.check([*prompts.texts, prompts.negative or ""], condition.length)
     return dataclasses.replace(prompts, encoder=encoder)

@@ -1,6 +1,5 @@
 """How well images fit their texts, where the features of both lie in one space."""
 
-import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator
 
@@ -42,10 +41,3 @@ class TextScore:
 def _unit(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, "float64")
     return values / np.linalg.norm(values, axis=1, keepdims=True)
-
-
-def without_texts(measurement):
-    """The Measurement of images whose texts turned out to be those of others."""
-    metrics = {name: value for name, value in measurement.metrics.items() if not name.startswith("clip_score")}
-    measured = {name: value for name, value in measurement.measured.items() if name != "texts"}
-    return dataclasses.replace(measurement, metrics=metrics, measured=measured)

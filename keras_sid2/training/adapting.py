@@ -226,7 +226,11 @@ def moved_objective(objective, old: tuple[int, ...], new: tuple[int, ...]):
 
 def moved_dropout(share: float | Mapping, old: Mapping, new: Mapping) -> float | dict:
     """`label_dropout` of other conditions; 0.1, SiD2Model's own, where there were none before, and of a new text."""
+    if new and not old and not isinstance(share, Mapping):
+        return 0.1
+    texts = {k: 0.1 for k, c in new.items() if isinstance(c, TextEmbedding) and k not in old}
+    if texts and share == 0.0:
+        share = dict.fromkeys(old, 0.0)
     if isinstance(share, Mapping):
-        texts = {k: 0.1 for k, c in new.items() if isinstance(c, TextEmbedding) and k not in old}
         return texts | {name: value for name, value in share.items() if name in new}
-    return 0.1 if new and not old else share
+    return share

@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable, Container, Iterator
 from typing import Any
 
+from pipelines.text_encoders.base import is_unicode
+
 TXT, NAMES = "txt", "names"
 SUFFIXES = (".csv", ".jsonl")
 _FILE, _CAPTION = ("file", "file_name", "image"), ("caption", "text")
@@ -46,6 +48,8 @@ def open_captions(captions: str, source: str) -> tuple[Captions, Container[str]]
 
     def of_file(path: str) -> tuple[str, str]:
         caption = found.get(path)
+        if caption is not None and not is_unicode(caption):
+            return "", f"has a caption in {name} that is no Unicode: {caption!r}"
         return (caption, "") if caption else ("", f"has {'no' if caption is None else 'an empty'} caption in {name}")
 
     return of_file, found
@@ -58,6 +62,8 @@ def _plain(text: str) -> str:
 def _of_name(path: str) -> tuple[str, str]:
     """ "red heart" of "love/red_heart.png"."""
     caption = _plain(re.sub(r"[_-]+", " ", posixpath.splitext(posixpath.basename(path))[0]))
+    if not is_unicode(caption):
+        return "", "has a name that is not UTF-8"
     return caption, "" if caption else "has no words in its name"
 
 
@@ -96,10 +102,10 @@ def _read(path: str) -> dict[str, str]:
 
 
 def _rows_of_csv(path: str, file: Any) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(file, strict=True, restkey="")
+    reader = csv.DictReader(file, strict=True)
     try:
         for row in reader:
-            if "" in row:
+            if None in row:
                 raise ValueError(
                     f"{path} has more than {len(row) - 1} columns in line {reader.line_num}: put captions with commas "
                     'into "quotes"'

@@ -49,8 +49,9 @@ def prepare(
 
     An interrupted run leaves no data set that looks prepared, and the same call continues it without doing finished
     shards again; however often that happens, and however many processes work, the result is the same to the byte. A
-    data set that is already there is left as it is. Nothing is fetched from the network. Memory: one example a worker,
-    and about 500 bytes an example for the listing in this process.
+    data set that is already there is left as it is. Nothing is fetched from the network but a text encoder that is
+    not here. Memory: one example a worker, 32 with an encoder, and about 500 bytes an example for the listing in this
+    process.
 
     Args:
         name: one of `dataset_names()`.
@@ -166,6 +167,11 @@ def _of_earlier_version(spec: BuilderSpec, settings: dict[str, Any]) -> dict[str
     return before | {"text_encoder": None} | settings
 
 
+def _what_names(spec: BuilderSpec) -> str:
+    """What the user gives to have the data set in another place."""
+    return "data_dir" if spec.config is None else "config name"
+
+
 def _already_there(final: "epath.Path", spec: BuilderSpec, builder: "LocalBuilder") -> str:
     if not (final / INFO_FILE).exists():
         raise ValueError(f"{final} exists and holds no prepared data set: remove it, or give another data_dir")
@@ -189,7 +195,8 @@ def _already_there(final: "epath.Path", spec: BuilderSpec, builder: "LocalBuilde
         if others := set(builder.values()) - set(kept):
             differing.append(f"values={','.join(sorted(others))} (there: none)")
     if differing:
-        raise ValueError(f"{final} was prepared with other settings: {', '.join(differing)}; give another config name")
+        told = f"{final} was prepared with other settings: {', '.join(differing)}"
+        raise ValueError(f"{told}; give another {_what_names(spec)}")
     return os.fspath(final)
 
 
@@ -225,7 +232,7 @@ def _planned(
         if json.dumps(begun, sort_keys=True) != json.dumps(plan, sort_keys=True):
             raise ValueError(
                 f"{work} was begun from other files or with other settings: remove it to begin anew, or give "
-                "another config name"
+                f"another {_what_names(spec)}"
             )
     else:
         (work / PARTS).mkdir(exist_ok=True)

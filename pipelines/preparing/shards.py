@@ -58,13 +58,13 @@ class BuilderSpec:
     @property
     def settings(self) -> dict[str, Any]:
         """What defines the data set."""
-        encoder = text_encoder(self.text_encoder).signature if self.text_encoder else None
+        encoder = None if self.text_encoder is None else text_encoder(self.text_encoder).signature
         own = self.config.settings() if self.config else {}
         return {"file_format": self.file_format, "text_encoder": encoder, **own}
 
     def build(self) -> "LocalBuilder":
         builder_class = ENTRIES[self.entry].load()
-        encoder = text_encoder(self.text_encoder) if self.text_encoder else None
+        encoder = None if self.text_encoder is None else text_encoder(self.text_encoder)
         config = {} if self.config is None else {"config": self.config}
         verbosity = logging.get_verbosity()
         logging.set_verbosity(logging.ERROR)  # tfds warns of every config that is not one of a fixed list

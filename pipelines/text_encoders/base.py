@@ -36,19 +36,21 @@ class TextEncoder:
                 found[number, : len(rows)] = rows
         return found[[places.get(text, -1) for text in texts]].astype(np.float32)
 
-    def check(self, texts: Sequence[str]) -> None:
-        """Raises ValueError: a text has more tokens than `length`."""
-        for text, reason in zip(texts, self.faults(texts), strict=True):
+    def check(self, texts: Sequence[str], model_length: int | None = None) -> None:
+        """Raises ValueError: a text has more tokens than `length`, or than a model reads that they are for."""
+        for text, reason in zip(texts, self.faults(texts, model_length), strict=True):
             if reason:
                 shown = text if len(text) <= 60 else f"{text[:60]}..."
                 raise ValueError(f"the text {shown!r} {reason}")
 
-    def faults(self, texts: Sequence[str]) -> list[str]:
-        """What is wrong with each text, in words that follow on it; "" with none."""
+    def faults(self, texts: Sequence[str], model_length: int | None = None) -> list[str]:
+        """What is wrong with each text, in words that follow on it; "" with none. See `check`."""
         counts = self._counts([_plain(text) for text in _as_texts(texts)]) if texts else []
         longer = "shorten it" if self.length == self._most else "shorten it, or give another @LENGTH behind the name"
-        told = f"tokens, and {self.name} takes {self.length}: {longer}"
-        return [f"has {count} {told}" if count > self.length else "" for count in counts]
+        told, most = f"tokens, and {self.name} takes {self.length}: {longer}", self.length
+        if model_length is not None and model_length < most:
+            told, most = f"tokens, and this model reads {model_length}: shorten it", model_length
+        return [f"has {count} {told}" if count > most else "" for count in counts]
 
     _most: int | None = None  # tokens that the network itself takes
 
@@ -84,7 +86,19 @@ def not_here(name: str) -> str:
 def _as_texts(texts: Sequence[str]) -> list[str]:
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"a text encoder takes a list of texts, got {texts!r}")
+    for text in texts:
+        if not is_unicode(text):
+            raise ValueError(f"the text {text!r} is no Unicode: it has half a character, or bytes that are not UTF-8")
     return list(texts)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold it, as not what JSON has as "\\ud83d", or the name of a file in another encoding."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _plain(text: str) -> str:

@@ -63,7 +63,8 @@ def model_folder(path_or_name: str, download: bool = True) -> tuple[str, str]:
     if os.path.isdir(folder):
         return folder, f"./{os.path.basename(folder)}"
     if not _NAME_ON_HUB.fullmatch(path_or_name) or path_or_name.startswith("."):
-        raise FileNotFoundError(f"there is no folder {path_or_name} with a model")
+        advice = "" if download else ": give its name or folder (--text_encoder=)"
+        raise FileNotFoundError(f"there is no folder {path_or_name} with a model{advice}")
     hub = require("huggingface_hub", extra="text")
     wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
     try:
@@ -85,12 +86,15 @@ def one_thread(torch: Any) -> Iterator[None]:
 
 
 def json_of(folder: str, name: str) -> Any:
-    """What a file of JSON in a folder says; {} if there is none."""
+    """What a file of JSON in a folder says; {} if there is none. Raises ValueError: it is damaged."""
     path = os.path.join(folder, name)
     if not os.path.exists(path):
         return {}
     with open(path, encoding="utf-8") as file:
-        return json.load(file)
+        try:
+            return json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{path} is no JSON: {error}") from None
 
 
 def _transformer_in(folder: str) -> str:
@@ -150,11 +154,14 @@ def _text_network(transformers: Any, folder: str) -> Any:
 
 
 def _loaded(model: Any, transformers: Any, folder: str, kind: str) -> Any:
-    """A network with the weights in a folder, in float32. Raises ValueError: some are missing."""
-    torch = require("torch", extra="text")
+    """A network with the weights in a folder, in float32. Raises ValueError: some are missing, or a file is damaged."""
+    torch, safetensors = require("torch", extra="text"), require("safetensors", extra="text")
     how = {"trust_remote_code": False, "use_safetensors": True, "dtype": torch.float32}
-    with quiet(transformers):
-        found, told = model.from_pretrained(folder, output_loading_info=True, **how)
+    try:
+        with quiet(transformers):
+            found, told = model.from_pretrained(folder, output_loading_info=True, **how)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"the weights of the {kind} in {folder} are damaged: {error}") from None
     if missing := [name for name in told["missing_keys"] if "pooler" not in name]:
         raise ValueError(f"{folder} lacks the weights {', '.join(sorted(missing)[:3])} of a {kind}")
     return found.eval()

@@ -159,6 +159,10 @@ def test_files_of_texts_that_are_none_and_models_without_texts(unlabelled, reade
     tiny_model(network=tiny_network(image_shape=(4, 4, 3), num_classes=None, conditions=text)).save(open_one)
     with pytest.raises(ValueError, match="does not say what encoded its texts: give --text_encoder"):
         draw(f"--weights={open_one}", "--text=a cat", f"--out={tmp_path / 'out'}", *FEW)
+    long = (f"--weights={open_one}", "--text=a", "--text=b", "--text=" + "a " * 9, "--text_encoder=words:9x16")
+    with pytest.raises(ValueError, match="has 9 tokens, and this model reads 8: shorten it"):
+        draw(*long, f"--out={tmp_path / 'out'}", *FEW)
+    assert not list(tmp_path.glob("out*"))
     code, _ = draw(f"--weights={open_one}", "--text=a", "--text_encoder=words:8x16", f"--out={tmp_path / 'out'}", *FEW)
     assert code == 0
 
@@ -234,11 +238,12 @@ def test_sid2_evaluate_scores_samples_by_their_prompts_and_models_by_captions(ca
     cosines = images @ text / np.linalg.norm(images, axis=1) / np.linalg.norm(text)
     assert told["metrics"]["clip_score"] == pytest.approx(100 * np.maximum(cosines, 0).mean(), rel=1e-4)
     assert told["drawn"]["prompts"] == ["a red cat"]
-    write_npz(tmp_path / "other.npz", read_images(f"{out}.npz")[::-1])
-    (tmp_path / "other.npz.json").write_text((tmp_path / "drawn.npz.json").read_text())
-    evaluate(tmp_path, f"--samples={tmp_path / 'other.npz'}", f"--out={tmp_path / 'b'}", *how)
-    told = json.loads((tmp_path / "b.json").read_text())
-    assert "clip_score" not in told["metrics"] and "texts" not in told["measured"]
+    for others in (read_images(f"{out}.npz")[::-1], np.repeat(read_images(f"{out}.npz"), 2, 0)):
+        write_npz(tmp_path / "other.npz", others)
+        (tmp_path / "other.npz.json").write_text((tmp_path / "drawn.npz.json").read_text())
+        evaluate(tmp_path, f"--samples={tmp_path / 'other.npz'}", f"--out={tmp_path / 'b'}", *how)
+        told = json.loads((tmp_path / "b.json").read_text())
+        assert "clip_score" not in told["metrics"] and "texts" not in told["measured"]
     evaluate(tmp_path, f"--weights={reader}", "--num_steps=2", "--num_images=20", f"--out={tmp_path / 'c'}", *how)
     assert "clip_score" in json.loads((tmp_path / "c.json").read_text())["metrics"]
     with pytest.raises(ValueError, match="--features=clip needs --clip"):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import keras
 import numpy as np
 import pytest
 from helpers import images, only_on_jax, randomize, sigmoid, to_numpy
@@ -275,3 +276,14 @@ def test_attention_on_a_tpu_is_scaled_and_sees_every_position(faked_tpu):
     if np.abs(keras_s - expected).max() < 1e-4:
         pytest.skip("this keras is right on a TPU by itself: backend.attention may let it")
     assert np.abs(keras_s - expected).max() > 0.1
+
+
+@only_on_jax
+def test_attention_with_a_mask_does_not_ask_for_cudnn_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(backend.ops, "jax_platform", lambda: "gpu")
+    asked = lambda *args: pytest.fail("it is asked for")  # noqa: E731
+    monkeypatch.setattr(keras.src.backend.nn, "_can_use_flash_attention", asked)
+    q, k, v = (images(1, 4, 1, 8, seed=seed) for seed in range(3))
+    ours = backend.attention(*map(ops.convert_to_tensor, (q, k, v)), ops.convert_to_tensor(np.arange(4)[None] < 3))
+    expected = softmax_attention(*(x.astype("float64") for x in (q, k[:, :3], v[:, :3])))
+    np.testing.assert_allclose(to_numpy(ours), expected, atol=1e-5)

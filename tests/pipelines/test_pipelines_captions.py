@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import os
 
 import numpy as np
 import pytest
@@ -45,6 +46,11 @@ WAYS = {
     "a CSV in other words, with a mark in front": (
         "c.csv",
         {"c_csv": b"\xef\xbb\xbf" + csv({f"./{path}": text for path, text in CAPTIONS.items()}, "image,text")},
+        CAPTIONS,
+    ),
+    "a CSV with numbers in a column without a name": (
+        "c.csv",
+        {"c_csv": b"\n".join(b"%d,%s" % (i, line) if i else b"," + line for i, line in enumerate(csv().split(b"\n")))},
         CAPTIONS,
     ),
     "JSON lines": ("c.jsonl", {"c_jsonl": jsonl()}, CAPTIONS),
@@ -131,6 +137,7 @@ def changed(**captions):
 BAD_ONES = {
     "missing": (csv(changed(_0=None, _5=None)), "2 of 8 captions cannot be used.*cat/0.png has no caption in c.csv"),
     "empty": (csv(changed(_1=" ")), "cat/1.png has an empty caption in c.csv"),
+    "half a character": (jsonl(changed(_2="a \ud83d")), "cat/2.png has a caption in c.jsonl that is no Unicode"),
     "too long": (csv(changed(_7="word " * 9)), r"dog/3.png: its caption has 9 tokens, and words:8x16 takes 8"),
 }
 
@@ -138,8 +145,9 @@ BAD_ONES = {
 @pytest.mark.parametrize("case", BAD_ONES)
 def test_bad_captions_stop_before_work_starts_or_are_left_out(case, tmp_path):
     data, sentence = BAD_ONES[case]
-    source = source_of(tmp_path, c_csv=data)
-    how = {"captions": "c.csv", "text_encoder": "words:8x16"}
+    name = "c.jsonl" if "jsonl" in sentence else "c.csv"
+    source = source_of(tmp_path, **{name.replace(".", "_"): data})
+    how = {"captions": name, "text_encoder": "words:8x16"}
     with pytest.raises(BadSource, match=f"max_bad_sources is 0.*{sentence}" if case != "missing" else sentence):
         prepared("image_folder", source, **how)
     assert not list((tmp_path / "prepared").rglob("*.tfrecord*"))
@@ -195,12 +203,22 @@ def test_text_beside_an_image_that_is_none_is_a_bad_source(tmp_path):
         prepared("image_folder", source, captions="txt", text_encoder="words:8x16")
 
 
+def test_a_name_that_is_not_utf_8_is_no_caption(tmp_path):
+    folder = tmp_path / "source"
+    put(folder, pngs("a.png", "b.png"))
+    os.rename(folder / "a.png", os.fsencode(folder) + b"/\xff.png")
+    with pytest.raises(BadSource, match="has a name that is not UTF-8"):
+        prepared("image_folder", folder, captions="names")
+
+
 def test_settings_that_do_not_go_together(tmp_path):
     source = source_of(tmp_path)
     with pytest.raises(ValueError, match="captions must be a .csv or .jsonl file, txt or names"):
         prepared("image_folder", source, captions="captions.xml")
     with pytest.raises(FileNotFoundError, match="no file of captions nowhere.csv"):
         prepared("image_folder", source, captions="nowhere.csv")
+    with pytest.raises(ValueError, match="text_encoder must be a name"):
+        prepared("image_folder", source, captions="names", text_encoder="")
     with pytest.raises(ValueError, match="image_folder has no captions to encode: give --captions"):
         prepared("image_folder", source, text_encoder="words")
     prepared("image_folder", source, captions="names", text_encoder="words:8x16")

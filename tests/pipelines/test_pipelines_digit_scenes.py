@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+import pipelines
+from pipelines.datasets import digit_scenes
 from pipelines.datasets.digit_scenes import COLOURS, DIGITS, DigitScenes, Group, Scene, picture_of, scene_of
 
 pytestmark = pytest.mark.backend_free
@@ -32,6 +34,13 @@ def _found(picture: np.ndarray, glyphs) -> list[tuple[int, int, str, int, int]]:
                 colour = names[tuple(int(light) and 255 for light in cell.max((0, 1)))]
                 found.append((row, column, colour, *glyphs[cell.max(-1).tobytes()]))
     return found
+
+
+def test_another_encoder_takes_another_data_dir_where_there_are_no_config_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(digit_scenes, "SIZES", {"train": 3, "test": 2})
+    pipelines.prepare("digit_scenes", tmp_path, text_encoder="words")
+    with pytest.raises(ValueError, match="text_encoder='words:8x16.*there: 'words:16x64.*; give another data_dir"):
+        pipelines.prepare("digit_scenes", tmp_path, text_encoder="words:8x16")
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

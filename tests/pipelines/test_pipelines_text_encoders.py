@@ -100,6 +100,9 @@ def test_weights_that_are_no_safetensors_or_lack_are_refused(tmp_path):
     safetensors.torch.save_file(weights, path, {"format": "pt"})
     with pytest.raises(ValueError, match="lacks the weights"):
         pipelines.text_encoder(f"transformers:{folder}")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="the weights of the bert in .* are damaged"):
+        pipelines.text_encoder(f"transformers:{folder}@7")
     path.rename(folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match="only safetensors are read"):
         pipelines.text_encoder(f"transformers:{folder}@8")
@@ -131,7 +134,7 @@ WRONG = {
     "words@4": "words is written words:LENGTHxWIDTH",
     "minilm:x": "is written minilm, got",
     "transformers": "is written transformers:PATH_OR_NAME, got",
-    "transformers:/no/where": "there is no folder /no/where",
+    "transformers:/no/where": "there is no folder /no/where with a model: give its name or folder",
     "transformers:../../no": "there is no folder ../../no",
     "transformers:no/where": "is not on this machine",
     "keras-hub:t5_small": "keras-hub:t5_small is not on this machine",
@@ -154,4 +157,6 @@ def test_texts_are_lists_of_texts_that_are_not_too_long():
             encoder(wrong)
     with pytest.raises(ValueError, match="the text 'a b c d e' has 5 tokens, and words:4x16 takes 4: shorten it"):
         encoder(["a", "a b c d e"])
+    with pytest.raises(ValueError, match="is no Unicode"):
+        encoder(["a \ud83d"])
     assert encoder([]).shape == (0, 4, 16)
