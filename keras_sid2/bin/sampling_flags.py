@@ -12,7 +12,7 @@ from keras_sid2.bin.preset_flags import chosen_preset, read_config
 from keras_sid2.checkpoints import load_model
 from keras_sid2.parallel.mesh import Mesh, drawing
 from keras_sid2.sampling import get_noise_levels, get_sampler
-from keras_sid2.training.preset_folder import is_folder
+from keras_sid2.training.preset_folder import is_folder, list_trained
 from keras_sid2.training.snapshots import Reconstruction
 
 
@@ -26,7 +26,12 @@ def load_model_from_flags(values) -> SiD2Model:
     """The model that the flags name; ValueError or FileNotFoundError, in one sentence, if they do not."""
     folder = values.preset if values.preset and is_folder(values.preset) else None
     if sum(map(bool, (values.workdir, values.weights, folder))) != 1:
-        raise ValueError("Give either --workdir, or --weights, or --preset with a folder or hf://user/name.")
+        trained = ", ".join(list_trained())
+        if values.preset and not (values.workdir or values.weights):
+            raise ValueError(
+                f"--preset={values.preset} is no folder, no hf://user/name, and has no weights: {trained} has."
+            )
+        raise ValueError(f"Give either --workdir, or --weights, or --preset: {trained}, a folder or hf://user/name.")
     if (values.weights or "").endswith(".weights.h5"):
         return _load_weights(values)
     for name in ("set",) if folder else ("preset", "set"):

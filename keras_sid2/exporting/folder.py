@@ -74,7 +74,7 @@ def check_target(folder: str | os.PathLike, *, overwrite: bool) -> pathlib.Path:
     if folder.is_symlink() or folder.exists():
         ours = folder.is_dir() and (folder / DESCRIPTION).is_file() and (folder / "runner.py").is_file()
         if not (overwrite and ours):
-            advice = "give another folder" + (", or overwrite it" if ours else "")
+            advice = "give another folder" + (", or overwrite it (overwrite=True, --overwrite)" if ours else "")
             raise ValueError(f"{folder} is there already{'' if ours else ', and is no exported step'}: {advice}.")
     return folder
 

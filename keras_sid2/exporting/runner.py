@@ -249,7 +249,10 @@ class Runner:
         _check("sampler", name, SAMPLERS)
         _check("noise_levels", noise_levels, LEVELS)
         step = functools.partial(SAMPLERS[name], **sampler)
-        logsnr = levels_of(noise_levels, self.about["schedule"], num_steps or self.about["num_steps"])
+        num_steps = self.about["num_steps"] if num_steps is None else num_steps
+        if num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {num_steps}.")
+        logsnr = levels_of(noise_levels, self.about["schedule"], num_steps)
         low, high = interval or _INFINITE
         guided = range(0)
         if guidance != 1.0:
@@ -365,10 +368,13 @@ def main():
     parser.add_argument("--out", required=True, help="an .npy file")
     values = vars(parser.parse_args())
     out, labels, file = (values.pop(name) for name in ("out", "labels", "conditions"))
-    conditions = dict(np.load(file, allow_pickle=False)) if file else {}
-    if labels is not None:
-        conditions["label"] = labels
-    np.save(out, Runner().generate(conditions, **values), allow_pickle=False)
+    try:
+        conditions = dict(np.load(file, allow_pickle=False)) if file else {}
+        if labels is not None:
+            conditions["label"] = labels
+        np.save(out, Runner().generate(conditions, **values), allow_pickle=False)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

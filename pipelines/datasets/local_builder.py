@@ -232,7 +232,8 @@ class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return self._listed[0]
 
     def notes(self) -> list[str]:
-        return self._listed[1]
+        unread = "caption" in self.values() and self.text_encoder is None
+        return self._listed[1] + ["captions are kept, but no network reads them: that needs --text_encoder"] * unread
 
     def picture(self, item: Item, name: str, path: str, start: int = 0, size: int = -1, *, upright: bool) -> Made:
         """`example` for a picture: `size` bytes (-1: all) of a file of the source from `start` on, called `name`."""

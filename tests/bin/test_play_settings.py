@@ -239,7 +239,7 @@ def test_wrong_flags_are_told_before_the_page_is_served(workdir, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(play.signals, "end_at_once", lambda usage: None)
     for given, told in (
-        (["--preset=none/there"], "Give either --workdir, or --weights, or --preset with a folder"),
+        (["--preset=none/there"], "--preset=none/there is no folder"),
         (["--port=70000"], "--port must be from 0"),
         (["--most_images=65"], "--most_images must be from 1 to 64"),
         ([f"--workdir={workdir}", "--host=no.such.host.invalid"], "--host=no.such.host.invalid --port=7860 cannot be"),

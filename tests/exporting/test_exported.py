@@ -254,7 +254,7 @@ def test_export_refuses_and_leaves_what_is_there(model, tmp_path):
         (model, "new", "keras", "format must be one of savedmodel, onnx, torch, jax, got 'keras'"),
         (model, "new", other, f"is written on {EXPORT_BACKENDS[other]}, and this is {BACKEND}"),
         (model, "there", own, "is there already, and is no exported step: give another folder."),
-        (model, "ours", own, "is there already: give another folder, or overwrite it."),
+        (model, "ours", own, r"give another folder, or overwrite it \(overwrite=True, --overwrite\)."),
         (model, "there/mine/new", own, "would lie in a file"),
         (strange, "new", own, "this model's schedule is OtherSchedule"),
         (named, "new", own, "a condition's name must be .* got 'scale'"),
@@ -263,6 +263,14 @@ def test_export_refuses_and_leaves_what_is_there(model, tmp_path):
             refused.export(tmp_path / target, format)
     assert (there / "mine").read_text() == "mine" and not (tmp_path / "new").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "there"]
+
+
+def test_the_runner_tells_what_is_wrong_in_one_sentence(tmp_path):
+    shutil.copy(ROOT / "keras_sid2" / "exporting" / "runner.py", tmp_path / "runner.py")
+    program = [sys.executable, tmp_path / "runner.py", "--out=a.npy"]
+    for given, told in (("--conditions=no.npz", "no.npz"), ("--num_steps=1", "step.json")):
+        result = subprocess.run([*program, given], capture_output=True, text=True, cwd=tmp_path)
+        assert result.returncode == 2 and told in result.stderr and "Traceback" not in result.stderr
 
 
 def test_nothing_is_left_where_writing_fails(model, tmp_path, monkeypatch):

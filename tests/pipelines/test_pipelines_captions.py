@@ -192,6 +192,12 @@ def test_captions_that_no_image_has_are_told(tmp_path):
     assert report_of(directory)["notes"] == ["1 captions are of no image that is taken: bird/0.png"]
 
 
+def test_captions_that_are_not_encoded_are_told(tmp_path):
+    source = source_of(tmp_path, c_csv=csv(CAPTIONS))
+    (note,) = report_of(prepared("image_folder", source, captions="c.csv"))["notes"]
+    assert note.endswith("needs --text_encoder")
+
+
 def test_text_beside_an_image_that_is_none_is_a_bad_source(tmp_path):
     texts = {path.replace(".png", "_txt"): b"a text" for path in PATHS}
     for data, sentence in (("\xe4".encode("latin-1"), "not UTF-8"), (b" \n", "empty caption")):

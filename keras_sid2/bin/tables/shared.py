@@ -53,7 +53,7 @@ class PresetFlags:
 class SamplingFlags(MeshFlags):
     workdir: str | None = flag(None, "work directory of sid2-train; its newest checkpoint is used")
     weights: str | None = flag(None, "a .keras file, a checkpoint's or preset's folder; X.weights.h5 of a preset")
-    preset: str | None = flag(None, "a folder of save_preset, or hf://user/name; or what X.weights.h5 is of")
+    preset: str | None = flag(None, "a trained model's name or folder, or hf://user/name; or what X.weights.h5 is of")
     config: str | None = flag(None, "sid2-train's, if it defines the network's class; or what X.weights.h5 is of")
     set: tuple = flag((), "path=value: changes the preset that --weights=X.weights.h5 is of")
     ema: bool = flag(True, "use the averaged weights")
