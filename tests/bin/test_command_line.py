@@ -11,7 +11,7 @@ import tomllib
 import pytest
 from absl import flags
 
-from keras_sid2.bin import command_line, tables
+from keras_sid2.bin import command_line, flag_table, tables
 from keras_sid2.bin.tables import evaluate, sample, shared, train
 from keras_sid2.evaluation.i3d import MEASURED
 from keras_sid2.training.proposal import SIZES
@@ -112,3 +112,10 @@ def test_a_line_that_is_read_twice_has_its_values_once(monkeypatch):
     for _ in range(2):
         assert command_line.read(["sid2-x", "--set=a=1", "--set=b=2"], "sid2-x") == ["sid2-x"]
         assert values.set == ["a=1", "b=2"]
+
+
+def test_what_is_only_compared_needs_no_reference():
+    values = flags.FlagValues()
+    flag_table.define(evaluate.EvaluateFlags, values)
+    values(["sid2-evaluate", "--compare=a.json,b.json"])
+    flag_table.check(evaluate.EvaluateFlags, values)
