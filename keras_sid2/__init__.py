@@ -8,7 +8,7 @@ from keras_sid2.starting import program_of_ours, require_keras
 if _program := program_of_ours():  # whose wrong flags are told before the seconds that Keras takes
     from keras_sid2.bin import command_line
 
-    command_line.look(_program, sys.argv[1:])
+    sys.argv[1:] = command_line.look(_program, sys.argv[1:])
 require_keras()  # before the imports below do
 
 from keras_sid2 import (

@@ -19,29 +19,33 @@ from keras_sid2.bin.tables.shared import BackendFlag
 _PREFIX = "sid2-"
 
 
-def look(program: str, argv: list[str]):
+def look(program: str, argv: list[str]) -> list[str]:
     """Ends the process, as the program would, where its command line is wrong or asks for help; imports no Keras.
 
-    Nothing is done for a program without a table in bin/tables.
+    Gives the arguments with those of each --flagfile, which may be a pipe and is read once, in its place. Nothing is
+    done for a program without a table in bin/tables.
     """
-    if program == "sid2":
-        _print_completion(argv)
     name = program.removeprefix(_PREFIX)
+    if program == "sid2" and argv and argv[0].startswith("--print_completion"):
+        _print_completion(argv[0].partition("=")[2])
     table = tables.table_of(name)
     if table is None:
-        return
+        return argv
     define(program, table, _docstring(name))
+    with _told(program):
+        argv = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
     rest = read([program, *argv], program)
     with one_line(program):
         check_nothing_behind(rest, program)
         flag_table.check(table, flags.FLAGS)
+    return argv
 
 
-def _print_completion(argv: list[str]):
+def _print_completion(shell: str):
     from keras_sid2.bin.completion import script
 
     with one_line("sid2"):
-        print(script(argv[0].partition("=")[2]), end="")
+        print(script(shell), end="")
     sys.exit(0)
 
 
@@ -64,8 +68,14 @@ _defined: set[str] = set()
 def read(argv: list[str], usage: str) -> list[str]:
     """What stands beside flags, the program's name first; ends the process for a wrong flag and for --help."""
     flags.FLAGS.unparse_flags()  # those given several times would be there twice
-    try:
+    with _told(usage):
         return flags.FLAGS(argv)
+
+
+@contextlib.contextmanager
+def _told(usage: str) -> Iterator[None]:
+    try:
+        yield
     except flags.Error as error:
         print(f"{usage}: {str(error).splitlines()[0]}; --help lists the flags.", file=sys.stderr)
         sys.exit(2)

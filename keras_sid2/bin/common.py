@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import importlib
 import math
 import os
 import pathlib
@@ -145,6 +146,14 @@ class SamplingProgress(ProgressLine):
         told = f"{speed:.0f} images/s" if speed >= 100 else f"{speed:.3g} images/s"
         left = timedelta(seconds=self.task.time_remaining)
         return told if self.console.is_terminal else f"{told}, {left} left"
+
+
+def named(name: str):
+    """What MODULE:NAME names; a module in the current folder is found, too. ImportError or AttributeError for none."""
+    module, _, own = name.partition(":")
+    if (here := os.getcwd()) not in sys.path:  # of a console program, which has its own folder there
+        sys.path.append(here)
+    return getattr(importlib.import_module(module), own)
 
 
 def check_folder(flag: str, folder: str):

@@ -42,8 +42,9 @@ def flag(default, text: str, accepted: Accepted | None = None, **marks):
 
     Args:
         text: of --help.
-        marks: `needs`, the flag without which this one does nothing, as "sweep" or "sampler=ddim"; `alias`, the name
-            that an earlier version had; others are for the table's own program.
+        marks: `needs`, the flag without which this one does nothing, as "sweep" or "sampler=ddim"; `unless`, the flag
+            beside which a REQUIRED one is not; `alias`, the name that an earlier version had; others are for the
+            table's own program.
     """
     return dataclasses.field(default=default, metadata={"text": text, "accepted": accepted, **marks})
 
@@ -70,8 +71,9 @@ def check(table: type, values):
     `values`: FlagValues, or an instance of the table, of which it is not known what was given.
     """
     fields = dataclasses.fields(table)
-    missing = [f"--{field.name}" for field in fields if field.default is REQUIRED and not getattr(values, field.name)]
-    if missing:
+    required = [field for field in fields if field.default is REQUIRED]
+    required = [f for f in required if getattr(values, f.metadata.get("unless", ""), None) is None]
+    if missing := [f"--{field.name}" for field in required if not getattr(values, field.name)]:
         raise ValueError(f"{', '.join(missing)} must be given.")
     for field in fields:
         value, accepted = getattr(values, field.name), field.metadata["accepted"]

@@ -1,13 +1,13 @@
 """What the programs that measure share: the real images that are named, and the features that are asked for."""
 
 import dataclasses
-import importlib
 import pathlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 import pipelines
+from keras_sid2.bin.common import named
 from keras_sid2.bin.signals import looking_between
 from keras_sid2.evaluation import Features, ImageClassifier, Reference, i3d_features, inception_features, reference_of
 from keras_sid2.evaluation.i3d import MEASURED
@@ -191,9 +191,8 @@ def _reference(real: Images, features: Features, cache: str) -> Reference:
 
 
 def _own(kind: str) -> Features:
-    module, _, name = kind.partition(":")
     try:
-        function = getattr(importlib.import_module(module), name)
+        function = named(kind)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"The features {kind!r} cannot be imported: {error}.") from error
     features = function()

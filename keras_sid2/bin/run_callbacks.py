@@ -10,7 +10,7 @@ import numpy as np
 import pipelines
 from keras_sid2 import backend
 from keras_sid2.backend import steps_done
-from keras_sid2.bin import measuring, tracking
+from keras_sid2.bin import measuring
 from keras_sid2.bin.common import ProgressLine
 from keras_sid2.bin.goodput import KINDS, Goodput, peak_of
 from keras_sid2.bin.run_context import RunContext
@@ -28,13 +28,14 @@ class RunLog(ProgressLine):
 
     def __init__(self, run: RunContext, step: int):
         super().__init__(run.console, "train", run.settings.steps, step)
-        self.trackers = tracking.begun(run, step)
+        self.trackers, self.failed = run.trackers, False
         self._bad_records, self.note = run.bad_records, run.note
         path, tflops = run.output / "goodput.jsonl", run.settings.peak_tflops
         peak = peak_of(backend.device_kind(), run.mesh.size) if tflops is None else tflops * 1e12
         drop_lines_after(path, step)
         known = {"batch_size": run.settings.batch_size, "multiply_adds": run.preset.cost.multiply_adds, "peak": peak}
         self.goodput = Goodput(path, **known, log=self._interval)
+        self.trackers.begin(step)
 
     def _interval(self, step: int, metrics: dict[str, float], spent: dict):
         skipped = self._bad_records.count
@@ -59,7 +60,7 @@ class RunLog(ProgressLine):
 
     def __exit__(self, *error):
         super().__exit__(*error)
-        self.trackers.end(error[0] is not None)
+        self.trackers.end(self.failed or error[0] is not None)
 
 
 class FirstStep(keras.callbacks.Callback):

@@ -82,6 +82,7 @@ class RunContext:
         self._check_processes()
         if processes.index() == 0:
             tracking.check(settings)
+        self.trackers = tracking.Trackers(self)
         self.stopped = StopAsked()
 
     def _full_batches(self, data: pipelines.DatasetDescription) -> int | None:

@@ -1,14 +1,13 @@
 """--log_to: the trackers of a run, as one that no fault of theirs stops."""
 
 import dataclasses
-import importlib
 import os
 import pathlib
-from collections.abc import Callable
 
 import keras
 
 from keras_sid2.backend import name as backend_name
+from keras_sid2.bin.common import named
 from keras_sid2.callbacks.trackers import PROJECT, TRACKERS, TrackedRun, Tracker, require
 from keras_sid2.checkpoints.manifest import first_line
 from keras_sid2.parallel import processes
@@ -18,18 +17,42 @@ _PROJECT_OF = {"wandb": "WANDB_PROJECT", "mlflow": "MLFLOW_EXPERIMENT_NAME"}  # 
 
 
 class Trackers:
-    """Those of a run, begun. One that raises is told of, once, and left out from then on."""
+    """Those of a RunContext; of several processes the first one has them.
 
-    def __init__(self, trackers: list[Tracker], note: Callable[[str], None]):
-        self._trackers, self._note = trackers, note
+    One that raises is told of, once, and left out from then on; only one that cannot begin, the first time, ends a run.
+    """
+
+    def __init__(self, run):
+        self._run, self._begun = run, False
+        self._trackers: dict[str, Tracker | None] = {}  # by --log_to's names; those that were not left out
+        if processes.index() == 0:
+            self._trackers = dict.fromkeys(run.settings.log_to)
+
+    def begin(self, step: int):
+        """For what comes behind `step`, also anew, where training goes back. ValueError, in one sentence, for one that
+        cannot begin."""
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # 7: minutes, while training waits
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        for name in [*self._trackers]:
+            try:
+                self._trackers[name] = _begun(name, _tracked(self._run, step, name))
+            except ValueError as error:
+                del self._trackers[name]
+                if not self._begun:
+                    self._trackers = {name: one for name, one in self._trackers.items() if one is not None}
+                    self.end(failed=True)
+                    raise
+                self._run.note(f"{error} Training goes on without it.")
+        self._begun = True
 
     def _tell(self, what: str, *values):
-        for tracker in [*self._trackers]:
+        for name, tracker in [*self._trackers.items()]:
             try:
                 getattr(tracker, what)(*values)
             except Exception as error:  # whatever the network, a server or a full disk makes of it
-                self._trackers.remove(tracker)
-                self._note(f"Logging to {tracker.name} failed ({first_line(error)}); training goes on without it.")
+                del self._trackers[name]
+                told = f"Logging to {tracker.name} failed ({first_line(error)})"
+                self._run.note(f"{told}; training goes on without it.")
 
     def scalars(self, step: int, values: dict[str, float]):
         self._tell("scalars", step, values)
@@ -59,9 +82,8 @@ def tracker_class(name: str) -> type[Tracker]:
     """That of --log_to=NAME, or MODULE:CLASS; ValueError, in one sentence, for what is none."""
     if name in TRACKERS:
         return TRACKERS[name]
-    module, _, own = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), own)
+        found = named(name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"The tracker {name!r} of --log_to cannot be imported: {error}.") from error
     if not (isinstance(found, type) and issubclass(found, Tracker)):
@@ -69,23 +91,11 @@ def tracker_class(name: str) -> type[Tracker]:
     return found
 
 
-def begun(run, step: int) -> Trackers:
-    """Those of a RunContext, which goes on from `step`; of several processes the first one has them. ValueError, in one
-    sentence, for one that cannot begin."""
-    trackers = []
-    if processes.index() == 0:
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # 7: minutes, while training waits
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        for name in run.settings.log_to:
-            tracker = tracker_class(name)()
-            _begin(tracker, name, _tracked(run, step, name))
-            trackers.append(tracker)
-    return Trackers(trackers, run.note)
-
-
-def _begin(tracker: Tracker, name: str, tracked: TrackedRun):
+def _begun(name: str, tracked: TrackedRun) -> Tracker:
     try:
+        tracker = tracker_class(name)()
         tracker.begin(tracked)
+        return tracker
     except Exception as error:  # each tracker has its own kinds
         advice = " WANDB_MODE=offline logs into the work directory." if name == "wandb" else ""
         raise ValueError(f"--log_to={name} cannot begin: {first_line(error).rstrip('.')}.{advice}") from error

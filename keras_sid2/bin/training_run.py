@@ -190,6 +190,7 @@ class TrainingRun(RunContext):
                     if self.stopped.by is None:
                         self._fit(model, functools.partial(callbacks.make, log), batch, length, count)
             except NonFiniteLoss as error:
+                log.failed = True
                 return error.step, str(error)  # and not the error, whose traceback holds the model
         return None
 

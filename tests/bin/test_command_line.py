@@ -11,7 +11,7 @@ import tomllib
 import pytest
 from absl import flags
 
-from keras_sid2.bin import command_line, tables
+from keras_sid2.bin import command_line, flag_table, tables
 from keras_sid2.bin.tables import evaluate, sample, shared, train
 from keras_sid2.evaluation.i3d import MEASURED
 from keras_sid2.training.proposal import SIZES
@@ -112,3 +112,27 @@ def test_a_line_that_is_read_twice_has_its_values_once(monkeypatch):
     for _ in range(2):
         assert command_line.read(["sid2-x", "--set=a=1", "--set=b=2"], "sid2-x") == ["sid2-x"]
         assert values.set == ["a=1", "b=2"]
+
+
+def test_what_is_only_compared_needs_no_reference():
+    values = flags.FlagValues()
+    flag_table.define(evaluate.EvaluateFlags, values)
+    values(["sid2-evaluate", "--compare=a.json,b.json"])
+    flag_table.check(evaluate.EvaluateFlags, values)
+
+
+def test_a_file_of_flags_that_is_a_pipe_is_read_once(monkeypatch):
+    values = flags.FlagValues()
+    monkeypatch.setattr(flags, "FLAGS", values)
+    monkeypatch.setattr(command_line, "define", lambda usage, table, about: flag_table.define(table, values))
+    reading, writing = os.pipe()
+    os.write(writing, b"--steps=3\n")
+    os.close(writing)
+    argv = command_line.look("sid2-demo", [f"--flagfile=/dev/fd/{reading}", "--seed=1"])
+    os.close(reading)
+    assert argv == ["--steps=3", "--seed=1"] and (values.steps, values.seed) == (3, 1)
+
+
+def test_a_script_of_a_user_may_have_our_name():
+    for argv in ([], ["--epochs=3"]):
+        assert command_line.look("sid2", argv) == command_line.look("sid2-mine", argv) == argv

@@ -15,6 +15,7 @@ from keras_sid2.bin import tracking
 from keras_sid2.bin.tables import train
 from keras_sid2.callbacks import trackers
 from keras_sid2.callbacks.trackers import MlflowTracker, TensorBoardTracker, TrackedRun, Tracker
+from keras_sid2.training import NonFiniteLoss
 
 pytestmark = pytest.mark.usefixtures("tiny_digits")
 SAMPLED = {"sample_every": 4, "sample_steps": 1}
@@ -173,14 +174,51 @@ def test_wrong_ones_are_refused(data, tmp_path, asked, sentence):
         run_in(data, tmp_path / "run", **asked)
 
 
-@pytest.mark.backend_free
-def test_one_that_cannot_begin_ends_the_run_before_its_first_step(monkeypatch):
-    def refuse(*_):
-        raise RuntimeError("no server\nat all")
+class Refused(Recorded):
+    """Cannot begin behind step 0, or at all."""
 
+    always = True
+
+    def begin(self, run):
+        if self.always or run.step:
+            raise RuntimeError("no server\nat all")
+        super().begin(run)
+
+
+def test_one_that_cannot_begin_ends_the_run_before_its_first_step_and_the_others(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(trackers.TRACKERS, "mlflow", Refused)
+    run = run_in(data, tmp_path / "run", log_to=[OWN, "mlflow"])
     with pytest.raises(ValueError, match=r"--log_to=mlflow cannot begin: no server\.$"):
-        tracking._begin(type("T", (Tracker,), {"begin": refuse})(), "mlflow", None)
+        run.train()
+    assert [what for what, *_ in Recorded.told] == ["begin", "end"] and told("end") == [[True]]
     assert train._OWN_TRACKERS == tuple(trackers.TRACKERS)
+
+
+def test_behind_a_nan_the_log_has_failed_and_one_that_cannot_begin_anew_is_left_out(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(Refused, "always", False)
+    run = run_in(data, tmp_path / "run", steps=8, on_nan="skip", log_to=[OWN, f"{__name__}:Refused"])
+    fit, fits = run._fit, []
+
+    def fit_with_a_nan(*arguments):
+        fits.append(arguments)
+        fit(*arguments)
+        if len(fits) == 1:
+            raise NonFiniteLoss("The loss is not finite: training stopped.", 8)
+
+    monkeypatch.setattr(run, "_fit", fit_with_a_nan)
+    run.train()
+    assert told("end") == [[True], [True], [False]]
+    assert "--log_to=test_trackers:Refused cannot begin: no server. Training goes on without it." in (
+        run.console.export_text()
+    )
+
+
+@pytest.mark.backend_free
+def test_a_module_of_the_current_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    (tmp_path / "mine_alone.py").write_text("from keras_sid2.callbacks.trackers import Tracker as Lines\n")
+    assert tracking.tracker_class("mine_alone:Lines") is Tracker
 
 
 def test_trackers_are_callbacks_of_fit(tmp_path):

@@ -41,7 +41,9 @@ class SweepFlags:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateFlags(SamplingFlags, SweepFlags, ProcessFlags, CacheFlags):
     samples: str | None = flag(None, "images to measure, an .npz or a folder of PNG files, in place of a model")
-    reference: str = flag(REQUIRED, "real images: a prepared data set, an .npz or a folder of PNG files")
+    reference: str = flag(
+        REQUIRED, "real images: a prepared data set, an .npz or a folder of PNG files", unless="compare"
+    )
     split: str = flag("train", "splits of a prepared data set, as train,test")
     data_dir: str | None = flag(None, "where data sets lie that are given by name")
     crop: str | None = flag(None, "center: cut and resize a data set's images to the size of ours", one_of("center"))
