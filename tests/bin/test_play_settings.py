@@ -313,6 +313,7 @@ def test_an_upload_is_cut_in_the_middle_resized_and_brought_to_the_model_s_chann
     same = COLOURS[..., :1]
     np.testing.assert_array_equal(fitted(same, (6, 4, 3)), np.repeat(same, 3, axis=-1))
     assert fitted(COLOURS, (64, 64, 3)).shape == (64, 64, 3)
+    assert fitted(np.zeros((58, 29, 1), "uint8"), (28, 28, 1)).shape == (28, 28, 1)  # 28 (29 / 28) is above 29
 
 
 @backend_free

@@ -7,7 +7,7 @@ import re
 import threading
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from keras_sid2.generation.provenance import array_digest
 from keras_sid2.io.image_files import write_png
@@ -24,11 +24,8 @@ def fitted(picture: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     height, width, channels = shape
     image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
     image = image.convert("L" if channels == 1 else "RGB")
-    scale = min(image.width / width, image.height / height)
-    x, y = (image.width - scale * width) / 2, (image.height - scale * height) / 2
-    box = (x, y, x + scale * width, y + scale * height)
     if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+        image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     return np.asarray(image).reshape(shape)
 
 
