@@ -336,6 +336,23 @@ def test_the_newest_pictures_are_kept_and_nothing_of_others_is_removed(kept, mon
     assert "mine.png" in there and len(there & names) == 2 and len(there) == 3
 
 
+@backend_free
+def test_two_who_send_pictures_at_once_do_not_mind_what_the_other_removes(kept, monkeypatch):
+    monkeypatch.setattr("keras_sid2.bin.page.pictures._FILES", 1)
+    listed, first = type(kept.folder).iterdir, file_of(np.zeros((4, 4), "uint8"))
+
+    def listed_before_another_removes(folder):
+        found = list(listed(folder))
+        for path in found[:-1]:
+            path.unlink()
+        return iter(found)
+
+    kept.keep_picture(first, (4, 4, 1))
+    monkeypatch.setattr(type(kept.folder), "iterdir", listed_before_another_removes)
+    kept.keep_picture(file_of(np.full((4, 4), 9, "uint8")), (4, 4, 1))
+    assert len(list(listed(kept.folder))) == 1
+
+
 # -- the queue -------------------------------------------------------------------------------------------------------
 
 

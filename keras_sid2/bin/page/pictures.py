@@ -37,6 +37,14 @@ def png(image: np.ndarray) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
+def _written(path: pathlib.Path) -> float:
+    """When; of a file that somebody else has removed just now, long ago."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
 class Kept:
     """The folder in which pictures to inpaint, and masks, lie, so that a shown command finds them.
 
@@ -70,6 +78,6 @@ class Kept:
         path = self.folder / f"{kind}-{array_digest(picture)}.png"
         write_png(path, picture)
         ours = [p for p in self.folder.iterdir() if re.fullmatch(r"(known|mask)-[0-9a-f]{16}\.png", p.name)]
-        for old in sorted(ours, key=lambda each: each.stat().st_mtime)[:-_FILES]:
+        for old in sorted(ours, key=_written)[:-_FILES]:
             old.unlink(missing_ok=True)
         return path
