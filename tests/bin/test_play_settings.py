@@ -180,6 +180,13 @@ def test_a_scale_of_one_has_no_interval_and_numbers_are_those_of_the_command(mod
 
 
 @backend_free
+def test_of_a_text_nothing_is_left_that_no_shell_passes_on(models, kept):
+    given = "\x00a\x1b[31m\nred\x7f \ud800heart \N{HEAVY BLACK HEART}\ufe0f\u200d\N{FIRE}"
+    (asked,) = settings(models, kept, model=2, text=given)
+    assert asked.text == "a [31m red heart \N{HEAVY BLACK HEART}\ufe0f\u200d\N{FIRE}"
+
+
+@backend_free
 def test_a_path_that_a_shell_would_read_otherwise_is_quoted(models, kept):
     name = "--weights=a b'$(touch x);`id`.keras"
     (asked,) = settings([Offered("odd", name, models[0].model)], kept)
