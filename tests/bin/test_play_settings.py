@@ -117,6 +117,13 @@ def test_two_sides_share_seed_and_classes_and_are_drawn_in_turn(models, kept):
     assert events[0]["command"] != events[4]["command"]
 
 
+@backend_free
+def test_what_the_second_side_cannot_draw_is_told_before_the_first_is_drawn(models, kept):
+    events = drawn(settings(models, kept, {"sampler": "ddim"}, {"scale": 2.0, "model": 1}))
+    with pytest.raises(ValueError, match="Guidance needs labels"):
+        next(events)
+
+
 WRONG = {
     "model": (3, "The model must be a whole number from 0 to 2, got 3."),
     "count": (7, "The number of pictures must be a whole number from 1 to 6, got 7."),
