@@ -251,6 +251,8 @@ def test_only_the_page_itself_is_answered(url):
     assert answer(url, "GET", "/", headers={"Host": "evil.example:80"})[0] == 403
     assert answer(url, "POST", "/draw", request(), headers={})[0] == 403
     assert answer(url, "POST", "/draw", request(), headers={**OURS, "Host": "evil.example"})[0] == 403
+    for host in ("127.0.0.1", "localhost:8000"):  # as browsers have it at --port=80, and behind a tunnel
+        assert answer(url, "GET", "/", headers={"Host": host})[0] == 200
     asked = connection(url)
     asked.request("GET", "/")
     headers = asked.getresponse().headers
