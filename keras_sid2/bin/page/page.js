@@ -120,8 +120,9 @@ async function draw() {
     const body = JSON.stringify({ shared, sides: drawn.map(settingsOf) });
     const answer = await fetch("/draw", { method: "POST", headers: HEADERS, body, signal: running.signal });
     if (!answer.ok) throw new Error((await answer.json()).error);
-    for (const side of drawn) side.frames = [];
+    for (const side of drawn) Object.assign(side, { frames: [], finished: false });
     for await (const event of events(answer.body)) happened(event, drawn);
+    if (!drawn.every((side) => side.finished)) throw new Error("The program ended before all was drawn: does sid2-play still run?");
     busy(false, "Done.");
   } catch (error) {
     busy(false, error.name === "AbortError" ? "Stopped." : "");
@@ -162,6 +163,7 @@ function happened(event, drawn) {
     if (side === drawn[0] && side.frames.length === 1 && innerWidth <= 820) root.scrollIntoView({ behavior: "smooth" });
   } else if (event.digest) {
     root.dataset.digest = event.digest;
+    side.finished = true;
   }
   if (event.done) $("#status").textContent = `Setting ${SIDES[sides.indexOf(side)]}: step ${event.done} of ${event.steps}`;
 }
