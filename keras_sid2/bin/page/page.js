@@ -178,7 +178,7 @@ function show(side, index) {
   shown.forEach((data, i) => {
     const figure = box.children[i];
     $("img", figure).src = `data:image/png;base64,${data}`;
-    $("img", figure).alt = `Picture ${i + 1}, ${frame.captions[i] ? `class ${frame.captions[i]}` : "drawn"}`;
+    $("img", figure).alt = `Picture ${i + 1}: ${frame.captions[i] || "drawn"}`;
     $("span", figure).textContent = frame.captions[i];
     $("button", figure).hidden = !whole;
   });
