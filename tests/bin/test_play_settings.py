@@ -215,12 +215,14 @@ def test_the_curve_is_the_sigmoid_weighting_on_eps_over_the_schedule(models):
 
 
 @backend_free
-def test_a_model_is_named_by_what_both_the_command_and_python_take(models, workdir, tmp_path):
+def test_a_model_is_named_by_what_both_the_command_and_python_take(models, workdir, tmp_path, monkeypatch):
     models[1].model.save_preset(tmp_path / "shared")
     folder = str(tmp_path / "shared")
     found = [offer([], [str(workdir)], [])[0], offer([], [folder], [])[0], offer([], [], [folder])[0]]
     checkpoint = models[0].flag.partition("=")[2]
     assert [each.flag for each in found] == [f"--weights={checkpoint}", f"--preset={folder}", f"--preset={folder}"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert offer([], ["~/shared"], [])[0].flag == f"--preset={folder}"
     assert offer([], [], ["sid2_digits_trained"])[0].describe()["classes"] == 10
     loaded = [f"load_model({checkpoint!r})", *[f"keras_sid2.SiD2Model.from_preset({folder!r})"] * 2]
     assert [each.python for each in found] == loaded and found[1].sample_shape == (4, 4, 1)
