@@ -396,7 +396,11 @@ def main():
     conditions = dict(np.load(file, allow_pickle=False)) if file else {}
     if labels is not None:
         conditions["label"] = labels
-    np.save(out, Runner().generate(conditions, **values), allow_pickle=False)
+    try:
+        images = Runner().generate(conditions, **values)
+    except (ValueError, FloatingPointError) as error:
+        parser.error(str(error))
+    np.save(out, images, allow_pickle=False)
 
 
 if __name__ == "__main__":
