@@ -47,7 +47,7 @@ def server(runner, port: int) -> http.server.HTTPServer:
                 if self.path != "/generate" or not 0 < size <= MOST_BYTES:
                     raise ValueError(f"POST at most {MOST_BYTES} bytes of JSON to /generate.")
                 status, told = 200, answer(runner, self.rfile.read(size))
-            except (ValueError, TypeError, KeyError, AttributeError, FloatingPointError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError, FloatingPointError, RecursionError) as error:
                 status, told = 400, {"error": str(error)}
             body = json.dumps(told).encode()
             self.send_response(status)

@@ -139,6 +139,8 @@ def _condition(condition, guided: bool) -> dict:
     found = {"kind": type(condition).__name__, "shape": list(condition.shape), "dtype": condition.dtype}
     found |= {"null": null.flat[0].item() if alike else null.tolist(), "guided": guided}
     found["channels"] = _channels(condition.channels)
+    if getattr(condition, "encoder", ""):
+        found["encoder"] = condition.encoder  # of texts: another's embeddings mean nothing to the network
     if condition.from_samples:
         found["given"] = list(condition.counts)
     return found

@@ -243,7 +243,17 @@ class Runner:
 
         Raises ValueError for what does not fit the model, FloatingPointError for samples that are not finite.
         """
+        num_steps = self.about["num_steps"] if num_steps is None else num_steps
+        _check_whole("num_images", 1 if num_images is None else num_images, 1)
+        _check_whole("num_steps", num_steps, 1)
+        _check_whole("batch_size", batch_size, 1)
+        _check_whole("seed", seed, 0, 2**32 - 1)
+        _check_guidance(guidance, interval)
+        _check("dtype", dtype, (None, "float32") if self.about["channels"] else (None, "uint8", "float32"))
+        if negative_conditions and guidance == 1.0:
+            raise ValueError("negative_conditions do nothing at guidance 1: give a scale too.")
         given, count = self._given(conditions, num_images)
+        _check_whole("first_image", first_image, 0, 2**31 - 1 - count)
         sampler = {"name": sampler} if isinstance(sampler, str) else dict(sampler or self.about["sampler"])
         name = sampler.pop("name", None)
         _check("sampler", name, SAMPLERS)
@@ -253,7 +263,7 @@ class Runner:
         if num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {num_steps}.")
         logsnr = levels_of(noise_levels, self.about["schedule"], num_steps)
-        low, high = interval or _INFINITE
+        low, high = _INFINITE if interval is None else interval
         guided = range(0)
         if guidance != 1.0:
             first, last = (np.searchsorted(logsnr[:-1], *end) for end in ((low, "left"), (high, "right")))
@@ -322,7 +332,25 @@ class Runner:
 
 def _check(what: str, name, known):
     if name not in known:
-        raise ValueError(f"{what} must be among {', '.join(known) or 'none'}, got {name!r}.")
+        raise ValueError(f"{what} must be among {', '.join(map(str, known)) or 'none'}, got {name!r}.")
+
+
+def _check_whole(what: str, value, low: int, high: int | None = None):
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        raise ValueError(f"{what} must be an integer from {low}{'' if high is None else f' to {high}'}, got {value!r}.")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _check_guidance(scale, interval):
+    if not _is_number(scale) or not 0 <= scale < math.inf:
+        raise ValueError(f"guidance must be a finite number >= 0 (1 is none), got {scale!r}.")
+    ends = () if interval is None else tuple(interval)
+    if interval is not None and (len(ends) != 2 or not all(map(_is_number, ends)) or not ends[0] < ends[1]):
+        raise ValueError(f"interval must be (low, high) in logsnr with low < high, got {interval!r}.")
 
 
 def _null(about: dict, count: int) -> np.ndarray:
@@ -372,8 +400,9 @@ def main():
         conditions = dict(np.load(file, allow_pickle=False)) if file else {}
         if labels is not None:
             conditions["label"] = labels
-        np.save(out, Runner().generate(conditions, **values), allow_pickle=False)
-    except (ValueError, OSError) as error:
+        images = Runner().generate(conditions, **values)
+        np.save(out, images, allow_pickle=False)
+    except (ValueError, OSError, FloatingPointError) as error:
         parser.error(str(error))
 
 

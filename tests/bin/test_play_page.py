@@ -215,6 +215,19 @@ def test_what_is_wrong_is_told_and_stop_stops(page):
     assert page.inner_text("#status") == "Stopped."
 
 
+def test_a_program_that_ends_in_the_midst_is_told(browser, workdir, tmp_path):
+    with playing(workdir, tmp_path) as (process, url):
+        page = browser.new_page()
+        page.goto(url)
+        page.fill(".num_steps", "100000")
+        page.click("#draw")
+        page.wait_for_selector(".code", state="visible")
+        process.send_signal(signal.SIGINT)
+        page.wait_for_selector("#error", state="visible")
+        assert "does sid2-play still run?" in page.inner_text("#error") and page.inner_text("#status") == ""
+        page.close()
+
+
 def test_a_phone_s_width_is_enough(page):
     page.set_viewport_size({"width": 390, "height": 844})
     page.check("#compare")
@@ -251,6 +264,8 @@ def test_only_the_page_itself_is_answered(url):
     assert answer(url, "GET", "/", headers={"Host": "evil.example:80"})[0] == 403
     assert answer(url, "POST", "/draw", request(), headers={})[0] == 403
     assert answer(url, "POST", "/draw", request(), headers={**OURS, "Host": "evil.example"})[0] == 403
+    for host in ("127.0.0.1", "localhost:8000"):  # as browsers have it at --port=80, and behind a tunnel
+        assert answer(url, "GET", "/", headers={"Host": host})[0] == 200
     asked = connection(url)
     asked.request("GET", "/")
     headers = asked.getresponse().headers

@@ -117,6 +117,13 @@ def test_two_sides_share_seed_and_classes_and_are_drawn_in_turn(models, kept):
     assert events[0]["command"] != events[4]["command"]
 
 
+@backend_free
+def test_what_the_second_side_cannot_draw_is_told_before_the_first_is_drawn(models, kept):
+    events = drawn(settings(models, kept, {"sampler": "ddim"}, {"scale": 2.0, "model": 1}))
+    with pytest.raises(ValueError, match="Guidance needs labels"):
+        next(events)
+
+
 WRONG = {
     "model": (3, "The model must be a whole number from 0 to 2, got 3."),
     "count": (7, "The number of pictures must be a whole number from 1 to 6, got 7."),
@@ -180,6 +187,13 @@ def test_a_scale_of_one_has_no_interval_and_numbers_are_those_of_the_command(mod
 
 
 @backend_free
+def test_of_a_text_nothing_is_left_that_no_shell_passes_on(models, kept):
+    given = "\x00a\x1b[31m\nred\x7f \ud800heart \N{HEAVY BLACK HEART}\ufe0f\u200d\N{FIRE}"
+    (asked,) = settings(models, kept, model=2, text=given)
+    assert asked.text == "a [31m red heart \N{HEAVY BLACK HEART}\ufe0f\u200d\N{FIRE}"
+
+
+@backend_free
 def test_a_path_that_a_shell_would_read_otherwise_is_quoted(models, kept):
     name = "--weights=a b'$(touch x);`id`.keras"
     (asked,) = settings([Offered("odd", name, models[0].model)], kept)
@@ -201,12 +215,14 @@ def test_the_curve_is_the_sigmoid_weighting_on_eps_over_the_schedule(models):
 
 
 @backend_free
-def test_a_model_is_named_by_what_both_the_command_and_python_take(models, workdir, tmp_path):
+def test_a_model_is_named_by_what_both_the_command_and_python_take(models, workdir, tmp_path, monkeypatch):
     models[1].model.save_preset(tmp_path / "shared")
     folder = str(tmp_path / "shared")
     found = [offer([], [str(workdir)], [])[0], offer([], [folder], [])[0], offer([], [], [folder])[0]]
     checkpoint = models[0].flag.partition("=")[2]
     assert [each.flag for each in found] == [f"--weights={checkpoint}", f"--preset={folder}", f"--preset={folder}"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert offer([], ["~/shared"], [])[0].flag == f"--preset={folder}"
     assert offer([], [], ["sid2_digits_trained"])[0].describe()["classes"] == 10
     loaded = [f"load_model({checkpoint!r})", *[f"keras_sid2.SiD2Model.from_preset({folder!r})"] * 2]
     assert [each.python for each in found] == loaded and found[1].sample_shape == (4, 4, 1)
@@ -313,6 +329,7 @@ def test_an_upload_is_cut_in_the_middle_resized_and_brought_to_the_model_s_chann
     same = COLOURS[..., :1]
     np.testing.assert_array_equal(fitted(same, (6, 4, 3)), np.repeat(same, 3, axis=-1))
     assert fitted(COLOURS, (64, 64, 3)).shape == (64, 64, 3)
+    assert fitted(np.zeros((58, 29, 1), "uint8"), (28, 28, 1)).shape == (28, 28, 1)  # 28 (29 / 28) is above 29
 
 
 @backend_free
@@ -333,6 +350,23 @@ def test_the_newest_pictures_are_kept_and_nothing_of_others_is_removed(kept, mon
     names = {kept.keep_picture(file_of(np.full((4, 4), grey, "uint8")), (4, 4, 1))[0] for grey in range(4)}
     there = {path.name for path in kept.folder.iterdir()}
     assert "mine.png" in there and len(there & names) == 2 and len(there) == 3
+
+
+@backend_free
+def test_two_who_send_pictures_at_once_do_not_mind_what_the_other_removes(kept, monkeypatch):
+    monkeypatch.setattr("keras_sid2.bin.page.pictures._FILES", 1)
+    listed, first = type(kept.folder).iterdir, file_of(np.zeros((4, 4), "uint8"))
+
+    def listed_before_another_removes(folder):
+        found = list(listed(folder))
+        for path in found[:-1]:
+            path.unlink()
+        return iter(found)
+
+    kept.keep_picture(first, (4, 4, 1))
+    monkeypatch.setattr(type(kept.folder), "iterdir", listed_before_another_removes)
+    kept.keep_picture(file_of(np.full((4, 4), 9, "uint8")), (4, 4, 1))
+    assert len(list(listed(kept.folder))) == 1
 
 
 # -- the queue -------------------------------------------------------------------------------------------------------

@@ -228,6 +228,15 @@ def test_models_of_other_conditions(kind):
         ({"sampler": "euler", "num_images": 1}, "sampler must be among ddpm"),
         ({"noise_levels": "linear", "num_images": 1}, "noise_levels must be among uniform_t"),
         ({}, "or num_images be given"),
+        ({"num_images": 1, "num_steps": 0}, "num_steps must be an integer from 1, got 0"),
+        ({"num_images": 1, "batch_size": -1}, "batch_size must be an integer from 1, got -1"),
+        ({"num_images": 1, "seed": -1}, "seed must be an integer from 0 to 4294967295, got -1"),
+        ({"num_images": 1, "seed": 1.5}, "seed must be an integer"),
+        ({"num_images": 2, "first_image": 2**31 - 2}, "first_image must be an integer from 0 to 2147483645"),
+        ({"num_images": 1, "guidance": -2.0}, "guidance must be a finite number >= 0"),
+        ({"num_images": 1, "guidance": 2.0, "interval": [5, -3]}, "interval must be .* with low < high"),
+        ({"num_images": 1, "dtype": "uint16"}, "dtype must be among None, uint8, float32, got 'uint16'"),
+        ({"num_images": 1, "negative_conditions": {"label": [1]}}, "do nothing at guidance 1"),
     ],
 )
 def test_the_runner_refuses(model, arguments, sentence):

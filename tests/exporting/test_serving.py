@@ -61,6 +61,7 @@ def test_it_answers_with_samples(port):
         ({"conditions": [1]}, "/generate", ""),
         ("[1", "/generate", "Expecting"),
         ([1], "/generate", "JSON object"),
+        ("[" * 100_000, "/generate", "recursion"),
         ({}, "/other", "to /generate"),
         ("1" * (2**20 + 1), "/generate", "1048576 bytes"),
     ],

@@ -32,14 +32,10 @@ def sentence(error: Exception) -> str:
 def drawn(sides: list[Settings]) -> Iterator[dict]:
     """What happens while both sides are drawn, as plain values: how each is drawn, its pictures as they come about,
     and the digest of its images, as it is in sid2-sample's NAME.npz.json."""
-    for side, settings in enumerate(sides):
+    requests = [_request(settings) for settings in sides]
+    all_asked = [request.sample_request(0, request.count) for request in requests]  # refuses before anything is drawn
+    for side, (settings, request, asked) in enumerate(zip(sides, requests, all_asked, strict=True)):
         yield {"side": side, "command": command(settings), "python": python_lines(settings)}
-        values = flags_of(settings)
-        request = Request(model=settings.model.model, **read_flags(values))
-        request.prompts = with_encoder(request.prompts, request.model, values.text_encoder, request.conditions)
-        if values.labels is None:
-            request.take_classes_in_turn()
-        asked = request.sample_request(0, request.count)
         pieces = min(asked.num_steps, max(FRAMES, asked.num_steps // _PIECE))
         for piece, (done, z_t, x_hat) in enumerate(asked.coming_about(pieces), 1):
             event = {"side": side, "done": done, "steps": asked.num_steps}
@@ -49,6 +45,16 @@ def drawn(sides: list[Settings]) -> Iterator[dict]:
         digest = ImagesDigest()
         digest.add(x_hat)
         yield {"side": side, "digest": digest.hexdigest()}
+
+
+def _request(settings: Settings) -> Request:
+    """As sid2-sample makes one of the same flags."""
+    values = flags_of(settings)
+    request = Request(model=settings.model.model, **read_flags(values))
+    request.prompts = with_encoder(request.prompts, request.model, values.text_encoder, request.conditions)
+    if values.labels is None:
+        request.take_classes_in_turn()
+    return request
 
 
 def _captions(request: Request) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 
 import numpy as np
 from absl import flags
@@ -79,6 +80,7 @@ class Offered:
 def offer(workdirs, weights, presets) -> list[Offered]:
     """All models that flags name, loaded; ValueError or FileNotFoundError, in one sentence, for what is none of them,
     and for models that the page cannot serve."""
+    workdirs, weights, presets = ([*map(os.path.expanduser, names)] for names in (workdirs, weights, presets))
     named = [(f"--workdir={name}", f"--weights={newest_checkpoint('workdir', name)}", name) for name in workdirs]
     named += [(f"--weights={name}", _flag_of(name), name) for name in weights]
     named += [(f"--preset={name}", f"--preset={name}", name) for name in presets]

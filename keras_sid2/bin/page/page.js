@@ -10,12 +10,12 @@ async function start() {
   state = await (await fetch("/state")).json();
   $("#count").max = state.images;
   $("#count").value = Math.min(8, state.images);
-  SIDES.forEach((name, i) => sides.push(newSide(name, i)));
+  SIDES.forEach((name) => sides.push(newSide(name)));
   sides[1].root.hidden = true;
   $("#shared").addEventListener("submit", (event) => { event.preventDefault(); draw(); });
   $("#stop").onclick = () => running && running.abort();
   $("#next-seed").onclick = () => { $("#seed").value = (Number($("#seed").value) + 1) % 2 ** 32; };
-  $("#compare").onchange = () => { sides[1].root.hidden = !$("#compare").checked; };
+  $("#compare").onchange = () => { sides[1].root.hidden = !$("#compare").checked; modelChosen(); };
   $("#file").onchange = () => $("#file").files[0] && upload($("#file").files[0]);
   $("#clear").onclick = () => { picture.painted.fill(0); showPaint(); };
   $("#no-picture").onclick = noPicture;
@@ -25,13 +25,13 @@ async function start() {
 
 // -- sides -----------------------------------------------------------------------------------------------------------
 
-function newSide(name, index) {
+function newSide(name) {
   const root = $("#side").content.firstElementChild.cloneNode(true);
   const side = { root, frames: [], captions: [] };
   $("h2", root).textContent = `Setting ${name}`;
   state.models.forEach((model, i) => $(".model", root).add(new Option(model.name, i)));
   $(".num_steps", root).max = state.steps;
-  $(".model", root).onchange = () => { axis(side); if (index === 0) modelChosen(); };
+  $(".model", root).onchange = () => { axis(side); modelChosen(); };
   for (const name of ["low", "high"]) $(`.${name}`, root).oninput = () => intervalMoved(side, name);
   $(".scale", root).oninput = () => showGuidance(side);
   $(".frame", root).oninput = () => show(side, Number($(".frame", root).value));
@@ -48,9 +48,11 @@ function modelChosen() {
   const model = modelOf(sides[0]);
   const kind = model.shape.length === 4 ? "clips of " : "";
   $("#about").textContent = `${kind}${model.shape.join(" × ")}` + (model.classes ? `, ${model.classes} classes` : "");
-  for (const each of document.querySelectorAll(".of-text")) each.hidden = !model.text;
-  $(".of-classes").hidden = model.classes === null;
-  $("#classes-help").textContent = model.classes ? `0 to ${model.classes - 1}, as 3 or 0,1,2; or none` : "";
+  const models = sides.filter((side) => !side.root.hidden).map(modelOf);
+  const classes = Math.min(...models.map((each) => each.classes ?? Infinity)); // that all of them have
+  for (const each of document.querySelectorAll(".of-text")) each.hidden = !models.some((each) => each.text);
+  $(".of-classes").hidden = classes === Infinity;
+  $("#classes-help").textContent = `0 to ${classes - 1}, as 3 or 0,1,2; or none`;
   $("#inpainting").hidden = model.shape.length !== 3;
   if (picture && String(picture.shape) !== String(model.shape)) noPicture();
 }
@@ -120,8 +122,9 @@ async function draw() {
     const body = JSON.stringify({ shared, sides: drawn.map(settingsOf) });
     const answer = await fetch("/draw", { method: "POST", headers: HEADERS, body, signal: running.signal });
     if (!answer.ok) throw new Error((await answer.json()).error);
-    for (const side of drawn) side.frames = [];
+    for (const side of drawn) Object.assign(side, { frames: [], finished: false });
     for await (const event of events(answer.body)) happened(event, drawn);
+    if (!drawn.every((side) => side.finished)) throw new Error("The program ended before all was drawn: does sid2-play still run?");
     busy(false, "Done.");
   } catch (error) {
     busy(false, error.name === "AbortError" ? "Stopped." : "");
@@ -162,6 +165,7 @@ function happened(event, drawn) {
     if (side === drawn[0] && side.frames.length === 1 && innerWidth <= 820) root.scrollIntoView({ behavior: "smooth" });
   } else if (event.digest) {
     root.dataset.digest = event.digest;
+    side.finished = true;
   }
   if (event.done) $("#status").textContent = `Setting ${SIDES[sides.indexOf(side)]}: step ${event.done} of ${event.steps}`;
 }
@@ -176,7 +180,7 @@ function show(side, index) {
   shown.forEach((data, i) => {
     const figure = box.children[i];
     $("img", figure).src = `data:image/png;base64,${data}`;
-    $("img", figure).alt = `Picture ${i + 1}, ${frame.captions[i] ? `class ${frame.captions[i]}` : "drawn"}`;
+    $("img", figure).alt = `Picture ${i + 1}: ${frame.captions[i] || "drawn"}`;
     $("span", figure).textContent = frame.captions[i];
     $("button", figure).hidden = !whole;
   });

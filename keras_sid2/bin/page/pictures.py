@@ -7,7 +7,7 @@ import re
 import threading
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from keras_sid2.generation.provenance import array_digest
 from keras_sid2.io.image_files import write_png
@@ -24,11 +24,8 @@ def fitted(picture: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     height, width, channels = shape
     image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
     image = image.convert("L" if channels == 1 else "RGB")
-    scale = min(image.width / width, image.height / height)
-    x, y = (image.width - scale * width) / 2, (image.height - scale * height) / 2
-    box = (x, y, x + scale * width, y + scale * height)
     if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+        image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     return np.asarray(image).reshape(shape)
 
 
@@ -38,6 +35,14 @@ def png(image: np.ndarray) -> str:
     file = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, "PNG", compress_level=1)
     return base64.b64encode(file.getvalue()).decode()
+
+
+def _written(path: pathlib.Path) -> float:
+    """When; of a file that somebody else has removed just now, long ago."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 class Kept:
@@ -73,6 +78,6 @@ class Kept:
         path = self.folder / f"{kind}-{array_digest(picture)}.png"
         write_png(path, picture)
         ours = [p for p in self.folder.iterdir() if re.fullmatch(r"(known|mask)-[0-9a-f]{16}\.png", p.name)]
-        for old in sorted(ours, key=lambda each: each.stat().st_mtime)[:-_FILES]:
+        for old in sorted(ours, key=_written)[:-_FILES]:
             old.unlink(missing_ok=True)
         return path

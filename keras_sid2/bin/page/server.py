@@ -9,6 +9,7 @@ import importlib.resources
 import ipaddress
 import json
 import queue
+import re
 import select
 import socket
 import sys
@@ -57,8 +58,7 @@ class PageServer(http.server.ThreadingHTTPServer):
         port = self.server_address[1]
         name = f"[{address[0]}]" if ":" in address[0] else address[0]
         self.url = f"http://{name}:{port}/"
-        local = ("127.0.0.1", "localhost", "[::1]", name)
-        self.hosts = {f"{each}:{port}" for each in local} if is_loopback(address[0]) else None
+        self.hosts = {"127.0.0.1", "localhost", "[::1]", name} if is_loopback(address[0]) else None
         folder = importlib.resources.files(__package__)
         self.pages = {at: ((folder / name).read_bytes(), kind) for at, (name, kind) in _FILES.items()}
         state = {"models": [model.describe() for model in models]}
@@ -128,7 +128,8 @@ class _Visit(http.server.BaseHTTPRequestHandler):
             self._answer(400, {"error": sentence(error)})
 
     def _is_of_another_host(self) -> bool:
-        return self.server.hosts is not None and self.headers.get("Host") not in self.server.hosts
+        name = re.sub(r":\d*$", "", self.headers.get("Host", "")).lower()  # the port is a tunnel's, and 80 is left out
+        return self.server.hosts is not None and name not in self.server.hosts
 
     def _body(self, most: int) -> bytes:
         length = self.headers.get("Content-Length", "")

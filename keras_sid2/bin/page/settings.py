@@ -7,6 +7,7 @@ does, so that what is shown is what was drawn.
 import base64
 import binascii
 import dataclasses
+import re
 import shlex
 
 import keras
@@ -23,6 +24,7 @@ from keras_sid2.sampling.samplers import SAMPLERS
 OWN = "default"  # the model's sampler: ddpm, and of a student its own
 MOST_RESAMPLINGS = 16
 _LONGEST_TEXT = 2000  # characters
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # and halves of characters, which no shell passes on
 _WIDTH = 56  # of a line of the command
 
 
@@ -150,7 +152,7 @@ def _classes(given, num_classes: int) -> tuple[int, ...] | None:
 def _text(given) -> str:
     if not isinstance(given, str) or len(given) > _LONGEST_TEXT:
         raise ValueError(f"A text has at most {_LONGEST_TEXT} characters.")
-    return " ".join(given.split())
+    return " ".join(_CONTROLS.sub(" ", given).split())
 
 
 def _painted(given, model: Offered) -> np.ndarray:
