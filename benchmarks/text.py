@@ -122,7 +122,7 @@ def _trained(encoder):
     from keras_sid2.callbacks.saving import SaveCheckpoints
     from keras_sid2.checkpoints import load_model, newest_sound
     from keras_sid2.conditions import TextEmbedding
-    from keras_sid2.diffusion import CosineSchedule, SigmoidWeighting
+    from keras_sid2.diffusion import ConstantXWeighting, ShiftedCosineSchedule
 
     folder = pathlib.Path(FLAGS.workdir) / "checkpoints"
     if folder.is_dir() and (newest := newest_sound(folder, print, set_aside=True)):
@@ -132,7 +132,9 @@ def _trained(encoder):
         levels = [Level("res", 32, 1), Level("transformer", 128, 4, head_dim=32)]
         network = ResidualUViT(picture_of("train", 0).shape, 2, None, 128, levels, conditions={"text": text})
         recipe = AdamRecipe(learning_rate=1e-3, warmup_steps=200, ema_decay=0.998, ema_warmup=True)
-        model = SiD2Model(network, CosineSchedule(), SigmoidWeighting(2.0), label_dropout=0.1, recipe=recipe)
+        # What lies where is settled at noise where the sigmoid weighting vanishes (docs/guides/video.md).
+        schedule = ShiftedCosineSchedule(6, 24, logsnr_min=-6.0, logsnr_max=8.0)
+        model = SiD2Model(network, schedule, ConstantXWeighting(), label_dropout=0.1, recipe=recipe)
         model.compile()
     if (done := steps_done(model)) >= FLAGS.steps:
         return model, {}
