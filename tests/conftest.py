@@ -9,6 +9,10 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Tensors this small take torch far less time to compute than its threads take to wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Readline gives them to the processes that pytest shares tests out to, and programs would wrap what they say.
+os.environ.pop("COLUMNS", None)
+os.environ.pop("LINES", None)
+
 # Programs keep what they compile in the user's home, unless one of these is set; `python -m tests` names a folder.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), "keras_sid2_tests_inductor"))
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -12,6 +12,7 @@ from rich.console import Console
 from training_helpers import stripes, tiny_model
 
 import pipelines
+from keras_sid2.bin import evaluate as program
 from keras_sid2.bin import sample, sweep
 from keras_sid2.bin.common import tell
 from keras_sid2.bin.flag_table import define
@@ -148,7 +149,7 @@ def test_a_file_that_is_no_measurement_is_not_written_over(folder, tmp_path):
 def test_a_sweep_draws_fewer_images_if_nobody_says_how_many(folder, monkeypatch):
     common = (f"--workdir={folder / 'run'}", f"--reference={folder / 'real.npz'}", "--features=own_features:rows")
     counts = []
-    monkeypatch.setattr(sweep, "IMAGES", 40)
+    monkeypatch.setattr(program, "SWEEP_IMAGES", 40)
     monkeypatch.setattr(sweep, "run", lambda _, measuring, *__: counts.append(measuring.count))
     for given in ((), ("--num_images=60",)):
         evaluate(folder, *common, "--sweep", f"--out={folder / 'few'}", *given)

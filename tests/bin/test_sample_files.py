@@ -173,7 +173,7 @@ def test_four_channels_go_into_an_npz_and_are_no_picture(tmp_path, no_drawing, m
 
 
 def test_what_is_told_is_what_was_drawn(workdir, tmp_path, monkeypatch):
-    monkeypatch.setattr(sample, "_SHOWN", 4)
+    monkeypatch.setattr(sample, "SHOWN", 4)
     how = (f"--workdir={workdir}", f"--out={tmp_path / 'a'}", "--num_images=6", "--num_steps=2", "--format=grid")
     assert draw(*how)[1].splitlines()[-1] == f"4 of 6 images: {tmp_path / 'a'}.png"
     few, many = (types.SimpleNamespace(count=count, of_clips=False) for count in (6, 60))

@@ -165,7 +165,11 @@ def test_bfloat16_runs_and_its_checkpoint_keeps_the_policy(data, tmp_path):
         ({"checkpoints": "both"}, ValueError, "--checkpoints must be portable or sharded, got 'both'"),
         ({"compile": "always"}, ValueError, "--compile must be auto or never, got 'always'"),
         ({"seed": -1}, ValueError, r"--seed must be in \[0, 2\*\*32\), got -1"),
-        (dict(measure_features="fid"), ValueError, "Features must be inception, classifier, i3d, or MODULE:FUNCTION"),
+        (
+            dict(measure_features="fid"),
+            ValueError,
+            "Features must be inception, classifier, i3d, clip, or MODULE",
+        ),
         (dict(measure_images=5), ValueError, "--measure_images must be at least 20, got 5"),
     ],
 )

@@ -55,7 +55,9 @@ def test_wrong_argument(arguments, sentence, data_dir):
 
 @pytest.mark.parametrize("name_or_dir", [None, 3, "", ["digits"]])
 def test_neither_name_nor_path(name_or_dir):
-    with pytest.raises(ValueError, match=r"expected a data set name \(digits, .*, photo_patches\) or a directory"):
+    with pytest.raises(
+        ValueError, match=r"expected a data set name \(digit_scenes, digits, .*, photo_patches\) or a dir"
+    ):
         pipelines.describe(name_or_dir)
 
 
@@ -78,7 +80,7 @@ def test_not_prepared(tmp_path):
 
 
 def test_absent_empty_and_foreign_directories(tmp_path):
-    remedy = "write one of digits, .*, photo_patches there with: sid2-data prepare NAME --data_dir="
+    remedy = "write one of digit_scenes, digits, .*, photo_patches there with: sid2-data prepare NAME --data_dir="
     with pytest.raises(FileNotFoundError, match=f"there is no directory .*absent: {remedy}"):
         pipelines.describe(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match=f"there is nothing in .*: {remedy}"):

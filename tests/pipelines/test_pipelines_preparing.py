@@ -112,7 +112,7 @@ def test_something_else_in_its_place(tmp_path):
 )
 def test_missing_dependency(module, extra, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    digits._digits.cache_clear()
+    digits.digit_pixels.cache_clear()
     with pytest.raises(ImportError, match=rf'{module.split(".")[0]} is needed .*pip install "keras_sid2\[{extra}\]"'):
         pipelines.prepare("digits", tmp_path)
     assert not list(tmp_path.rglob("*.tfrecord*")) and not list(tmp_path.glob("digits/1.0.0*"))

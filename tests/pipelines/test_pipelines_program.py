@@ -95,6 +95,7 @@ def test_accelerators_are_left_to_another_backend(backend, hidden, monkeypatch):
 def test_arrows_between_the_rooms_point_down():
     rooms = [
         "",
+        "text_encoders",
         "datasets",
         "reading",
         "preparing",
