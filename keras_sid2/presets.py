@@ -194,7 +194,7 @@ PHOTO_PATCHES = register_preset(
 T2I_SMALL = register_preset(
     Preset(
         name="sid2_t2i_small",
-        description="Text to picture, 32 x 32, 16 tokens of 384 numbers as all-MiniLM-L6 gives: an hour on a laptop",
+        description="Text to picture, 32 x 32, 16 tokens of 384 numbers as all-MiniLM-L6 gives: for a laptop",
         network={
             "image_shape": (32, 32, 3),
             "patch_size": 2,

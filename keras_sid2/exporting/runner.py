@@ -258,10 +258,7 @@ class Runner:
         name = sampler.pop("name", None)
         _check("sampler", name, SAMPLERS)
         _check("noise_levels", noise_levels, LEVELS)
-        step = functools.partial(SAMPLERS[name], **sampler)
-        num_steps = self.about["num_steps"] if num_steps is None else num_steps
-        if num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1, got {num_steps}.")
+        step = functools.partial(SAMPLERS[name], **_settings(name, sampler))
         logsnr = levels_of(noise_levels, self.about["schedule"], num_steps)
         low, high = _INFINITE if interval is None else interval
         guided = range(0)
@@ -341,6 +338,17 @@ def _check_whole(what: str, value, low: int, high: int | None = None):
         raise ValueError(f"{what} must be an integer from {low}{'' if high is None else f' to {high}'}, got {value!r}.")
 
 
+def _settings(sampler: str, given: dict) -> dict:
+    known = SAMPLERS[sampler].__kwdefaults__ or {}
+    for name, value in given.items():
+        _check(f"A setting of {sampler}", name, known)
+        most = 1 if name in ("variance", "eta") else math.inf
+        if name != "noise_range" and not (_is_number(value) and 0 <= value <= most):
+            wanted = "a number from 0 to 1" if most == 1 else "a number >= 0"
+            raise ValueError(f"{name} of {sampler} must be {wanted}, got {value!r}.")
+    return given
+
+
 def _is_number(value) -> bool:
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
@@ -368,19 +376,31 @@ def _checked(name: str, about: dict, values) -> np.ndarray:
     frames = about.get("given")
     wanted = shape if frames is None else (*values.shape[1:2], *shape[1:-1], shape[-1] - 1)
     least, most = frames or (0, 0)
-    if values.shape[1:] != wanted or (frames and not least <= values.shape[1]):
+    if values.shape[1:] != wanted or (frames and not least <= wanted[0] <= most and wanted[0] != shape[0]):
         told = list(shape) if frames is None else f"{least} to {most} frames {list(wanted[1:])}"
         raise ValueError(f"{name} must be one a sample of shape {told}, got {list(values.shape)}.")
-    values = values.astype("float32") / 127.5 - 1.0 if values.dtype == np.uint8 else values.astype(about["dtype"])
-    if channels := about["channels"]:
-        values = (values - np.float32(channels["mean"])) / np.float32(channels["std"])
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} must be finite.")
+    values = _standard(name, about, values)
     if frames is None:
         return values
     values = values[:, :most]
     marked = np.concatenate([values, np.ones((*values.shape[:-1], 1), "float32")], axis=-1)
     return np.pad(marked, [(0, 0), (0, shape[0] - values.shape[1]), *[(0, 0)] * 3])
+
+
+def _standard(name: str, about: dict, values) -> np.ndarray:
+    """Grey levels in [-1, 1], values of channels standardised, others as they are; finite."""
+    floats, channels = values.dtype.kind == "f", about["channels"]
+    if channels:
+        if not floats:
+            raise ValueError(f"{name} must be float, in the units of its channels, got {values.dtype}.")
+        values = (values - np.float32(channels["mean"])) / np.float32(channels["std"])
+    elif values.dtype == np.uint8 and about["kind"] in ("Image", "Frames"):
+        values = values.astype("float32") / 127.5 - 1.0
+    elif about["kind"] == "Frames" and not (floats and (np.abs(values) <= 1.0).all()):
+        raise ValueError(f"{name} must be uint8 or float in [-1, 1], got {values.dtype}.")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} must be finite.")
+    return values.astype(about["dtype"])
 
 
 def main():

@@ -9,12 +9,13 @@ import sys
 
 import numpy as np
 import pytest
+from exporting_helpers import Here
 from helpers import BACKEND, randomize, tiny_network
 from training_helpers import tiny_model
 
 import keras_sid2
 from keras_sid2 import Guidance, threefry
-from keras_sid2.exporting import DenoisingStep, folder, runner
+from keras_sid2.exporting import folder, runner
 from keras_sid2.sampling.noise_levels import NOISE_LEVELS
 from keras_sid2.starting import EXPORT_BACKENDS
 
@@ -46,18 +47,6 @@ def asked_of_generate(arguments: dict) -> dict:
     if "guidance" in found:
         found["guidance"] = Guidance(found["guidance"], found.pop("interval", None))
     return found
-
-
-@pytest.fixture(scope="module")
-def model():
-    """A model of 4 x 4 images of 3 classes, whose averages are not its weights."""
-    model = tiny_model()
-    randomize(model.network)
-    model.reset_averages()
-    model.step.assign(4)
-    for average in model.averages():
-        average.assign(0.3 * average.value)  # so that few pixels are clipped
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -93,25 +82,6 @@ def test_three_batch_sizes_are_drawn_as_generate_draws_them(exported, model, tmp
 
 
 # -- the runner's own arithmetic, and the step's, in this process ----------------------------------------------------
-
-
-class Here(runner.Runner):
-    """A runner of the step of a model in this process: its functions as they are, before they are exported."""
-
-    def __init__(self, model):
-        self.step = DenoisingStep(model)
-        self.about, self.shape = json.loads(json.dumps(folder.describe(self.step))), model.sample_shape
-
-    def run(self, name, inputs):
-        tensors = {key: keras_sid2.conditions.ops.convert_to_tensor(inputs[key]) for key in self.about["inputs"][name]}
-        for key, (shape, dtype) in self.step.inputs(name).items():
-            assert inputs[key].dtype == dtype and inputs[key].shape[1:] == tuple(shape), key
-        weights = [keras_sid2.conditions.ops.convert_to_tensor(values) for _, values in self.step.weights]
-        found = self.step.functions[name](weights, tensors)
-        return {key: np.asarray(value.detach() if BACKEND == "torch" else value) for key, value in found.items()}
-
-    plain = property(lambda self: lambda inputs: self.run("plain", inputs))
-    guided = property(lambda self: lambda inputs: self.run("guided", inputs))
 
 
 SAMPLERS = {
@@ -186,6 +156,11 @@ KINDS = {
         {"channels": FIELDS},
         {"conditions": {"before": (np.random.RandomState(1).normal(size=(2, 4, 4, 2)) * [2, 50] + [3, -200])}},
     ),
+    "texts": (
+        {"num_classes": None, "conditions": {"text": keras_sid2.conditions.TextEmbedding(3, 4)}},
+        {},
+        {"conditions": {"text": np.float32(np.eye(3, 4) * [[[1]], [[-2]]])}},
+    ),
     "vectors": (
         {"num_classes": None, "conditions": {"force": keras_sid2.conditions.Vector(3)}},
         {},
@@ -221,6 +196,23 @@ def test_models_of_other_conditions(kind):
 
 
 @pytest.mark.parametrize(
+    "kind, values",
+    [
+        ("fields", np.zeros((1, 4, 4, 2), "uint8")),
+        ("given frames", np.full((1, 2, 4, 4, 1), 200.0)),
+        ("given frames", np.zeros((1, 2, 4, 4, 1), "int32")),
+        ("vectors", np.full((1, 3), np.inf)),
+    ],
+)
+def test_the_runner_refuses_the_values_that_generate_refuses(kind, values):
+    network, settings, _ = KINDS[kind]
+    model = tiny_model(network=tiny_network(**network), compiled=False, **settings)
+    for draw in (model.generate, Here(model).generate):
+        with pytest.raises(ValueError, match="must be"):
+            draw(conditions={name: values for name in model.conditions}, num_steps=1)
+
+
+@pytest.mark.parametrize(
     "arguments, sentence",
     [
         ({"conditions": {"label": [3]}}, "label must be integers from 0 to 2"),
@@ -235,6 +227,11 @@ def test_models_of_other_conditions(kind):
         ({"num_images": 2, "first_image": 2**31 - 2}, "first_image must be an integer from 0 to 2147483645"),
         ({"num_images": 1, "guidance": -2.0}, "guidance must be a finite number >= 0"),
         ({"num_images": 1, "guidance": 2.0, "interval": [5, -3]}, "interval must be .* with low < high"),
+        (
+            {"num_images": 1, "sampler": {"name": "ddpm", "variance": 7}},
+            "variance of ddpm must be a number from 0 to 1",
+        ),
+        ({"num_images": 1, "sampler": {"name": "heun", "eta": 0.5}}, "A setting of heun must be among none"),
         ({"num_images": 1, "dtype": "uint16"}, "dtype must be among None, uint8, float32, got 'uint16'"),
         ({"num_images": 1, "negative_conditions": {"label": [1]}}, "do nothing at guidance 1"),
     ],
