@@ -27,7 +27,8 @@ def devices(platform: str, topology: str, count: int) -> list:
     """Those to compile for: "cpu" (`count` virtual ones) or "gpu" of here, or of a TPU `topology` such as "v5p:2x2x1".
     Raises ValueError on another backend than jax and where there are fewer than `count`, ImportError without libtpu."""
     if backend.name() != "jax":
-        raise ValueError(f"Compiling ahead of time needs the jax backend, got {backend.name()}: set KERAS_BACKEND=jax.")
+        told = f"Compiling ahead of time needs the jax backend, got {backend.name()}"
+        raise ValueError(f"{told}: set KERAS_BACKEND=jax, and no other --backend.")
     if platform != "gpu":
         jax.config.update("jax_platforms", "cpu")
     if platform == "tpu":

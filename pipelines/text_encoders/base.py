@@ -24,8 +24,8 @@ class TextEncoder:
         self.signature = f"{name}#{digest[:16]}"
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [N, length, width], padded with rows of zeros, rounded to float16 as prepared data are; a text
-        without a word is zeros alone. Raises ValueError: one has more tokens than `length`."""
+        """float32 [N, length, width], padded with rows of zeros, rounded to float16 as prepared data are; an empty
+        text is zeros alone. Raises ValueError: one has more tokens than `length`, or none."""
         texts = [_plain(text) for text in _as_texts(texts)]
         self.check(texts)
         kinds = list(dict.fromkeys(text for text in texts if text))
@@ -37,7 +37,7 @@ class TextEncoder:
         return found[[places.get(text, -1) for text in texts]].astype(np.float32)
 
     def check(self, texts: Sequence[str], model_length: int | None = None) -> None:
-        """Raises ValueError: a text has more tokens than `length`, or than a model reads that they are for."""
+        """Raises ValueError: a text has more tokens than `length`, or than a model reads that they are for, or none."""
         for text, reason in zip(texts, self.faults(texts, model_length), strict=True):
             if reason:
                 shown = text if len(text) <= 60 else f"{text[:60]}..."
@@ -45,12 +45,15 @@ class TextEncoder:
 
     def faults(self, texts: Sequence[str], model_length: int | None = None) -> list[str]:
         """What is wrong with each text, in words that follow on it; "" with none. See `check`."""
-        counts = self._counts([_plain(text) for text in _as_texts(texts)]) if texts else []
+        plain = [_plain(text) for text in _as_texts(texts)]
+        counts = self._counts(plain) if texts else []
         longer = "shorten it" if self.length == self._most else "shorten it, or give another @LENGTH behind the name"
         told, most = f"tokens, and {self.name} takes {self.length}: {longer}", self.length
         if model_length is not None and model_length < most:
             told, most = f"tokens, and this model reads {model_length}: shorten it", model_length
-        return [f"has {count} {told}" if count > most else "" for count in counts]
+        unread = f"has nothing that {self.name} reads: say it in words"  # it would be taken for no text
+        long = [f"has {count} {told}" if count > most else "" for count in counts]
+        return [unread if text and not count else fault for text, count, fault in zip(plain, counts, long, strict=True)]
 
     _most: int | None = None  # tokens that the network itself takes
 

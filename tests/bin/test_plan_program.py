@@ -131,4 +131,7 @@ def test_wrong_flags_end_in_one_sentence():
 def test_another_backend_cannot_compile_ahead():
     result = plan("--preset=sid2_digits", "--compile", backend="torch")
     assert result.returncode == 2 and "Traceback" not in result.stderr
-    assert "needs the jax backend, got torch: set KERAS_BACKEND=jax." in result.stderr.strip().splitlines()[-1]
+    assert (
+        "needs the jax backend, got torch: set KERAS_BACKEND=jax, and no other --backend."
+        in result.stderr.strip().splitlines()[-1]
+    )
