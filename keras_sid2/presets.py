@@ -170,7 +170,7 @@ DIGITS = register_preset(
 PHOTO_PATCHES = register_preset(
     Preset(
         name="sid2_photo_patches",
-        description="64 x 64 colour patches of scikit-learn's two photographs, no labels: an hour on a laptop",
+        description="64 x 64 colour patches of scikit-learn's two photographs, no labels: for a laptop",
         network={
             "image_shape": (64, 64, 3),
             "patch_size": 2,
