@@ -1,6 +1,6 @@
 """Question: does a network draw what a caption says, in combinations that it never saw?
 
-    python benchmarks/text.py --workdir=runs/scenes --steps=3000 --json=result.json --png=result.png
+    python benchmarks/text.py --workdir=runs/scenes --steps=8000 --json=result.json --png=result.png
 
 Trains on the captioned pictures of the data set digit_scenes ("two red threes above a blue seven") with the embeddings
 of a text encoder, and draws captions of its test split: in each a digit has a colour that no training picture shows it
@@ -39,8 +39,8 @@ _SEEN = 64  # grey levels, the brightest pixel of a cell that has a digit
 
 def _define_flags():
     flags.DEFINE_string("workdir", None, "Where checkpoints are kept.", required=True)
-    flags.DEFINE_integer("steps", 3000, "Training steps, by the hundred.", lower_bound=100)
-    flags.DEFINE_integer("batch_size", 64, "Pictures a step.", lower_bound=1)
+    flags.DEFINE_integer("steps", 8000, "Training steps, by the hundred.", lower_bound=100)
+    flags.DEFINE_integer("batch_size", 32, "Pictures a step.", lower_bound=1)
     flags.DEFINE_string("text_encoder", "minilm@16", "Makes the embeddings; pipelines.text_encoder's names.")
     flags.DEFINE_integer("scenes", 128, "Captions that are drawn and judged.", lower_bound=2)
     flags.DEFINE_integer("num_steps", 32, "Sampler steps.", lower_bound=1)
@@ -62,7 +62,7 @@ def _classifier():
 
 
 def read(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [N, 24, 24, 3] as kinds and colours, ints [N, 3, 3]; -1 where a cell is empty."""
+    """uint8 [N, 16, 16, 3] as kinds and colours, ints [N, 2, 2]; -1 where a cell is empty."""
     cells = to_cells(pictures)
     grey = cells.max(-1, keepdims=True)
     kinds = _classifier().predict(grey.reshape(-1, CELL * CELL)).reshape(grey.shape[:3])
@@ -129,11 +129,11 @@ def _trained(encoder):
         model = load_model(newest)
     else:
         text = TextEmbedding(encoder.length, encoder.width, encoder=encoder.signature)
-        levels = [Level("res", 32, 1), Level("transformer", 128, 4, head_dim=32)]
-        network = ResidualUViT(picture_of("train", 0).shape, 2, None, 128, levels, conditions={"text": text})
+        levels = [Level("res", 32, 1), Level("res", 96, 1), Level("transformer", 256, 4, head_dim=32)]
+        network = ResidualUViT(picture_of("train", 0).shape, 2, None, 192, levels, conditions={"text": text})
         recipe = AdamRecipe(learning_rate=1e-3, warmup_steps=200, ema_decay=0.998, ema_warmup=True)
         # What lies where is settled at noise where the sigmoid weighting vanishes (docs/guides/video.md).
-        schedule = ShiftedCosineSchedule(6, 24, logsnr_min=-6.0, logsnr_max=8.0)
+        schedule = ShiftedCosineSchedule(4, 16, logsnr_min=-6.0, logsnr_max=8.0)
         model = SiD2Model(network, schedule, ConstantXWeighting(), label_dropout=0.1, recipe=recipe)
         model.compile()
     if (done := steps_done(model)) >= FLAGS.steps:

@@ -45,9 +45,11 @@ def run_program(main: Callable[[flags.FlagValues], int | None], usage: str, tabl
         if looks:
             signals.wait_for_a_look()
         for name in flags.FLAGS:  # ~, which shells leave alone behind a =
-            flag = flags.FLAGS[name]
-            if isinstance(flag.value, str) and flag.value.startswith("~"):
-                flag.value = os.path.expanduser(flag.value)
+            value = flags.FLAGS[name].value
+            if isinstance(value, str) and value.startswith("~"):
+                flags.FLAGS[name].value = os.path.expanduser(value)
+            elif isinstance(value, list) and any(str(each).startswith("~") for each in value):
+                flags.FLAGS[name].value = [os.path.expanduser(v) if isinstance(v, str) else v for v in value]
         try:
             command_line.check_nothing_behind(argv, usage)
             return main(flags.FLAGS) or 0

@@ -1,6 +1,7 @@
 """What sid2-sample was asked to draw: its flags as a request that is drawn in spans."""
 
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -119,6 +120,9 @@ def read_flags(values) -> dict:
             raise ValueError(f"--{first} and --{second} go together: give both or neither.")
     conditions = _conditions(values.condition)
     prompts = read_prompts(values)
+    if values.num_images is not None and values.num_images < len(values.text):
+        told = f"--text is given {len(values.text)} times and --num_images={values.num_images}"
+        raise ValueError(f"{told}: leave it out, or give --num_images={len(values.text)} or more.")
     count = len(labels) if labels is not None else values.num_images or len(prompts.texts) or 16
     given = {name: read_images(values[name].value) for name in ("init", "known") if values[name].value is not None}
     for name, images in given.items():
@@ -152,7 +156,7 @@ def _conditions(texts: Sequence[str]) -> dict[str, np.ndarray]:
         name, equals, path = text.partition("=")
         if not (name and equals and path) or name in found:
             raise ValueError(f"--condition must be name=FILE, once a name, got {', '.join(texts)!r}.")
-        found[name] = read_array(path)
+        found[name] = read_array(os.path.expanduser(path))  # which shells leave alone
     return found
 
 

@@ -11,8 +11,8 @@ from pipelines.datasets.digits import TEST_EVERY, digit_pixels
 from pipelines.datasets.local_builder import Item, LocalBuilder, Made, digest_of
 
 SEED = 0
-SIZES = {"train": 10_000, "test": 1_000}
-CELL, CELLS = 8, 3  # a digit's side in pixels, and cells along a side of the picture
+SIZES = {"train": 30_000, "test": 1_000}
+CELL, CELLS = 8, 2  # a digit's side in pixels, and cells along a side of the picture
 COLOURS = {
     "red": (255, 0, 0),
     "green": (0, 255, 0),
@@ -62,12 +62,12 @@ class Scene(NamedTuple):
 
 
 class DigitScenes(LocalBuilder):
-    """Coloured digits in two groups: 24x24x3 uint8 RGB images in 0..255 and captions as "two red threes above a blue
+    """Coloured digits in two groups: 16x16x3 uint8 RGB images in 0..255 and captions as "two red threes above a blue
     seven".
 
-    Digits are scikit-learn's, 8x8 pixels, each in one of 3x3 cells on black; one or two of a kind and of one of five
+    Digits are scikit-learn's, 8x8 pixels, each in one of 2x2 cells on black; one or two of a kind and of one of five
     colours make a group, in a row (above, below) or a column (left of, right of). Every scene is a function of its
-    split and number. Splits: `train` (10000) has eight of the ten digits in each colour, in handwriting of the digits'
+    split and number. Splits: `train` (30000) has eight of the ten digits in each colour, in handwriting of the digits'
     training split; `test` (1000) has a digit in a colour that training never saw in every scene, in handwriting of
     the test split.
     """
@@ -103,15 +103,15 @@ def scene_of(split: str, number: int) -> Scene:
 
 
 def picture_of(split: str, number: int) -> np.ndarray:
-    """uint8 [24, 24, 3], of the scene of that number."""
+    """uint8 [16, 16, 3], of the scene of that number."""
     return drawn(scene_of(split, number), split, _random(split, number, 1))
 
 
 def drawn(scene: Scene, split: str, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [24, 24, 3]: a scene with a split's digits in handwriting and places of chance."""
+    """uint8 [16, 16, 3]: a scene in a split's handwriting; a digit alone in its line is in either cell."""
     picture = np.zeros((CELLS, CELLS, CELL, CELL, 3), np.uint8)
-    lines, pixels = np.sort(rng.choice(CELLS, 2, replace=False)), handwriting(split)
-    for line, group in zip(lines, scene.in_order, strict=True):
+    pixels = handwriting(split)
+    for line, group in enumerate(scene.in_order):
         for place in rng.choice(CELLS, group.count, replace=False):
             cell = (line, place) if RELATIONS[scene.relation][0] == 0 else (place, line)
             of_kind = pixels[group.digit]
@@ -121,13 +121,13 @@ def drawn(scene: Scene, split: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def from_cells(cells: np.ndarray) -> np.ndarray:
-    """[..., 3, 3, 8, 8, C] as [..., 24, 24, C]."""
+    """[..., 2, 2, 8, 8, C] as [..., 16, 16, C]."""
     side = CELL * CELLS
     return np.swapaxes(cells, -4, -3).reshape(*cells.shape[:-5], side, side, cells.shape[-1])
 
 
 def to_cells(pictures: np.ndarray) -> np.ndarray:
-    """[..., 24, 24, C] as [..., 3, 3, 8, 8, C]."""
+    """[..., 16, 16, C] as [..., 2, 2, 8, 8, C]."""
     *batch, _, _, channels = pictures.shape
     return np.swapaxes(pictures.reshape(*batch, CELLS, CELL, CELLS, CELL, channels), -4, -3)
 

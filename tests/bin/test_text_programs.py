@@ -119,6 +119,10 @@ def test_texts_are_drawn_in_turn_and_told(reader, tmp_path):
 WRONG = {
     "nothing to say": (("--text= ",), "--text is empty"),
     "two ways": (("--text=a", "--text_file=x"), "--text and --text_file both say"),
+    "fewer images": (
+        ("--text=a", "--text=b", "--num_images=1"),
+        "--text is given 2 times and --num_images=1: leave it out, or give --num_images=2 or more",
+    ),
     "no file": (("--text_file=nowhere.txt",), "--text_file=nowhere.txt is no file"),
     "an array, too": (
         ("--text=a", "--condition=text={text}"),

@@ -27,8 +27,8 @@ def glyphs() -> dict[bytes, tuple[int, int]]:
 def _found(picture: np.ndarray, glyphs) -> list[tuple[int, int, str, int, int]]:
     """(row, column, colour, kind, number) of each cell that is not black."""
     found, names = [], {rgb: name for name, rgb in COLOURS.items()}
-    for row in range(3):
-        for column in range(3):
+    for row in range(2):
+        for column in range(2):
             cell = picture[row * 8 : row * 8 + 8, column * 8 : column * 8 + 8]
             if cell.any():
                 colour = names[tuple(int(light) and 255 for light in cell.max((0, 1)))]
@@ -55,7 +55,7 @@ def test_pictures_show_what_captions_say(split, glyphs):
         axis = 0 if words[3] in ("above", "below") else 1
         lines = sorted({cell[axis] for cell in found})
         groups = [words[:3], words[4:]] if words[3] in ("above", "left") else [words[4:], words[:3]]
-        assert len(lines) == 2
+        assert lines == [0, 1]
         for line, (count, colour, name) in zip(lines, groups, strict=True):
             there = [cell for cell in found if cell[axis] == line]
             assert len(there) == {"a": 1, "two": 2}[count]
