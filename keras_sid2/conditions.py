@@ -39,7 +39,7 @@ class Condition:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            if field.name not in ("channels", "encoder"):
+            if field.name not in ("channels", "encoder", "whitened"):
                 object.__setattr__(self, field.name, whole_number(field.name, getattr(self, field.name)))
 
     @property
@@ -158,17 +158,22 @@ class TextEmbedding(Condition):
     """Up to `length` tokens of `width` numbers, as a text encoder makes them; a row of zeros is padding, anywhere.
 
     `encoder` is the signature of that encoder, "NAME#HASH", and "" says that any may be: `generate(text=)` refuses
-    another. What order the tokens have is for the encoder to tell.
+    another. What order the tokens have is for the encoder to tell. `whitened`: a ResidualUViT takes the mean of the
+    data's tokens away and scales their principal directions alike, once its `adapt_text(values)` has seen some: what
+    tells captions of one kind from each other is a small part of what encoders make of them.
     """
 
     length: int
     width: int
     encoder: str = later("")
+    whitened: bool = later(False)
 
     def __post_init__(self):
         super().__post_init__()
         if not isinstance(self.encoder, str):
             raise ValueError(f'encoder must be a signature as "NAME#HASH", or "" for any, got {self.encoder!r}.')
+        if not isinstance(self.whitened, bool):
+            raise ValueError(f"whitened must be True or False, got {self.whitened!r}.")
 
     @property
     def shape(self):

@@ -205,7 +205,7 @@ T2I_SMALL = register_preset(
                 {"kind": "transformer", "channels": 128, "blocks": 1, "head_dim": 32},
                 {"kind": "transformer", "channels": 256, "blocks": 3, "head_dim": 32},
             ),
-            "conditions": {"text": TextEmbedding(16, 384)},
+            "conditions": {"text": TextEmbedding(16, 384, whitened=True)},
         },
         schedule=CosineSchedule(),
         weighting=SigmoidWeighting(2.0),

@@ -35,7 +35,11 @@ def with_texts(preset: Preset, describe: Callable[[], pipelines.DatasetDescripti
     then."""
     open_ones = [n for n, c in preset.conditions.items() if isinstance(c, TextEmbedding) and not c.encoder]
     there = conditions_of_data(describe()) if open_ones else {}
-    texts = {name: there[name] for name in open_ones if name in there}
+    texts = {
+        name: dataclasses.replace(there[name], whitened=preset.conditions[name].whitened)
+        for name in open_ones
+        if name in there
+    }
     if not texts:
         return preset
     network = {**preset.network, "conditions": {**preset.network["conditions"], **texts}}

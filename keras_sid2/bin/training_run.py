@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 
 import keras
+import numpy as np
 
 import pipelines
 from keras_sid2 import checkpoints
@@ -38,6 +39,7 @@ from keras_sid2.parallel.mesh import distributed
 from keras_sid2.training import NonFiniteLoss, SiD2Model
 from keras_sid2.training.preset import DATA_OPTIONS
 
+_WHITENED_BY = 1024  # examples: ten thousand tokens, for some hundred directions
 _MOST_SKIPPED = 10  # more than that is no matter of single batches
 
 
@@ -108,8 +110,20 @@ class TrainingRun(RunContext):
         model = self.preset.build(SiD2Model, seed=self.settings.seed, dtype=dtype)
         if self.settings.init_from is not None:
             self.note(f"Begun with {self.settings.init_from}.\n{self.settings.initial_weights.give_to(model)}")
+        self._whiten_texts(model.network)
         model.compile()
         return model
+
+    def _whiten_texts(self, network):
+        """Of a network that whitens texts and has seen none: by those of examples, the same ones in all processes."""
+        texts = [name for name, condition in self.preset.conditions.items() if getattr(condition, "whitened", False)]
+        if not texts or network.whitening.adapted:
+            return
+        self.note("Reading the texts of some examples, to whiten tokens.")
+        settings, bad_records = self.settings, pipelines.BadRecords(self.settings.max_bad_records)
+        order = {"crop": settings.crop, "seed": settings.seed, "process_index": 0, "process_count": 1}
+        batches = self.dataset(settings.split, bad_records, **order).take(-(-_WHITENED_BY // settings.batch_size))
+        network.adapt_text(np.concatenate([batch[texts[0]] for batch in batches.as_numpy_iterator()]))
 
     def train(self) -> SiD2Model:
         """Trains up to settings.steps, from the newest valid checkpoint if there is one; returns the model.

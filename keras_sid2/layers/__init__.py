@@ -3,7 +3,7 @@
 from keras_sid2.layers.attention import SelfAttention
 from keras_sid2.layers.blocks import ResBlock, TransformerBlock
 from keras_sid2.layers.convolutions import Convolution, Downsample, GroupNorm, Patchify, Unpatchify, Upsample
-from keras_sid2.layers.cross_attention import CrossAttention
+from keras_sid2.layers.cross_attention import CrossAttention, TokenWhitening
 from keras_sid2.layers.embeddings import ConditionEmbedding, PositionEmbedding
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "PositionEmbedding",
     "ResBlock",
     "SelfAttention",
+    "TokenWhitening",
     "TransformerBlock",
     "Unpatchify",
     "Upsample",

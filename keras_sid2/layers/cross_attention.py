@@ -3,6 +3,7 @@
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_sid2 import backend
@@ -26,6 +27,52 @@ def pooled(text):
     """The mean of the tokens of [B, L, D], [B, D]; zeros where there are none."""
     count = ops.sum(ops.cast(present(text), text.dtype), axis=-1, keepdims=True)
     return ops.sum(text, axis=1) / ops.maximum(count, 1.0)
+
+
+@register
+class TokenWhitening(keras.layers.Layer):
+    """Text float32 [B, L, D] -> the same, of each token t, of mean square 1, (t - mean) matrix, of mean square 1 again;
+    padding stays zeros. Both are the same for all training, from `adapt` on, and nothing happens before that.
+
+    Our choice. Tokens of captions of one kind are much alike: of all-MiniLM-L6's for scenes of digits 29 % is their
+    mean, and 31 of 384 directions have 90 % of the rest, whose differences a gradient is long in finding.
+    """
+
+    FLOOR = 0.01  # of the mean variance, added to each direction's, so that those of noise are not blown up
+
+    def __init__(self, name: str = "whitening", **kwargs):
+        super().__init__(name=name, **{**kwargs, "autocast": False, "dtype": "float32"})
+
+    def build(self, shape):
+        width, held = shape[-1], {"trainable": False, "dtype": "float32"}
+        self.mean = self.add_weight(name="mean", shape=(width,), initializer="zeros", **held)
+        self.matrix = self.add_weight(name="matrix", shape=(width, width), initializer="identity", **held)
+        self.built = True
+
+    def call(self, text):
+        moved = ops.matmul(text - self.mean, self.matrix)
+        return unit_tokens(ops.where(present(text)[..., None], moved, 0.0))
+
+    @property
+    def adapted(self) -> bool:
+        matrix = ops.convert_to_numpy(self.matrix)
+        return bool((matrix != np.eye(len(matrix))).any())
+
+    def adapt(self, text: np.ndarray):
+        """By the tokens of texts float [N, L, D]; ValueError if there are none."""
+        tokens = np.asarray(text, "float64").reshape(-1, text.shape[-1])
+        tokens = tokens[np.any(tokens != 0, axis=-1)]
+        if not len(tokens):
+            raise ValueError("Texts without a single token cannot tell how tokens are distributed.")
+        tokens /= np.sqrt(np.mean(np.square(tokens), axis=-1, keepdims=True))
+        mean = tokens.mean(axis=0)
+        values, axes = np.linalg.eigh((tokens - mean).T @ (tokens - mean) / len(tokens))
+        floor = self.FLOOR * values.mean() or 1.0  # one token alone has no variance
+        self.mean.assign(mean)
+        self.matrix.assign(axes / np.sqrt(np.maximum(values, 0.0) + floor) @ axes.T)
+
+    def get_config(self):
+        return {k: v for k, v in super().get_config().items() if k != "dtype"}
 
 
 @register

@@ -131,6 +131,8 @@ class ResidualUViT(keras.Model):
         others = {k: c for k, c in self._conditions if isinstance(c, embedded) and k != "label"}
         inside, patch = {"dtype": self.dtype_policy}, self.patch_size
         self.embedding = layers.ConditionEmbedding(self.embedding_dim, self.num_classes, others)
+        text = self.conditions.get(self._text)
+        self.whitening = layers.TokenWhitening() if text is not None and text.whitened else None
         self.patchify = layers.Patchify(self._levels[0].channels, patch, name="patchify", **inside)
         self.unpatchify = layers.Unpatchify(self.sample_shape[-1], patch, dtype="float32", name="unpatchify")
 
@@ -176,6 +178,8 @@ class ResidualUViT(keras.Model):
         last, emb_shape = len(self._levels) - 1, (None, self.embedding_dim)
         of_text = () if self._text is None else ((None, *self.conditions[self._text].shape),)
         self.embedding.build()
+        if self.whitening is not None:
+            self.whitening.build(*of_text)
         self.patchify.build((None, *self.input_shape_of_patches))
         for i, level in enumerate(self._levels):
             shape = self.feature_shape(i)
@@ -197,12 +201,21 @@ class ResidualUViT(keras.Model):
         given = {k: inputs.get(k) if k == "label" else inputs[k] for k, _ in self._conditions if k not in images}
         text = None
         if self._text is not None:
-            given[self._text] = unit_tokens(given[self._text])
+            text = unit_tokens(given[self._text])
+            given[self._text] = text if self.whitening is None else self.whitening(text)
             text = ops.cast(given[self._text], self.compute_dtype)
         emb = self.embedding(inputs["logsnr"], **given)
         seeds = self._block_seeds(seed, ops.shape(inputs["z_t"])[0]) if training else None
         run = _BlockRunner(emb, text, training, seeds, self.run_eagerly)
         return self.unpatchify(self._level(0, self.patchify(self._with_images(inputs)), run))
+
+    def adapt_text(self, values):
+        """Takes what tokens are like from texts float [N, length, width] of the training data, some hundreds or more,
+        where the TextEmbedding is `whitened`: once, before training. Files and `set_weights` keep it. ValueError for a
+        network without such a text, and for other values."""
+        if self.whitening is None:
+            raise ValueError("adapt_text is for networks with a TextEmbedding(..., whitened=True), and this has none.")
+        self.whitening.adapt(self.conditions[self._text].check(self._text, values))
 
     def _with_images(self, inputs):
         """z_t, given frames in their places, and what there is beside it as more channels."""
@@ -275,6 +288,8 @@ class ResidualUViT(keras.Model):
         Rule(r"embedding/dense1/bias", ("model",)),
         Rule(r"embedding/dense2/kernel", ("model", "fsdp")),
         Rule(r"embedding/(?!dense)\w+/(?:embeddings|kernel)", (None, "fsdp")),  # K + 1 rows are seldom divisible
+        Rule(r"whitening/mean", (None,)),
+        Rule(r"whitening/matrix", (None, None)),
         Rule(r"level\d+_position/embedding", (None, None, "fsdp")),
         Rule(r"level\d+_position/frames", (None, None, None, "fsdp")),
         Rule(r"(?:un)?patchify/kernel", (None, None, None, "fsdp")),  # the last is the network's width in both

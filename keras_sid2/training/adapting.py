@@ -184,14 +184,16 @@ def preset_like(
     model: "Described", sample_shape, num_classes: int | None, *, examples: int | None = None, texts: Mapping = _NONE
 ) -> Preset:
     """What `adapt` would make of `model`, made or abstract, for such samples of so many classes, as a preset; with
-    `texts`, TextEmbeddings by name, for these, too.
+    `texts`, TextEmbeddings by name, for these, too: whitened, but for one that the model has as it is.
 
     Of few `examples` the batch is no larger than they are. A rate that fell to 0 at the end of that run is constant, as
     this one may be longer; a schedule of Keras's becomes AdamRecipe's usual rate. Raises ValueError as `adapt` does.
     """
     check_shapes(model.sample_shape, tuple(sample_shape))
     conditions = {k: c for k, c in _following(model.network, tuple(sample_shape)).items() if k != "label"}
-    conditions |= texts if num_classes is None else {**texts, "label": ClassLabel(num_classes)}
+    for name, text in texts.items():
+        conditions[name] = dataclasses.replace(text, whitened=getattr(conditions.get(name), "whitened", True))
+    conditions |= {} if num_classes is None else {"label": ClassLabel(num_classes)}
     changed = adapted_arguments(model.network, sample_shape, None, conditions)
     others = {"embedding_dim": model.network.embedding_dim, "levels": model.network.levels}
     shape, classes = changed["image_shape"], f"{num_classes or 'no'} classes"

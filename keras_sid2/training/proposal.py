@@ -7,11 +7,13 @@ All of it is our choice (grade O), made so that at 256 and 512 pixels size "larg
     transformer  the middle, and of four levels or more the one above it
     widths       halved from the middle up
     schedule     from 32 pixels on the paper's interpolated cosine, else the plain cosine
+    texts        whitened
     bias         between the paper's (128 to 1024 pixels) straight in the logarithm of the side; 2 at 64 and below
 
 The side of what is not square is the geometric mean of height and width.
 """
 
+import dataclasses
 import itertools
 import math
 import pprint
@@ -21,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_sid2.channels import Channels
-from keras_sid2.conditions import Frames
+from keras_sid2.conditions import Frames, TextEmbedding
 from keras_sid2.diffusion import CosineInterpolatedSchedule, CosineSchedule, DiffusionObjective, SigmoidWeighting
 from keras_sid2.diffusion.weighting import PAPER_BIAS
 from keras_sid2.models import Level
@@ -71,7 +73,7 @@ def proposed_preset(
 
     `size` is one of SIZES, None by the samples' side. Of few `examples` the batch is no larger than they are. Of clips
     the first `given_frames` are a condition, "given"; None: no frames are. `channels` are of fields, `conditions` what
-    else the network is conditioned on. Raises ValueError for another size or shape,
+    else the network is conditioned on, texts whitened. Raises ValueError for another size or shape,
     and for one that patches and halving do not divide, with a crop that they do.
     """
     *frames, height, width, _ = shape = as_image_shape(sample_shape)
@@ -89,7 +91,9 @@ def proposed_preset(
     if given_frames is not None and not frames:
         raise ValueError(f"--given_frames={given_frames} is of clips, and the data are images.")
     beside = {} if given_frames is None else {"given": Frames(shape, given_frames, channels)}
-    beside |= conditions or {}
+    for name, condition in (conditions or {}).items():
+        of_text = isinstance(condition, TextEmbedding)
+        beside[name] = dataclasses.replace(condition, whitened=True) if of_text else condition
     given = {"conditions": beside} if beside else {}
     kind = "clips" if frames else "fields" if channels else "images"
     return Preset(

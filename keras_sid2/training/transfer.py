@@ -103,8 +103,9 @@ def _check_conditions(old: Mapping, new: Mapping):
 
 
 def _same_texts(kinds: set, before, after) -> bool:
-    """Whether both are texts that one network can read: of any number of tokens, by the same encoder."""
-    if kinds != {TextEmbedding} or before.width != after.width:
+    """Whether both are texts that one network can read: of any number of tokens, by the same encoder,
+    whitened or not."""
+    if kinds != {TextEmbedding} or (before.width, before.whitened) != (after.width, after.whitened):
         return False
     hashes = [text.encoder.partition("#")[2] or text.encoder for text in (before, after)]  # names have the length
     return hashes[0] == hashes[1] or "" in hashes
@@ -278,7 +279,7 @@ class _Plan:
 
 
 def _is_of_text(name: str) -> bool:
-    return not {"cross_attention", "cross_norm"}.isdisjoint(name.split("/"))
+    return not {"cross_attention", "cross_norm", "whitening"}.isdisjoint(name.split("/"))
 
 
 def _unknown(rows: np.ndarray, trained_null: bool) -> np.ndarray:
