@@ -44,7 +44,7 @@ def _define_flags():
     flags.DEFINE_string("text_encoder", "minilm@16", "Makes the embeddings; pipelines.text_encoder's names.")
     flags.DEFINE_integer("scenes", 128, "Captions that are drawn and judged.", lower_bound=2)
     flags.DEFINE_integer("num_steps", 32, "Sampler steps.", lower_bound=1)
-    flags.DEFINE_list("scales", ["1", "2", "4"], "Of guidance.")
+    flags.DEFINE_list("scales", ["1", "2", "3"], "Of guidance.")
     flags.DEFINE_string("json", None, "Where to write the result.")
     flags.DEFINE_string("png", None, "Where to show sixteen pictures at the last scale, with their captions.")
 
@@ -128,7 +128,7 @@ def _trained(encoder):
     if folder.is_dir() and (newest := newest_sound(folder, print, set_aside=True)):
         model = load_model(newest)
     else:
-        text = TextEmbedding(encoder.length, encoder.width, encoder=encoder.signature)
+        text = TextEmbedding(encoder.length, encoder.width, encoder=encoder.signature, whitened=True)
         levels = [Level("res", 32, 1), Level("res", 96, 1), Level("transformer", 256, 4, head_dim=32)]
         network = ResidualUViT(picture_of("train", 0).shape, 2, None, 192, levels, conditions={"text": text})
         recipe = AdamRecipe(learning_rate=1e-3, warmup_steps=200, ema_decay=0.998, ema_warmup=True)
@@ -141,6 +141,8 @@ def _trained(encoder):
     count = digit_scenes.SIZES["train"]
     pictures = np.stack([picture_of("train", number) for number in range(count)])
     texts = encoder([str(scene_of("train", number)) for number in range(count)]).astype("float16")
+    if not done:
+        model.network.adapt_text(texts[:1024])
 
     class Batches(keras.utils.PyDataset):
         epoch = done // 100

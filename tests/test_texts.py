@@ -235,7 +235,10 @@ def test_a_preset_like_a_model_without_a_text_takes_one_from_the_data():
     model = model_of({}, num_classes=2, label_dropout={"label": 0.2})
     described = Described(model.network, model.objective, model.label_dropout, model.recipe)
     preset = preset_like(described, (4, 4, 3), 2, texts=TEXT)
-    assert preset.conditions == {"label": ClassLabel(2), **TEXT}
+    whitened = dataclasses.replace(TEXT["text"], whitened=True)
+    assert preset.conditions == {"label": ClassLabel(2), "text": whitened}
+    reader = Described(model_of(TEXT).network, model.objective, model.label_dropout, model.recipe)
+    assert preset_like(reader, (4, 4, 3), None, texts={"text": whitened}).conditions == TEXT  # as it was trained
     assert preset.label_dropout == {"label": 0.2, "text": 0.1}
     never = preset_like(dataclasses.replace(described, label_dropout=0.0), (4, 4, 3), 2, texts=TEXT)
     assert never.label_dropout == {"label": 0.0, "text": 0.1}

@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 import text_models
@@ -17,6 +18,7 @@ from keras_sid2.bin.run_callbacks import RunCallbacks
 from keras_sid2.conditions import TextEmbedding
 from keras_sid2.io.image_files import image_grid, write_npz, write_png
 from keras_sid2.io.image_reading import read_images
+from keras_sid2.layers import TokenWhitening
 
 WORDS = pipelines.text_encoder("words:8x16")
 CAPTIONS = [f"a {colour} {shape}" for colour in ("red", "blue") for shape in ("cat", "dog", "heart", "cup")]
@@ -50,7 +52,14 @@ def reader(tmp_path_factory):
 def test_a_proposed_network_reads_the_data_s_texts_and_grids_have_held_out_captions(captioned, tmp_path):
     how = {"preset": None, "size": "tiny", "eval_split": "test", "batch_size": 8, "sample_every": 2, "sample_steps": 2}
     run = run_in(captioned, tmp_path / "run", **how)
-    assert run.preset.conditions == {"text": TextEmbedding(8, 16, WORDS.signature)} and run.preset.label_dropout == 0.1
+    assert run.preset.conditions == {"text": TextEmbedding(8, 16, WORDS.signature, whitened=True)}
+    assert run.preset.label_dropout == 0.1
+    whitening, expected = run.load_or_make_model(None).network.whitening, TokenWhitening()
+    texts = WORDS(CAPTIONS)  # an epoch is one of each
+    expected.build(texts.shape)
+    expected.adapt(texts)
+    for mine, other in zip(whitening.weights, expected.weights, strict=True):
+        np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, (mine, other)), atol=1e-4)
     asked = RunCallbacks(run)._drawn_for(16, 0, held_out=True)
     texts = asked["generate_options"]["conditions"]["text"]
     np.testing.assert_array_equal(texts, WORDS(asked["captions"]))
