@@ -18,6 +18,7 @@ from keras_sid2.backend.ops import (
     unsigned_shift,
 )
 from keras_sid2.backend.platform import batch_shards, convolution_precision, device_kind, name
+from keras_sid2.backend.recorded_blocks import recorded_block
 from keras_sid2.backend.state import (
     gathered,
     on_batch_shards,
@@ -28,5 +29,4 @@ from keras_sid2.backend.state import (
     sync_variables,
     variables_survive,
 )
-from keras_sid2.backend.training_blocks import training_block
 from keras_sid2.backend.updates import adam_on_torch, clipped, dense, global_norm, update_averages

@@ -1,4 +1,4 @@
-"""--compilation_cache: a program finds there what an earlier start of it has compiled."""
+"""--compilation_cache: a program finds there what an earlier start of it has compiled; --compile: whether it does."""
 
 import os
 import pathlib
@@ -44,6 +44,14 @@ def keep_compiled(asked: str | None):
         print(f"Nothing compiled is kept: {error}", file=sys.stderr)
         return
     _keep_in(folder, name)
+
+
+def runs_eagerly(asked: str) -> bool:
+    """Whether --compile asks for what Keras does; ValueError for that where the backend does it never."""
+    if asked == "never" and backend.name() != "torch":
+        told = f"--compile=never is torch's, and {backend.name()} compiles every step"
+        raise ValueError(f"{told}: leave it out, or --compile=auto.")
+    return asked == "never"
 
 
 def _keep_none(name: str):

@@ -47,8 +47,8 @@ class ResidualUViT(keras.Model):
     cross-attention in each block of the transformer levels, and the mean of its tokens is added to the embedding of
     logsnr: both are zero when new.
 
-    On torch, training runs each kind of block as `backend.training_block` says, unless `run_eagerly`, which compile()
-    of a SiD2Model sets, is True.
+    On torch, each kind of block is run as `backend.recorded_block` says, in training and to draw, unless `run_eagerly`,
+    which compile() of a SiD2Model sets, is True.
 
     Args:
         image_shape: (H, W, C) or (F, H, W, C); patch_size * 2^(levels - 1) must divide H and W.
@@ -367,11 +367,11 @@ class _BlockRunner:
         for block in blocks:
             seed = self.seeds[self.count] if self.seeds is not None and block.dropout else None
             reads = self.text is not None and isinstance(block, layers.TransformerBlock)
-            given = {"seed": seed, **({"text": self.text} if reads else {})}
-            if self.training and not self.eagerly:
-                run = backend.training_block(block, h, self.emb, **given)
+            given = {"training": self.training, "seed": seed, **({"text": self.text} if reads else {})}
+            if self.eagerly:
+                run = functools.partial(block, **given)
             else:
-                run = functools.partial(block, training=self.training, **given)
+                run = backend.recorded_block(block, h, self.emb, **given)
             h = (keras.remat(run) if remat and self.training else run)(h, self.emb)
             self.count += 1
         return h

@@ -1,4 +1,4 @@
-"""Blocks of a network in training, on torch: recorded once a kind, and compiled where there is a GPU."""
+"""Blocks of a network on torch: recorded once a kind for training; compiled, to sample too, where there is a GPU."""
 
 import functools
 import itertools
@@ -16,38 +16,68 @@ _GRAPHS = {}  # by kind, the newest last; no model holds any, so that none is co
 _NONE = object()  # in the place of the graph of a kind that has none
 
 
-def training_block(block, h, emb, seed, text=None) -> Callable:
-    """`function(h, emb)` that does what block(h, emb, training=True, seed=seed) does, for these tensors; with a `text`,
-    block(h, emb, text, ...).
+def recorded_block(block, h, emb, *, training: bool | None, seed=None, text=None) -> Callable:
+    """`function(h, emb)` that does what block(h, emb, training=training, seed=seed) does, for these tensors; with a
+    `text`, block(h, emb, text, ...).
 
     On torch a block's operations are recorded when one of its kind is first run: of its class and configuration, with
     tensors of such shapes, dtypes and devices, and weights that are trained or not. All blocks of the kind run the
     record from then on, each with its present values, its gradients being those of the operations, equal to the bit. On
     CUDA the record is compiled (torch.compile), equal up to rounding. What keras.config and torch's own switches say
     counts when a kind is recorded, and not later. A block runs as it is if it cannot be recorded, if its class does not
-    say `recorded_by`, the settings that tell it from others of its class, or within torch.compile; as all do on jax and
-    tensorflow, which compile the whole step.
+    say `recorded_by`, the settings that tell it from others of its class, within torch.compile, and outside of training
+    where it would not be compiled or gradients are kept; as all do on jax and tensorflow, which compile the whole step.
+
+    Within `recorded` a compiled block is one call of the record, which is not compiled before that runs.
     """
     given = {} if text is None else {"text": text}
-    plain = functools.partial(block, training=True, seed=seed, **given)
+    plain = functools.partial(block, training=training, seed=seed, **given)
     if name() != "torch" or "recorded_by" not in vars(type(block)):
         return plain
     if torch.compiler.is_compiling() or _symbolic(h, emb):
         return plain
-    variables = block.variables
+    if not training and (torch.is_grad_enabled() or not _compiles(h.device)):
+        return plain
     with keras.src.backend.AutocastScope(None):  # as they are: what is cast is in the record
-        values = [v.value for v in variables]
+        values = [v.value for v in block.variables]
+    if not training:  # else a compiler tells weights from their averages
+        values = [v.detach() if isinstance(v, torch.nn.Parameter) else v for v in values]
     beside = {name: t.contiguous() for name, t in (("seed", seed), ("text", text)) if t is not None}
     rest = tuple(beside.values())
-    tensors = (*values, h, emb, *rest)
-    kind = (type(block), _settings(block), *beside, tuple(v.name for v in variables), tuple(map(_described, tensors)))
-    graph = _GRAPHS.pop(kind, None) or _graph(block, variables, tensors, tuple(beside))
+    graph = _graph_of_kind(block, (*values, h, emb, *rest), tuple(beside), bool(training))
+    if graph is _NONE:
+        return plain
+    run = graph if training else _as_one_call(graph)
+    return lambda h, emb: run(values, h.contiguous(), emb.contiguous(), *rest)  # views are of a layout
+
+
+def _graph_of_kind(block, tensors: tuple, beside: tuple[str, ...], training: bool) -> Callable:
+    variables = block.variables
+    names = tuple(v.name for v in variables)
+    kind = (type(block), _settings(block), training, *beside, names, tuple(map(_described, tensors)))
+    graph = _GRAPHS.pop(kind, None) or _graph(block, variables, tensors, beside, training)
     _GRAPHS[kind] = graph
     if len(_GRAPHS) > _MOST_GRAPHS:
         _GRAPHS.pop(next(iter(_GRAPHS)), None)
-    if graph is _NONE:
-        return plain
-    return lambda h, emb: graph(values, h.contiguous(), emb.contiguous(), *rest)  # views are of a layout
+    return graph
+
+
+def _as_one_call(graph: "_Kind") -> Callable:
+    """The same, which make_fx, where it runs, records as one call and not by its operations."""
+    from torch.fx.experimental import proxy_tensor
+    from torch.utils import _pytree
+
+    def run(*tensors):
+        mode = proxy_tensor.get_proxy_mode()
+        if mode is None:
+            return graph(*tensors)
+        with proxy_tensor.disable_proxy_modes_tracing():
+            proxies = _pytree.tree_map(mode.tracer.unwrap_proxy, tensors)
+            proxy = mode.tracer.create_proxy("call_function", graph, proxies, {})
+            found = graph.plainly(*tensors)
+            return proxy_tensor.track_tensor_tree(found, proxy, constant=None, tracer=mode.tracer)
+
+    return run
 
 
 def _symbolic(*tensors) -> bool:
@@ -66,42 +96,53 @@ def _described(tensor) -> tuple:
     return tensor.shape, tensor.dtype, tensor.device, tensor.requires_grad
 
 
-def _graph(block, variables, tensors, beside: tuple[str, ...]) -> Callable:
+def _graph(block, variables, tensors, beside: tuple[str, ...], training: bool) -> Callable:
     """The block's operations as a function of all these tensors, the last ones by the names `beside`; _NONE, with a
     warning, if they depend on values."""
-    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, make_fx
 
     count = len(variables)
 
     def run(*given):
         h, emb, *rest = given[count:]
-        call = functools.partial(block, training=True, **dict(zip(beside, rest, strict=True)))
+        call = functools.partial(block, training=training, **dict(zip(beside, rest, strict=True)))
         return with_values(call, variables)(given[:count], h, emb)
 
-    # Leaves of their own, and with gradients: attention keeps for the backward pass what it is recorded to keep.
-    leaves = [t.detach().contiguous().requires_grad_(t.requires_grad) for t in tensors]
+    what = "Training" if training else "Sampling"
     try:
-        with tensors_stay_tensors(), torch.enable_grad():
+        with tensors_stay_tensors(), torch.set_grad_enabled(training), disable_proxy_modes_tracing():
+            # Leaves of their own, and with gradients: attention keeps for the backward pass what it is told to keep.
+            leaves = [t.detach().contiguous().requires_grad_(training and t.requires_grad) for t in tensors]
             graph = _simplified(make_fx(run)(*leaves))
     except RuntimeError as error:  # what fails for another reason fails again, and is told
-        _warn(f"{block.name} cannot be recorded", error)
+        _warn(what, f"{block.name} cannot be recorded", error)
         return _NONE
     dtype, places = _taken_in(graph, count)
-    return _Kind(_Compiled(graph) if _compiles(tensors[count].device) else graph, dtype, places)
+    return _Kind(graph, dtype, places, _Compiled(graph, what) if _compiles(tensors[count].device) else graph)
 
 
 class _Kind:
-    """A graph, and the `places` of those weights that it takes in `dtype`: it casts them in one operation."""
+    """A graph, and the `places` of those weights that it takes in `dtype`: it casts them in one operation. `compiled`
+    does what the graph does."""
 
-    def __init__(self, graph: Callable, dtype, places: list[int]):
-        self._graph, self._dtype, self._places = graph, dtype, places
+    __name__ = "block_of_a_kind"  # in records of a whole network
+
+    def __init__(self, graph: Callable, dtype, places: list[int], compiled: Callable):
+        self._graph, self._dtype, self._places, self._compiled = graph, dtype, places, compiled
 
     def __call__(self, values: list, *tensors):
+        return self._compiled(*self._cast(values), *tensors)
+
+    def plainly(self, values: list, *tensors):
+        """The same, not compiled."""
+        return self._graph(*self._cast(values), *tensors)
+
+    def _cast(self, values: list) -> list:
         if self._places:
             values, cast = list(values), _cast_class().apply(self._dtype, *(values[i] for i in self._places))
             for i, value in zip(self._places, cast, strict=True):
                 values[i] = value
-        return self._graph(*values, *tensors)
+        return values
 
 
 @functools.cache
@@ -163,8 +204,8 @@ def _simplified(graph):
 class _Compiled:
     """A graph by torch.compile; as it is, with a warning, where that fails at its first call."""
 
-    def __init__(self, graph):
-        self._graph, self._run = graph, None
+    def __init__(self, graph, what: str):
+        self._graph, self._what, self._run = graph, what, None
 
     def __call__(self, *tensors):
         if self._run is not None:
@@ -173,12 +214,12 @@ class _Compiled:
             run = torch.compile(self._graph, dynamic=False)
             found = run(*tensors)
         except RuntimeError as error:
-            _warn("A kind of block cannot be compiled", error)
+            _warn(self._what, "A kind of block cannot be compiled", error)
             run, found = self._graph, self._graph(*tensors)
         self._run = run
         return found
 
 
-def _warn(what: str, error: Exception):
+def _warn(what: str, why: str, error: Exception):
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    warnings.warn(f"Training is slower than it could be: {what}: {reason}", stacklevel=3)
+    warnings.warn(f"{what} is slower than it could be: {why}: {reason}", stacklevel=3)
