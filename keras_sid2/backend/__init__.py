@@ -8,13 +8,15 @@ from keras_sid2.backend.ops import (
     affine,
     attention,
     convolution,
+    dropped,
     fused_group_norm,
     halved,
+    held,
+    layer_norm,
     loop,
     masked,
     modulated,
     rotated,
-    scaled,
     unsigned_shift,
 )
 from keras_sid2.backend.platform import batch_shards, convolution_precision, device_kind, name

@@ -1,5 +1,8 @@
 """Operations that backends do not share, or that Keras does with copies."""
 
+import functools
+import math
+
 import keras
 from keras import ops
 
@@ -16,13 +19,48 @@ def attention(query, key, value, mask=None):
     if name() == "torch" and isinstance(query, torch.Tensor) and query.device.type != "meta":  # keras's are symbols
         parts = (part.transpose(1, 2) for part in (query, key, value))
         mask = None if mask is None else mask[:, None, None]
-        return torch.nn.functional.scaled_dot_product_attention(*parts, attn_mask=mask).transpose(1, 2)
+        return _attention_on_torch(*parts, mask).transpose(1, 2)
     platform, dtype = jax_platform(), keras.backend.standardize_dtype(query.dtype)
     if platform == "cpu" and dtype == "float16":
         return ops.cast(attention(*(ops.cast(part, "float32") for part in (query, key, value)), mask), dtype)
     mask = None if mask is None else mask[:, None, None]
     fused = False if platform == "tpu" or (platform and mask is not None) else None
     return ops.dot_product_attention(query, key, value, mask=mask, flash_attention=fused)
+
+
+_FEW_TOKENS = 1024
+
+
+def _attention_on_torch(query, key, value, mask):
+    """torch's fused attention over [B, heads, N, d], `mask` bool [B, 1, 1, keys]; but its gradient for bfloat16 on CPUs
+    takes up to thirty times float32's. There plain products are faster up to a number of tokens, where the processor
+    has instructions for bfloat16; without any, float32 is."""
+    fused = torch.nn.functional.scaled_dot_product_attention
+    learns = torch.is_grad_enabled() and any(part.requires_grad for part in (query, key, value))
+    if not learns or query.device.type != "cpu" or query.dtype != torch.bfloat16:
+        return fused(query, key, value, attn_mask=mask)
+    if not _bfloat16_on_cpu():
+        return fused(query.float(), key.float(), value.float(), attn_mask=mask).to(query.dtype)
+    if max(query.shape[2], key.shape[2]) < _FEW_TOKENS:
+        return _by_products(query, key, value, mask)
+    return fused(query, key, value, attn_mask=mask)
+
+
+def _by_products(query, key, value, mask):
+    """The same, sums and softmax in float32, logits and weights in the dtype of the inputs."""
+    shape, rows = query.shape, (query.shape[0], query.shape[1], 1, key.shape[2])
+    query, key, value = (part.reshape(-1, *part.shape[2:]) for part in (query, key, value))
+    bias = query.new_zeros(1)
+    if mask is not None:
+        bias = query.new_zeros(mask.shape).masked_fill(~mask, -math.inf).expand(rows).reshape(-1, 1, rows[-1])
+    logits = torch.baddbmm(bias, query, key.transpose(1, 2), beta=int(mask is not None), alpha=shape[-1] ** -0.5)
+    return torch.bmm(torch.softmax(logits, -1), value).reshape(shape)
+
+
+@functools.cache
+def _bfloat16_on_cpu() -> bool:
+    """Whether the processor multiplies bfloat16."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def convolution(inputs, kernel, bias=None, *, strides: tuple[int, int], padding: str):
@@ -73,11 +111,30 @@ def fused_group_norm(inputs, scale, offset, *, groups: int, epsilon: float):
     return result.permute(0, 2, 3, 1).to(inputs.dtype)
 
 
-def scaled(x, factor: float):
-    """x times a factor, rounded once, to the dtype of x: a factor in bfloat16 would be off by up to 0.4 %."""
+def layer_norm(inputs, scale, offset, epsilon: float):
+    """Layer normalisation over the last axis, float32 inside. As keras.ops.layer_normalization; on a CPU torch's kernel
+    reads half precision beside weights in float32, so that no copies in float32 are made."""
+    half = name() == "torch" and isinstance(inputs, torch.Tensor) and inputs.dtype in (torch.bfloat16, torch.float16)
+    if not half or inputs.device.type != "cpu":
+        return ops.layer_normalization(inputs, scale, offset, -1, epsilon)
+    scale, offset = (ops.convert_to_tensor(part).float() for part in (scale, offset))
+    return torch.nn.functional.layer_norm(inputs, inputs.shape[-1:], scale, offset, epsilon)
+
+
+def dropped(x, where, factor: float):
+    """x times `factor`, rounded once, to the dtype of x, and 0 `where` that bool tensor is true: a factor in bfloat16
+    would be off by up to 0.4 %."""
+    if name() == "torch":  # which multiplies half precision by numbers in float32, in one pass
+        return (ops.convert_to_tensor(x) * factor).masked_fill(where, 0.0)
+    return ops.where(where, ops.zeros((), x.dtype), ops.cast(ops.cast(x, "float32") * factor, x.dtype))
+
+
+def held(weight):
+    """The weight, with a gradient of zero: tensorflow and torch want it connected to the loss."""
     if name() == "torch":
-        return ops.convert_to_tensor(x) * factor  # torch multiplies half precision by numbers in float32, in one pass
-    return ops.cast(ops.cast(x, "float32") * factor, x.dtype)
+        weight = ops.convert_to_tensor(weight)
+        return torch.lerp(weight.detach(), weight, 0.0)
+    return ops.stop_gradient(weight) + 0.0 * weight
 
 
 def masked(x, bits: int):

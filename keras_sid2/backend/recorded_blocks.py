@@ -16,9 +16,9 @@ _GRAPHS = {}  # by kind, the newest last; no model holds any, so that none is co
 _NONE = object()  # in the place of the graph of a kind that has none
 
 
-def recorded_block(block, h, emb, *, training: bool | None, seed=None, text=None) -> Callable:
-    """`function(h, emb)` that does what block(h, emb, training=training, seed=seed) does, for these tensors; with a
-    `text`, block(h, emb, text, ...).
+def recorded_block(block, h, emb, *, training: bool | None, **given) -> Callable:
+    """`function(h, emb)` that does what block(h, emb, training=training, **given) does, for these tensors; what is
+    `given` may be None.
 
     On torch a block's operations are recorded when one of its kind is first run: of its class and configuration, with
     tensors of such shapes, dtypes and devices, and weights that are trained or not. All blocks of the kind run the
@@ -30,8 +30,7 @@ def recorded_block(block, h, emb, *, training: bool | None, seed=None, text=None
 
     Within `recorded` a compiled block is one call of the record, which is not compiled before that runs.
     """
-    given = {} if text is None else {"text": text}
-    plain = functools.partial(block, training=training, seed=seed, **given)
+    plain = functools.partial(block, training=training, **given)
     if name() != "torch" or "recorded_by" not in vars(type(block)):
         return plain
     if torch.compiler.is_compiling() or _symbolic(h, emb):
@@ -42,7 +41,7 @@ def recorded_block(block, h, emb, *, training: bool | None, seed=None, text=None
         values = [v.value for v in block.variables]
     if not training:  # else a compiler tells weights from their averages
         values = [v.detach() if isinstance(v, torch.nn.Parameter) else v for v in values]
-    beside = {name: t.contiguous() for name, t in (("seed", seed), ("text", text)) if t is not None}
+    beside = {name: t.contiguous() for name, t in given.items() if t is not None}
     rest = tuple(beside.values())
     graph = _graph_of_kind(block, (*values, h, emb, *rest), tuple(beside), bool(training))
     if graph is _NONE:

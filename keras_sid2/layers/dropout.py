@@ -34,8 +34,8 @@ def example_keys(seed, batch):
     return threefry.fold_in(seed, ops.arange(batch)) if len(seed.shape) == 1 else seed
 
 
-def kept(keys, shape: tuple[int, ...], rate: float):
-    """bool [B, *shape], true with probability 1 - quantised(rate), for int32 keys [B, 2]; Eq. (1) and (2).
+def dropped(keys, shape: tuple[int, ...], rate: float):
+    """bool [B, *shape], true with probability quantised(rate), for int32 keys [B, 2]; Eq. (1) and (2).
 
     A word serves two places, one in each half along the first axis, which no mesh splits.
     """
@@ -46,11 +46,11 @@ def kept(keys, shape: tuple[int, ...], rate: float):
     words = _mix(ops.bitwise_xor(_mix(counter + key0), key1))
     limit = int(quantised(rate) * _LEVELS)
     bits = ops.concatenate([backend.masked(words, _LEVELS - 1), backend.unsigned_shift(words, 16)], axis=1)
-    mask = ops.greater_equal(bits, limit)
+    mask = ops.less(bits, limit)
     return mask if first % 2 == 0 else mask[:, :first]
 
 
 def dropout(h, seed, rate: float):
     """h [B, ...] with elements dropped and the others divided by 1 - quantised(rate); `seed` as of `example_keys`."""
-    mask = kept(example_keys(seed, ops.shape(h)[0]), tuple(h.shape[1:]), rate)
-    return ops.where(mask, backend.scaled(h, 1.0 / (1.0 - quantised(rate))), ops.zeros((), h.dtype))
+    where = dropped(example_keys(seed, ops.shape(h)[0]), tuple(h.shape[1:]), rate)
+    return backend.dropped(h, where, 1.0 / (1.0 - quantised(rate)))

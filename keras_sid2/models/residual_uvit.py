@@ -20,7 +20,7 @@ from keras_sid2 import backend, layers, threefry
 from keras_sid2.conditions import ClassLabel, Frames, Image, TextEmbedding, Vector, as_conditions, check_clips
 from keras_sid2.config import register
 from keras_sid2.layers.convolutions import repeated
-from keras_sid2.layers.cross_attention import unit_tokens
+from keras_sid2.layers.cross_attention import present, unit_tokens
 from keras_sid2.layers.dropout import example_keys
 from keras_sid2.models.level import Level, as_axes, as_levels, check_image_shape
 from keras_sid2.models.tracing import NetworkCost, abstract_variables, trace
@@ -195,10 +195,10 @@ class ResidualUViT(keras.Model):
             inputs = dict(zip(("z_t", "logsnr", "label"), inputs))  # noqa: B905
         images = [k for k, c in self._conditions if isinstance(c, Image | Frames)]
         given = {k: inputs.get(k) if k == "label" else inputs[k] for k, _ in self._conditions if k not in images}
-        text = None
+        text = {}
         if self._text is not None:
             given[self._text] = unit_tokens(given[self._text])
-            text = ops.cast(given[self._text], self.compute_dtype)
+            text = {"text": ops.cast(given[self._text], self.compute_dtype), "tokens": present(given[self._text])}
         emb = self.embedding(inputs["logsnr"], **given)
         seeds = self._block_seeds(seed, ops.shape(inputs["z_t"])[0]) if training else None
         run = _BlockRunner(emb, text, training, seeds, self.run_eagerly)
@@ -354,10 +354,10 @@ def network_cost(*args, **config) -> NetworkCost:
 
 
 class _BlockRunner:
-    """Runs blocks in order, each with its own of the dropout seeds [blocks, B, 2], those that attend with the text if
-    there is one. keras.remat gets what has a gradient
-    as arguments, and the block's whole __call__: torch's backward pass may run it in another thread, which knows
-    nothing of the autocasting of this one."""
+    """Runs blocks in order, each with its own of the dropout seeds [blocks, B, 2], those that attend with the `text`,
+    if there is one, and which of it are tokens. keras.remat gets what has a gradient as arguments, and the block's
+    whole __call__: torch's backward pass may run it in another thread, which knows nothing of this one's autocasting.
+    """
 
     def __init__(self, emb, text, training, seeds, eagerly: bool):
         self.emb, self.text, self.training, self.seeds = emb, text, training, seeds
@@ -366,8 +366,8 @@ class _BlockRunner:
     def __call__(self, blocks, h, remat: bool):
         for block in blocks:
             seed = self.seeds[self.count] if self.seeds is not None and block.dropout else None
-            reads = self.text is not None and isinstance(block, layers.TransformerBlock)
-            given = {"training": self.training, "seed": seed, **({"text": self.text} if reads else {})}
+            text = self.text if isinstance(block, layers.TransformerBlock) else {}
+            given = {"training": self.training, "seed": seed, **text}
             if self.eagerly:
                 run = functools.partial(block, **given)
             else:
