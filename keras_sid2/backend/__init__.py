@@ -11,16 +11,19 @@ from keras_sid2.backend.ops import (
     dropped,
     fused_group_norm,
     halved,
+    halves_below,
+    handed_out,
     held,
     layer_norm,
     loop,
     masked,
     modulated,
+    products,
     rotated,
     unsigned_shift,
 )
 from keras_sid2.backend.platform import batch_shards, convolution_precision, device_kind, name
-from keras_sid2.backend.recorded_blocks import recorded_block
+from keras_sid2.backend.recorded_blocks import fused, recorded_block
 from keras_sid2.backend.state import (
     gathered,
     on_batch_shards,

@@ -54,11 +54,7 @@ def _graph_of_kind(block, tensors: tuple, beside: tuple[str, ...], training: boo
     variables = block.variables
     names = tuple(v.name for v in variables)
     kind = (type(block), _settings(block), training, *beside, names, tuple(map(_described, tensors)))
-    graph = _GRAPHS.pop(kind, None) or _graph(block, variables, tensors, beside, training)
-    _GRAPHS[kind] = graph
-    if len(_GRAPHS) > _MOST_GRAPHS:
-        _GRAPHS.pop(next(iter(_GRAPHS)), None)
-    return graph
+    return _kept(kind, lambda: _graph(block, variables, tensors, beside, training))
 
 
 def _as_one_call(graph: "_Kind") -> Callable:
@@ -117,7 +113,42 @@ def _graph(block, variables, tensors, beside: tuple[str, ...], training: bool) -
         _warn(what, f"{block.name} cannot be recorded", error)
         return _NONE
     dtype, places = _taken_in(graph, count)
-    return _Kind(graph, dtype, places, _Compiled(graph, what) if _compiles(tensors[count].device) else graph)
+    return _Kind(
+        graph, dtype, places, _Compiled(graph, what, "A kind of block") if _compiles(tensors[count].device) else graph
+    )
+
+
+def fused(function: Callable, *given):
+    """function(*given), of tensors without gradients and of what can be hashed, for a function of many small
+    operations. On torch with CUDA it is recorded and compiled, once for such arguments; elsewhere called."""
+    tensors = [each for each in given if name() == "torch" and isinstance(each, torch.Tensor)]
+    if not tensors or not _compiles(tensors[0].device) or torch.compiler.is_compiling() or _symbolic(*tensors):
+        return function(*given)
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+
+    if get_proxy_mode() is not None:
+        return function(*given)
+    are = [isinstance(each, torch.Tensor) for each in given]
+    tensors = [t.detach().contiguous() for t in tensors]
+
+    def run(*tensors):
+        rest = iter(tensors)
+        return function(*(next(rest) if is_tensor else each for each, is_tensor in zip(given, are, strict=True)))
+
+    others = (each for each, is_tensor in zip(given, are, strict=True) if not is_tensor)
+    kind = (function, *are, *others, *map(_described, tensors))
+    told = "Everything", f"{function.__module__}.{function.__name__}"
+    with torch.no_grad():
+        return _kept(kind, lambda: _Compiled(_simplified(make_fx(run)(*tensors)), *told))(*tensors)
+
+
+def _kept(kind: tuple, make: Callable):
+    """The graph of a kind, made if it is not there; the newest is the last one, and the oldest goes of many."""
+    graph = _GRAPHS.pop(kind, None) or make()
+    _GRAPHS[kind] = graph
+    if len(_GRAPHS) > _MOST_GRAPHS:
+        _GRAPHS.pop(next(iter(_GRAPHS)), None)
+    return graph
 
 
 class _Kind:
@@ -203,8 +234,8 @@ def _simplified(graph):
 class _Compiled:
     """A graph by torch.compile; as it is, with a warning, where that fails at its first call."""
 
-    def __init__(self, graph, what: str):
-        self._graph, self._what, self._run = graph, what, None
+    def __init__(self, graph, what: str, name: str):
+        self._graph, self._told, self._run = graph, (what, f"{name} cannot be compiled"), None
 
     def __call__(self, *tensors):
         if self._run is not None:
@@ -213,7 +244,7 @@ class _Compiled:
             run = torch.compile(self._graph, dynamic=False)
             found = run(*tensors)
         except RuntimeError as error:
-            _warn(self._what, "A kind of block cannot be compiled", error)
+            _warn(*self._told, error)
             run, found = self._graph, self._graph(*tensors)
         self._run = run
         return found

@@ -19,13 +19,16 @@ def default_folder() -> pathlib.Path:
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "keras_sid2" / "compiled"
 
 
-def keep_compiled(asked: str | None):
-    """From now on what is compiled comes from a folder, and goes there; `asked` is the flag's value.
+def keep_compiled(asked: str | None, compile: str = "auto"):
+    """From now on what is compiled comes from a folder, and goes there; `asked` is the flag's value. Where `compile`,
+    the other flag's value, is "never" torch compiles nothing.
 
     A backend's own variables in the environment are for where the flag is not given. ValueError, in one sentence, for a
     folder that cannot be made, and for one given on tensorflow; the default folder is done without where it cannot be.
     """
     name = backend.name()
+    if runs_eagerly(compile):
+        torch.compiler.set_stance("force_eager")
     if name not in _CHOSEN_BY:
         if asked not in (None, NONE):
             raise ValueError(f"--compilation_cache={asked} does nothing on {name}: leave it out.")

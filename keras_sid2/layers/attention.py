@@ -94,9 +94,8 @@ class SelfAttention(keras.layers.Layer):
             return self._in_turn(h)
         _, *positions, channels = h.shape
         heads = (-1, math.prod(positions), channels // self.head_dim, self.head_dim)
-        q = self.query_norm(ops.reshape(self.query(h), heads))
-        k = self.key_norm(ops.reshape(self.key(h), heads))
-        v = ops.reshape(self.value(h), heads)
+        q, k, v = (ops.reshape(part, heads) for part in backend.products(h, (self.query, self.key, self.value)))
+        q, k = self.query_norm(q), self.key_norm(k)
         if self.periodic and len(positions) > 1:  # not over time
             q, k = (_turned(part, *positions[-2:], self.periodic) for part in (q, k))
         return self.out(ops.reshape(backend.attention(q, k, v), (-1, *positions, channels)))

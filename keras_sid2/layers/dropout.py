@@ -44,9 +44,7 @@ def dropped(keys, shape: tuple[int, ...], rate: float):
     counter = ops.reshape(ops.arange(half * math.prod(rest), dtype="int32"), (1, half, *rest))
     key0, key1 = (ops.reshape(keys[:, i], (-1, *(1 for _ in shape))) for i in range(2))
     words = _mix(ops.bitwise_xor(_mix(counter + key0), key1))
-    limit = int(quantised(rate) * _LEVELS)
-    bits = ops.concatenate([backend.masked(words, _LEVELS - 1), backend.unsigned_shift(words, 16)], axis=1)
-    mask = ops.less(bits, limit)
+    mask = backend.halves_below(words, int(quantised(rate) * _LEVELS))
     return mask if first % 2 == 0 else mask[:, :first]
 
 

@@ -201,7 +201,8 @@ class ResidualUViT(keras.Model):
             text = {"text": ops.cast(given[self._text], self.compute_dtype), "tokens": present(given[self._text])}
         emb = self.embedding(inputs["logsnr"], **given)
         seeds = self._block_seeds(seed, ops.shape(inputs["z_t"])[0]) if training else None
-        run = _BlockRunner(emb, text, training, seeds, self.run_eagerly)
+        embs = backend.handed_out(emb, len(self.traced_blocks()), self.compute_dtype)
+        run = _BlockRunner(embs, text, training, seeds, self.run_eagerly)
         return self.unpatchify(self._level(0, self.patchify(self._with_images(inputs)), run))
 
     def _with_images(self, inputs):
@@ -354,13 +355,13 @@ def network_cost(*args, **config) -> NetworkCost:
 
 
 class _BlockRunner:
-    """Runs blocks in order, each with its own of the dropout seeds [blocks, B, 2], those that attend with the `text`,
-    if there is one, and which of it are tokens. keras.remat gets what has a gradient as arguments, and the block's
-    whole __call__: torch's backward pass may run it in another thread, which knows nothing of this one's autocasting.
-    """
+    """Runs blocks in order, each with its own of `embs` and of the dropout seeds [blocks, B, 2], those that attend
+    with the `text`, if there is one, and which of it are tokens. keras.remat gets what has a gradient as arguments, and
+    the block's whole __call__: torch's backward pass may run it in another thread, which knows nothing of this one's
+    autocasting."""
 
-    def __init__(self, emb, text, training, seeds, eagerly: bool):
-        self.emb, self.text, self.training, self.seeds = emb, text, training, seeds
+    def __init__(self, embs, text, training, seeds, eagerly: bool):
+        self.embs, self.text, self.training, self.seeds = embs, text, training, seeds
         self.eagerly, self.count = eagerly, 0
 
     def __call__(self, blocks, h, remat: bool):
@@ -371,7 +372,7 @@ class _BlockRunner:
             if self.eagerly:
                 run = functools.partial(block, **given)
             else:
-                run = backend.recorded_block(block, h, self.emb, **given)
-            h = (keras.remat(run) if remat and self.training else run)(h, self.emb)
+                run = backend.recorded_block(block, h, self.embs[self.count], **given)
+            h = (keras.remat(run) if remat and self.training else run)(h, self.embs[self.count])
             self.count += 1
         return h

@@ -8,7 +8,7 @@ import pytest
 from helpers import images, only_on_torch, randomize, tiny_network
 from training_helpers import tiny_model, with_averages
 
-from keras_sid2 import Guidance, backend
+from keras_sid2 import Guidance, backend, threefry
 from keras_sid2.backend import recorded_blocks
 from keras_sid2.conditions import Frames, TextEmbedding
 
@@ -55,6 +55,7 @@ def by_torch_compile(monkeypatch):
 
     torch._dynamo.reset()
     monkeypatch.setattr(recorded_blocks, "_GRAPHS", {})
+    monkeypatch.setattr(backend, "fused", lambda function, *given: function(*given))  # a second each
 
     def begin(compiler=None):
         compiler = compiler or CompileCounterWithBackend("aot_eager")
@@ -115,6 +116,24 @@ def test_evaluation_runs_the_compiled_blocks_too(by_torch_compile):
     compiler = by_torch_compile()
     found = model_of({}, {}).evaluate(data, verbose=0, return_dict=True)["loss"]
     assert found == pytest.approx(expected, rel=1e-5) and compiler.frame_count == 2
+
+
+def test_random_numbers_are_compiled_once_for_such_arguments_and_are_the_same(by_torch_compile, monkeypatch):
+    import torch
+
+    def numbers(seed):
+        keys = threefry.fold_in(threefry.key(seed), torch.arange(4), 2)
+        return [threefry.normal(keys, (2, 3), index) for index in (1, torch.arange(4))] + [keys]
+
+    expected = [numbers(seed) for seed in (0, 1)]
+    fused = recorded_blocks.fused
+    compiler = by_torch_compile()
+    monkeypatch.setattr(backend, "fused", fused)
+    for seed in (0, 1):
+        for a, b in zip(numbers(seed), expected[seed], strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+    assert compiler.frame_count == len(recorded_blocks._GRAPHS) == 3
+    assert threefry.fold_in(threefry.key(0), torch.arange(4), 3).shape == (4, 2) and compiler.frame_count == 4
 
 
 def test_on_a_cpu_sampling_compiles_nothing(monkeypatch):
