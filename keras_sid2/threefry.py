@@ -40,6 +40,10 @@ def _words(values):
 
 def threefry2x32(key0, key1, x0, x1):
     """Eq. (1): two int32 words from two, under a key of two words. Shapes broadcast together."""
+    return backend.fused(_cipher, key0, key1, x0, x1)
+
+
+def _cipher(key0, key1, x0, x1):
     keys = (key0, key1, key0 ^ key1 ^ _PARITY)
     x0, x1 = x0 + key0, x1 + key1
     for group in range(5):
@@ -88,6 +92,10 @@ def uniform(key, shape: tuple[int, ...] = (), index=0):
 
 def normal(key, shape: tuple[int, ...] = (), index=0):
     """float32 [..., *shape] from N(0, 1), Eq. (4), for each key of [..., 2] and each integer of `index` [...]."""
+    return backend.fused(_normal, key, tuple(shape), index)
+
+
+def _normal(key, shape: tuple[int, ...], index):
     first, second = _uniforms(key, shape, index)
     radius, angle = ops.sqrt(-2.0 * ops.log(first)), 2.0 * math.pi * second
     return _shaped((radius * ops.cos(angle), radius * ops.sin(angle)), shape)

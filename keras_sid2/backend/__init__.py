@@ -8,16 +8,22 @@ from keras_sid2.backend.ops import (
     affine,
     attention,
     convolution,
+    dropped,
     fused_group_norm,
     halved,
+    halves_below,
+    handed_out,
+    held,
+    layer_norm,
     loop,
     masked,
     modulated,
+    products,
     rotated,
-    scaled,
     unsigned_shift,
 )
 from keras_sid2.backend.platform import batch_shards, convolution_precision, device_kind, name
+from keras_sid2.backend.recorded_blocks import fused, recorded_block
 from keras_sid2.backend.state import (
     gathered,
     on_batch_shards,
@@ -28,5 +34,4 @@ from keras_sid2.backend.state import (
     sync_variables,
     variables_survive,
 )
-from keras_sid2.backend.training_blocks import training_block
 from keras_sid2.backend.updates import adam_on_torch, clipped, dense, global_norm, update_averages

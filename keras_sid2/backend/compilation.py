@@ -36,7 +36,8 @@ def recorded(function: Callable, variables: Sequence) -> Callable:
 
     jax and tensorflow compile it anyway. On torch its operations are recorded at the first call with tensors of a
     shape, and only they are run from then on, with the present values of `variables`, all that function reads. A
-    function that cannot be recorded, because it looks at values, runs as it is.
+    function that cannot be recorded, because it looks at values, runs as it is. Blocks that `recorded_block` compiles
+    are one operation each.
     """
     return _Recorded(function, variables) if name() == "torch" else function
 
@@ -65,7 +66,7 @@ class _Recorded:
         self._run = with_values(function, variables)
 
     def __call__(self, *tensors):
-        values = [v.value for v in self._variables]
+        values = [v.value.detach() for v in self._variables]
         tensors = tuple(t.contiguous() for t in tensors)  # as when they were recorded: views are of a layout
         kind = tuple((t.shape, t.dtype, t.device) for t in tensors)
         graph = self._graphs.pop(kind, None) or self._record(values, tensors)

@@ -1,5 +1,9 @@
 """Operations that backends do not share, or that Keras does with copies."""
 
+import functools
+import math
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
@@ -16,13 +20,48 @@ def attention(query, key, value, mask=None):
     if name() == "torch" and isinstance(query, torch.Tensor) and query.device.type != "meta":  # keras's are symbols
         parts = (part.transpose(1, 2) for part in (query, key, value))
         mask = None if mask is None else mask[:, None, None]
-        return torch.nn.functional.scaled_dot_product_attention(*parts, attn_mask=mask).transpose(1, 2)
+        return _attention_on_torch(*parts, mask).transpose(1, 2)
     platform, dtype = jax_platform(), keras.backend.standardize_dtype(query.dtype)
     if platform == "cpu" and dtype == "float16":
         return ops.cast(attention(*(ops.cast(part, "float32") for part in (query, key, value)), mask), dtype)
     mask = None if mask is None else mask[:, None, None]
     fused = False if platform == "tpu" or (platform and mask is not None) else None
     return ops.dot_product_attention(query, key, value, mask=mask, flash_attention=fused)
+
+
+_FEW_TOKENS = 1024
+
+
+def _attention_on_torch(query, key, value, mask):
+    """torch's fused attention over [B, heads, N, d], `mask` bool [B, 1, 1, keys]; but its gradient for bfloat16 on CPUs
+    takes up to thirty times float32's. There plain products are faster up to a number of tokens, where the processor
+    has instructions for bfloat16; without any, float32 is."""
+    fused = torch.nn.functional.scaled_dot_product_attention
+    learns = torch.is_grad_enabled() and any(part.requires_grad for part in (query, key, value))
+    if not learns or query.device.type != "cpu" or query.dtype != torch.bfloat16:
+        return fused(query, key, value, attn_mask=mask)
+    if not _bfloat16_on_cpu():
+        return fused(query.float(), key.float(), value.float(), attn_mask=mask).to(query.dtype)
+    if max(query.shape[2], key.shape[2]) < _FEW_TOKENS:
+        return _by_products(query, key, value, mask)
+    return fused(query, key, value, attn_mask=mask)
+
+
+def _by_products(query, key, value, mask):
+    """The same, sums and softmax in float32, logits and weights in the dtype of the inputs."""
+    shape, rows = query.shape, (query.shape[0], query.shape[1], 1, key.shape[2])
+    query, key, value = (part.reshape(-1, *part.shape[2:]) for part in (query, key, value))
+    bias = query.new_zeros(1)
+    if mask is not None:
+        bias = query.new_zeros(mask.shape).masked_fill(~mask, -math.inf).expand(rows).reshape(-1, 1, rows[-1])
+    logits = torch.baddbmm(bias, query, key.transpose(1, 2), beta=int(mask is not None), alpha=shape[-1] ** -0.5)
+    return torch.bmm(torch.softmax(logits, -1), value).reshape(shape)
+
+
+@functools.cache
+def _bfloat16_on_cpu() -> bool:
+    """Whether the processor multiplies bfloat16."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def convolution(inputs, kernel, bias=None, *, strides: tuple[int, int], padding: str):
@@ -49,9 +88,29 @@ def affine(inputs, kernel, bias=None):
     return torch.addmm(bias, inputs.reshape(-1, inputs.shape[-1]), kernel).reshape(*inputs.shape[:-1], kernel.shape[1])
 
 
+def products(inputs, layers: Sequence) -> list:
+    """What Dense layers without bias and activation, all of one width, make of the same inputs [..., C]: on torch one
+    product, unless a layer is quantised. In float32 on a CPU one is slower by 3 % of a step."""
+    together = name() == "torch" and isinstance(inputs, torch.Tensor) and inputs.device.type != "meta"
+    slower = together and inputs.device.type == "cpu" and inputs.dtype == torch.float32
+    if not together or slower or any(layer.quantization_mode for layer in layers):
+        return [layer(inputs) for layer in layers]
+    kernels = [ops.convert_to_tensor(layer.kernel) for layer in layers]
+    return list(ops.matmul(inputs, torch.cat(kernels, 1)).chunk(len(kernels), -1))
+
+
+def handed_out(vector, count: int, dtype) -> list:
+    """`count` times the vector, for as many layers that compute in `dtype`. On torch it is cast for all at once, and
+    their gradients are added at once, in the vector's own dtype; elsewhere compilers see to that."""
+    if name() != "torch" or not isinstance(vector, torch.Tensor):
+        return [vector] * count
+    return list(ops.cast(vector.expand(count, *vector.shape), dtype).unbind(0))
+
+
 def modulated(inputs, scale, shift):
-    """inputs scale + shift, which broadcast to inputs: on torch in one pass."""
-    if name() != "torch":
+    """inputs scale + shift, which broadcast to inputs: on torch in one pass where no gradient is wanted, which of
+    torch.addcmul is two passes more."""
+    if name() != "torch" or torch.is_grad_enabled():
         return inputs * scale + shift
     return torch.addcmul(shift, inputs, scale)
 
@@ -73,11 +132,30 @@ def fused_group_norm(inputs, scale, offset, *, groups: int, epsilon: float):
     return result.permute(0, 2, 3, 1).to(inputs.dtype)
 
 
-def scaled(x, factor: float):
-    """x times a factor, rounded once, to the dtype of x: a factor in bfloat16 would be off by up to 0.4 %."""
+def layer_norm(inputs, scale, offset, epsilon: float):
+    """Layer normalisation over the last axis, float32 inside. As keras.ops.layer_normalization; on a CPU torch's kernel
+    reads half precision beside weights in float32, so that no copies in float32 are made."""
+    half = name() == "torch" and isinstance(inputs, torch.Tensor) and inputs.dtype in (torch.bfloat16, torch.float16)
+    if not half or inputs.device.type != "cpu":
+        return ops.layer_normalization(inputs, scale, offset, -1, epsilon)
+    scale, offset = (ops.convert_to_tensor(part).float() for part in (scale, offset))
+    return torch.nn.functional.layer_norm(inputs, inputs.shape[-1:], scale, offset, epsilon)
+
+
+def dropped(x, where, factor: float):
+    """x times `factor`, rounded once, to the dtype of x, and 0 `where` that bool tensor is true: a factor in bfloat16
+    would be off by up to 0.4 %."""
+    if name() == "torch":  # which multiplies half precision by numbers in float32, in one pass
+        return (ops.convert_to_tensor(x) * factor).masked_fill(where, 0.0)
+    return ops.where(where, ops.zeros((), x.dtype), ops.cast(ops.cast(x, "float32") * factor, x.dtype))
+
+
+def held(weight):
+    """The weight, with a gradient of zero: tensorflow and torch want it connected to the loss."""
     if name() == "torch":
-        return ops.convert_to_tensor(x) * factor  # torch multiplies half precision by numbers in float32, in one pass
-    return ops.cast(ops.cast(x, "float32") * factor, x.dtype)
+        weight = ops.convert_to_tensor(weight)
+        return torch.lerp(weight.detach(), weight, 0.0)
+    return ops.stop_gradient(weight) + 0.0 * weight
 
 
 def masked(x, bits: int):
@@ -89,6 +167,16 @@ def unsigned_shift(x, bits: int):
     """int32 x shifted to the right by 0 < bits < 32, with zeros from the left, where int32 shifts copy the sign."""
     shifted = x >> bits if name() == "torch" else ops.right_shift(x, bits)  # tensorflow has no such operator
     return masked(shifted, (1 << (32 - bits)) - 1)
+
+
+def halves_below(words, limit: int):
+    """bool [B, 2n, ...] of int32 words [B, n, ...]: whether their lower 16 bits, then their upper ones, are below a
+    limit in [1, 2^16 - 1]."""
+    if name() != "torch":
+        return ops.less(ops.concatenate([masked(words, 2**16 - 1), unsigned_shift(words, 16)], axis=1), limit)
+    batch, count, *rest = words.shape
+    halves = (words.contiguous().view(torch.int16) ^ -(2**15)).view(*words.shape, 2)  # signed in unsigned order
+    return (halves < limit - 2**15).movedim(-1, 1).reshape(batch, 2 * count, *rest)
 
 
 def rotated(x, bits: int):

@@ -1,4 +1,4 @@
-"""--compilation_cache: a program finds there what an earlier start of it has compiled."""
+"""--compilation_cache: a program finds there what an earlier start of it has compiled; --compile: whether it does."""
 
 import os
 import pathlib
@@ -19,13 +19,16 @@ def default_folder() -> pathlib.Path:
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "keras_sid2" / "compiled"
 
 
-def keep_compiled(asked: str | None):
-    """From now on what is compiled comes from a folder, and goes there; `asked` is the flag's value.
+def keep_compiled(asked: str | None, compile: str = "auto"):
+    """From now on what is compiled comes from a folder, and goes there; `asked` is the flag's value. Where `compile`,
+    the other flag's value, is "never" torch compiles nothing.
 
     A backend's own variables in the environment are for where the flag is not given. ValueError, in one sentence, for a
     folder that cannot be made, and for one given on tensorflow; the default folder is done without where it cannot be.
     """
     name = backend.name()
+    if runs_eagerly(compile):
+        torch.compiler.set_stance("force_eager")
     if name not in _CHOSEN_BY:
         if asked not in (None, NONE):
             raise ValueError(f"--compilation_cache={asked} does nothing on {name}: leave it out.")
@@ -44,6 +47,14 @@ def keep_compiled(asked: str | None):
         print(f"Nothing compiled is kept: {error}", file=sys.stderr)
         return
     _keep_in(folder, name)
+
+
+def runs_eagerly(asked: str) -> bool:
+    """Whether --compile asks for what Keras does; ValueError for that where the backend does it never."""
+    if asked == "never" and backend.name() != "torch":
+        told = f"--compile=never is torch's, and {backend.name()} compiles every step"
+        raise ValueError(f"{told}: leave it out, or --compile=auto.")
+    return asked == "never"
 
 
 def _keep_none(name: str):

@@ -109,7 +109,7 @@ def main(values) -> int:
     """0 at the end of training; 130 after Ctrl-C and 143 after SIGTERM, when all is saved."""
     check(DistillSettings, values)
     settings = DistillSettings(**{name: getattr(values, name) for name in names(DistillSettings)})
-    keep_compiled(settings.compilation_cache)
+    keep_compiled(settings.compilation_cache, settings.compile)
     signals.end_at_once("sid2-distill")
     return together("sid2-distill", settings, lambda: _train(settings))
 

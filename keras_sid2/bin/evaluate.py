@@ -280,7 +280,7 @@ def main(values) -> int:
     if values.compare is not None:
         return _compare(values, Console())
     _check(values)
-    keep_compiled(values.compilation_cache)
+    keep_compiled(values.compilation_cache, values.compile)
     wide = None if sys.stderr.isatty() else 120  # a file has no width; tables need some
     console = Console(stderr=True, width=wide, quiet=processes.index() > 0)
     of_files = _measure_fields if values.features == "fields" else _measure_files

@@ -90,7 +90,7 @@ def _draw(values, console: Console) -> int:
     check_share(values.format, request.count)
     check_inputs(given_files(values), values.out, values.format)
     check_out(values.out, values.format)
-    keep_compiled(values.compilation_cache)
+    keep_compiled(values.compilation_cache, values.compile)
     request.model = model = sampling_flags.load_model_from_flags(values)
     sampling_flags.take_width(model, values, values.ema_width)
     check_channels(model.sample_shape[-1], values.format, model.channels is not None)

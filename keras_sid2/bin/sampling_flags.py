@@ -6,6 +6,7 @@ import pathlib
 
 from keras_sid2 import Guidance, ScaleCurve, SiD2Model
 from keras_sid2.bin.common import newest_checkpoint
+from keras_sid2.bin.compilation_cache import runs_eagerly
 from keras_sid2.bin.flag_table import parsed
 from keras_sid2.bin.model_files import load_model_file, model_path
 from keras_sid2.bin.preset_flags import chosen_preset, read_config
@@ -24,6 +25,15 @@ def drawing_devices(values) -> contextlib.AbstractContextManager:
 
 def load_model_from_flags(values) -> SiD2Model:
     """The model that the flags name; ValueError or FileNotFoundError, in one sentence, if they do not."""
+    return _run_as_asked(_load_model(values), values)
+
+
+def _run_as_asked(model: SiD2Model, values) -> SiD2Model:
+    model.network.run_eagerly = runs_eagerly(values.compile)
+    return model
+
+
+def _load_model(values) -> SiD2Model:
     folder = values.preset if values.preset and is_folder(values.preset) else None
     if sum(map(bool, (values.workdir, values.weights, folder))) != 1:
         trained = ", ".join(list_trained())
@@ -91,6 +101,7 @@ def sampling_options(values) -> dict:
     Raises ValueError or FileNotFoundError, in one sentence, for flags that are wrong or do nothing.
     """
     get_noise_levels(values.noise_levels)
+    runs_eagerly(values.compile)
     fields = [name for name in ("eta", "variance", "churn") if getattr(values, name) is not None]
     sampler = dataclasses.replace(get_sampler(values.sampler), **{name: getattr(values, name) for name in fields})
     sampler = sampler if fields or values["sampler"].present else None  # ddpm, or a student's own
@@ -98,8 +109,9 @@ def sampling_options(values) -> dict:
     for name in ("num_steps", "noise_levels", "dynamic_threshold", "seed", "batch_size"):
         options[name] = getattr(values, name)
     other = values.autoguide
-    guidance_network = None if other is None else load_model_file(model_path("autoguide", other))
-    return {**options, "guidance_network": guidance_network}
+    if other is not None:
+        other = _run_as_asked(load_model_file(model_path("autoguide", other)), values)
+    return {**options, "guidance_network": other}
 
 
 def _guidance(values) -> Guidance:

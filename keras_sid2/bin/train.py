@@ -31,7 +31,7 @@ def main(values) -> int:
     """0 at the end of training; 130 after Ctrl-C and 143 after SIGTERM, when all is saved."""
     check(TrainFlags, values)
     settings = TrainSettings(**{name: getattr(values, name) for name in names(TrainSettings)})
-    keep_compiled(settings.compilation_cache)
+    keep_compiled(settings.compilation_cache, settings.compile)
     if not values.verify_resume:  # that one has a folder to clear away
         signals.end_at_once("sid2-train")
     return together("sid2-train", settings, lambda: _train(settings, values.verify_resume))

@@ -4,9 +4,8 @@ import dataclasses
 import functools
 import pathlib
 
-import keras
-
 import pipelines
+from keras_sid2.bin.compilation_cache import runs_eagerly
 from keras_sid2.bin.field_data import channels_of, conditions_of_data, with_texts
 from keras_sid2.bin.flag_table import check, names, parsed
 from keras_sid2.bin.measuring import check_features
@@ -55,11 +54,7 @@ class TrainSettings(TrainTable):
             check_available()
         if self.init_from is None and not self.init_ema:
             raise ValueError("--init_ema does nothing without --init_from.")
-        if self.compile == "never" and keras.backend.backend() != "torch":
-            name = keras.backend.backend()
-            raise ValueError(
-                f"--compile=never is torch's, and {name} compiles every step: leave it out, or --compile=auto."
-            )
+        runs_eagerly(self.compile)
         preset_says = {field: getattr(preset.recipe, name) for field, name in self.OF_RECIPE.items()}
         preset_says |= {name: (DATA_OPTIONS | preset.data)[name] for name in ("flip", "crop")}
         preset_says["batch_size"] = preset.batch_size

@@ -29,6 +29,7 @@ import pipelines
 from keras_sid2 import checkpoints
 from keras_sid2.backend import steps_done
 from keras_sid2.bin.common import make_folders
+from keras_sid2.bin.compilation_cache import runs_eagerly
 from keras_sid2.bin.run_callbacks import RunCallbacks, RunLog
 from keras_sid2.bin.run_context import RunContext
 from keras_sid2.bin.run_identity import write_run
@@ -101,7 +102,7 @@ class TrainingRun(RunContext):
     def load_or_make_model(self, newest: pathlib.Path | None) -> SiD2Model:
         """The model of a checkpoint, or a new one, compiled."""
         model = self._new_model() if newest is None else checkpoints.load_model(newest)
-        model.network.run_eagerly = self.settings.compile == "never"
+        model.network.run_eagerly = runs_eagerly(self.settings.compile)
         return model
 
     def _new_model(self) -> SiD2Model:

@@ -263,14 +263,16 @@ def _estimate(model, given: dict):
 
 
 def _network(model) -> Callable:
-    """network(z_t, logsnr_t, *conditions in their order) -> its output, kept on the model."""
+    """network(z_t, logsnr_t, *conditions in their order) -> its output, kept on the model unless that runs eagerly."""
+
+    def predict(z_t, logsnr_t, *values):
+        given = dict(zip(model.conditions, values, strict=True))
+        return call_network(model.network, {"z_t": z_t, "logsnr": logsnr_t, **given}, training=False)
+
+    if getattr(model.network, "run_eagerly", False):
+        return predict
     kept = model.sampling_programs
     if "network" not in kept:
-
-        def predict(z_t, logsnr_t, *values):
-            given = dict(zip(model.conditions, values, strict=True))
-            return call_network(model.network, {"z_t": z_t, "logsnr": logsnr_t, **given}, training=False)
-
         kept["network"] = backend.recorded(predict, model.network.variables)
     return kept["network"]
 

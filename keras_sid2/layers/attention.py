@@ -8,20 +8,27 @@ from keras import ops
 
 from keras_sid2 import backend
 from keras_sid2.config import register
-from keras_sid2.layers.convolutions import AXES
+from keras_sid2.layers.convolutions import AXES, Dense
 
 NORM_EPSILON = 1e-6
 
 
-class KeyNorm(keras.layers.LayerNormalization):
+class LayerNorm(keras.layers.LayerNormalization):
+    """keras's over the last axis, float32 inside; on a torch CPU without copies in float32."""
+
+    def call(self, inputs):
+        return ops.cast(backend.layer_norm(inputs, self.gamma, self._offset(), self.epsilon), self.compute_dtype)
+
+    def _offset(self):
+        return self.beta
+
+
+class KeyNorm(LayerNorm):
     """Its beta has a gradient of exactly zero: it adds the same to all logits of a query, which no softmax can see. The
     true gradient is zero but for rounding, and Adam would make steps of the learning rate of that."""
 
-    def call(self, inputs):
-        beta = ops.convert_to_tensor(self.beta)
-        held = ops.stop_gradient(beta) + 0.0 * beta  # tensorflow and torch want it connected to the loss
-        outputs = ops.layer_normalization(inputs, self.gamma, held, self.axis, self.epsilon)
-        return ops.cast(outputs, self.compute_dtype)
+    def _offset(self):
+        return backend.held(ops.convert_to_tensor(self.beta))
 
 
 def _turned(x, height: int, width: int, periodic: Sequence[str]):
@@ -73,10 +80,10 @@ class SelfAttention(keras.layers.Layer):
             keras.layers.Dense(channels, use_bias=False, name=role, **options) for role in ("query", "key", "value")
         )
         norm = {"epsilon": NORM_EPSILON, **options}
-        self.query_norm = keras.layers.LayerNormalization(name="query_norm", **norm)
-        key_norm = keras.layers.LayerNormalization if self.periodic else KeyNorm  # turned, its beta tells distances
+        self.query_norm = LayerNorm(name="query_norm", **norm)
+        key_norm = LayerNorm if self.periodic else KeyNorm  # turned, its beta tells distances
         self.key_norm = key_norm(name="key_norm", **norm)
-        self.out = keras.layers.Dense(channels, kernel_initializer="zeros", name="out", **options)
+        self.out = Dense(channels, kernel_initializer="zeros", name="out", **options)
         for layer in (self.query, self.key, self.value, self.out):
             layer.build((None, channels))
         for layer in (self.query_norm, self.key_norm):
@@ -87,9 +94,8 @@ class SelfAttention(keras.layers.Layer):
             return self._in_turn(h)
         _, *positions, channels = h.shape
         heads = (-1, math.prod(positions), channels // self.head_dim, self.head_dim)
-        q = self.query_norm(ops.reshape(self.query(h), heads))
-        k = self.key_norm(ops.reshape(self.key(h), heads))
-        v = ops.reshape(self.value(h), heads)
+        q, k, v = (ops.reshape(part, heads) for part in backend.products(h, (self.query, self.key, self.value)))
+        q, k = self.query_norm(q), self.key_norm(k)
         if self.periodic and len(positions) > 1:  # not over time
             q, k = (_turned(part, *positions[-2:], self.periodic) for part in (q, k))
         return self.out(ops.reshape(backend.attention(q, k, v), (-1, *positions, channels)))

@@ -17,7 +17,7 @@ from keras import ops
 
 from keras_sid2 import backend
 from keras_sid2.config import register
-from keras_sid2.layers.attention import NORM_EPSILON, SelfAttention
+from keras_sid2.layers.attention import NORM_EPSILON, LayerNorm, SelfAttention
 from keras_sid2.layers.convolutions import Convolution, Dense, GroupNorm
 from keras_sid2.layers.cross_attention import CrossAttention
 from keras_sid2.layers.dropout import dropout
@@ -88,7 +88,8 @@ class ResBlock(_Block):
 
 @register
 class TransformerBlock(_Block):
-    """The attention block, MLP first; built for the shape of a text, [B, L, D], it is called with one as `text`.
+    """The attention block, MLP first; built for the shape of a text, [B, L, D], it is called with one as `text`, and
+    may be told which rows of it are `tokens`, bool [B, L].
 
     Args: head_dim, over and periodic, as SelfAttention's; dropout, in [0, 1)."""
 
@@ -103,11 +104,11 @@ class TransformerBlock(_Block):
     def build(self, h_shape, emb_shape, text_shape=None):
         channels, options = h_shape[-1], {"dtype": self.dtype_policy}
         norm = {"epsilon": NORM_EPSILON, **options}
-        self.mlp_norm = keras.layers.LayerNormalization(name="mlp_norm", **norm)
+        self.mlp_norm = LayerNorm(name="mlp_norm", **norm)
         self.mlp1 = Dense(4 * channels, activation="silu", name="mlp1", **options)
         self.modulation = Dense(8 * channels, name="modulation", **options)
         self.mlp2 = Dense(channels, kernel_initializer="zeros", name="mlp2", **options)
-        self.attention_norm = keras.layers.LayerNormalization(name="attention_norm", **norm)
+        self.attention_norm = LayerNorm(name="attention_norm", **norm)
         self.attention = SelfAttention(self.head_dim, self.over, self.periodic, name="attention", **options)
         for layer in (self.mlp_norm, self.mlp1, self.attention_norm, self.attention):
             layer.build(h_shape)
@@ -115,16 +116,16 @@ class TransformerBlock(_Block):
         self.modulation.build(emb_shape)
         self.cross_norm = self.cross_attention = None
         if text_shape is not None:
-            self.cross_norm = keras.layers.LayerNormalization(name="cross_norm", **norm)
+            self.cross_norm = LayerNorm(name="cross_norm", **norm)
             self.cross_attention = CrossAttention(self.head_dim, **options)
             self.cross_norm.build(h_shape)
             self.cross_attention.build(h_shape, text_shape)
 
-    def call(self, h, emb, text=None, training=None, seed=None):
+    def call(self, h, emb, text=None, tokens=None, training=None, seed=None):
         hidden = self._modulate(self.mlp1(self.mlp_norm(h)), emb)
         h = h + self.mlp2(self._drop(hidden, training, seed))
         h = h + self.attention(self.attention_norm(h))
-        return h if self.cross_attention is None else h + self.cross_attention(self.cross_norm(h), text)
+        return h if self.cross_attention is None else h + self.cross_attention(self.cross_norm(h), text, tokens)
 
     def get_config(self):
         return {**super().get_config(), "head_dim": self.head_dim, "over": self.over}

@@ -8,7 +8,8 @@ from keras import ops
 
 from keras_sid2 import backend
 from keras_sid2.config import register
-from keras_sid2.layers.attention import NORM_EPSILON, KeyNorm
+from keras_sid2.layers.attention import NORM_EPSILON, KeyNorm, LayerNorm
+from keras_sid2.layers.convolutions import Dense
 
 
 def unit_tokens(text):
@@ -77,9 +78,10 @@ class TokenWhitening(keras.layers.Layer):
 
 @register
 class CrossAttention(keras.layers.Layer):
-    """(h [B, (F,) H, W, C], text [B, L, D]) -> h's shape: every position looks at the tokens that are not padding, and
-    at a learned one that is always there, so that no text is a softmax over that alone. No residual, and the output is
-    zero when new. Heads and their norms are SelfAttention's; keys and values are linear in the tokens.
+    """(h [B, (F,) H, W, C], text [B, L, D], tokens) -> h's shape: every position looks at the tokens that are not
+    padding, where `tokens` is true (None: `present(text)`), and at a learned one that is always there, so that no text
+    is a softmax over that alone. No residual, and the output is zero when new. Heads and their norms are
+    SelfAttention's; keys and values are linear in the tokens.
 
     Args:
         head_dim: width of a head; it must divide C.
@@ -96,9 +98,9 @@ class CrossAttention(keras.layers.Layer):
         self.query, self.key, self.value = (
             keras.layers.Dense(channels, use_bias=False, name=role, **options) for role in ("query", "key", "value")
         )
-        self.query_norm = keras.layers.LayerNormalization(epsilon=NORM_EPSILON, name="query_norm", **options)
+        self.query_norm = LayerNorm(epsilon=NORM_EPSILON, name="query_norm", **options)
         self.key_norm = KeyNorm(epsilon=NORM_EPSILON, name="key_norm", **options)
-        self.out = keras.layers.Dense(channels, kernel_initializer="zeros", name="out", **options)
+        self.out = Dense(channels, kernel_initializer="zeros", name="out", **options)
         for layer, width in ((self.query, channels), (self.key, text_shape[-1]), (self.value, text_shape[-1])):
             layer.build((None, width))
         self.out.build((None, channels))
@@ -108,7 +110,7 @@ class CrossAttention(keras.layers.Layer):
         self.null_key = self.add_weight(name="null_key", shape=(channels,), initializer=start)
         self.null_value = self.add_weight(name="null_value", shape=(channels,), initializer="zeros")
 
-    def call(self, h, text):
+    def call(self, h, text, tokens=None):
         *positions, channels = h.shape[1:]
         split = (channels // self.head_dim, self.head_dim)
         q = self.query_norm(ops.reshape(self.query(h), (-1, math.prod(positions), *split)))
@@ -116,7 +118,7 @@ class CrossAttention(keras.layers.Layer):
             ops.reshape(_behind(null, part(text)), (-1, text.shape[1] + 1, *split))
             for null, part in ((self.null_key, self.key), (self.null_value, self.value))
         )
-        mask = present(text)
+        mask = present(text) if tokens is None else tokens
         mask = ops.concatenate([ops.ones_like(mask[:, :1]), mask], axis=1)
         found = backend.attention(q, self.key_norm(keys), values, mask)
         return self.out(ops.reshape(found, (-1, *positions, channels)))

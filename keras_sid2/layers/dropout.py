@@ -34,8 +34,8 @@ def example_keys(seed, batch):
     return threefry.fold_in(seed, ops.arange(batch)) if len(seed.shape) == 1 else seed
 
 
-def kept(keys, shape: tuple[int, ...], rate: float):
-    """bool [B, *shape], true with probability 1 - quantised(rate), for int32 keys [B, 2]; Eq. (1) and (2).
+def dropped(keys, shape: tuple[int, ...], rate: float):
+    """bool [B, *shape], true with probability quantised(rate), for int32 keys [B, 2]; Eq. (1) and (2).
 
     A word serves two places, one in each half along the first axis, which no mesh splits.
     """
@@ -44,13 +44,11 @@ def kept(keys, shape: tuple[int, ...], rate: float):
     counter = ops.reshape(ops.arange(half * math.prod(rest), dtype="int32"), (1, half, *rest))
     key0, key1 = (ops.reshape(keys[:, i], (-1, *(1 for _ in shape))) for i in range(2))
     words = _mix(ops.bitwise_xor(_mix(counter + key0), key1))
-    limit = int(quantised(rate) * _LEVELS)
-    bits = ops.concatenate([backend.masked(words, _LEVELS - 1), backend.unsigned_shift(words, 16)], axis=1)
-    mask = ops.greater_equal(bits, limit)
+    mask = backend.halves_below(words, int(quantised(rate) * _LEVELS))
     return mask if first % 2 == 0 else mask[:, :first]
 
 
 def dropout(h, seed, rate: float):
     """h [B, ...] with elements dropped and the others divided by 1 - quantised(rate); `seed` as of `example_keys`."""
-    mask = kept(example_keys(seed, ops.shape(h)[0]), tuple(h.shape[1:]), rate)
-    return ops.where(mask, backend.scaled(h, 1.0 / (1.0 - quantised(rate))), ops.zeros((), h.dtype))
+    where = dropped(example_keys(seed, ops.shape(h)[0]), tuple(h.shape[1:]), rate)
+    return backend.dropped(h, where, 1.0 / (1.0 - quantised(rate)))

@@ -20,7 +20,7 @@ from keras_sid2 import backend, layers, threefry
 from keras_sid2.conditions import ClassLabel, Frames, Image, TextEmbedding, Vector, as_conditions, check_clips
 from keras_sid2.config import register
 from keras_sid2.layers.convolutions import repeated
-from keras_sid2.layers.cross_attention import unit_tokens
+from keras_sid2.layers.cross_attention import present, unit_tokens
 from keras_sid2.layers.dropout import example_keys
 from keras_sid2.models.level import Level, as_axes, as_levels, check_image_shape
 from keras_sid2.models.tracing import NetworkCost, abstract_variables, trace
@@ -47,8 +47,8 @@ class ResidualUViT(keras.Model):
     cross-attention in each block of the transformer levels, and the mean of its tokens is added to the embedding of
     logsnr: both are zero when new.
 
-    On torch, training runs each kind of block as `backend.training_block` says, unless `run_eagerly`, which compile()
-    of a SiD2Model sets, is True.
+    On torch, each kind of block is run as `backend.recorded_block` says, in training and to draw, unless `run_eagerly`,
+    which compile() of a SiD2Model sets, is True.
 
     Args:
         image_shape: (H, W, C) or (F, H, W, C); patch_size * 2^(levels - 1) must divide H and W.
@@ -199,14 +199,15 @@ class ResidualUViT(keras.Model):
             inputs = dict(zip(("z_t", "logsnr", "label"), inputs))  # noqa: B905
         images = [k for k, c in self._conditions if isinstance(c, Image | Frames)]
         given = {k: inputs.get(k) if k == "label" else inputs[k] for k, _ in self._conditions if k not in images}
-        text = None
+        text = {}
         if self._text is not None:
-            text = unit_tokens(given[self._text])
-            given[self._text] = text if self.whitening is None else self.whitening(text)
-            text = ops.cast(given[self._text], self.compute_dtype)
+            tokens, unit = present(given[self._text]), unit_tokens(given[self._text])
+            given[self._text] = unit if self.whitening is None else self.whitening(unit)
+            text = {"text": ops.cast(given[self._text], self.compute_dtype), "tokens": tokens}
         emb = self.embedding(inputs["logsnr"], **given)
         seeds = self._block_seeds(seed, ops.shape(inputs["z_t"])[0]) if training else None
-        run = _BlockRunner(emb, text, training, seeds, self.run_eagerly)
+        embs = backend.handed_out(emb, len(self.traced_blocks()), self.compute_dtype)
+        run = _BlockRunner(embs, text, training, seeds, self.run_eagerly)
         return self.unpatchify(self._level(0, self.patchify(self._with_images(inputs)), run))
 
     def adapt_text(self, values):
@@ -369,24 +370,24 @@ def network_cost(*args, **config) -> NetworkCost:
 
 
 class _BlockRunner:
-    """Runs blocks in order, each with its own of the dropout seeds [blocks, B, 2], those that attend with the text if
-    there is one. keras.remat gets what has a gradient
-    as arguments, and the block's whole __call__: torch's backward pass may run it in another thread, which knows
-    nothing of the autocasting of this one."""
+    """Runs blocks in order, each with its own of `embs` and of the dropout seeds [blocks, B, 2], those that attend
+    with the `text`, if there is one, and which of it are tokens. keras.remat gets what has a gradient as arguments, and
+    the block's whole __call__: torch's backward pass may run it in another thread, which knows nothing of this one's
+    autocasting."""
 
-    def __init__(self, emb, text, training, seeds, eagerly: bool):
-        self.emb, self.text, self.training, self.seeds = emb, text, training, seeds
+    def __init__(self, embs, text, training, seeds, eagerly: bool):
+        self.embs, self.text, self.training, self.seeds = embs, text, training, seeds
         self.eagerly, self.count = eagerly, 0
 
     def __call__(self, blocks, h, remat: bool):
         for block in blocks:
             seed = self.seeds[self.count] if self.seeds is not None and block.dropout else None
-            reads = self.text is not None and isinstance(block, layers.TransformerBlock)
-            given = {"seed": seed, **({"text": self.text} if reads else {})}
-            if self.training and not self.eagerly:
-                run = backend.training_block(block, h, self.emb, **given)
+            text = self.text if isinstance(block, layers.TransformerBlock) else {}
+            given = {"training": self.training, "seed": seed, **text}
+            if self.eagerly:
+                run = functools.partial(block, **given)
             else:
-                run = functools.partial(block, training=self.training, **given)
-            h = (keras.remat(run) if remat and self.training else run)(h, self.emb)
+                run = backend.recorded_block(block, h, self.embs[self.count], **given)
+            h = (keras.remat(run) if remat and self.training else run)(h, self.embs[self.count])
             self.count += 1
         return h

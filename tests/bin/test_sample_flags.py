@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from helpers import BACKEND
 from sample_helpers import WHITE, command, draw, last_line, parsed
 
 from keras_sid2 import DDIMSampler, DDPMSampler, EDMHeunSampler, Guidance, HeunSampler, ScaleCurve
@@ -44,6 +45,20 @@ def test_flags_become_arguments_of_a_drawing(given, option, value):
     assert sampling_flags.sampling_options(parsed(*given))[option] == value
 
 
+def test_compile_never_is_torch_s(workdir):
+    given = f"--workdir={workdir}", "--compile=never", "--guidance_scale=2"
+    if BACKEND != "torch":
+        with pytest.raises(ValueError, match=f"--compile=never is torch's, and {BACKEND} compiles every step: leave"):
+            sampling_flags.sampling_options(parsed(*given))
+        return
+    options = sampling_flags.sampling_options(
+        parsed(*given, f"--autoguide={checkpoints(workdir / 'checkpoints')[-1] / MODEL}")
+    )
+    models = sampling_flags.load_model_from_flags(parsed(*given)), options["guidance_network"]
+    assert all(model.network.run_eagerly for model in models)
+    assert not sampling_flags.load_model_from_flags(parsed(given[0])).network.run_eagerly
+
+
 PAIRS = "--guidance_scale must be a number, or logsnr:scale pairs"
 
 
@@ -68,6 +83,7 @@ PAIRS = "--guidance_scale must be a number, or logsnr:scale pairs"
         (("--out={tmp}/folder",), "folder.png is a folder"),
         (("--num_steps=0",), "--num_steps must be at least 1, got 0"),
         (("--batch_size=0",), "--batch_size must be at least 1, got 0"),
+        (("--compile=always",), "--compile must be auto or never, got 'always'"),
         (("--num_images=0",), "--num_images must be at least 1, got 0"),
         (("--first_image=-1",), "--first_image must be at least 0, got -1"),
         (("--seed=-1",), "--seed must be at least 0, got -1"),

@@ -7,7 +7,7 @@ from helpers import to_numpy
 from keras import ops
 
 from keras_sid2 import backend, threefry
-from keras_sid2.layers.dropout import dropout, example_keys, kept, quantised
+from keras_sid2.layers.dropout import dropout, dropped, example_keys, quantised
 
 RATES = (0.0, 2.0**-16, 0.1, 0.5, 0.9)
 
@@ -36,7 +36,7 @@ def keys_of(seed, batch):
 def test_the_mask_is_that_of_the_definition(shape):
     keys = keys_of(3, 5)
     for rate in RATES[2:]:
-        np.testing.assert_array_equal(to_numpy(kept(keys, shape, rate)), plain(to_numpy(keys), shape, rate))
+        np.testing.assert_array_equal(~to_numpy(dropped(keys, shape, rate)), plain(to_numpy(keys), shape, rate))
 
 
 def test_the_rate_is_to_a_65536th_and_never_none_of_one_nor_all():
@@ -47,26 +47,26 @@ def test_the_rate_is_to_a_65536th_and_never_none_of_one_nor_all():
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_masks_are_even_and_independent(rate):
     """Counts, neighbours along each axis, halves of a word, channels, and examples, within four standard errors."""
-    dropped = 1.0 - to_numpy(kept(keys_of(1, 16), (32, 32, 32), rate)).astype("float64") - rate
+    found = to_numpy(dropped(keys_of(1, 16), (32, 32, 32), rate)).astype("float64") - rate
     variance = rate * (1.0 - rate)
 
     def error(products, variance):
         return abs(products.mean()) / np.sqrt(variance / products.size)
 
-    assert error(dropped, variance) < 4
-    assert error(dropped[:, :16] * dropped[:, 16:], variance**2) < 4
+    assert error(found, variance) < 4
+    assert error(found[:, :16] * found[:, 16:], variance**2) < 4
     for axis in range(4):
-        a, b = (np.take(dropped, range(i, dropped.shape[axis] - 1 + i), axis) for i in range(2))
+        a, b = (np.take(found, range(i, found.shape[axis] - 1 + i), axis) for i in range(2))
         assert error(a * b, variance**2) < 4
-    assert error(dropped * np.roll(dropped, 7, axis=0), variance**2) < 4
-    other = 1.0 - to_numpy(kept(keys_of(2, 16), (32, 32, 32), rate)) - rate
-    assert error(dropped * other, variance**2) < 4
+    assert error(found * np.roll(found, 7, axis=0), variance**2) < 4
+    other = to_numpy(dropped(keys_of(2, 16), (32, 32, 32), rate)) - rate
+    assert error(found * other, variance**2) < 4
 
 
 def test_an_example_s_mask_knows_nothing_of_its_batch():
     keys, shape = keys_of(9, 6), (4, 4, 2)
-    whole = to_numpy(kept(keys, shape, 0.4))
-    np.testing.assert_array_equal(to_numpy(kept(keys[2:3], shape, 0.4)), whole[2:3])
+    whole = to_numpy(dropped(keys, shape, 0.4))
+    np.testing.assert_array_equal(to_numpy(dropped(keys[2:3], shape, 0.4)), whole[2:3])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 from keras_sid2 import backend
+from keras_sid2.layers.attention import LayerNorm
 from keras_sid2.layers.convolutions import Convolution, Dense, MeanPooling
 
 _IMAGES = np.random.RandomState(0).normal(size=(2, 4, 6, 5)).astype("float32")
@@ -16,8 +17,13 @@ def _values(x) -> np.ndarray:
     return ops.convert_to_numpy(ops.stop_gradient(x))
 
 
-def _with_bias(layer):
+def _built(layer):
     layer.build((None, *_IMAGES.shape[1:]))
+    return layer
+
+
+def _with_bias(layer):
+    _built(layer)
     layer.bias.assign(np.arange(3, dtype="float32"))
     return layer
 
@@ -54,6 +60,15 @@ def test_modulated():
     np.testing.assert_allclose(_values(found), _IMAGES * scale + shift, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_layer_norm_is_keras_s(dtype):
+    x, (scale, offset) = ops.cast(3.0 * _IMAGES, dtype), np.random.RandomState(1).normal(size=(2, 5)).astype("float32")
+    found = backend.layer_norm(x, *map(ops.convert_to_tensor, (scale, offset)), 1e-6)
+    expected = ops.layer_normalization(x, scale, offset, -1, 1e-6)
+    assert found.dtype == expected.dtype == x.dtype
+    np.testing.assert_array_equal(*(_values(ops.cast(each, "float32")) for each in (found, expected)))
+
+
 @_ON_TORCH
 @pytest.mark.parametrize(
     ("make", "wanted"),
@@ -61,13 +76,15 @@ def test_modulated():
         (lambda: _with_bias(Dense(3)), ["addmm"]),
         (lambda: _with_bias(Convolution(3, 3, padding="same")), ["convolution"]),
         (lambda: MeanPooling(2, data_format="channels_last"), ["avg_pool2d"]),
+        (lambda: _built(LayerNorm(dtype="mixed_bfloat16")), ["native_layer_norm"]),
     ],
-    ids=["dense", "convolution", "means"],
+    ids=["dense", "convolution", "means", "norm"],
 )
 def test_one_pass_on_torch(make, wanted):
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    ran, layer, images = [], make(), ops.convert_to_tensor(_IMAGES)
+    ran, layer = [], make()
+    images = ops.cast(_IMAGES, layer.compute_dtype)
     views = {"permute", "view", "_unsafe_view", "t", "detach", "alias"}
 
     class Noting(TorchDispatchMode):

@@ -7,7 +7,7 @@ from helpers import BACKEND, RES, TRANSFORMER, images, only_on_torch, randomize,
 from keras import ops
 
 from keras_sid2 import ResidualUViT, backend, network_cost, threefry
-from keras_sid2.backend import training_blocks
+from keras_sid2.backend import recorded_blocks
 from keras_sid2.conditions import TextEmbedding
 from keras_sid2.models import abstract_variables
 from keras_sid2.parallel.rules import Mesh, table
@@ -143,7 +143,7 @@ def test_recomputed_blocks_give_the_same():
 @only_on_torch
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_recorded_blocks_give_the_same_to_the_bit_and_are_of_other_kinds_with_a_text(dtype, monkeypatch):
-    monkeypatch.setattr(training_blocks, "_GRAPHS", graphs := {})
+    monkeypatch.setattr(recorded_blocks, "_GRAPHS", graphs := {})
     levels = [{**TRANSFORMER, "blocks": 2, "dropout": 0.1}]
     eager, recorded = (randomize(tiny_network(conditions=TEXT, levels=levels, dtype=dtype)) for _ in range(2))
     eager.run_eagerly = True
@@ -154,7 +154,7 @@ def test_recorded_blocks_give_the_same_to_the_bit_and_are_of_other_kinds_with_a_
             np.testing.assert_array_equal(found[name], gradient, err_msg=name)
     assert len(graphs) == 1
     loss_and_gradients(randomize(tiny_network(levels=levels, dtype=dtype)), None)
-    assert len(graphs) == 2 and training_blocks._NONE not in graphs.values()
+    assert len(graphs) == 2 and recorded_blocks._NONE not in graphs.values()
 
 
 def test_its_cost_is_counted():

@@ -13,7 +13,7 @@ from keras import ops
 from training_helpers import DROPOUT_LEVELS, fit_steps, same_weights, tiny_model
 
 from keras_sid2 import AdamRecipe, backend, threefry
-from keras_sid2.backend import training_blocks
+from keras_sid2.backend import recorded_blocks
 
 RES, TRANSFORMER = DROPOUT_LEVELS
 DEEP = (RES, {**TRANSFORMER, "blocks": 2})  # 2 and 2 blocks, of two kinds
@@ -22,7 +22,7 @@ DEEP = (RES, {**TRANSFORMER, "blocks": 2})  # 2 and 2 blocks, of two kinds
 @pytest.fixture(autouse=True)
 def graphs(monkeypatch):
     """The graphs of the test alone, by kind."""
-    monkeypatch.setattr(training_blocks, "_GRAPHS", found := {})
+    monkeypatch.setattr(recorded_blocks, "_GRAPHS", found := {})
     return found
 
 
@@ -87,7 +87,7 @@ def test_of_several_levels_they_are_but_for_the_order_of_sums(graphs, dropout):
 
 @only_on_torch
 def test_a_kind_is_recorded_once_for_all_blocks_and_networks_and_the_latest_are_kept(graphs, monkeypatch):
-    monkeypatch.setattr(training_blocks, "_MOST_GRAPHS", 2)
+    monkeypatch.setattr(recorded_blocks, "_MOST_GRAPHS", 2)
     calls, block = [], type(network(levels=ONE_LEVEL["res"]).traced_blocks()[0])
     call = block.call
     monkeypatch.setattr(block, "call", lambda *a, **k: calls.append(1) or call(*a, **k))
@@ -153,7 +153,8 @@ def by_torch_compile(monkeypatch, compiler):
     import torch
 
     torch._dynamo.reset()
-    monkeypatch.setattr(training_blocks, "_compiles", lambda device: True)
+    monkeypatch.setattr(recorded_blocks, "_compiles", lambda device: True)
+    monkeypatch.setattr(backend, "fused", lambda function, *given: function(*given))  # of random numbers
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=compiler))
 
 
@@ -205,8 +206,8 @@ def test_training_in_parts_is_the_same_to_the_bit_also_of_copies_and_files(graph
 def test_elsewhere_a_block_is_called():
     if BACKEND == "torch":
         pytest.skip("torch records it")
-    run = backend.training_block(len, "h", "emb", None)
-    assert run.func is len and run.keywords == {"training": True, "seed": None}
+    run = backend.recorded_block(len, "h", "emb", training=True)
+    assert run.func is len and run.keywords == {"training": True}
 
 
 @only_on_torch

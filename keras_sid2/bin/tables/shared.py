@@ -2,11 +2,12 @@
 
 import dataclasses
 
-from keras_sid2.bin.flag_table import IN_UNIT_INTERVAL, at_least, flag
+from keras_sid2.bin.flag_table import IN_UNIT_INTERVAL, at_least, flag, one_of
 from keras_sid2.starting import BACKENDS
 
 SIZES = ("tiny", "small", "base", "large")  # that keras_sid2.training.proposal knows
 CACHE = "~/.cache/keras_sid2/references"
+COMPILE_TEXT = "auto, or on torch never: blocks are not recorded (compiled on CUDA), but run as Keras does"
 CACHE_TEXT = "folder that keeps the statistics of real images"
 FEATURES_TEXT = "inception; classifier, fitted on real images; clip; i3d of clips; or MODULE:FUNCTION of yours"
 WEIGHTS_TEXT = "the FID's Inception-v3, a .pth or .npz file; downloaded if not given"
@@ -73,3 +74,4 @@ class SamplingFlags(MeshFlags):
     dynamic_threshold: float | None = flag(None, "quantile that estimates are scaled by; clipped", IN_UNIT_INTERVAL)
     seed: int = flag(0, "image i depends on (seed, i, its label, the settings)", at_least(0))
     batch_size: int = flag(64, "images drawn at once", at_least(1))
+    compile: str = flag("auto", COMPILE_TEXT, one_of("auto", "never"))

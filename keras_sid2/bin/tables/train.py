@@ -7,6 +7,7 @@ from keras_sid2.bin.flag_table import REQUIRED, Accepted, at_least, flag, one_of
 from keras_sid2.bin.tables.shared import (
     CACHE,
     CACHE_TEXT,
+    COMPILE_TEXT,
     FEATURES_TEXT,
     SIZES,
     WEIGHTS_TEXT,
@@ -16,7 +17,6 @@ from keras_sid2.bin.tables.shared import (
 )
 
 _OWN_TRACKERS = ("tensorboard", "wandb", "mlflow")
-_COMPILE_TEXT = "auto, or on torch never: blocks are not recorded (compiled on CUDA), but run as Keras does"
 _SEEDS = Accepted("in [0, 2**32)", lambda seed: 0 <= seed < 2**32)
 _POSITIVE = Accepted("positive", lambda value: value > 0)
 _LOG_TEXT = "tensorboard, wandb (Weights & Biases), mlflow, and MODULE:CLASS of yours, with commas; or nothing"
@@ -62,7 +62,7 @@ class TrainTable(PresetFlags, ProcessFlags, CacheFlags):
     seed: int = of_run(0, "of the initial weights, the data's order and all noise", _SEEDS)
     precision: str = of_run("float32", "float32 or mixed_bfloat16", one_of("float32", "mixed_bfloat16"))
     remat: bool = of_run(False, "recompute blocks in the backward pass: less memory, a quarter more work; not on CPUs")
-    compile: str = flag("auto", _COMPILE_TEXT, one_of("auto", "never"))
+    compile: str = flag("auto", COMPILE_TEXT, one_of("auto", "never"))
     accumulation_steps: int = of_run(1, "microbatches that a batch is cut into, one after another", at_least(1))
     log_every: int = flag(50, "steps between lines of the log", at_least(1))
     eval_every: int = flag(500, "steps between evaluations, rounded up to a multiple of log_every", at_least(1))
