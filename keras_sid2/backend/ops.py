@@ -108,9 +108,9 @@ def handed_out(vector, count: int, dtype) -> list:
 
 
 def modulated(inputs, scale, shift):
-    """inputs scale + shift, which broadcast to inputs: on torch in one pass where no gradient is wanted, which of
-    torch.addcmul is two passes more."""
-    if name() != "torch" or torch.is_grad_enabled():
+    """inputs scale + shift, which broadcast to inputs: on torch in one operation, but where a gradient is wanted in
+    half precision, as that of torch.addcmul is two products more."""
+    if name() != "torch" or (torch.is_grad_enabled() and inputs.dtype != torch.float32):
         return inputs * scale + shift
     return torch.addcmul(shift, inputs, scale)
 
