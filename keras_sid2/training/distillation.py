@@ -27,6 +27,7 @@ from keras_sid2.parallel import replicas
 from keras_sid2.shapes import whole_number
 from keras_sid2.training.alternating import AlternatingAdam
 from keras_sid2.training.averaged_model import parameters, step_momentum
+from keras_sid2.training.data_checks import peek, unpack
 from keras_sid2.training.frozen import freeze, frozen
 from keras_sid2.training.optimizer import AdamRecipe
 from keras_sid2.training.parameter_matching import pulls
@@ -221,6 +222,16 @@ class MomentMatchingModel(SiD2Model):
             raise ValueError(f"Two networks are trained in turn, and {name} would move both at each step: {advice}.")
         super().compile(optimizer, **kwargs)
 
+    def fit(self, x=None, y=None, batch_size=None, *args, **kwargs):
+        """SiD2Model's; ValueError for batches of an odd size where the objective matches "parameters"."""
+        x, first = peek(x, y)
+        if self.in_parameters and first is not None:
+            arrays, rows = isinstance(first, tuple) and first[0] is x, unpack(first)[0].shape[0]
+            size = min(batch_size or 32, rows) if arrays else rows
+            for count in (size, rows % size):
+                _check_even(count)
+        return super().fit(x, y, batch_size, *args, **kwargs)
+
     def corrupted(self, data, keys, dropout, first=None) -> dict:
         inputs = super().corrupted(data, keys, dropout, first)
         order, _ = replicas.rows(ops.shape(inputs["moments/s"])[0])
@@ -278,8 +289,7 @@ class MomentMatchingModel(SiD2Model):
 
     def _by_parameters(self, x, given):
         """Eq. (3), float32 like x."""
-        if (count := x.shape[0]) is not None and count % 2:
-            raise ValueError(f"matching='parameters' halves each batch, so its size must be even, got {count}.")
+        _check_even(x.shape[0])
         networks = parameters(self.teacher), self.teacher.variables
         pull, teacher = pulls(self._of_teacher, *networks, x=ops.stop_gradient(x), given=given, weight=given["weight"])
         direction = x * pull
@@ -301,6 +311,11 @@ class MomentMatchingModel(SiD2Model):
         base = self._x_hat(call_network(self.teacher, {**given, **null}, training=False), given)
         scale = guidance.at(given["logsnr"])
         return guide(x_hat, base, ops.reshape(scale, (-1, *[1] * (len(x_hat.shape) - 1))))
+
+
+def _check_even(count: int | None):
+    if count is not None and count % 2:
+        raise ValueError(f"matching='parameters' halves each batch, so its size must be even, got {count}.")
 
 
 def _check_parameters(teacher, recipe: AdamRecipe):
