@@ -2,7 +2,7 @@
 
 # ruff: noqa: F401
 
-from keras_sid2.backend.accumulation import accumulated
+from keras_sid2.backend.accumulation import accumulated, gradients_at
 from keras_sid2.backend.compilation import compiled, recorded, tensors_stay_tensors
 from keras_sid2.backend.ops import (
     affine,

@@ -69,3 +69,31 @@ def _accumulated_on_torch(function, trainable, count):
         sums = gradients if sums is None else torch._foreach_add(sums, gradients)
         values.append(found.detach())
     return torch.stack(values), list(sums)
+
+
+def gradients_at(function: Callable, variables: Sequence, weights: Sequence) -> list:
+    """The gradients of the scalar function() by `weights`, trainable or frozen, as constants.
+
+    `variables` are all that function reads, `weights` among them.
+    """
+    by = {id(v) for v in weights}
+    others = [(v, v.value) for v in variables if id(v) not in by]
+
+    def at(values):
+        with keras.StatelessScope([*zip(weights, values, strict=True), *others]):
+            return function()
+
+    values = [ops.stop_gradient(v.value) for v in weights]
+    if name() == "jax":
+        return [jax.lax.stop_gradient(g) for g in jax.grad(at)(values)]
+    if name() == "tensorflow":
+        values = [tf.identity(v) for v in values]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            total = at(values)
+        gradients = tape.gradient(total, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return [tf.stop_gradient(g) for g in gradients]
+    values = [v.detach().requires_grad_() for v in values]
+    with torch.enable_grad():  # whoever asks may compute without
+        total = at(values)
+    return list(torch.autograd.grad(total, values, materialize_grads=True))

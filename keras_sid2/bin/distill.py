@@ -6,7 +6,7 @@
 The teacher is a run, checkpoint, .keras file or folder of a preset; the data are such as it was trained on. Its
 guidance goes into the student, which is drawn from without. The work directory is as sid2-train's: the same command
 continues, sid2-sample and sid2-evaluate draw from the student, and `sid2-export --student` writes it without teacher
-and auxiliary network.
+and auxiliary network, which --matching=parameters does without in training, too.
 """
 
 import dataclasses
@@ -58,6 +58,22 @@ class DistillSettings(DistillFlags, TrainSettings):
             raise ValueError("--guidance_interval does nothing at --guidance_scale=1: give a scale too.")
         return guidance if guidance.acts else None
 
+    @property
+    def how(self) -> dict:
+        """The options of `MomentMatching` that are flags by their names."""
+        return {name: getattr(self, name) for name in ("matching", "auxiliary_steps", "own_levels")}
+
+    def _check_matching(self):
+        """ValueError for what does not go with --matching=parameters."""
+        if self.matching == "auxiliary":
+            return
+        found = [f"--{name}={getattr(self, name)}" for name in ("auxiliary_steps", "accumulation_steps")]
+        faults = [text for text in found if not text.endswith("=1")]
+        faults += [f"--precision={self.precision}"] * (self.precision != "float32")
+        faults += [f"--batch_size={self.batch_size}, which is odd"] * ((self.batch_size or 2) % 2)
+        if faults:
+            raise ValueError(f"--matching=parameters does not go with {faults[0]}: leave it out, or --matching.")
+
     def experiment(self) -> Preset:
         """The teacher's network with what trains and draws its student; raises what is wrong with it."""
         if given := [name for name in _OF_TEACHER if getattr(self, name)] + ["smoke"] * self.smoke:
@@ -67,12 +83,13 @@ class DistillSettings(DistillFlags, TrainSettings):
             raise ValueError(f"--guidance_scale is away from null conditions, and --teacher={self.teacher} has none.")
         label = teacher.conditions.get("label")
         found = self.source.preset(teacher.sample_shape, getattr(label, "num_classes", None))
+        self._check_matching()
         parts = {name: getattr(teacher.objective, name) for name in ("schedule", "weighting", "prediction")}
         return dataclasses.replace(
             found,
             name="student",
             description=f"a student of {self.steps_of_student} steps",
-            objective=MomentMatching(**parts, steps=self.steps_of_student, guidance=guidance),
+            objective=MomentMatching(**parts, steps=self.steps_of_student, guidance=guidance, **self.how),
             recipe=RECIPE,
             num_steps=self.steps_of_student,
             sampler=DDPMSampler(0.0),
@@ -93,6 +110,7 @@ class DistillRun(TrainingRun):
             teacher,
             settings.steps_of_student,
             settings.guidance,
+            **settings.how,
             recipe=self.preset.recipe,
             seed=settings.seed,
             **dtype,

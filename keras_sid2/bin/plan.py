@@ -49,7 +49,11 @@ def main(values):
     batch = preset.batch_size if values.batch_size is None else values.batch_size
     kind = {"platform": values.platform, "backend": values.backend or backend.name()}
     options = {**kind, "mesh": mesh, "accumulation_steps": values.accumulation_steps}
-    options |= {"averages": 1 + len(preset.recipe.ema_widths), "distillation": values.distill}
+    options |= {
+        "averages": 1 + len(preset.recipe.ema_widths),
+        "distillation": values.distill,
+        "matching": values.matching,
+    }
     memory, sampling, speed = _memory(values.memory), _evaluations(values, preset), _speed(values, mesh)
     with abstract_variables():
         network = preset.make_network(dtype=values.precision, remat=values.remat)
@@ -137,7 +141,9 @@ def _speed(values, mesh: Mesh) -> tuple[str, float] | None:
 
 def _costs(values, cost, batch: int, sampling: tuple[str, int], speed: tuple[str, float] | None) -> list[str]:
     forward_passes = 4 if values.remat else 3  # the backward pass takes twice the forward one's
-    if values.distill:  # of student and auxiliary network, and the teacher's forward pass
+    if values.distill and values.matching == "parameters":  # of student and teacher, which is evaluated twice more
+        forward_passes = 2 * forward_passes + 2
+    elif values.distill:  # of student and auxiliary network, and the teacher's forward pass
         forward_passes = 2 * forward_passes + 1
     step = forward_passes * cost.multiply_adds * batch
     samples = SAMPLES * sampling[1] * cost.multiply_adds

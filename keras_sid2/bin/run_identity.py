@@ -52,7 +52,8 @@ def check_same_run(run) -> str | None:
     if found is None:
         raise ValueError(f"{path} is damaged, so it is not known which run this is: give another --workdir.")
     # What a run of before did not say, as it had no such flag, it did as the preset says.
-    unsaid = {name: now[name] if name in settings.OF_RECIPE else getattr(TrainSettings, name, None) for name in now}
+    kind = type(settings)
+    unsaid = {name: now[name] if name in settings.OF_RECIPE else getattr(kind, name, None) for name in now}
     before = unsaid | found
     changed = [f"--{k}={now[k]} (there: {before[k]})" for k in now if k != "data" and before[k] != now[k]]
     changed += _other_data(settings, digest, before) + _other_preset(run)

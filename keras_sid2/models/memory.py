@@ -9,6 +9,9 @@ the largest one), `matrices` the numbers of attention's weights, where it is not
 
 In distillation by moment matching (1) has 3 P, for student, auxiliary network and teacher; gradients and moments of the
 first two, averages of the student alone; and (2) is of these two, as the teacher keeps nothing for a backward pass.
+In parameter space it has 2 P; as gradients the student's, the teacher's of both halves of a batch and a moved copy of
+the teacher's weights; moments and averages of the student; and (2) is of the student, and of the teacher for half a
+batch at a time.
 """
 
 import dataclasses
@@ -82,11 +85,12 @@ def memory_plan(
     backend: str = "jax",
     averages: int = 1,
     distillation: bool = False,
+    matching: str = "auxiliary",
 ) -> MemoryPlan:
     """What a train step of a traced network, of whose weights so many `averages` are kept, takes on each device of
-    `mesh`, which share the batch; with `distillation` a step of a `MomentMatchingModel` of such networks. Raises
-    ValueError for a size, platform or backend that is none, a batch that cannot be divided, and a mesh that cannot hold
-    the network."""
+    `mesh`, which share the batch; with `distillation` a step of a `MomentMatchingModel` of such networks, of this
+    `matching`. Raises ValueError for a size, platform or backend that is none, a batch that cannot be divided, and a
+    mesh that cannot hold the network."""
     if (platform, backend) not in KEPT:
         known = ", ".join(f"{name} on {device}" for device, name in KEPT)
         raise ValueError(f"There are estimates for {known}; got the backend {backend!r} on the platform {platform!r}.")
@@ -99,14 +103,16 @@ def memory_plan(
     kept, rows = KEPT[platform, backend], table(traced.network, mesh).rows
     weights = sum(row.bytes_per_device for row in rows if row.trainable) // TRAINED_COPIES
     rounded = weights // 2 if kept.rounded and traced.half else 0
-    networks, trained = (3, 2) if distillation else (1, 1)
+    networks, trained, gradients, active = (1, 1, 1, 1.0)
+    if distillation:
+        networks, trained, gradients, active = (2, 1, 4, 1.5) if matching == "parameters" else (3, 2, 2, 2.0)
     return MemoryPlan(
         parameters=networks * weights,
-        gradients=trained * weights * (2 if accumulation_steps > 1 else 1),
+        gradients=gradients * weights * (2 if accumulation_steps > 1 else 1),
         optimizer=2 * trained * weights,
         averages=averages * weights,
         batch=batch_size // mesh.batch_shards * traced.example_bytes,
-        activations=trained * batch_size // parts * _activations(traced, kept, mesh.model) + networks * rounded,
+        activations=int(active * batch_size // parts * _activations(traced, kept, mesh.model)) + networks * rounded,
     )
 
 

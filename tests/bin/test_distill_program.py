@@ -1,6 +1,7 @@
 """sid2-distill: a run whose model is made of a teacher, in a work directory as sid2-train's."""
 
 import dataclasses
+import json
 import os
 
 import keras
@@ -73,6 +74,26 @@ def test_stopped_and_continued_it_is_the_same(trained, teacher, data, tmp_path):
         run_of(teacher, data, tmp_path, steps_of_student=4)
 
 
+def test_in_parameter_space_it_trains_without_an_auxiliary_network(teacher, data, tmp_path):
+    run = run_of(teacher, data, tmp_path, steps=2, sample_every=0, matching="parameters", own_levels=True)
+    model = run.train()
+    assert model.auxiliary is None and model.objective.own_levels and int(model.step.numpy()) == 2
+
+
+@pytest.mark.backend_free
+def test_a_run_of_before_these_flags_goes_on(trained, teacher, data):
+    path = trained.workdir / "run.json"
+    before = path.read_text()
+    said = json.loads(before)
+    for name in ("matching", "auxiliary_steps", "own_levels"):
+        del said[name]
+    path.write_text(json.dumps(said))
+    run_of(teacher, data, trained.workdir)
+    with pytest.raises(ValueError, match="other settings: --own_levels=True .there: False"):
+        run_of(teacher, data, trained.workdir, own_levels=True)
+    path.write_text(before)
+
+
 def test_the_student_is_exported_alone(trained, teacher, tmp_path):
     values = flags.FlagValues()
     flag_table.define(export.ExportFlags, values)
@@ -110,6 +131,10 @@ def test_wrong_input(trained, teacher, data, tmp_path):
     bad = tmp_path / "none.keras"
     bad.write_text("no model")
     cases = [
+        ({"matching": "parameters", "precision": "mixed_bfloat16"}, "does not go with --precision=mixed_bfloat16"),
+        ({"matching": "parameters", "batch_size": 7}, "does not go with --batch_size=7, which is odd"),
+        ({"matching": "parameters", "auxiliary_steps": 2}, "does not go with --auxiliary_steps=2: leave it out"),
+        ({"matching": "both"}, "--matching must be auxiliary or parameters, got 'both'"),
         ({"steps_of_student": 0}, "--steps_of_student must be at least 1, got 0"),
         ({"guidance_scale": "high"}, "--guidance_scale must be a number, or logsnr:scale pairs"),
         ({"lr_decay": "linear", "warmup_steps": None}, "above the 1000 steps of warm-up: give a lower --warmup_steps"),

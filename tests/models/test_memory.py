@@ -93,24 +93,28 @@ def test_the_largest_batch_fits_and_the_next_does_not(traced, options):
     assert largest_batch(traced, GIB // 10, **options) == 0
 
 
-def test_distillation_takes_what_a_student_s_model_holds():
+@pytest.mark.parametrize("matching", ["auxiliary", "parameters"])
+def test_distillation_takes_what_a_student_s_model_holds(matching):
     network = tiny_network(levels=LEVELS)
     with abstract_variables():
         traced = trace(tiny_network(levels=LEVELS))
-    student = MomentMatchingModel.of_teacher(SiD2Model(network, CosineSchedule(), SigmoidWeighting(0.0)), 2)
+    teacher = SiD2Model(network, CosineSchedule(), SigmoidWeighting(0.0))
+    student = MomentMatchingModel.of_teacher(teacher, 2, matching=matching)
     student.compile()
     student.optimizer.build(student.trainable_variables)
-    found = memory_plan(traced, batch_size=8, platform="cpu", distillation=True)
+    found = memory_plan(traced, batch_size=8, platform="cpu", distillation=True, matching=matching)
+    networks = [n for n in (student.network, student.teacher, student.auxiliary) if n is not None]
     sizes = {
-        "parameters": [v for n in (student.network, student.teacher, student.auxiliary) for v in n.variables],
-        "gradients": student.trainable_variables,
+        "parameters": [v for n in networks for v in n.variables],
+        "gradients": student.trainable_variables * (1 if matching == "auxiliary" else 4),
         "optimizer": student.optimizer.variables,
         "averages": student._averages,
     }
     for part, variables in sizes.items():
         exact = sum(4 * math.prod(v.shape) for v in variables)
         assert getattr(found, part) == pytest.approx(exact, abs=100), part  # counters
-    assert found.activations == 2 * memory_plan(traced, batch_size=8, platform="cpu").activations
+    share = 2 if matching == "auxiliary" else 1.5
+    assert found.activations == share * memory_plan(traced, batch_size=8, platform="cpu").activations
 
 
 @pytest.mark.parametrize(

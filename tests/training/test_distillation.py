@@ -15,7 +15,7 @@ from keras import ops
 from keras_sid2 import AdamRecipe, DDPMSampler, Guidance, Level, ResidualUViT, SampleRequest, SiD2Model, backend
 from keras_sid2.conditions import ClassLabel, Image, Vector
 from keras_sid2.diffusion import CosineSchedule, SigmoidWeighting
-from keras_sid2.training import AlternatingAdam, EmaAdam, MomentMatchingModel, distillation
+from keras_sid2.training import AlternatingAdam, EmaAdam, MomentMatchingModel, distillation, parameter_matching
 
 K, LABELS = 3, 2
 PARTS = {"schedule": CosineSchedule(logsnr_min=-8.0, logsnr_max=8.0), "weighting": SigmoidWeighting(0.5)}
@@ -44,12 +44,12 @@ class Linear(keras.Model):
         return self.a * z_t + ops.reshape(ops.take(self.b, label), (-1, 1, 1, 1))
 
 
-def linear_model(module=distillation, guidance=GUIDANCE):
-    objective = module.MomentMatching(**PARTS, steps=K, guidance=guidance)
-    networks = {part: Linear(name=part) for part in WEIGHTS}
+def linear_model(module=distillation, matching="auxiliary"):
+    objective = module.MomentMatching(**PARTS, steps=K, guidance=GUIDANCE, matching=matching)
+    networks = {part: Linear(name=part) for part in WEIGHTS if (part, matching) != ("auxiliary", "parameters")}
     model = module.MomentMatchingModel(**networks, objective=objective, label_dropout=0.2)
-    for part, values in WEIGHTS.items():
-        networks[part].set_weights([np.array(v, "float32") for v in values])
+    for part, network in networks.items():
+        network.set_weights([np.array(v, "float32") for v in WEIGHTS[part]])
     return model
 
 
@@ -57,14 +57,14 @@ def gradients(model, step: int, batch: dict):
     """(inputs, losses, gradients) of a training step, of the student's a and b and the auxiliary network's."""
     model.step.assign(step)
     inputs = model.corrupted(batch, model._step_keys(0, step), model._dropout)
-    trained = [*model.network.weights, *model.auxiliary.weights]
+    trained = [*model.network.weights, *([] if model.auxiliary is None else model.auxiliary.weights)]
     reads = model.variables_of_step()
     losses, found = backend.accumulated(lambda i: model.step_losses(inputs, True), reads, trained, 1)
     inputs = {name: to_numpy(values).astype("float64") for name, values in inputs.items()}
     return inputs, to_numpy(losses)[0], [to_numpy(g) for g in found]
 
 
-def expected(inputs: dict, step: int):
+def expected(inputs: dict, step: int, matching: str):
     """The same by hand, float64: z_s is drawn from the product of two Gaussians in z_s."""
     label, x, noise = inputs["label"].astype(int), *(inputs[f"moments/{name}"].ravel() for name in ("x", "noise"))
 
@@ -88,6 +88,16 @@ def expected(inputs: dict, step: int):
     teacher = np.where(acts, none + GUIDANCE.scale * (teacher - none), teacher)
     auxiliary = x_hat_of("auxiliary", z_s, alpha_s, sigma_s, label)
     w = np.exp(0.5) * sigmoid(logsnr_s - 0.5)
+    if matching == "parameters":  # the derivative of the guided teacher by a and b, [B, 4]
+        scale = np.where(acts, GUIDANCE.scale, 1.0)[:, None]
+        labels, none = np.eye(LABELS + 1)[label], np.eye(LABELS + 1)[LABELS]
+        slopes = -sigma_s[:, None] * np.concatenate([z_s[:, None], none + scale * (labels - none)], axis=1)
+        of_each = -2 * (w * (x_hat - teacher))[:, None] * slopes  # gradients of w (x_hat - teacher)^2
+        other = [of_each[1::2].mean(axis=0), of_each[::2].mean(axis=0)]  # of the half that an example is not in
+        pull = -(slopes * np.stack([other[i % 2] for i in range(len(w))])).sum(axis=1)
+        slope = w * pull
+        own = [-(slope * sigma_t * z_t).sum(), -np.eye(LABELS + 1)[label].T @ (slope * sigma_t)]
+        return 0.5 * slope * (x_hat - teacher), own
     if step % 2:
         slope, sigma, z = w * (auxiliary - teacher), sigma_t, z_t
         losses = w * (auxiliary - teacher) ** 2
@@ -105,15 +115,15 @@ def batch_of(count: int) -> dict:
     return {"image": image, "label": rng.integers(0, LABELS, count).astype("int32")}
 
 
-def differences(module=distillation) -> float:
+def differences(module=distillation, matching="auxiliary") -> float:
     """The largest of losses and gradients, relative to the gradient's size, of an even and an odd step."""
     found = 0.0
     for step in (4, 5):
-        inputs, *ours = gradients(linear_model(module), step, batch_of(256))
+        inputs, *ours = gradients(linear_model(module, matching), step, batch_of(256))
         assert (inputs["moments/t"] == np.minimum(inputs["moments/t"], 1.0)).all() and 0.9 / K < (
             inputs["moments/t"] - inputs["moments/s"]
         ).max()
-        theirs = expected(inputs, step)
+        theirs = expected(inputs, step, matching)
         size = max(np.abs(g).max() for g in theirs[1])
         pairs = [(ours[0], theirs[0]), *zip(ours[1], theirs[1], strict=True)]
         found = max(
@@ -124,35 +134,60 @@ def differences(module=distillation) -> float:
     return found
 
 
-def test_gradients_of_both_losses_are_those_by_hand():
-    assert differences() < 1e-3
+@pytest.mark.parametrize("matching", distillation.MATCHINGS)
+def test_gradients_of_the_losses_are_those_by_hand(matching):
+    assert differences(matching=matching) < 1e-3
 
 
 MUTANTS = {
     "wrong sign": ("direction = x * ops.stop_gradient(apart)", "direction = x * ops.stop_gradient(-apart)"),
-    "gradient through z_s": ("held = ops.stop_gradient(x)", "held = x"),
+    "gradient through z_s": ("held = ops.stop_gradient(x)\n        mean", "held = x\n        mean"),
     "gradient through the bracket": ("direction = x * ops.stop_gradient(apart)", "direction = x * apart"),
     "the upper variance": ("mean, variance, _ = posterior", "mean, _, variance = posterior"),
-    "swapped roles": ("self.step.value % 2 == 0", "self.step.value % 2 == 1"),
+    "swapped roles": ("(self.step.value), of_student, of_auxiliary)", "(self.step.value), of_auxiliary, of_student)"),
     "auxiliary and teacher swapped": ("call_network(self.auxiliary, given", "call_network(self.teacher, given"),
     "one half of Eq. (1)": ("ops.square(held - auxiliary) + ops.square(apart)", "ops.square(held - auxiliary)"),
     "no guidance": ("if guidance is None or not guidance.acts:", "if True:"),
     "the level of t": ('"logsnr": logsnr_t}', '"logsnr": logsnr_s}'),
-    "steps twice as long": ("/ self.objective.steps", "* 2 / self.objective.steps"),
+    "steps twice as long": ("index=order) / k, 1.0)", "index=order) * 2 / k, 1.0)"),
 }
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="a mutant is of all backends alike; torch compiles nothing")
-@pytest.mark.parametrize("name", MUTANTS)
-def test_mutants_are_found(name):
-    before, after = MUTANTS[name]
-    source = pathlib.Path(distillation.__file__).read_text()
-    assert source.count(before) == 1
-    registered = dict(keras.saving.get_custom_objects())
-    module = types.ModuleType("mutant")
-    exec(compile(source.replace(before, after), name, "exec"), module.__dict__)
+OF_PARAMETERS = {  # in distillation.py or parameter_matching.py
+    "wrong sign": ("ops.stop_gradient(-j_nu)", "ops.stop_gradient(j_nu)"),
+    "gradient through the pull": (
+        "return ops.stop_gradient((x - teacher) * pull / 2.0 - direction) + direction",
+        "return (x - teacher) * pull / 2.0",
+    ),
+    "the upper variance": ("mean, variance, _ = posterior", "mean, _, variance = posterior"),
+    "each half against its own": ("nus[1 - i], halves[i]", "nus[i], halves[i]"),
+    "one half's weights": ('"moments/weight": weight}', '"moments/weight": ops.ones_like(weight)}'),
+    "one evaluation of two": ("(moved[0] - moved[1])", "(moved[0] - teacher(half))"),
+    "no guidance": ("if guidance is None or not guidance.acts:", "if True:"),
+}
+
+
+def mutant(before: str, after: str):
+    """distillation.py, or what it takes of parameter_matching.py, with another text in one place."""
+    found, registered = types.ModuleType("mutant"), dict(keras.saving.get_custom_objects())
+    sources = [pathlib.Path(module.__file__).read_text() for module in (distillation, parameter_matching)]
+    assert [source.count(before) for source in sources] in ([1, 0], [0, 1])
+    own, other = (compile(source.replace(before, after), "mutant", "exec") for source in sources)
+    exec(own, found.__dict__)
     keras.saving.get_custom_objects().update(registered)
-    assert differences(module) > 1e-2
+    of_parameters = types.ModuleType("of_parameters")
+    exec(other, of_parameters.__dict__)
+    found.pulls = of_parameters.pulls
+    return found
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="a mutant is of all backends alike; torch compiles nothing")
+@pytest.mark.parametrize(
+    ("matching", "name"), [*(("auxiliary", n) for n in MUTANTS), *(("parameters", n) for n in OF_PARAMETERS)]
+)
+def test_mutants_are_found(matching, name):
+    changes = MUTANTS if matching == "auxiliary" else OF_PARAMETERS
+    assert differences(mutant(*changes[name]), matching) > 1e-2
 
 
 # -- the optimizer ---------------------------------------------------------------------------------------------------
@@ -320,6 +355,48 @@ def test_a_file_goes_on_to_the_bit(trained, tmp_path):
     assert again.objective == model.objective and not again.teacher.trainable_variables
 
 
+def plain_model(teacher, **options):
+    recipe = AdamRecipe(1e-3, warmup_steps=0, ema_decay=0.5)
+    model = MomentMatchingModel.of_teacher(teacher, 2, Guidance(1.5, (-3, 3)), recipe=recipe, seed=3, **options)
+    model.compile()
+    return model
+
+
+def test_in_parameter_space_every_step_is_the_students_and_a_file_goes_on_to_the_bit(teacher, tmp_path):
+    model = plain_model(teacher, matching="parameters")
+    assert model.auxiliary is None and len(model.trainable_variables) == len(teacher.network.trainable_variables)
+    before = [to_numpy(v) + 0 for v in model.teacher.variables]
+    for i in range(3):
+        weights = [to_numpy(v) + 0 for v in model.network.weights]
+        fit_step(model, i)
+        assert all(not np.array_equal(to_numpy(v), w) for v, w in zip(model.network.weights, weights, strict=True))
+    for ours, theirs in zip(model.teacher.variables, before, strict=True):
+        np.testing.assert_array_equal(to_numpy(ours), theirs)
+    model.save(tmp_path / "half.keras")
+    again = keras.saving.load_model(tmp_path / "half.keras")
+    for i in range(3, 5):
+        assert fit_step(model, i) == fit_step(again, i)
+    for ours, theirs in zip(values_of(model), values_of(again), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert again.objective == model.objective and again.student().student_steps == 2
+    assert model.evaluate(digits(7), batch_size=7, verbose=0, return_dict=True)["loss"] > 0
+    with pytest.raises(ValueError, match="its size must be even, got 7"):
+        model.fit(digits(7), batch_size=7, verbose=0)
+
+
+def test_the_auxiliary_network_may_have_more_steps_and_t_be_where_the_student_draws(teacher):
+    model = plain_model(teacher, auxiliary_steps=2, own_levels=True)
+    inputs = model.corrupted(digits(64), model._step_keys(0, 0), model._dropout)
+    s, t = (to_numpy(inputs[f"moments/{name}"]) for name in "st")
+    np.testing.assert_allclose(t, np.where(s < 0.5, 0.5, 1.0))
+    for i in range(6):
+        weights = [[to_numpy(v) + 0 for v in part.weights] for part in (model.network, model.auxiliary)]
+        fit_step(model, i)
+        parts = zip((model.network, model.auxiliary), weights, strict=True)
+        moved = [any(not np.array_equal(to_numpy(v), b) for v, b in zip(n.weights, w, strict=True)) for n, w in parts]
+        assert moved == [i % 3 == 2, i % 3 != 2]
+
+
 def test_mixed_precision_trains_it(teacher):
     model = MomentMatchingModel.of_teacher(teacher, 2, dtype="mixed_bfloat16")
     model.compile()
@@ -331,6 +408,22 @@ def test_wrong_input(trained, teacher):
     cases = {
         "steps of a student must be": lambda: MomentMatchingModel.of_teacher(teacher, 0),
         "guidance must be a Guidance": lambda: MomentMatchingModel.of_teacher(teacher, 2, 1.5),
+        "matching must be auxiliary or parameters": lambda: MomentMatchingModel.of_teacher(teacher, 2, matching="both"),
+        "auxiliary_steps must be an integer >= 1": lambda: MomentMatchingModel.of_teacher(
+            teacher, 2, auxiliary_steps=0
+        ),
+        "auxiliary_steps=2 needs matching='auxiliary'": lambda: MomentMatchingModel.of_teacher(
+            teacher, 2, matching="parameters", auxiliary_steps=2
+        ),
+        "computes in float32, and got bfloat16": lambda: MomentMatchingModel.of_teacher(
+            teacher, 2, matching="parameters", dtype="mixed_bfloat16"
+        ),
+        "accumulation_steps must be 1, got 2": lambda: MomentMatchingModel.of_teacher(
+            teacher, 2, matching="parameters", recipe=AdamRecipe(accumulation_steps=2)
+        ),
+        "needs an auxiliary network": lambda: MomentMatchingModel(
+            model.network, teacher=model.teacher, objective=model.objective
+        ),
         "student of 2 steps itself": lambda: MomentMatchingModel.of_teacher(model, 2),
         "would move both": lambda: model.compile("adam"),
         "takes no weight_decay": lambda: AlternatingAdam(first=4, weight_decay=0.1),

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from keras_sid2.bin.flag_table import REQUIRED, at_least
+from keras_sid2.bin.flag_table import REQUIRED, at_least, one_of
 from keras_sid2.bin.tables.train import TrainTable, of_run
 
 
@@ -10,6 +10,11 @@ from keras_sid2.bin.tables.train import TrainTable, of_run
 class DistillFlags(TrainTable):
     teacher: str = of_run(REQUIRED, "a run, checkpoint, .keras file, preset's folder or hf://user/name")
     steps_of_student: int = of_run(8, "that it will draw in", at_least(1))
+    matching: str = of_run(
+        "auxiliary", "auxiliary, or parameters: without an auxiliary network", one_of("auxiliary", "parameters")
+    )
+    auxiliary_steps: int = of_run(1, "of the auxiliary network, to each of the student's", at_least(1))
+    own_levels: bool = of_run(False, "train at the noise levels that the student draws at, not at all")
     guidance_scale: str = of_run("1", "of the teacher; 1 is none; or logsnr:scale pairs, as -3:1,0:2.5,5:1")
     guidance_interval: list | None = of_run(None, "of the teacher: low,high in logsnr; everywhere if not given")
     lr_decay: str | None = of_run("linear", "constant, inverse_sqrt, or linear or cosine to 0 at --steps")

@@ -21,6 +21,7 @@ class PlanFlags(PresetFlags):
     platform: str = flag("gpu", "gpu, tpu or cpu: the devices that activations are estimated for")
     backend: str | None = flag(None, "jax, tensorflow or torch, which keep other activations; that of now")
     distill: bool = flag(False, "memory and work of sid2-distill: teacher, auxiliary network and student")
+    matching: str = flag("auxiliary", "sid2-distill's", one_of("auxiliary", "parameters"), needs="distill")
     compile: bool = flag(False, "compile the step for --platform, and say what memory XLA wants (jax)")
     topology: str = flag("v5p:2x2x1", "the TPU of --compile --platform=tpu; needs libtpu, no TPU")
     memory: str | None = flag(None, "of a device, as 80GiB: prints the largest batch that fits")
