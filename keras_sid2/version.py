@@ -1,3 +1,3 @@
 """The version, where setuptools can read it without importing keras."""
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
