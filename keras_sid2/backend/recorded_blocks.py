@@ -119,8 +119,8 @@ def _graph(block, variables, tensors, beside: tuple[str, ...], training: bool) -
 
 
 def fused(function: Callable, *given):
-    """function(*given), of tensors without gradients and of what can be hashed, for a function of many small
-    operations. On torch with CUDA it is recorded and compiled, once for such arguments; elsewhere called."""
+    """function(*given), of tensors without gradients, int32 numbers and what can be hashed, for a function of many
+    small operations. On torch with CUDA it is recorded and compiled, once for such arguments; elsewhere called."""
     tensors = [each for each in given if name() == "torch" and isinstance(each, torch.Tensor)]
     if not tensors or not _compiles(tensors[0].device) or torch.compiler.is_compiling() or _symbolic(*tensors):
         return function(*given)
@@ -128,6 +128,10 @@ def fused(function: Callable, *given):
 
     if get_proxy_mode() is not None:
         return function(*given)
+    # Numbers as tensors, so that the steps of a sampler have one program.
+    number = functools.partial(torch.full, (), dtype=torch.int32, device=tensors[0].device)
+    given = [number(each) if type(each) is int else each for each in given]
+    tensors = [each for each in given if isinstance(each, torch.Tensor)]
     are = [isinstance(each, torch.Tensor) for each in given]
     tensors = [t.detach().contiguous() for t in tensors]
 

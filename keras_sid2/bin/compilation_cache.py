@@ -27,8 +27,9 @@ def keep_compiled(asked: str | None, compile: str = "auto"):
     folder that cannot be made, and for one given on tensorflow; the default folder is done without where it cannot be.
     """
     name = backend.name()
-    if runs_eagerly(compile):
-        torch.compiler.set_stance("force_eager")
+    never = runs_eagerly(compile)
+    if name == "torch":
+        torch.compiler.set_stance("force_eager" if never else "default")
     if name not in _CHOSEN_BY:
         if asked not in (None, NONE):
             raise ValueError(f"--compilation_cache={asked} does nothing on {name}: leave it out.")

@@ -118,11 +118,12 @@ class TrainingRun(RunContext):
     def _whiten_texts(self, network):
         """Of a network that whitens texts and has seen none: by those of examples, the same ones in all processes."""
         texts = [name for name, condition in self.preset.conditions.items() if getattr(condition, "whitened", False)]
-        if not texts or network.whitening.adapted:
+        if not texts or getattr(network, "whitening", None) is None or network.whitening.adapted:
             return
         self.note("Reading the texts of some examples, to whiten tokens.")
         settings, bad_records = self.settings, pipelines.BadRecords(self.settings.max_bad_records)
-        order = {"crop": settings.crop, "seed": settings.seed, "process_index": 0, "process_count": 1}
+        order = {"crop": settings.crop, "seed": settings.seed, "batch_size": settings.batch_size}
+        order |= {"process_index": 0, "process_count": 1}
         batches = self.dataset(settings.split, bad_records, **order).take(-(-_WHITENED_BY // settings.batch_size))
         network.adapt_text(np.concatenate([batch[texts[0]] for batch in batches.as_numpy_iterator()]))
 

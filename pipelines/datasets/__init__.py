@@ -22,7 +22,7 @@ ENTRIES = {
     entry.module: entry
     for entry in (
         Entry(
-            "digit_scenes", "DigitScenes", "coloured digits and captions, 24x24x3: two red threes above a blue seven"
+            "digit_scenes", "DigitScenes", "coloured digits and captions, 16x16x3: two red threes above a blue seven"
         ),
         Entry("digits", "Digits", "handwritten digits, 8x8x1, 10 classes (scikit-learn's load_digits)"),
         Entry("emoji", "Emoji", "emoji of a colour font as NotoColorEmoji.ttf, with their names as captions"),

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from absl import flags
-from helpers import BACKEND, only_on_jax
+from helpers import BACKEND, only_on_jax, only_on_torch
 
 import keras_sid2
 from keras_sid2.bin import compilation_cache
@@ -176,3 +176,16 @@ print(before, torch._inductor.config.force_disable_caches)
 @only_on_jax
 def test_importing_the_library_sets_nothing():
     assert in_python("import keras_sid2, jax; print(jax.config.jax_compilation_cache_dir)") == "None"
+
+
+@only_on_torch
+def test_never_is_of_one_program_and_not_of_the_next_in_the_process(monkeypatch):
+    import torch
+
+    monkeypatch.setenv(compilation_cache._CHOSEN_BY["torch"][0], "/elsewhere")
+    compiled = []
+    run = torch.compile(lambda x: x + 1, backend=lambda graph, _: compiled.append(1) or graph.forward)
+    for asked, count in (("never", 0), ("auto", 1)):
+        keep_compiled(None, asked)
+        run(torch.zeros(1))
+        assert len(compiled) == count
