@@ -20,16 +20,18 @@ import report
 from absl import app, flags
 
 FLAGS = flags.FLAGS
-SETTINGS = ("teacher", "steps", "every", "batch_size", "learning_rate", "images")
+SETTINGS = ("teacher", "steps", "every", "batch_size", "learning_rate", "images", "auxiliary_steps", "own_levels")
 
 
 def _define_flags():
     flags.DEFINE_string("teacher", "sid2_digits_trained", "A name or folder that SiD2Model.from_preset takes.")
-    flags.DEFINE_integer("steps", 1000, "Training steps of a student, every other of its own.", lower_bound=2)
+    flags.DEFINE_integer("steps", 1000, "Training steps, of the student and of the auxiliary network.", lower_bound=2)
     flags.DEFINE_integer("every", 250, "Steps between two measurements.", lower_bound=1)
     flags.DEFINE_list("students", ["8:0", "4:0", "2:0", "1:0", "8:1", "8:2"], "Steps that they draw in, and seeds.")
     flags.DEFINE_integer("batch_size", 64, "Digits a step.", lower_bound=1)
     flags.DEFINE_float("learning_rate", 1e-3, "Of the students; it falls to 0.", lower_bound=0.0)
+    flags.DEFINE_integer("auxiliary_steps", 1, "Of the auxiliary network, to each of the student's.", lower_bound=1)
+    flags.DEFINE_bool("own_levels", False, "Train at the noise levels that the student draws at.")
     flags.DEFINE_integer("images", 2000, "Digits drawn for a row.", lower_bound=100)
     flags.DEFINE_string("workdir", None, "Folder of the students, as .keras files.", required=True)
     flags.DEFINE_string("json", None, "Where to write the result, row by row, and to go on with it.")
@@ -94,7 +96,8 @@ def _student(teacher, k: int, seed: int, path: pathlib.Path):
         return keras.saving.load_model(path)
     falling = {"decay": "linear", "decay_steps": FLAGS.steps, "ema_decay": 0.99, "ema_warmup": True}
     recipe = AdamRecipe(FLAGS.learning_rate, warmup_steps=min(50, FLAGS.steps // 2), beta_1=0.0, **falling)
-    student = MomentMatchingModel.of_teacher(teacher, k, recipe=recipe, seed=seed)
+    how = {"auxiliary_steps": FLAGS.auxiliary_steps, "own_levels": FLAGS.own_levels}
+    student = MomentMatchingModel.of_teacher(teacher, k, recipe=recipe, seed=seed, **how)
     student.compile()
     return student
 
