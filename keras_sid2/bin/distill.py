@@ -22,7 +22,7 @@ from keras_sid2.bin.device_flags import together
 from keras_sid2.bin.flag_table import check, names, parsed
 from keras_sid2.bin.model_files import InitialWeights
 from keras_sid2.bin.sampling_flags import guidance_scale
-from keras_sid2.bin.tables.distill import DistillFlags
+from keras_sid2.bin.tables.distill import DistillFlags, check_matching
 from keras_sid2.bin.train_settings import TrainSettings
 from keras_sid2.bin.training_run import TrainingRun
 from keras_sid2.training import Preset
@@ -63,17 +63,6 @@ class DistillSettings(DistillFlags, TrainSettings):
         """The options of `MomentMatching` that are flags by their names."""
         return {name: getattr(self, name) for name in ("matching", "auxiliary_steps", "own_levels")}
 
-    def _check_matching(self):
-        """ValueError for what does not go with --matching=parameters."""
-        if self.matching == "auxiliary":
-            return
-        found = [f"--{name}={getattr(self, name)}" for name in ("auxiliary_steps", "accumulation_steps")]
-        faults = [text for text in found if not text.endswith("=1")]
-        faults += [f"--precision={self.precision}"] * (self.precision != "float32")
-        faults += [f"--batch_size={self.batch_size}, which is odd"] * ((self.batch_size or 2) % 2)
-        if faults:
-            raise ValueError(f"--matching=parameters does not go with {faults[0]}: leave it out, or --matching.")
-
     def experiment(self) -> Preset:
         """The teacher's network with what trains and draws its student; raises what is wrong with it."""
         if given := [name for name in _OF_TEACHER if getattr(self, name)] + ["smoke"] * self.smoke:
@@ -83,7 +72,7 @@ class DistillSettings(DistillFlags, TrainSettings):
             raise ValueError(f"--guidance_scale is away from null conditions, and --teacher={self.teacher} has none.")
         label = teacher.conditions.get("label")
         found = self.source.preset(teacher.sample_shape, getattr(label, "num_classes", None))
-        self._check_matching()
+        check_matching(self)
         parts = {name: getattr(teacher.objective, name) for name in ("schedule", "weighting", "prediction")}
         return dataclasses.replace(
             found,

@@ -20,6 +20,7 @@ from keras_sid2.bin.flag_table import check, parsed
 from keras_sid2.bin.goodput import PEAKS
 from keras_sid2.bin.plan_list import SAMPLES, markdown, rows
 from keras_sid2.bin.preset_flags import chosen_preset
+from keras_sid2.bin.tables.distill import check_matching
 from keras_sid2.bin.tables.plan import PlanFlags
 from keras_sid2.models import abstract_variables, largest_batch, memory_plan, trace
 from keras_sid2.parallel import ahead
@@ -40,6 +41,7 @@ def main(values):
         return _print_list(values)
     if values.distill and values.compile:
         raise ValueError("--compile is of the step of sid2-train: leave it out, or --distill.")
+    check_matching(values)
     if not (values.preset or values.config or values.sample_shape):
         one = "Give --preset, the name of one, or --config, a file that defines one"
         raise ValueError(f"{one}, or --sample_shape, that of your data; --all lists what each preset and size costs.")

@@ -118,7 +118,8 @@ def memory_plan(
 
 def largest_batch(traced: Trace, memory: int, **options) -> int:
     """The largest batch whose plan, with the `options` of memory_plan, takes at most `memory` bytes; 0 if none does."""
-    step = options.get("mesh", ONE_DEVICE).batch_shards * options.get("accumulation_steps", 1)
+    halves = 2 if options.get("matching") == "parameters" else 1
+    step = options.get("mesh", ONE_DEVICE).batch_shards * options.get("accumulation_steps", 1) * halves
     one, two = (memory_plan(traced, batch_size=n * step, **options).total for n in (1, 2))
     return 0 if memory < one else ((memory - one) // (two - one) + 1) * step
 

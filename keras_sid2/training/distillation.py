@@ -23,7 +23,7 @@ from keras_sid2 import threefry
 from keras_sid2.conditions import call_network, known_of
 from keras_sid2.config import later, register, settings
 from keras_sid2.diffusion import DiffusionObjective, Guidance, diffuse, guide, posterior, to_x
-from keras_sid2.parallel import replicas
+from keras_sid2.parallel import processes, replicas
 from keras_sid2.shapes import whole_number
 from keras_sid2.training.alternating import AlternatingAdam
 from keras_sid2.training.averaged_model import parameters, step_momentum
@@ -223,13 +223,13 @@ class MomentMatchingModel(SiD2Model):
         super().compile(optimizer, **kwargs)
 
     def fit(self, x=None, y=None, batch_size=None, *args, **kwargs):
-        """SiD2Model's; ValueError for batches of an odd size where the objective matches "parameters"."""
-        x, first = peek(x, y)
-        if self.in_parameters and first is not None:
+        """SiD2Model's; where the objective matches "parameters" ValueError for batches that replicas cannot halve."""
+        x, first = peek(x, y) if self.in_parameters else (x, None)
+        if first is not None:
             arrays, rows = isinstance(first, tuple) and first[0] is x, unpack(first)[0].shape[0]
             size = min(batch_size or 32, rows) if arrays else rows
             for count in (size, rows % size):
-                _check_even(count)
+                _check_even(count, max(replicas.count() // processes.count(), 1))
         return super().fit(x, y, batch_size, *args, **kwargs)
 
     def corrupted(self, data, keys, dropout, first=None) -> dict:
@@ -313,9 +313,11 @@ class MomentMatchingModel(SiD2Model):
         return guide(x_hat, base, ops.reshape(scale, (-1, *[1] * (len(x_hat.shape) - 1))))
 
 
-def _check_even(count: int | None):
-    if count is not None and count % 2:
-        raise ValueError(f"matching='parameters' halves each batch, so its size must be even, got {count}.")
+def _check_even(count: int | None, parts: int = 1):
+    """ValueError unless `count` examples can be shared among so many replicas, and each part be halved."""
+    if count is not None and count % (2 * parts):
+        size = "must be even" if parts == 1 else f"on {parts} replicas must be a multiple of {2 * parts}"
+        raise ValueError(f"matching='parameters' halves each batch, so its size {size}, got {count}.")
 
 
 def _check_parameters(teacher, recipe: AdamRecipe):

@@ -84,6 +84,10 @@ def test_a_size_for_data_of_one_s_own_and_averages_of_widths():
 WRONG = [
     (["--preset=sid2_digits", "--distill", "--compile"], "--compile is of the step of sid2-train: leave it out, or"),
     (["--preset=sid2_digits", "--matching=parameters"], "--matching does nothing without --distill"),
+    (
+        ["--preset=sid2_digits", "--distill", "--matching=parameters", "--accumulation_steps=2"],
+        "--matching=parameters does not go with --accumulation_steps=2: leave it out",
+    ),
     (["--preset=sid2_digits_trained"], "--preset=sid2_digits_trained is a trained model: to train it on, give --init"),
     (["--all", "--preset=sid2_digits"], "--all is of all presets and sizes: leave out --preset"),
     (["--size=small"], "--size does nothing without --sample_shape"),

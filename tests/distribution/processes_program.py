@@ -31,6 +31,7 @@ from keras_sid2 import AdamRecipe  # noqa: E402
 from keras_sid2.checkpoints import PortableSaver  # noqa: E402
 from keras_sid2.parallel import replicas  # noqa: E402
 from keras_sid2.parallel.mesh import Mesh, distributed  # noqa: E402
+from keras_sid2.training import MomentMatchingModel  # noqa: E402
 
 if os.environ.get("VIRTUAL_DEVICES", "1") != "1":
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -76,6 +77,21 @@ def refused(model) -> str:
     return ""
 
 
+def distilled(teacher) -> dict:
+    """Norms of the gradient in two steps of a student in parameter space, and what a batch is told of which a replica
+    cannot halve its part."""
+    student = MomentMatchingModel.of_teacher(teacher, 2, matching="parameters", recipe=RECIPE)
+    student.compile()
+    logs = student.fit(batches(2).repeat(), epochs=2, steps_per_epoch=1, verbose=0).history
+    rows = replicas.count() // COUNT or 1
+    few = batches(1).map(lambda batch: {name: values[:rows] for name, values in batch.items()})
+    try:
+        student.fit(few, verbose=0)
+    except ValueError as error:
+        return {"student": logs["gradient_norm"], "odd": str(error)}
+    return {"student": logs["gradient_norm"], "odd": "accepted"}
+
+
 def main():
     losses = Losses()
     with distributed(Mesh.parse(MESH)):
@@ -95,6 +111,7 @@ def main():
             loaded=saved_and_loaded(model),
             refused=refused(model),
             agreed=[processes.summed(INDEX + 1), processes.from_first(INDEX + 7)],
+            **distilled(model),
         )
 
 

@@ -9,6 +9,7 @@ from training_helpers import tiny_model
 
 from keras_sid2.conditions import TextEmbedding
 from keras_sid2.layers import TokenWhitening
+from keras_sid2.training import MomentMatchingModel
 
 LENGTH, WIDTH = 5, 8
 
@@ -74,7 +75,10 @@ def test_files_students_and_other_processes_get_the_statistics_with_the_weights(
     np.testing.assert_array_equal(_called(loaded.network, texts), _called(model.network, texts))
     other = _network()
     other.set_weights(model.network.get_weights())
-    np.testing.assert_array_equal(_called(other, texts), _called(model.network, texts))
+    student = MomentMatchingModel.of_teacher(model, 2)
+    networks = (other, student.network, student.teacher, student.auxiliary, student.student().network)
+    for network in networks:
+        np.testing.assert_array_equal(_called(network, texts), _called(model.network, texts))
 
 
 def test_training_leaves_the_statistics_alone():

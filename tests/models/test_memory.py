@@ -83,9 +83,16 @@ def test_remat_keeps_the_inputs_of_blocks():
     assert memory_plan(traced, batch_size=1, platform="cpu").activations > 2 * kept[0] * array  # XLA keeps all there
 
 
-@pytest.mark.parametrize("options", [{}, {"mesh": Mesh(data=4, fsdp=2)}, {"accumulation_steps": 2, "backend": "torch"}])
-def test_the_largest_batch_fits_and_the_next_does_not(traced, options):
-    step = options.get("mesh", Mesh()).batch_shards * options.get("accumulation_steps", 1)
+BATCHES = [
+    ({}, 1),
+    ({"mesh": Mesh(data=4, fsdp=2)}, 8),
+    ({"accumulation_steps": 2, "backend": "torch"}, 2),
+    ({"distillation": True, "matching": "parameters", "mesh": Mesh(data=2)}, 4),  # each part is halved
+]
+
+
+@pytest.mark.parametrize("options, step", BATCHES)
+def test_the_largest_batch_fits_and_the_next_does_not(traced, options, step):
     fits, memory = largest_batch(traced, 80 * GIB, **options), 80 * GIB
     assert fits and fits % step == 0
     assert memory_plan(traced, batch_size=fits, **options).total <= memory

@@ -18,3 +18,15 @@ class DistillFlags(TrainTable):
     guidance_scale: str = of_run("1", "of the teacher; 1 is none; or logsnr:scale pairs, as -3:1,0:2.5,5:1")
     guidance_interval: list | None = of_run(None, "of the teacher: low,high in logsnr; everywhere if not given")
     lr_decay: str | None = of_run("linear", "constant, inverse_sqrt, or linear or cosine to 0 at --steps")
+
+
+def check_matching(values):
+    """ValueError for what does not go with --matching=parameters, in the flags of sid2-distill or sid2-plan."""
+    if values.matching == "auxiliary":
+        return
+    found = [f"--{name}={getattr(values, name, 1)}" for name in ("auxiliary_steps", "accumulation_steps")]
+    faults = [text for text in found if not text.endswith("=1")]
+    faults += [f"--precision={values.precision}"] * (values.precision != "float32")
+    faults += [f"--batch_size={values.batch_size}, which is odd"] * ((values.batch_size or 2) % 2)
+    if faults:
+        raise ValueError(f"--matching=parameters does not go with {faults[0]}: leave it out, or --matching.")
