@@ -125,7 +125,9 @@ class TrainingRun(RunContext):
         order = {"crop": settings.crop, "seed": settings.seed, "batch_size": settings.batch_size}
         order |= {"process_index": 0, "process_count": 1}
         batches = self.dataset(settings.split, bad_records, **order).take(-(-_WHITENED_BY // settings.batch_size))
-        network.adapt_text(np.concatenate([batch[texts[0]] for batch in batches.as_numpy_iterator()]))
+        with _bad_records_told(bad_records):
+            values = [batch[texts[0]] for batch in batches.as_numpy_iterator()]
+        network.adapt_text(np.concatenate(values))
 
     def train(self) -> SiD2Model:
         """Trains up to settings.steps, from the newest valid checkpoint if there is one; returns the model.
@@ -228,10 +230,17 @@ class TrainingRun(RunContext):
         order["min_crop"] = self.preset.data.get("min_crop", DATA_OPTIONS["min_crop"])
         dataset, meter = pipelines.measure_wait(self.dataset(settings.split, self.bad_records, **order))
         options = {"epochs": count, "steps_per_epoch": length, "callbacks": make_callbacks(meter.take)}
-        try:
+        with _bad_records_told(self.bad_records):
             model.fit(dataset, verbose=0, **options)
-        except Exception as error:
-            stopped = self.bad_records.stopped
-            if stopped is None or stopped.shard not in str(error):
-                raise
-            raise stopped from None  # TensorFlow's error wraps the sentence in the names of its nodes
+
+
+@contextlib.contextmanager
+def _bad_records_told(bad_records: pipelines.BadRecords) -> Iterator[None]:
+    """Raises what stopped reading: TensorFlow's error wraps the sentence in the names of its nodes."""
+    try:
+        yield
+    except Exception as error:
+        stopped = bad_records.stopped
+        if stopped is None or stopped.shard not in str(error):
+            raise
+        raise stopped from None

@@ -60,7 +60,7 @@ class TokenWhitening(keras.layers.Layer):
         return bool((matrix != np.eye(len(matrix))).any())
 
     def adapt(self, text: np.ndarray):
-        """By the tokens of texts float [N, L, D]; ValueError if there are none."""
+        """By the tokens of texts float [N, L, D], unless they are all the same; ValueError if there are none."""
         tokens = np.asarray(text, "float64").reshape(-1, text.shape[-1])
         tokens = tokens[np.any(tokens != 0, axis=-1)]
         if not len(tokens):
@@ -68,9 +68,12 @@ class TokenWhitening(keras.layers.Layer):
         tokens /= np.sqrt(np.mean(np.square(tokens), axis=-1, keepdims=True))
         mean = tokens.mean(axis=0)
         values, axes = np.linalg.eigh((tokens - mean).T @ (tokens - mean) / len(tokens))
-        floor = self.FLOOR * values.mean() or 1.0  # one token alone has no variance
+        if values[-1] < 1e-8:
+            return  # all the same: nothing tells them apart, and rounding must not
+        seen = values > 1e-6 * values[-1]  # in other directions nothing was learnt
+        scale = np.where(seen, 1.0 / np.sqrt(np.maximum(values, 0.0) + self.FLOOR * values.mean()), 0.0)
         self.mean.assign(mean)
-        self.matrix.assign(axes / np.sqrt(np.maximum(values, 0.0) + floor) @ axes.T)
+        self.matrix.assign(axes * scale @ axes.T)
 
     def get_config(self):
         return {k: v for k, v in super().get_config().items() if k != "dtype"}

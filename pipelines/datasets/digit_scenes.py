@@ -72,6 +72,9 @@ class DigitScenes(LocalBuilder):
     the test split.
     """
 
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {"2.0.0": "30000 pictures of 2 x 2 cells.", "1.0.0": "10000 pictures of 3 x 3 cells."}
+
     def values(self) -> dict[str, tfds.features.FeatureConnector]:
         side = CELL * CELLS
         image = tfds.features.Image(shape=(side, side, 3), encoding_format="png")

@@ -91,6 +91,17 @@ def test_training_leaves_the_statistics_alone():
         np.testing.assert_array_equal(was, ops.convert_to_numpy(now))
 
 
+def test_directions_without_differences_say_nothing_and_equal_texts_change_nothing():
+    layer, texts = TokenWhitening(), _texts(50)
+    layer.build((None, LENGTH, WIDTH))
+    layer.adapt(np.tile(texts[:1, :1], (3, 2, 1)))
+    assert not layer.adapted
+    layer.adapt(np.tile(texts[:1], (3, 1, 1)))
+    strength = np.linalg.eigvalsh(ops.convert_to_numpy(layer.matrix))
+    tokens = int((texts[0] != 0).any(-1).sum())
+    assert np.sum(np.abs(strength) > 1e-4) == tokens - 1
+
+
 def test_what_cannot_be_whitened_is_refused():
     with pytest.raises(ValueError, match="adapt_text is for networks with a TextEmbedding.*whitened=True"):
         _network(False).adapt_text(_texts(2))
