@@ -2,11 +2,13 @@
 
     sid2-data prepare emoji --source=/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf --image_size=32 --config=chosen \
         --words=$(python examples/emoji_preset.py) --text_encoder=minilm@16 --data_dir=data
-    sid2-train --config=examples/emoji_preset.py --data=data/emoji/chosen --workdir=runs/emoji --steps=10000
-    sid2-sample --workdir=runs/emoji --text="red heart" --text="yellow circle" --guidance_scale=2 --out=emoji
+    sid2-train --config=examples/emoji_preset.py --data=data/emoji/chosen --workdir=runs/emoji --steps=3944
+    sid2-train --config=examples/emoji_preset.py --data=data/emoji/chosen --workdir=runs/emoji_end --steps=3500 \
+        --init_from=runs/emoji --lr_decay=linear
+    sid2-sample --workdir=runs/emoji_end --text="red heart" --text="yellow circle" --guidance_scale=2 --out=emoji
 
-`sid2_t2i_small` with convolutions at 16 x 16 and 8 x 8 and attention, to the text too, at 4 x 4: half as much
-arithmetic. 242 emoji, of which 6 are left out of training, are what a laptop learns in an hour; all 3800 are not.
+`sid2_t2i_small` with convolutions at 16 x 16 and 8 x 8 and attention, to the text too, at 4 x 4. 242 emoji, of which 6
+are left out of training, are what a laptop learns in an hour; all 3800 are not.
 """
 
 import dataclasses
