@@ -94,6 +94,8 @@ def _other_preset(run) -> list[str]:
     if (found := read_json(path)) is None:
         raise ValueError(f"{path} is damaged: remove it to continue with the preset of now.")
     before, now = _flat(found), _flat(run.experiment.described())
+    # Version 0.6 did not whiten what is proposed for texts: such a run goes on as its checkpoint is.
+    now = {name: value for name, value in now.items() if name in before or not name.endswith(".whitened")}
     changed = [
         f"{name}={now.get(name, 'nothing')} (there: {before.get(name, 'nothing')})"
         for name in dict.fromkeys((*before, *now))

@@ -1,6 +1,7 @@
 """Texts in sid2-train, sid2-sample and sid2-evaluate: from a folder with captions to pictures with prompts."""
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -65,6 +66,17 @@ def test_a_proposed_network_reads_the_data_s_texts_and_grids_have_held_out_capti
     np.testing.assert_array_equal(texts, WORDS(asked["captions"]))
     assert asked["captions"][:8] == pipelines.read_captions(captioned, 8, split="test")
     assert sorted(asked["captions"][:8]) == sorted(CAPTIONS)
+
+
+def test_a_run_of_before_there_was_whitening_goes_on(captioned, tmp_path):
+    how = {"preset": None, "size": "tiny", "batch_size": 8}
+    run = run_in(captioned, tmp_path, **how)
+    run.train()
+    path = tmp_path / "preset.json"
+    told = path.read_text()
+    assert '"whitened": true' in told
+    path.write_text(re.sub(r',\s*"whitened": true', "", told))
+    assert run_in(captioned, tmp_path, **how).preset.conditions["text"].whitened  # and is not refused
 
 
 def preset_of(tmp_path, encoder: str, length: int = 3) -> str:
