@@ -75,7 +75,7 @@ def write_onnx(step: DenoisingStep, folder: pathlib.Path, about: dict):
     import onnx
     import torch
 
-    names = [f"weight_{i}" for i in range(len(step.weights))]
+    names = [f"network_weight_{i}" for i in range(len(step.weights))]
     for name in step.functions:
         inputs = [*names, *step.inputs(name)]
         with _quiet("torch.onnx"):

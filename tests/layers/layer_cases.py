@@ -70,6 +70,7 @@ CASES = {
         ("mlp_norm", "mlp1", "modulation", "mlp2", "attention_norm", "attention", "cross_norm", "cross_attention"),
     ),
     "CrossAttention": Case(layers.CrossAttention, dict(head_dim=4), ((4, 6, 8), (3, 7)), CROSS, (4, 6, 8), ATTENTION),
+    "TokenWhitening": Case(layers.TokenWhitening, {}, ((3, 7),), 7 + 7 * 7, (3, 7)),
     "SelfAttention": Case(
         layers.SelfAttention, dict(head_dim=4), ((4, 6, 8),), 4 * 64 + 8 + 4 * 4, (4, 6, 8), ATTENTION
     ),

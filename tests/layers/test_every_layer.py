@@ -9,6 +9,7 @@ from layer_cases import CASES
 
 from keras_sid2 import layers
 
+FLOAT32 = (layers.ConditionEmbedding, layers.TokenWhitening)  # under every policy
 every_layer = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
@@ -51,7 +52,7 @@ def test_weights_are_float32_and_output_is_finite_under_any_policy(case, policy)
     assert tuple(output.shape) == (2, *case.output_shape)
     assert np.isfinite(to_numpy(ops.cast(output, "float32"))).all()
     assert {w.dtype for w in layer.weights} == {"float32"}
-    inside = "float32" if "Condition" in type(layer).__name__ else layer.compute_dtype
+    inside = "float32" if type(layer) in FLOAT32 else layer.compute_dtype
     assert keras.backend.standardize_dtype(output.dtype) == inside
 
 
@@ -63,7 +64,7 @@ def test_the_global_policy_reaches_the_sublayers(case):
         layer = case.build()
     finally:
         keras.config.set_dtype_policy(before)
-    expected = "float32" if "Condition" in type(layer).__name__ else "bfloat16"
+    expected = "float32" if type(layer) in FLOAT32 else "bfloat16"
     assert {part.compute_dtype for part in layer._flatten_layers()} == {expected}
 
 
