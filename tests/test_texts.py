@@ -225,6 +225,13 @@ def test_a_text_may_become_longer_and_not_another():
     for same in ("minilm@9#1", "transformers:./minilm@9#1"):  # of weights with the same hash
         longer = named.adapt(conditions={"text": TextEmbedding(9, WIDTH, same)}, verbose=False)
         assert longer.conditions["text"].encoder == same
+    whitened = named.adapt(conditions={"text": dataclasses.replace(named.conditions["text"], whitened=True)})
+    assert not whitened.network.whitening.adapted
+    texts = {"conditions": {"text": np.ones((1, *named.conditions["text"].shape), "float32")}}
+    drawn = [each.generate(num_images=1, num_steps=2, dtype="float32", **texts) for each in (named, whitened)]
+    np.testing.assert_allclose(*drawn, atol=1e-5)
+    with pytest.raises(ValueError, match="The condition text was .*whitened=True.* and cannot become"):
+        whitened.adapt(conditions={"text": named.conditions["text"]})
     with pytest.raises(ValueError, match="The condition text was .* and cannot become"):
         named.adapt(conditions={"text": TextEmbedding(9, WIDTH, "minilm@9#2")})
     with pytest.raises(ValueError, match="The text text cannot become the text caption"):

@@ -116,9 +116,11 @@ class TrainingRun(RunContext):
         return model
 
     def _whiten_texts(self, network):
-        """Of a network that whitens texts and has seen none: by those of examples, the same ones in all processes."""
-        texts = [name for name, condition in self.preset.conditions.items() if getattr(condition, "whitened", False)]
-        if not texts or getattr(network, "whitening", None) is None or network.whitening.adapted:
+        """Of a network that whitens a text which it never read: by those of examples, the same in all processes."""
+        known = {} if self.settings.init_from is None else self.settings.initial_weights.described.conditions
+        wanted = {name for name, kind in self.preset.conditions.items() if getattr(kind, "whitened", False)}
+        texts = [*(wanted - {*known})]
+        if not texts or getattr(network, "whitening", None) is None:
             return
         self.note("Reading the texts of some examples, to whiten tokens.")
         settings, bad_records = self.settings, pipelines.BadRecords(self.settings.max_bad_records)

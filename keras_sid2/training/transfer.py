@@ -103,9 +103,9 @@ def _check_conditions(old: Mapping, new: Mapping):
 
 
 def _same_texts(kinds: set, before, after) -> bool:
-    """Whether both are texts that one network can read: of any number of tokens, by the same encoder,
-    whitened or not."""
-    if kinds != {TextEmbedding} or (before.width, before.whitened) != (after.width, after.whitened):
+    """Whether a network that reads `before` can read `after`: of any number of tokens, by the same encoder, and not
+    without the whitening that it learnt with. One that learnt without may get it, which then changes nothing."""
+    if kinds != {TextEmbedding} or before.width != after.width or before.whitened > after.whitened:
         return False
     hashes = [text.encoder.partition("#")[2] or text.encoder for text in (before, after)]  # names have the length
     return hashes[0] == hashes[1] or "" in hashes
@@ -135,7 +135,8 @@ class _Plan:
             if (rule := rules.get(type(layer))) is not None and old is not None:
                 entries = rule(part, old, layer)
             elif old is None and _is_of_text(name):
-                entries = [Entry("attention to a text", v, NEW, "its output zeros") for v in _own(layer)]
+                what = ("whitening", "changes nothing yet") if name.endswith("whitening") else _ATTENTION
+                entries = [Entry(what[0], v, NEW, what[1]) for v in _own(layer)]
             elif (crossed := self._crossed(name)) is not None:
                 entries = self._with_no_text(part, old, layer, crossed)
             else:
@@ -276,6 +277,9 @@ class _Plan:
             return np.concatenate([rows[:kept], unknown.repeat(begun, 0), rows[-1:] if trained else unknown])
 
         return Entry(part, variable, RESIZED, how, [source], make)
+
+
+_ATTENTION = "attention to a text", "its output zeros"
 
 
 def _is_of_text(name: str) -> bool:

@@ -79,9 +79,9 @@ def test_a_run_of_before_there_was_whitening_goes_on(captioned, tmp_path):
     assert run_in(captioned, tmp_path, **how).preset.conditions["text"].whitened  # and is not refused
 
 
-def preset_of(tmp_path, encoder: str, length: int = 3) -> str:
+def preset_of(tmp_path, encoder: str, length: int = 3, whitened: bool = False) -> str:
     """A --config file of a preset whose network reads texts by `encoder`."""
-    path = tmp_path / "preset.py"
+    path = tmp_path / f"preset_{whitened}.py"
     path.write_text(
         "import dataclasses\n"
         "from keras_sid2.conditions import TextEmbedding\n"
@@ -89,7 +89,7 @@ def preset_of(tmp_path, encoder: str, length: int = 3) -> str:
         "full = find_preset('sid2_digits')\n"
         "level = {'kind': 'transformer', 'channels': 16, 'blocks': 1, 'head_dim': 8}\n"
         f"network = {{'image_shape': (4, 4, 3), 'patch_size': 1, 'num_classes': None, 'embedding_dim': 16, 'levels': "
-        f"(level,), 'conditions': {{'text': TextEmbedding({length}, 16, {encoder!r})}}}}\n"
+        f"(level,), 'conditions': {{'text': TextEmbedding({length}, 16, {encoder!r}, {whitened})}}}}\n"
         "preset = dataclasses.replace(full, name='reads', network=network)\n"
     )
     return str(path)
@@ -135,6 +135,21 @@ def test_texts_are_drawn_in_turn_and_told(reader, tmp_path):
     draw(f"--weights={reader}", f"--text_file={file}", "--num_images=2", "--first_image=1", f"--out={out}_2", *FEW)
     told = json.loads((tmp_path / "drawn_2.npz.json").read_text())
     assert texts_of_samples(told) == ["a red cat", "a blue dog"]
+
+
+def test_a_text_is_whitened_by_what_is_read_first_and_never_later(captioned, tmp_path):
+    """--init_from goes on as its network learnt to read."""
+    how = {"preset": None, "batch_size": 8, "checkpoint_every": 4}
+    for whitened in (True, False):
+        config = preset_of(tmp_path, WORDS.signature, 8, whitened)
+        first = run_in(captioned, tmp_path / f"first_{whitened}", config=config, **how).train()
+        config = preset_of(tmp_path, WORDS.signature, 8, True)
+        again = {"config": config, "init_from": str(tmp_path / f"first_{whitened}"), **how}
+        network = run_in(captioned, tmp_path / f"second_{whitened}", **again).load_or_make_model(None).network
+        assert network.whitening.adapted == whitened
+        if whitened:
+            for mine, its in zip(network.whitening.weights, first.network.whitening.weights, strict=True):
+                np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (mine, its)))
 
 
 WRONG = {
