@@ -20,6 +20,12 @@ def to_numpy(x) -> np.ndarray:
     return np.asarray(ops.convert_to_numpy(x))
 
 
+def is_adapted(whitening) -> bool:
+    """Whether a TokenWhitening does anything."""
+    matrix = to_numpy(whitening.matrix)
+    return not np.array_equal(matrix, np.eye(len(matrix)))
+
+
 def run(function, *tensors) -> np.ndarray:
     """function(*tensors) as numpy; one program on jax, where hundreds of small ones are slow to compile."""
     tensors = [ops.convert_to_tensor(t) for t in tensors]

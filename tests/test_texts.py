@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from helpers import randomize, tiny_network
+from helpers import is_adapted, randomize, tiny_network
 
 from keras_sid2 import AdamRecipe, Guidance, SiD2Model, SigmoidWeighting
 from keras_sid2.conditions import ClassLabel, TextEmbedding
@@ -226,7 +226,7 @@ def test_a_text_may_become_longer_and_not_another():
         longer = named.adapt(conditions={"text": TextEmbedding(9, WIDTH, same)}, verbose=False)
         assert longer.conditions["text"].encoder == same
     whitened = named.adapt(conditions={"text": dataclasses.replace(named.conditions["text"], whitened=True)})
-    assert not whitened.network.whitening.adapted
+    assert not is_adapted(whitened.network.whitening)
     texts = {"conditions": {"text": np.ones((1, *named.conditions["text"].shape), "float32")}}
     drawn = [each.generate(num_images=1, num_steps=2, dtype="float32", **texts) for each in (named, whitened)]
     np.testing.assert_allclose(*drawn, atol=1e-5)

@@ -54,11 +54,6 @@ class TokenWhitening(keras.layers.Layer):
         moved = ops.matmul(text - self.mean, self.matrix)
         return unit_tokens(ops.where(present(text)[..., None], moved, 0.0))
 
-    @property
-    def adapted(self) -> bool:
-        matrix = ops.convert_to_numpy(self.matrix)
-        return bool((matrix != np.eye(len(matrix))).any())
-
     def adapt(self, text: np.ndarray):
         """By the tokens of texts float [N, L, D], unless they are all the same; ValueError if there are none."""
         tokens = np.asarray(text, "float64").reshape(-1, text.shape[-1])

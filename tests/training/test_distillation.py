@@ -329,29 +329,30 @@ def test_a_student_with_frozen_layers_has_all_of_its_averages(teacher):
         np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
 
 
+def goes_on(model, path, steps) -> MomentMatchingModel:
+    """The model of a file, which has trained these steps as the model itself has, to the bit."""
+    model.save(path)
+    again = keras.saving.load_model(path)
+    for i in steps:
+        assert fit_step(model, i) == fit_step(again, i)
+    for ours, theirs in zip(values_of(model), values_of(again), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    return again
+
+
 def test_a_file_keeps_which_layers_of_both_networks_are_frozen(teacher, tmp_path):
     model = student_model(teacher)
     for network, layer in ((model.network, "out"), (model.auxiliary, "hidden")):
         getattr(network, layer).trainable = False
     model.compile()
     fit_step(model, 0)
-    model.save(tmp_path / "frozen.keras")
-    again = keras.saving.load_model(tmp_path / "frozen.keras")
-    for i in range(1, 3):
-        assert fit_step(model, i) == fit_step(again, i)
-    for ours, theirs in zip(values_of(model), values_of(again), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    goes_on(model, tmp_path / "frozen.keras", range(1, 3))
 
 
 def test_a_file_goes_on_to_the_bit(trained, tmp_path):
     """Behind an odd number of steps: the student's turn is next."""
     model = trained[0]
-    model.save(tmp_path / "half.keras")
-    again = keras.saving.load_model(tmp_path / "half.keras")
-    for i in range(5, 8):
-        assert fit_step(model, i) == fit_step(again, i)
-    for ours, theirs in zip(values_of(model), values_of(again), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    again = goes_on(model, tmp_path / "half.keras", range(5, 8))
     assert again.objective == model.objective and not again.teacher.trainable_variables
 
 
@@ -372,12 +373,7 @@ def test_in_parameter_space_every_step_is_the_students_and_a_file_goes_on_to_the
         assert all(not np.array_equal(to_numpy(v), w) for v, w in zip(model.network.weights, weights, strict=True))
     for ours, theirs in zip(model.teacher.variables, before, strict=True):
         np.testing.assert_array_equal(to_numpy(ours), theirs)
-    model.save(tmp_path / "half.keras")
-    again = keras.saving.load_model(tmp_path / "half.keras")
-    for i in range(3, 5):
-        assert fit_step(model, i) == fit_step(again, i)
-    for ours, theirs in zip(values_of(model), values_of(again), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    again = goes_on(model, tmp_path / "half.keras", range(3, 5))
     assert again.objective == model.objective and again.student().student_steps == 2
     assert model.evaluate(digits(7), batch_size=7, verbose=0, return_dict=True)["loss"] > 0
     with pytest.raises(ValueError, match="its size must be even, got 7"):
