@@ -70,6 +70,11 @@ class TokenWhitening(keras.layers.Layer):
         self.mean.assign(mean)
         self.matrix.assign(axes * scale @ axes.T)
 
+    @property
+    def adapted(self) -> bool:
+        """Whether it does anything."""
+        return bool(np.any(ops.convert_to_numpy(self.mean)))
+
     def get_config(self):
         return {k: v for k, v in super().get_config().items() if k != "dtype"}
 

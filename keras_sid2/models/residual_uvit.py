@@ -218,6 +218,14 @@ class ResidualUViT(keras.Model):
             raise ValueError("adapt_text is for networks with a TextEmbedding(..., whitened=True), and this has none.")
         self.whitening.adapt(self.conditions[self._text].check(self._text, values))
 
+    def waits_for_texts(self) -> bool:
+        """Whether `adapt_text` is still to be called: it was not, and no training has read a text, for the outputs of
+        cross-attention are the zeros that they begin with."""
+        if self.whitening is None or self.whitening.adapted:
+            return False
+        readers = [layer for layer in self._flatten_layers() if isinstance(layer, layers.CrossAttention)]
+        return not any(bool(ops.any(ops.not_equal(reader.out.kernel, 0))) for reader in readers)
+
     def _with_images(self, inputs):
         """z_t, given frames in their places, and what there is beside it as more channels."""
         channels = [inputs["z_t"]]

@@ -3,6 +3,8 @@
 What Keras lets a user do either works on what `generate` and `evaluate` use, or is refused in one sentence.
 """
 
+import warnings
+
 import keras
 
 from keras_sid2 import backend
@@ -70,8 +72,9 @@ class CheckedModel(AveragedModel):
     def fit(self, x=None, y=None, batch_size=None, epochs=1, *, callbacks=None, **kwargs):
         """keras's fit, after a look at the first batch; it stops at the first loss or gradient that is not finite.
 
-        Raises ValueError for data that does not fit the model, before training starts; for callbacks that cannot do
-        here what they do elsewhere; and where layers were frozen or freed since compile(). FloatingPointError, with the
+        Warns where a network that whitens the tokens of texts was given none by `adapt_text`. Raises ValueError for
+        data that does not fit the model, before training starts; for callbacks that cannot do here what they do
+        elsewhere; and where layers were frozen or freed since compile(). FloatingPointError, with the
         step, when the loss or the gradient is NaN or infinite; that step changed no weight to NaN. CorruptBatch, which
         is both, for a label outside the classes or a float image outside [-1, 1] in a later batch; it was not learnt.
         """
@@ -147,6 +150,9 @@ class CheckedModel(AveragedModel):
             raise ValueError(f"Layers were frozen or freed since compile(): {advice}.")
         self._complete()
         self.reconstructed = None
+        if (waits := getattr(self.network, "waits_for_texts", None)) is not None and waits():
+            advice = "call model.network.adapt_text(values) first, with some hundred texts of the data"
+            warnings.warn(f"Tokens are not whitened, as no texts have told how: {advice}.", stacklevel=3)
 
     def _trains_others(self, optimizer) -> bool:
         """Whether `optimizer` was built for other variables than are trained now."""

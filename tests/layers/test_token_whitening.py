@@ -1,5 +1,7 @@
 """Texts whose tokens are whitened: by statistics of the data, held in the network, and the same wherever it goes."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -89,6 +91,21 @@ def test_training_leaves_the_statistics_alone():
     model.fit({"image": images, "text": _texts(4)}, batch_size=4, epochs=2, verbose=0)
     for was, now in zip(before, model.network.whitening.weights, strict=True):
         np.testing.assert_array_equal(was, ops.convert_to_numpy(now))
+
+
+def test_training_says_that_no_texts_have_told_how_to_whiten():
+    images = np.random.default_rng(0).integers(0, 255, (4, 4, 4, 3)).astype("uint8")
+    data = {"image": images, "text": _texts(4)}
+    model = tiny_model(network=_network())
+    with pytest.warns(UserWarning, match=r"Tokens are not whitened.* call model.network.adapt_text\(values\) first"):
+        model.fit(data, batch_size=4, epochs=2, verbose=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.fit(data, batch_size=4, verbose=0)  # it has learnt to read them as they are
+        for other in (tiny_model(network=_network()), tiny_model(network=_network(False))):
+            if other.network.whitening is not None:
+                other.network.adapt_text(_texts(100))
+            other.fit(data, batch_size=4, verbose=0)
 
 
 def test_directions_without_differences_say_nothing_and_equal_texts_change_nothing():
