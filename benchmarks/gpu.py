@@ -4,7 +4,8 @@
     python benchmarks/gpu.py --rehearse --json=result.json                 # a tiny preset, on a CPU: does it run?
 
 Expected on H100 and H200, bfloat16, imagenet256_uvit2 at batch 32, as shares of the data sheet's peak: training 0.40 on
-jax and 0.35 on torch, sampling 0.50 and 0.40; ours on torch / plain torch compiled at least 1.
+jax and 0.35 on torch, sampling 0.50 and 0.40; ours on torch / plain torch compiled at least 1; ours / bare, that is
+without `fit`, at least 0.97.
 
 Each case is a program of this folder in a process of its own, one after another, the most telling first; each has a
 limit of its own, all have --minutes together, and what did not run says why. The result is written after every case.
@@ -92,6 +93,8 @@ def plan(rehearse: bool) -> list[Case]:
         of = ("sid2_photo_patches", 2) if rehearse else small  # its least network costs more than that of the digits
         add(f"train KerasCV {backend}", "peers", backend, "KerasCV", of, train, 200, "keras_cv", "tensorflow")
     for backend in ("torch", "jax"):
+        add(f"train {backend} bare", "train_step", backend, "bare", small, train, 120)
+    for backend in ("torch", "jax"):
         add(f"sample {backend}", "sampling", backend, "no guidance", large, sample, 120)
     return cases if not rehearse else list({case.name: case for case in cases}.values())
 
@@ -155,13 +158,13 @@ def _bounded(command: list[str], seconds: float) -> tuple[bool, str]:
 
 
 def ratios(results: list[dict]) -> dict[str, float]:
-    """Images a second of ours on torch (of KerasCV's on jax: on jax) to those of the others on the same preset, and
-    torch's to jax's."""
+    """Images a second of ours to those of the others on the same preset, and torch's to jax's; ours on jax beside what
+    is on jax, else on torch."""
     speeds = {r["name"]: r["row"]["images_per_second"] for r in results if "row" in r}
     found = {}
     for name in speeds:
         (kind, what), size = name.split(", ")[0].split(" ", 1), name.split(", ")[1]
-        ours = f"{kind} {'jax' if what == 'KerasCV jax' else 'torch'}, {size}"
+        ours = f"{kind} {'jax' if what in ('KerasCV jax', 'jax bare') else 'torch'}, {size}"
         if what != "torch" and ours in speeds:
             found[f"{ours} / {what}"] = speeds[ours] / speeds[name]
     return found

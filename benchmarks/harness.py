@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 BACKENDS = ("jax", "tensorflow", "torch")
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -125,8 +125,9 @@ def importable(backends: Sequence[str]) -> tuple[list[str], list[str]]:
     return found, [b for b in backends if b not in found]
 
 
-def _environment(backend: str, threads: int) -> dict:
-    """The worker's: one backend, as many threads as the others, no grabbing of a whole GPU's memory.
+def _environment(backend: str, threads: int, root: pathlib.Path) -> dict:
+    """The worker's: one backend, the library of the folder `root`, as many threads as the others, no grabbing of a
+    whole GPU's memory.
 
     OpenMP's threads must sleep while they wait: where they spin on shared cores, torch is 20 times slower.
     """
@@ -136,7 +137,7 @@ def _environment(backend: str, threads: int) -> dict:
         **{name: str(threads) for name in counts},
         "KERAS_BACKEND": backend,
         "OMP_WAIT_POLICY": "passive",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")])),
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -154,12 +155,11 @@ def _pin(threads: int) -> Callable[[], None] | None:
 class Worker:
     """One backend's process, in which cases are prepared once and run many times."""
 
-    def __init__(self, program: str, arguments: Sequence[str], backend: str, threads: int):
-        self.backend = backend
+    def __init__(self, program: str, arguments: Sequence[str], backend: str, threads: int, root: pathlib.Path):
         self._log = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             [sys.executable, program, "--worker", *arguments],
-            env=_environment(backend, threads),
+            env=_environment(backend, threads, root),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -196,9 +196,18 @@ class Worker:
 
 
 class Bench:
-    """Workers and what came of them: `samples` (a dict a run), `failures` (text by case), `described`."""
+    """Workers and what came of them: `samples` (a dict a run), `failures` (text by case), `described`.
 
-    def __init__(self, program: str, arguments: Sequence[str], backends: Sequence[str], threads: int):
+    `others` are folders of other commits, by name: a worker "torch NAME" runs the program with the library of there."""
+
+    def __init__(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        backends: Sequence[str],
+        threads: int,
+        others: Mapping[str, str] | None = None,
+    ):
         self.backends, self.skipped = importable(backends)
         self.samples: list[dict] = []
         self.failures: dict[str, str] = {}
@@ -207,10 +216,13 @@ class Bench:
         self._say = functools.partial(print, flush=True)
         if self.skipped:
             self._say(f"Not installed, left out: {', '.join(self.skipped)}.")
-        self._workers = {b: Worker(program, arguments, b, threads) for b in self.backends}
+        self._workers = {b: Worker(program, arguments, b, threads, _ROOT) for b in self.backends}
+        for name, folder in (others or {}).items():
+            root = pathlib.Path(folder).resolve()
+            self._workers |= {f"{b} {name}": Worker(program, arguments, b, threads, root) for b in self.backends}
 
     def __enter__(self) -> "Bench":
-        for backend in self.backends:
+        for backend in self._workers:
             self.described[backend] = self._ask(backend, "describe", describe=True) or {}
         return self
 

@@ -170,8 +170,10 @@ def _installed(bench: harness.Bench, plan: list[tuple[str, str]]) -> list[tuple[
 
 
 def _ratios(samples: list[dict], plan: list[tuple[str, str]]) -> list[dict]:
-    """Our time to each of the others' on the same backend."""
+    """Our time to each of the others' on the same backend, and on others to those of plain torch."""
     rows = [report.ratio(samples, f"{b}: ours / {case}", (b, OURS), (b, case)) for b, case in plan if case != OURS]
+    away = [(b, case) for b in dict(plan) if b != "torch" for _, case in plan if case in CASES]
+    rows += [report.ratio(samples, f"{b}: ours / {case} on torch", (b, OURS), ("torch", case)) for b, case in away]
     return [row for row in rows if row is not None]
 
 

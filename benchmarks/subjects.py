@@ -4,7 +4,7 @@ Only workers call what imports keras.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import harness
 import numpy as np
@@ -63,9 +63,9 @@ def define_flags():
     flags.DEFINE_bool("worker", False, "Set by the program itself, in the processes that it starts.")
 
 
-def open_bench(program: str, arguments: Sequence[str]) -> harness.Bench:
-    """The workers that the flags ask for."""
-    return harness.Bench(program, arguments, FLAGS.backends, FLAGS.threads or report.num_cores())
+def open_bench(program: str, arguments: Sequence[str], others: Mapping[str, str] | None = None) -> harness.Bench:
+    """The workers that the flags ask for, and those of other commits (harness.Bench)."""
+    return harness.Bench(program, arguments, FLAGS.backends, FLAGS.threads or report.num_cores(), others)
 
 
 def settings() -> dict:

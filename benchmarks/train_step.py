@@ -1,4 +1,4 @@
-"""Question: what does a training step cost on each backend, and what does `fit` add to a bare jax step?
+"""Question: what does a training step cost on each backend, and what does `fit` add to a bare step?
 
     python benchmarks/train_step.py --backends=jax,tensorflow,torch --size=5m --json=result.json
 
@@ -7,7 +7,13 @@ Expected: on jax, fit / bare at most 1.05 at 5 M parameters. The order of the ba
     python benchmarks/train_step.py --backends=jax --cases=fit --preset=sid2_imagenet256_uvit2 \\
         --dtype=mixed_bfloat16 --batch_size=32 --profile
 
-says what a step reaches of the device: see speed.py. Images are random, of a seed, on the host; no data are needed.
+says what a step reaches of the device: see speed.py.
+
+    git worktree add ../before COMMIT
+    python benchmarks/train_step.py --backends=torch --cases=fit --before=../before
+
+says what `fit` costs now and what it cost at another commit, from version 0.2 on, in the same rounds. Images are
+random, of a seed, on the host; no data are needed.
 
 A run of a case is --steps steps of training on uint8 batches from host numpy; `fit` is timed from the begin
 to the end of its epoch, so the milliseconds that a call of fit itself takes are kept apart (`call_seconds` in
@@ -16,6 +22,8 @@ changed at a time.
 """
 
 import functools
+import itertools
+import pathlib
 import statistics
 import sys
 import time
@@ -28,6 +36,7 @@ from absl import app, flags
 
 FLAGS = flags.FLAGS
 LIMIT = 1.05
+BARE = ("jax", "torch")  # have a step without `fit`
 DEFAULT_BATCH = {"tiny": 4, "small": 32, "5m": 16}
 
 
@@ -35,7 +44,13 @@ def _define_flags():
     subjects.define_flags()
     flags.DEFINE_integer("batch_size", None, "Images a batch; default: as suits the size.", lower_bound=1)
     flags.DEFINE_integer("steps", 6, "Training steps a run.", lower_bound=1)
+    flags.DEFINE_list("before", [], "Folders with other commits of this repository, whose `fit` is measured, too.")
     flags.DEFINE_bool("parts", None, "Cost of the parts on jax; default: where fit / bare exceeds 1.05.")
+
+
+def _commits() -> dict[str, str]:
+    """The folders of --before, by their names."""
+    return {pathlib.Path(folder).name: folder for folder in FLAGS.before}
 
 
 def _batch_size() -> int:
@@ -49,7 +64,7 @@ def _batches(model) -> list[tuple]:
 # -- cases, in the workers ---------------------------------------------------------------------------------
 
 
-_fit_runs: list = []  # of this worker, for --profile
+_runs: dict = {}  # of this worker, by case, for --profile
 
 
 @functools.cache
@@ -60,9 +75,9 @@ def _fit_model():
     return model
 
 
-def speed_case():
-    """A case that is no measurement: what speed.py wants to know of `fit` in this worker."""
-    profiled = ("fit", FLAGS.steps, "a step", _fit_runs[0]) if FLAGS.profile else None
+def speed_case(case: str):
+    """A case that is no measurement: what speed.py wants to know of `fit` or "bare" in this worker."""
+    profiled = (case, FLAGS.steps, "a step", _runs[case]) if FLAGS.profile else None
     return speed.facts_case(lambda: subjects.multiply_adds_of(_fit_model().network), profiled)
 
 
@@ -107,13 +122,17 @@ def fit_case(name: str = "fit", model=None):
 
     begun = time.perf_counter()
     run()
-    _fit_runs.append(run)
+    _runs[name] = run
     return run
 
 
-def _loop_case(model, step, final):
+def _loop_case(name: str, model, step, final):
     """Runs `step` on each batch in a plain loop; `final` is what to wait for."""
     batches = _batches(model)
+    begun = time.perf_counter()
+    step(*batches[0])
+    harness.block(final())
+    speed.first_seconds[name] = time.perf_counter() - begun
 
     def run() -> dict:
         start = harness.now()
@@ -123,16 +142,22 @@ def _loop_case(model, step, final):
         return {**times, "units": len(batches), "loss": statistics.mean(map(float, losses))}
 
     run()
+    _runs[name] = run
     return run
 
 
 def bare_case():
-    """The hand-written step (jax)."""
-    from bare_jax import BareTrainer
+    """On jax the hand-written step; on torch the library's own train_step, in a plain loop."""
+    import keras
 
     model = subjects.make_model()
+    if keras.backend.backend() == "torch":
+        model.compile()
+        return _loop_case("bare", model, lambda *batch: model.train_step(batch)["loss"], lambda: None)
+    from bare_jax import BareTrainer
+
     trainer = BareTrainer(model)
-    return _loop_case(model, trainer.step, lambda: trainer.state)
+    return _loop_case("bare", model, trainer.step, lambda: trainer.state)
 
 
 def step_case(part: str | None = None):
@@ -155,26 +180,29 @@ def step_case(part: str | None = None):
         logs, state = train_step(state, batch)
         return logs["loss"]
 
-    return _loop_case(model, step, lambda: state)
+    return _loop_case("step", model, step, lambda: state)
 
 
 def _make_case(name: str):
     if name.startswith("step"):
         return step_case(name.removeprefix("step").strip() or None)
-    cases = {"fit": fit_case, "bare": bare_case, "parameters": _parameters, "speed": speed_case}
-    return cases[name]()
+    if name.startswith("speed "):
+        return speed_case(name.removeprefix("speed "))
+    return {"fit": fit_case, "bare": bare_case, "parameters": _parameters}[name]()
 
 
 # -- the table, in the parent ------------------------------------------------------------------------------
 
 
 def _ratios(samples: list[dict], backends: list[str]) -> list[dict]:
-    rows = [report.ratio(samples, "jax: fit / bare", ("jax", "fit"), ("jax", "bare"), LIMIT)]
+    rows = [report.ratio(samples, f"{b}: fit / bare", (b, "fit"), (b, "bare"), LIMIT) for b in BARE]
     for case in dict.fromkeys(s["case"] for s in samples if s["case"].startswith("step")):
         rows.append(report.ratio(samples, f"jax: {case} / bare", ("jax", case), ("jax", "bare")))
     for other in backends[1:]:
         name = f"fit: {other} / {backends[0]}"
         rows.append(report.ratio(samples, name, (other, "fit"), (backends[0], "fit")))
+    for name, b in itertools.product(_commits(), backends):
+        rows.append(report.ratio(samples, f"fit: {b} / {b} {name}", (b, "fit"), (f"{b} {name}", "fit")))
     return [row for row in rows if row is not None]
 
 
@@ -191,11 +219,15 @@ def main(argv):
         return harness.serve(_make_case)
     import parts
 
-    with subjects.open_bench(__file__, sys.argv[1:]) as bench:
-        plan = [("jax", "bare")] if "jax" in bench.backends else []
-        plan = subjects.chosen([*plan, *((b, "fit") for b in bench.backends)])
+    with subjects.open_bench(__file__, sys.argv[1:], _commits()) as bench:
+        plan = [(b, "bare") for b in BARE if b in bench.backends]
+        labels = [b if name is None else f"{b} {name}" for b in bench.backends for name in (None, *_commits())]
+        plan = subjects.chosen([*plan, *((label, "fit") for label in labels)])
         bench.run(plan, FLAGS.rounds)
-        found = {b: {"fit": bench.facts("speed", [b])} for b, case in plan if case == "fit" and bench.ran(b, case)}
+        found = {b: {} for b in bench.backends}
+        for b, case in itertools.product(bench.backends, ("fit", "bare")):
+            if bench.ran(b, case):
+                found[b][case] = bench.facts(f"speed {case}", [b])
         if _needs_parts(bench):
             names = ["step", *(f"step {change}" for change in parts.CHANGES)]
             bench.run([("jax", case) for case in ("bare", "fit", *names)], FLAGS.rounds)

@@ -51,7 +51,7 @@ def _cipher(key0, key1, x0, x1):
             x0 = x0 + x1
             x1 = backend.rotated(x1, bits) ^ x0
         x0 = x0 + keys[(group + 1) % 3]
-        x1 = x1 + keys[(group + 2) % 3] + (group + 1)
+        x1 = x1 + (keys[(group + 2) % 3] + (group + 1))
     return x0, x1
 
 

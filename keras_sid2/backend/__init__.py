@@ -34,4 +34,4 @@ from keras_sid2.backend.state import (
     sync_variables,
     variables_survive,
 )
-from keras_sid2.backend.updates import adam_on_torch, clipped, dense, global_norm, update_averages
+from keras_sid2.backend.updates import adam_on_torch, add_to, clipped, dense, global_norm, update_averages

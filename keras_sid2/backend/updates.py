@@ -31,7 +31,7 @@ def clipped(tensors: Sequence, norm, bound: float | None) -> list:
         scale = torch.clamp(bound / torch.clamp(norm, min=1e-12), max=1.0) if bound else 1.0
         found = torch._foreach_mul(list(tensors), scale)
         # NaN times zero is NaN, and no operation for lists selects: as integers the bits of NaN times zero are zero.
-        torch._foreach_mul_([t.view(torch.int32) for t in found], torch.isfinite(norm).to(torch.int32))
+        torch._foreach_mul_([t.view(torch.int32) for t in found], (norm < math.inf).to(torch.int32))
         return found
     finite, nothing = ops.isfinite(norm), ops.zeros(())
     scale = ops.minimum(1.0, bound / ops.maximum(norm, 1e-12)) if bound else 1.0
@@ -58,6 +58,15 @@ def adam_on_torch(weights, gradients, momentums, velocities, *, rate, step, beta
     skipped = None if acts is None else 1.0 - acts  # the kernel's "found_inf", by which a scaled loss leaves a step out
     torch._fused_adam_(*parts, lr=alpha, **constants, amsgrad=False, maximize=False, found_inf=skipped)
     return True
+
+
+def add_to(variables: Sequence, values: Sequence):
+    """variable <- variable + value for each pair, of scalars in float32."""
+    if name() == "torch":
+        torch._foreach_add_([v.value for v in variables], list(values))
+        return
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign_add(value)
 
 
 def _fusible(gradients: Sequence, *in_place: Sequence) -> bool:

@@ -28,19 +28,19 @@ def expand(values, like):
     return ops.expand_dims(values, tuple(range(1, len(like.shape)))) if len(values.shape) else values
 
 
-def _coefficients(logsnr, like):
-    return alpha_sigma(expand(logsnr, like))
+def _coefficients(logsnr, like, at=None):
+    return [expand(part, like) for part in (alpha_sigma(logsnr) if at is None else at)]
 
 
-def diffuse(*, x, eps, logsnr):
-    """Eq. (2): z_t."""
-    alpha, sigma = _coefficients(logsnr, x)
+def diffuse(*, x, eps, logsnr=None, at=None):
+    """Eq. (2): z_t; `at` is alpha_sigma(logsnr), where a caller has it."""
+    alpha, sigma = _coefficients(logsnr, x, at)
     return alpha * x + sigma * eps
 
 
-def velocity(*, x, eps, logsnr):
-    """Eq. (3): v, what the network of SiD2 predicts."""
-    alpha, sigma = _coefficients(logsnr, x)
+def velocity(*, x, eps, logsnr=None, at=None):
+    """Eq. (3): v, what the network of SiD2 predicts; `at` as in `diffuse`."""
+    alpha, sigma = _coefficients(logsnr, x, at)
     return alpha * eps - sigma * x
 
 

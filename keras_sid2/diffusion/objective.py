@@ -45,12 +45,13 @@ class DiffusionObjective:
         z_t and target (v) like x; logsnr and weight, which multiplies the mean squared error in v, float32 [B].
         """
         logsnr = self.schedule.logsnr(t)
-        _, sigma = alpha_sigma(logsnr)
+        at = _, sigma = alpha_sigma(logsnr)
+        weight = loss_weight(t, schedule=self.schedule, weighting=self.weighting, logsnr=logsnr)
         return {
             "logsnr": logsnr,
-            "target": velocity(x=x, eps=eps, logsnr=logsnr),
-            "weight": loss_weight(t, schedule=self.schedule, weighting=self.weighting) * ops.square(sigma),
-            "z_t": diffuse(x=x, eps=eps, logsnr=logsnr),
+            "target": velocity(x=x, eps=eps, at=at),
+            "weight": weight * ops.square(sigma),
+            "z_t": diffuse(x=x, eps=eps, at=at),
         }
 
     def losses(self, predict: Callable[[Mapping], object], inputs: Mapping):

@@ -103,6 +103,7 @@ class EDMMonotonicWeighting:
         return _edm(logsnr, ops.maximum(logsnr, _EDM_PEAK))
 
 
-def loss_weight(t, *, schedule, weighting):
-    """-1/2 dlogsnr/dt w(logsnr(t)), float32 [B]: what Eq. (1) multiplies the squared error in x with."""
-    return -0.5 * schedule.dlogsnr_dt(t) * weighting(schedule.logsnr(t))
+def loss_weight(t, *, schedule, weighting, logsnr=None):
+    """-1/2 dlogsnr/dt w(logsnr(t)), float32 [B]: what Eq. (1) multiplies the squared error in x with. `logsnr` is
+    schedule.logsnr(t), where a caller has it."""
+    return -0.5 * schedule.dlogsnr_dt(t) * weighting(schedule.logsnr(t) if logsnr is None else logsnr)

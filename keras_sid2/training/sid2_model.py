@@ -323,12 +323,22 @@ class SiD2Model(CheckedModel):
         bins = ops.searchsorted(ops.convert_to_tensor(LOGSNR_EDGES, "float32"), replicas.gathered(x["logsnr"]))
         inside = ops.cast(ops.equal(bins[:, None], ops.arange(len(self.bin_losses))), "float32")
         sums, counts = ops.sum(losses[:, None] * inside, axis=0), ops.sum(inside, axis=0)
-        for i, metric in enumerate(self.bin_losses):  # as its update_state would, of all bins at once
-            metric.total.assign_add(sums[i])
-            metric.count.assign_add(counts[i])
+        variables = [getattr(m, part) for part in ("total", "count") for m in self.bin_losses]
+        backend.add_to(variables, [*ops.unstack(sums), *ops.unstack(counts)])  # as update_state would, of all bins
         self.data_faults.update_state(x["faults"])
         logs = self.get_metrics_result()
         return {**logs, "loss": ops.where(self.data_faults.found(), np.float32(np.nan), logs["loss"])}
+
+    def get_metrics_result(self):
+        """keras's, the losses' means in one division: on torch each takes seven operations."""
+        means = [self._loss_tracker, *self.bin_losses]
+        totals, counts = (ops.stack([getattr(m, part).value for m in means]) for part in ("total", "count"))
+        found = dict(zip(map(id, means), ops.unstack(ops.divide_no_nan(totals, counts)), strict=True))
+        results = {}
+        for metric in self.metrics:
+            result = found[id(metric)] if id(metric) in found else metric.result()
+            results |= result if isinstance(result, dict) else {metric.name: result}
+        return results
 
     @property
     def losses(self):

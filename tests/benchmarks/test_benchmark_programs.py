@@ -60,7 +60,8 @@ def check_speed(row: dict, multiply_adds: int, flops_an_image: int):
 def test_train_step(tmp_path):
     flags = ("--backends=jax", "--steps=2", "--parts=false", "--profile")
     result = run_program("train_step.py", tmp_path / "result.json", *flags, without=ABSENT)
-    [row] = result["speed"]
+    row, bare = result["speed"]
+    assert [row["case"], bare["case"]] == ["fit", "bare"] and bare["multiply_adds"] == row["multiply_adds"]
     res = 2 * (2 * 64 * 9 * 8 * 8 + 16 * 16)  # two blocks: convolutions, and what modulates
     transformer = 16 * (4 * 16 * 16 + 2 * 16 * 64 + 2 * 16 * 16) + 16 * 128  # products, attention, what modulates
     ends = 2 * 64 * 8 + 2 * 16 * 8 * 16 + 256 * 16 + 16 * 16  # patches, down and up, embedding

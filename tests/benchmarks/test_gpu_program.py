@@ -103,7 +103,7 @@ def test_the_list_of_a_card(monkeypatch):
     assert {f"{what} {b}, {side}" for what in ("train", "sample") for b in ("jax", "torch") for side in sides} <= {
         *names
     }
-    assert len({*names}) == len(names) == 14
+    assert len({*names}) == len(names) == 16
 
 
 def test_bars_are_of_what_compares(monkeypatch, tmp_path):

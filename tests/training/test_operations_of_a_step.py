@@ -104,11 +104,12 @@ def test_what_changes_all_weights_is_one_operation_each(model, step):
 
 def test_a_step_has_half_of_the_operations(model, step):
     """Of the 6,007 that version 0.2 had; some 600 are dropout's masks, which torch.compile fuses. A
-    block casts its weights in one operation, and their gradients in another."""
+    block casts its weights in one operation, and their gradients in another, which come out as torch keeps them."""
     blocks = len(model.network.traced_blocks())
     assert step.calls["_foreach_copy_"] == 2 * blocks
     assert step.calls["clone"] <= 20
-    assert sum(step.calls.values()) < 3100
+    assert step.calls["copy_"] <= 10
+    assert sum(step.calls.values()) <= 6007 // 2
 
 
 def test_the_fused_step_of_adam_is_keras_s(monkeypatch):

@@ -120,6 +120,21 @@ def test_a_record_follows_settings_weights_and_what_is_frozen(graphs):
 
 
 @only_on_torch
+def test_a_record_keeps_what_depends_on_no_input_but_draws_anew(graphs, monkeypatch):
+    import torch
+
+    block = type(network(levels=ONE_LEVEL["res"]).traced_blocks()[0])
+    call = block.call
+    monkeypatch.setattr(block, "call", lambda self, h, *a, **k: call(self, h + torch.rand(2).sum(), *a, **k))
+    recorded = network(levels=ONE_LEVEL["res"])
+    inputs = tuple(map(ops.convert_to_tensor, network_inputs(recorded)))
+    first, second = (to_numpy(recorded(inputs, training=True, seed=threefry.key(3))) for _ in range(2))
+    assert np.abs(first - second).max() > 1e-3
+    for graph in graphs.values():  # dropout's counter is none of its operations
+        assert not [n for n in graph._graph.graph.nodes if "arange" in str(n.target)]
+
+
+@only_on_torch
 def test_layers_of_other_lora_factors_are_of_another_kind(graphs):
     networks = [network(eagerly, levels=ONE_LEVEL["transformer"]) for eagerly in (True, False)]
     for each in networks:
