@@ -104,13 +104,14 @@ def _mixed(logs, values):
 class Posterior(keras.Model):
     """x_hat = E[x | z, label] of mixtures, one a label and the last one for no label, with a small network in it:
 
-        sum_k softmax(e^c (logs_k + a_k)) (means_k + S_k alpha (z - alpha mean_k) + B_k (z - alpha mean_k)) + d
+        sum_k softmax(e^c (logs_k + a_k)) (mean_k + S_k alpha (z - alpha mean_k) + B_k (z - alpha mean_k)) + d
 
-    a, d are of z, E[x | z] and the noise level, c and B of the noise level alone; all are 0 at first, S_k is exact.
+    a, d are of z, E[x | z] and the noise level; c, B and what is added to mean_k, which is in logs_k, too, of noise
+    level and label alone; all are 0 at first, S_k is exact.
 
     Args:
         mixtures: (weights, means, covariances) of each, equal in shape, as lists.
-        width: of the network, of two hidden layers, and one for c and B.
+        width: of the network, of two hidden layers, and of the one for what is of the level alone.
     """
 
     def __init__(self, mixtures, width: int = 64, **kwargs):
@@ -123,7 +124,7 @@ class Posterior(keras.Model):
         self.sample_shape = (1, 1, self._means.shape[-1])
         self.conditions = {} if len(mixtures) == 1 else {"label": ClassLabel(len(mixtures) - 1)}
         components, size = self._means.shape[1:]
-        sizes = {"a": components, "d": size, "b": components * size * size, "c": 1}
+        sizes = {"a": components, "d": size, "b": components * size * size, "c": 1, "m": components * size}
         self.hidden = [keras.layers.Dense(width, activation="silu") for _ in range(2)]
         self.level = keras.layers.Dense(width, activation="silu")
         self.heads = {name: keras.layers.Dense(n, kernel_initializer="zeros") for name, n in sizes.items()}
@@ -132,11 +133,11 @@ class Posterior(keras.Model):
         size = self.sample_shape[-1]
         z, logsnr = ops.reshape(inputs["z_t"], (-1, size)), ops.reshape(inputs["logsnr"], (-1, 1))
         known = self._known(logsnr, inputs)
-        logs, means, apart = self._exact(z, logsnr, inputs)
+        level = self.level(known)
+        logs, means, apart = self._exact(z, logsnr, inputs, self.heads["m"](level))
         h = ops.concatenate([z, _mixed(logs, means), known], axis=-1)
         for layer in self.hidden:
             h = layer(h)
-        level = self.level(known)
         matrices = ops.reshape(self.heads["b"](level), (-1, means.shape[1], size, size))
         logs = (logs + self.heads["a"](h)) * ops.exp(self.heads["c"](level))
         found = _mixed(logs, means + ops.einsum("bkij,bkj->bki", matrices, apart)) + self.heads["d"](h)
@@ -147,7 +148,7 @@ class Posterior(keras.Model):
         label = [ops.one_hot(inputs["label"], len(self.mixtures), dtype="float32")] if self.conditions else []
         return ops.concatenate([ops.sin(angles), ops.cos(angles), *label], axis=-1)
 
-    def _exact(self, z, logsnr, inputs):
+    def _exact(self, z, logsnr, inputs, shift):
         """(logarithms of the components' shares [B, K], E[x | z, k] and z - alpha mean_k [B, K, D])."""
 
         def chosen(values):  # [mixtures, ...] -> [B or 1, ...]
@@ -156,6 +157,7 @@ class Posterior(keras.Model):
 
         alpha, sigma = ops.sqrt(ops.sigmoid(logsnr))[..., None], ops.sqrt(ops.sigmoid(-logsnr))[..., None]
         means, values, axes = chosen(self._means), chosen(self._values), chosen(self._axes)
+        means = means + ops.reshape(shift, (-1, *self._means.shape[1:]))
         spread = ops.square(alpha) * values + ops.square(sigma)  # eigenvalues of z's covariance
         axes = axes + 0 * spread[..., None]
         from_mean = z[:, None] - alpha * means

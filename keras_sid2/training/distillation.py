@@ -12,9 +12,11 @@ No gradient passes through z_s, x~ in (1), or the bracket's right half in (2). B
 E_student[x~ | z_s]; (2) is at rest where that equals the teacher's E[x | z_s] at all s. Means are over the values of a
 sample, w is the objective's weighting of squared errors in x.
 
-Ours are `auxiliary_steps`, of (1) before each of (2), and `own_levels`, t = the lowest of 1 / k, 2 / k, ..., 1 above s:
-a student's x~ is a function of z_t, and cannot be E[x | z_t] near t and spread as data near 0. With all t in training
-the compromise is narrower than data; with t where the student draws it is nearer (docs/guides/distillation.md).
+Ours are `auxiliary_steps`, of (1) before each of (2), `own_levels` and `own_chain`. own_levels: t is the lowest of
+1 / k, 2 / k, ..., 1 above s. A student's x~ is a function of z_t, and cannot be E[x | z_t] near t and spread as data
+near 0. With all t in training the compromise is narrower than data; with t where the student draws it is nearer.
+own_chain: z_t is of the student's own steps from noise, through which no gradient passes. A guided student draws
+through other z_t than those of data, and comes to rest away from its teacher without (docs/guides/distillation.md).
 """
 
 from keras import ops
