@@ -301,7 +301,8 @@ class MomentMatchingModel(SiD2Model):
         return x, {**inputs, "z_t": z_s}
 
     def _chain(self, inputs):
-        """z_t of the student's own steps from noise down to each example's t, as it draws; a constant."""
+        """z_t of the student's own steps from noise down to each example's t, as it draws but for limits of x~;
+        a constant."""
         t, noises, k = inputs["moments/t"], inputs["moments/chain"], self.objective.steps
         levels = self.schedule.logsnr(1.0 - ops.arange(k, dtype="float32") / k)
 
@@ -311,10 +312,7 @@ class MomentMatchingModel(SiD2Model):
             z_s = _ahead(z_t, x, levels[i], levels[i + 1], ops.take(noises, i + 1, axis=1))
             return ops.where(expand(t * k < k - i - 0.5, z_t), z_s, z_t)
 
-        z_1 = noises[:, 0]
-        for x, mask in known_of(self.conditions, inputs):
-            z_1 = ops.where(mask, diffuse(x=x, eps=z_1, logsnr=levels[0]), z_1)
-        return backend.loop(0, k - 1, step, z_1)
+        return backend.loop(0, k - 1, step, noises[:, 0])
 
     def _by_parameters(self, x, given):
         """Eq. (3), float32 like x."""

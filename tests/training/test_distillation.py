@@ -291,9 +291,9 @@ def digits(count: int, seed: int = 0) -> dict:
     return {"image": image, "label": rng.integers(0, 3, count).astype("int32")}
 
 
-def student_model(teacher, **recipe):
+def student_model(teacher, how=(), **recipe):
     recipe = AdamRecipe(1e-3, warmup_steps=0, beta_1=0.0, ema_decay=0.5, **recipe)
-    model = MomentMatchingModel.of_teacher(teacher, 2, Guidance(1.5, (-3, 3)), recipe=recipe, seed=3)
+    model = MomentMatchingModel.of_teacher(teacher, 2, Guidance(1.5, (-3, 3)), recipe=recipe, seed=3, **dict(how))
     model.compile()
     return model
 
@@ -426,6 +426,20 @@ def test_the_auxiliary_network_may_have_more_steps_and_t_be_where_the_student_dr
         parts = zip((model.network, model.auxiliary), weights, strict=True)
         moved = [any(not np.array_equal(to_numpy(v), b) for v, b in zip(n.weights, w, strict=True)) for n, w in parts]
         assert moved == [i % 3 == 2, i % 3 != 2]
+
+
+def test_on_its_own_chain_only_conditions_are_of_data_parts_are_the_batch_and_a_file_goes_on_to_the_bit(
+    teacher, tmp_path
+):
+    model, in_parts, other = (
+        student_model(teacher, WAYS["own chain"], **o) for o in ({}, {"accumulation_steps": 2}, {})
+    )
+    logs = [fit_step(model, i) for i in range(3)]
+    np.testing.assert_allclose([fit_step(in_parts, i) for i in range(2)], logs[:2], rtol=1e-3)
+    flipped = {**digits(8, 0), "image": -digits(8, 0)["image"]}
+    assert other.fit(flipped, batch_size=8, shuffle=False, verbose=0).history["loss"][0] == logs[0][0]
+    again = goes_on(model, tmp_path / "half.keras", range(3, 5))
+    assert again.objective == model.objective and np.isfinite(model.evaluate(digits(7), verbose=0, return_dict=True)["loss"])
 
 
 def test_mixed_precision_trains_it(teacher):
