@@ -305,12 +305,13 @@ class MomentMatchingModel(SiD2Model):
         a constant."""
         t, noises, k = inputs["moments/t"], inputs["moments/chain"], self.objective.steps
         levels = self.schedule.logsnr(1.0 - ops.arange(k, dtype="float32") / k)
+        taken = ops.cast(ops.round(k - k * t), "int32")  # steps from noise to t
 
         def step(i, z_t):
             given = {**inputs, "z_t": z_t, "logsnr": ops.broadcast_to(levels[i], ops.shape(t))}
             x = ops.stop_gradient(self._x_hat(self._predict(given, training=False), given))
             z_s = _ahead(z_t, x, levels[i], levels[i + 1], ops.take(noises, i + 1, axis=1))
-            return ops.where(expand(t * k < k - i - 0.5, z_t), z_s, z_t)
+            return ops.where(expand(i < taken, z_t), z_s, z_t)
 
         return backend.loop(0, k - 1, step, noises[:, 0])
 

@@ -195,7 +195,7 @@ OF_CHAIN = {
         "x = ops.stop_gradient(self._x_hat(self._predict(given, t",
         "x = (self._x_hat(self._predict(given, t",
     ),
-    "a step too many": ("expand(t * k < k - i - 0.5", "expand(t * k < k - i + 0.5"),
+    "a step too many": ("expand(i < taken", "expand(i <= taken"),
     "a step too few": ("backend.loop(0, k - 1", "backend.loop(0, k - 2"),
     "the same noise twice": ("ops.take(noises, i + 1", "ops.take(noises, i"),
     "the level of s": ("ops.broadcast_to(levels[i], ops", "ops.broadcast_to(levels[i + 1], ops"),
@@ -439,7 +439,9 @@ def test_on_its_own_chain_only_conditions_are_of_data_parts_are_the_batch_and_a_
     flipped = {**digits(8, 0), "image": -digits(8, 0)["image"]}
     assert other.fit(flipped, batch_size=8, shuffle=False, verbose=0).history["loss"][0] == logs[0][0]
     again = goes_on(model, tmp_path / "half.keras", range(3, 5))
-    assert again.objective == model.objective and np.isfinite(model.evaluate(digits(7), verbose=0, return_dict=True)["loss"])
+    assert again.objective == model.objective and np.isfinite(
+        model.evaluate(digits(7), verbose=0, return_dict=True)["loss"]
+    )
 
 
 def test_mixed_precision_trains_it(teacher):
