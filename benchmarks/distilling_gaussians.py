@@ -36,7 +36,7 @@ from keras import ops
 FLAGS = flags.FLAGS
 SCALE = 2.0  # of the guided case
 EPOCH = 2000  # steps, behind which the points come again, with other noise
-DRAWN, PAIRED = 50_000, 5_000  # points a row, and of them for the energy distance
+DRAWN, PAIRED = 500_000, 5_000  # points a row, and of them for the energy distance
 
 
 class Mixture:
@@ -104,13 +104,14 @@ def _mixed(logs, values):
 class Posterior(keras.Model):
     """x_hat = E[x | z, label] of mixtures, one a label and the last one for no label, with a small network in it:
 
-        sum_k softmax(e^c (logs_k + a_k)) (means_k + S_k alpha (z - alpha mean_k) + B_k (z - alpha mean_k)) + d
+        sum_k softmax(e^c (logs_k + a_k)) (mean_k + S_k alpha (z - alpha mean_k) + B_k (z - alpha mean_k)) + d
 
-    a, d are of z, E[x | z] and the noise level, c and B of the noise level alone; all are 0 at first, S_k is exact.
+    a, d are of z, E[x | z] and the noise level; c, B and what is added to mean_k, which is in logs_k, too, of noise
+    level and label alone; all are 0 at first, S_k is exact.
 
     Args:
         mixtures: (weights, means, covariances) of each, equal in shape, as lists.
-        width: of the network, of two hidden layers, and one for c and B.
+        width: of the network, of two hidden layers, and of the one for what is of the level alone.
     """
 
     def __init__(self, mixtures, width: int = 64, **kwargs):
@@ -123,7 +124,7 @@ class Posterior(keras.Model):
         self.sample_shape = (1, 1, self._means.shape[-1])
         self.conditions = {} if len(mixtures) == 1 else {"label": ClassLabel(len(mixtures) - 1)}
         components, size = self._means.shape[1:]
-        sizes = {"a": components, "d": size, "b": components * size * size, "c": 1}
+        sizes = {"a": components, "d": size, "b": components * size * size, "c": 1, "m": components * size}
         self.hidden = [keras.layers.Dense(width, activation="silu") for _ in range(2)]
         self.level = keras.layers.Dense(width, activation="silu")
         self.heads = {name: keras.layers.Dense(n, kernel_initializer="zeros") for name, n in sizes.items()}
@@ -132,11 +133,11 @@ class Posterior(keras.Model):
         size = self.sample_shape[-1]
         z, logsnr = ops.reshape(inputs["z_t"], (-1, size)), ops.reshape(inputs["logsnr"], (-1, 1))
         known = self._known(logsnr, inputs)
-        logs, means, apart = self._exact(z, logsnr, inputs)
+        level = self.level(known)
+        logs, means, apart = self._exact(z, logsnr, inputs, self.heads["m"](level))
         h = ops.concatenate([z, _mixed(logs, means), known], axis=-1)
         for layer in self.hidden:
             h = layer(h)
-        level = self.level(known)
         matrices = ops.reshape(self.heads["b"](level), (-1, means.shape[1], size, size))
         logs = (logs + self.heads["a"](h)) * ops.exp(self.heads["c"](level))
         found = _mixed(logs, means + ops.einsum("bkij,bkj->bki", matrices, apart)) + self.heads["d"](h)
@@ -147,7 +148,7 @@ class Posterior(keras.Model):
         label = [ops.one_hot(inputs["label"], len(self.mixtures), dtype="float32")] if self.conditions else []
         return ops.concatenate([ops.sin(angles), ops.cos(angles), *label], axis=-1)
 
-    def _exact(self, z, logsnr, inputs):
+    def _exact(self, z, logsnr, inputs, shift):
         """(logarithms of the components' shares [B, K], E[x | z, k] and z - alpha mean_k [B, K, D])."""
 
         def chosen(values):  # [mixtures, ...] -> [B or 1, ...]
@@ -156,6 +157,7 @@ class Posterior(keras.Model):
 
         alpha, sigma = ops.sqrt(ops.sigmoid(logsnr))[..., None], ops.sqrt(ops.sigmoid(-logsnr))[..., None]
         means, values, axes = chosen(self._means), chosen(self._values), chosen(self._axes)
+        means = means + ops.reshape(shift, (-1, *self._means.shape[1:]))
         spread = ops.square(alpha) * values + ops.square(sigma)  # eigenvalues of z's covariance
         axes = axes + 0 * spread[..., None]
         from_mean = z[:, None] - alpha * means
@@ -217,11 +219,10 @@ def drawn(model, count: int = DRAWN, seed: int = 3, **options) -> np.ndarray:
     return model.generate(**labels, batch_size=min(count, 5000), seed=seed, clip=None, **options).reshape(count, -1)
 
 
-def rows_of(name: str, k: int, **how):
-    """What each model draws in k steps, as it is measured."""
+def rows_of(name: str, k: int, seeds, **how):
+    """What each model draws in k steps, as it is measured; a student for each of `seeds`."""
     wanted, mixtures, guidance = case(name)
-    teacher, data = teacher_of(mixtures, FLAGS.width, FLAGS.bias, FLAGS.shift), Mixture(*mixtures[0])
-    real = wanted.draw(PAIRED, seed=4)
+    data, real = Mixture(*mixtures[0]), wanted.draw(PAIRED, seed=4)
 
     def row(model, of: str, k: int, **options):
         points = drawn(model, **options)
@@ -231,24 +232,27 @@ def rows_of(name: str, k: int, **how):
     exact = {**wanted.errors(wanted.draw(DRAWN, seed=5))}
     exact |= {"energy_distance": energy_distance(wanted.draw(PAIRED, seed=6), real)}
     yield {"case": name, "of": "points of the distribution", "k": 0, **exact}
-    for shift, sampler in itertools.product((FLAGS.shift, 1.0), ("ddim", "dpmpp_2m")):
+    for shift, sampler in itertools.product((FLAGS.shift, 1.0) * FLAGS.solvers, ("ddim", "dpmpp_2m")):
         same = teacher_of(mixtures, FLAGS.width, FLAGS.bias, shift)
         of = f"teacher, {sampler}, shift {shift:g}"
         yield row(same, of, k, num_steps=k, sampler=sampler, guidance=guidance)
-    began = time.process_time()
-    student = student_of(teacher, data, k, guidance, **how)
-    yield row(student, "student", k) | {"training_seconds": time.process_time() - began}
+    for seed in seeds:
+        began = time.process_time()
+        keras.utils.set_random_seed(seed)
+        teacher = teacher_of(mixtures, FLAGS.width, FLAGS.bias, FLAGS.shift)
+        student = student_of(teacher, data, k, guidance, seed=seed, **how)
+        yield row(student, "student", k) | {"seed": seed, "training_seconds": time.process_time() - began}
 
 
 def main(argv):
     del argv
     how = {"steps": FLAGS.steps, "batch_size": FLAGS.batch_size, "rate": FLAGS.learning_rate}
     how |= {"matching": FLAGS.matching, "auxiliary_steps": FLAGS.auxiliary_steps, "own_levels": not FLAGS.all_levels}
+    how["own_chain"] = FLAGS.own_chain
     settings = {**how, "width": FLAGS.width, "bias": FLAGS.bias, "shift": FLAGS.shift}
     result = {**report.heading("distilling_gaussians", __doc__), "settings": settings, "rows": []}
     for k, name in itertools.product(map(int, FLAGS.ks), FLAGS.cases):
-        keras.utils.set_random_seed(0)
-        for row in rows_of(name, k, **how):
+        for row in rows_of(name, k, map(int, FLAGS.seeds), **how):
             result["rows"].append(row)
             line = "{case:<12}{of:<28}steps {k:2d}  weights {weights:.4f}  means {means:.4f}  "
             print((line + "covariances {covariances:.4f}  energy {energy_distance:.6f}").format(**row), flush=True)
@@ -259,6 +263,7 @@ def main(argv):
 if __name__ == "__main__":
     flags.DEFINE_list("cases", ["mixture", "anisotropic", "guided"], "Which.")
     flags.DEFINE_list("ks", ["4", "1", "8"], "Steps of the students.")
+    flags.DEFINE_list("seeds", ["0"], "Of the students: weights, data and noise.")
     flags.DEFINE_integer("steps", 40_000, f"Training steps; multiples of {EPOCH} where above.", lower_bound=2)
     flags.DEFINE_integer("batch_size", 512, "Points a step.", lower_bound=1)
     flags.DEFINE_float("learning_rate", 2e-3, "It falls to 0.", lower_bound=0.0)
@@ -268,5 +273,7 @@ if __name__ == "__main__":
     flags.DEFINE_enum("matching", "auxiliary", ["auxiliary", "parameters"], "By an auxiliary network, or without.")
     flags.DEFINE_integer("auxiliary_steps", 3, "Of the auxiliary network, to each of the student's.", lower_bound=1)
     flags.DEFINE_bool("all_levels", False, "Train at all t, as the paper does, and not only where the student draws.")
+    flags.DEFINE_bool("own_chain", False, "z_t of the student's own steps, and not of data.")
+    flags.DEFINE_bool("solvers", True, "Also what DDIM and DPM-Solver++ draw of the teacher.")
     flags.DEFINE_string("json", None, "Where to write the result, row by row.")
     app.run(main)

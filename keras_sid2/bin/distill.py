@@ -61,7 +61,7 @@ class DistillSettings(DistillFlags, TrainSettings):
     @property
     def how(self) -> dict:
         """The options of `MomentMatching` that are flags by their names."""
-        return {name: getattr(self, name) for name in ("matching", "auxiliary_steps", "own_levels")}
+        return {name: getattr(self, name) for name in ("matching", "auxiliary_steps", "own_levels", "own_chain")}
 
     def experiment(self) -> Preset:
         """The teacher's network with what trains and draws its student; raises what is wrong with it."""

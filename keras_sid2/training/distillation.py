@@ -12,15 +12,17 @@ No gradient passes through z_s, x~ in (1), or the bracket's right half in (2). B
 E_student[x~ | z_s]; (2) is at rest where that equals the teacher's E[x | z_s] at all s. Means are over the values of a
 sample, w is the objective's weighting of squared errors in x.
 
-Ours are `auxiliary_steps`, of (1) before each of (2), and `own_levels`, t = the lowest of 1 / k, 2 / k, ..., 1 above s:
-a student's x~ is a function of z_t, and cannot be E[x | z_t] near t and spread as data near 0. With all t in training
-the compromise is narrower than data; with t where the student draws it is nearer (docs/guides/distillation.md).
+Ours are `auxiliary_steps`, of (1) before each of (2), `own_levels` and `own_chain`. own_levels: t is the lowest of
+1 / k, 2 / k, ..., 1 above s. A student's x~ is a function of z_t, and cannot be E[x | z_t] near t and spread as data
+near 0. With all t in training the compromise is narrower than data; with t where the student draws it is nearer.
+own_chain: z_t is of the student's own steps from noise, through which no gradient passes. A guided student draws
+through other z_t than those of data, and comes to rest away from its teacher without (docs/guides/distillation.md).
 """
 
 from keras import ops
 
-from keras_sid2 import threefry
-from keras_sid2.conditions import call_network, known_of
+from keras_sid2 import backend, threefry
+from keras_sid2.conditions import call_network, expand, known_of
 from keras_sid2.config import later, register, settings
 from keras_sid2.diffusion import DiffusionObjective, Guidance, diffuse, guide, posterior, to_x
 from keras_sid2.parallel import processes, replicas
@@ -50,8 +52,9 @@ class MomentMatching(DiffusionObjective):
         matching: "auxiliary", Eqs. (1) and (2), or "parameters", Eq. (3).
         auxiliary_steps: of the auxiliary network before each of the student's, >= 1; the paper's is 1.
         own_levels: t only where the student draws; False is the paper's t.
+        own_chain: z_t of the student's own steps from noise, and not of data.
 
-    Raises ValueError for others, and for auxiliary_steps without an auxiliary network.
+    Raises ValueError for others, for auxiliary_steps without an auxiliary network, and own_chain without own_levels.
     """
 
     steps: int = 8
@@ -59,6 +62,7 @@ class MomentMatching(DiffusionObjective):
     matching: str = later("auxiliary")
     auxiliary_steps: int = later(1)
     own_levels: bool = later(False)
+    own_chain: bool = later(False)
 
     def __post_init__(self):
         super().__post_init__()
@@ -70,6 +74,8 @@ class MomentMatching(DiffusionObjective):
         object.__setattr__(self, "auxiliary_steps", whole_number("auxiliary_steps", self.auxiliary_steps))
         if self.auxiliary_steps > 1 and self.matching == "parameters":
             raise ValueError(f"auxiliary_steps={self.auxiliary_steps} needs matching='auxiliary'.")
+        if self.own_chain and not self.own_levels:
+            raise ValueError("own_chain needs own_levels: a student's chain has z_t at these levels alone.")
 
     def corrupt(self, x, t, eps) -> dict:
         """What `MomentMatchingModel` makes z_t and z_s of, under names of no conditions, which may be called x or t;
@@ -134,6 +140,7 @@ class MomentMatchingModel(SiD2Model):
         matching="auxiliary",
         auxiliary_steps=1,
         own_levels=False,
+        own_chain=False,
         recipe=None,
         seed=0,
         use_ema=True,
@@ -142,7 +149,7 @@ class MomentMatchingModel(SiD2Model):
         """A new one, not compiled, at step 0, of copies of the network of `model`, which stays as it is.
 
         Args:
-            steps, guidance, matching, auxiliary_steps, own_levels: `MomentMatching`'s.
+            steps, guidance, matching, auxiliary_steps, own_levels, own_chain: `MomentMatching`'s.
             recipe, seed: `SiD2Model`'s.
             use_ema: the averages of `model`, if it has any, and not its weights.
             changes: of the networks' configuration, such as dtype="mixed_bfloat16" and remat=True.
@@ -152,7 +159,8 @@ class MomentMatchingModel(SiD2Model):
         if model.student_steps is not None:
             raise ValueError(f"This teacher is a student of {model.student_steps} steps itself: distil its teacher.")
         parts = {name: getattr(model.objective, name) for name in ("schedule", "weighting", "prediction")}
-        parts |= {"matching": matching, "auxiliary_steps": auxiliary_steps, "own_levels": own_levels}
+        parts |= {"matching": matching, "auxiliary_steps": auxiliary_steps}
+        parts |= {"own_levels": own_levels, "own_chain": own_chain}
         objective = MomentMatching(**parts, steps=steps, guidance=guidance)
         values = [value for _, value in model.network_values(use_ema=use_ema)]
         name = model.network.name
@@ -242,8 +250,11 @@ class MomentMatchingModel(SiD2Model):
             t = ops.minimum((ops.floor(s * k) + 1.0) / k, 1.0)
         else:
             t = ops.minimum(s + threefry.uniform(ahead, index=order) / k, 1.0)
-        noise = threefry.normal(noise, self.sample_shape, index=order)
-        return {**inputs, "moments/t": t, "moments/noise": noise}
+        drawn = {"moments/t": t, "moments/noise": threefry.normal(noise, self.sample_shape, index=order)}
+        if self.objective.own_chain:
+            keys = threefry.fold_in(keys[3], _OF_STUDENT, 2 + ops.arange(k))
+            drawn["moments/chain"] = threefry.normal(keys[None], self.sample_shape, index=order[:, None])
+        return {**inputs, **drawn}
 
     def variables_of_step(self) -> list:
         networks = [self.network, self.teacher, *([] if self.auxiliary is None else [self.auxiliary])]
@@ -279,13 +290,30 @@ class MomentMatchingModel(SiD2Model):
     def _drawn(self, inputs, training):
         """x~ of the student, and what the others are given at z_s, through which no gradient passes."""
         logsnr_t, logsnr_s = self.schedule.logsnr(inputs["moments/t"]), inputs["logsnr"]
-        z_t = diffuse(x=inputs["moments/x"], eps=inputs["moments/eps"], logsnr=logsnr_t)
+        if self.objective.own_chain:
+            z_t = self._chain(inputs)
+        else:
+            z_t = diffuse(x=inputs["moments/x"], eps=inputs["moments/eps"], logsnr=logsnr_t)
         seed = inputs.get("example_seeds", inputs.get("seed"))
         given = {**inputs, "z_t": z_t, "logsnr": logsnr_t}
         x = self._x_hat(self._predict(given, training=training, seed=seed), given)
-        held = ops.stop_gradient(x)
-        mean, variance, _ = posterior(z_t=z_t, x_hat=held, logsnr_t=logsnr_t, logsnr_s=logsnr_s)
-        return x, {**inputs, "z_t": mean + ops.sqrt(variance) * inputs["moments/noise"]}
+        z_s = _ahead(z_t, ops.stop_gradient(x), logsnr_t, logsnr_s, inputs["moments/noise"])
+        return x, {**inputs, "z_t": z_s}
+
+    def _chain(self, inputs):
+        """z_t of the student's own steps from noise down to each example's t, as it draws but for limits of x~;
+        a constant."""
+        t, noises, k = inputs["moments/t"], inputs["moments/chain"], self.objective.steps
+        levels = self.schedule.logsnr(1.0 - ops.arange(k, dtype="float32") / k)
+        taken = ops.cast(ops.round(k - k * t), "int32")  # steps from noise to t
+
+        def step(i, z_t):
+            given = {**inputs, "z_t": z_t, "logsnr": ops.broadcast_to(levels[i], ops.shape(t))}
+            x = ops.stop_gradient(self._x_hat(self._predict(given, training=False), given))
+            z_s = _ahead(z_t, x, levels[i], levels[i + 1], ops.take(noises, i + 1, axis=1))
+            return ops.where(expand(i < taken, z_t), z_s, z_t)
+
+        return backend.loop(0, k - 1, step, noises[:, 0])
 
     def _by_parameters(self, x, given):
         """Eq. (3), float32 like x."""
@@ -311,6 +339,12 @@ class MomentMatchingModel(SiD2Model):
         base = self._x_hat(call_network(self.teacher, {**given, **null}, training=False), given)
         scale = guidance.at(given["logsnr"])
         return guide(x_hat, base, ops.reshape(scale, (-1, *[1] * (len(x_hat.shape) - 1))))
+
+
+def _ahead(z_t, x, logsnr_t, logsnr_s, noise):
+    """z_s ~ q(z_s | z_t, x), with the lower variance."""
+    mean, variance, _ = posterior(z_t=z_t, x_hat=x, logsnr_t=logsnr_t, logsnr_s=logsnr_s)
+    return mean + ops.sqrt(variance) * noise
 
 
 def _check_even(count: int | None, parts: int = 1):

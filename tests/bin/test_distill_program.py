@@ -75,9 +75,9 @@ def test_stopped_and_continued_it_is_the_same(trained, teacher, data, tmp_path):
 
 
 def test_in_parameter_space_it_trains_without_an_auxiliary_network(teacher, data, tmp_path):
-    run = run_of(teacher, data, tmp_path, steps=2, sample_every=0, matching="parameters", own_levels=True)
-    model = run.train()
-    assert model.auxiliary is None and model.objective.own_levels and int(model.step.numpy()) == 2
+    own = {"own_levels": True, "own_chain": True}
+    model = run_of(teacher, data, tmp_path, steps=2, sample_every=0, matching="parameters", **own).train()
+    assert model.auxiliary is None and model.objective.own_chain and int(model.step.numpy()) == 2
 
 
 @pytest.mark.backend_free
@@ -85,7 +85,7 @@ def test_a_run_of_before_these_flags_goes_on(trained, teacher, data):
     path = trained.workdir / "run.json"
     before = path.read_text()
     said = json.loads(before)
-    for name in ("matching", "auxiliary_steps", "own_levels"):
+    for name in ("matching", "auxiliary_steps", "own_levels", "own_chain"):
         del said[name]
     path.write_text(json.dumps(said))
     run_of(teacher, data, trained.workdir)
@@ -134,6 +134,7 @@ def test_wrong_input(trained, teacher, data, tmp_path):
         ({"matching": "parameters", "precision": "mixed_bfloat16"}, "does not go with --precision=mixed_bfloat16"),
         ({"matching": "parameters", "batch_size": 7}, "does not go with --batch_size=7, which is odd"),
         ({"matching": "parameters", "auxiliary_steps": 2}, "does not go with --auxiliary_steps=2: leave it out"),
+        ({"own_chain": True}, "own_chain needs own_levels: "),
         ({"matching": "both"}, "--matching must be auxiliary or parameters, got 'both'"),
         ({"steps_of_student": 0}, "--steps_of_student must be at least 1, got 0"),
         ({"guidance_scale": "high"}, "--guidance_scale must be a number, or logsnr:scale pairs"),

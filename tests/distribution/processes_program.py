@@ -78,9 +78,10 @@ def refused(model) -> str:
 
 
 def distilled(teacher) -> dict:
-    """Norms of the gradient in two steps of a student in parameter space, and what a batch is told of which a replica
-    cannot halve its part."""
-    student = MomentMatchingModel.of_teacher(teacher, 2, matching="parameters", recipe=RECIPE)
+    """Norms of the gradient in two steps of a student in parameter space, on its own chain, and what a batch is told
+    of which a replica cannot halve its part."""
+    own = {"own_levels": True, "own_chain": True}
+    student = MomentMatchingModel.of_teacher(teacher, 2, matching="parameters", **own, recipe=RECIPE)
     student.compile()
     logs = student.fit(batches(2).repeat(), epochs=2, steps_per_epoch=1, verbose=0).history
     rows = replicas.count() // COUNT or 1

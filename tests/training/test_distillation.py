@@ -44,9 +44,16 @@ class Linear(keras.Model):
         return self.a * z_t + ops.reshape(ops.take(self.b, label), (-1, 1, 1, 1))
 
 
-def linear_model(module=distillation, matching="auxiliary"):
-    objective = module.MomentMatching(**PARTS, steps=K, guidance=GUIDANCE, matching=matching)
-    networks = {part: Linear(name=part) for part in WEIGHTS if (part, matching) != ("auxiliary", "parameters")}
+WAYS = {  # to train a student: options of MomentMatching
+    "auxiliary": {},
+    "parameters": {"matching": "parameters"},
+    "own chain": {"own_levels": True, "own_chain": True},
+}
+
+
+def linear_model(module=distillation, way="auxiliary"):
+    objective = module.MomentMatching(**PARTS, steps=K, guidance=GUIDANCE, **WAYS[way])
+    networks = {part: Linear(name=part) for part in WEIGHTS if (part, way) != ("auxiliary", "parameters")}
     model = module.MomentMatchingModel(**networks, objective=objective, label_dropout=0.2)
     for part, network in networks.items():
         network.set_weights([np.array(v, "float32") for v in WEIGHTS[part]])
@@ -64,8 +71,17 @@ def gradients(model, step: int, batch: dict):
     return inputs, to_numpy(losses)[0], [to_numpy(g) for g in found]
 
 
-def expected(inputs: dict, step: int, matching: str):
-    """The same by hand, float64: z_s is drawn from the product of two Gaussians in z_s."""
+def ahead(z_t, x_hat, t: tuple, s: tuple, noise):
+    """z_s, drawn from the product of two Gaussians in z_s; levels are (logsnr, alpha, sigma)."""
+    (_, alpha_t, sigma_t), (_, alpha_s, sigma_s) = t, s
+    ratio = alpha_t / alpha_s
+    added = sigma_t**2 - (ratio * sigma_s) ** 2  # variance of z_t given z_s, whose mean is ratio z_s
+    precision = ratio**2 / added + 1 / sigma_s**2
+    return (ratio * z_t / added + alpha_s * x_hat / sigma_s**2) / precision + noise / np.sqrt(precision)
+
+
+def expected(inputs: dict, step: int, way: str):
+    """The same by hand, float64."""
     label, x, noise = inputs["label"].astype(int), *(inputs[f"moments/{name}"].ravel() for name in ("x", "noise"))
 
     def at(time):
@@ -76,19 +92,25 @@ def expected(inputs: dict, step: int, matching: str):
         a, b = WEIGHTS[part]
         return alpha * z - sigma * (a * z + np.array(b)[label])
 
-    (_, alpha_t, sigma_t), (logsnr_s, alpha_s, sigma_s) = at(inputs["moments/t"]), at(inputs["moments/s"])
+    at_t, at_s = at(inputs["moments/t"]), at(inputs["moments/s"])
+    (_, alpha_t, sigma_t), (logsnr_s, alpha_s, sigma_s) = at_t, at_s
     z_t = alpha_t * x + sigma_t * inputs["moments/eps"].ravel()
+    if way == "own chain":
+        noises = inputs["moments/chain"].reshape(-1, K).T
+        levels = [at(np.full(x.shape, j / K)) for j in range(K, 0, -1)]
+        z_of = [noises[0]]
+        for i in range(K - 1):
+            x_hat = x_hat_of("network", z_of[i], *levels[i][1:], label)
+            z_of.append(ahead(z_of[i], x_hat, levels[i], levels[i + 1], noises[i + 1]))
+        z_t = np.array(z_of)[K - np.round(inputs["moments/t"] * K).astype(int), np.arange(len(x))]
     x_hat = x_hat_of("network", z_t, alpha_t, sigma_t, label)
-    ratio = alpha_t / alpha_s
-    added = sigma_t**2 - (ratio * sigma_s) ** 2  # variance of z_t given z_s, whose mean is ratio z_s
-    precision = ratio**2 / added + 1 / sigma_s**2
-    z_s = (ratio * z_t / added + alpha_s * x_hat / sigma_s**2) / precision + noise / np.sqrt(precision)
+    z_s = ahead(z_t, x_hat, at_t, at_s, noise)
     teacher, none = (x_hat_of("teacher", z_s, alpha_s, sigma_s, given) for given in (label, LABELS))
     acts = (logsnr_s >= GUIDANCE.interval[0]) & (logsnr_s <= GUIDANCE.interval[1])
     teacher = np.where(acts, none + GUIDANCE.scale * (teacher - none), teacher)
     auxiliary = x_hat_of("auxiliary", z_s, alpha_s, sigma_s, label)
     w = np.exp(0.5) * sigmoid(logsnr_s - 0.5)
-    if matching == "parameters":  # the derivative of the guided teacher by a and b, [B, 4]
+    if way == "parameters":  # the derivative of the guided teacher by a and b, [B, 4]
         scale = np.where(acts, GUIDANCE.scale, 1.0)[:, None]
         labels, none = np.eye(LABELS + 1)[label], np.eye(LABELS + 1)[LABELS]
         slopes = -sigma_s[:, None] * np.concatenate([z_s[:, None], none + scale * (labels - none)], axis=1)
@@ -115,15 +137,15 @@ def batch_of(count: int) -> dict:
     return {"image": image, "label": rng.integers(0, LABELS, count).astype("int32")}
 
 
-def differences(module=distillation, matching="auxiliary") -> float:
+def differences(module=distillation, way="auxiliary") -> float:
     """The largest of losses and gradients, relative to the gradient's size, of an even and an odd step."""
     found = 0.0
     for step in (4, 5):
-        inputs, *ours = gradients(linear_model(module, matching), step, batch_of(256))
+        inputs, *ours = gradients(linear_model(module, way), step, batch_of(256))
         assert (inputs["moments/t"] == np.minimum(inputs["moments/t"], 1.0)).all() and 0.9 / K < (
             inputs["moments/t"] - inputs["moments/s"]
         ).max()
-        theirs = expected(inputs, step, matching)
+        theirs = expected(inputs, step, way)
         size = max(np.abs(g).max() for g in theirs[1])
         pairs = [(ours[0], theirs[0]), *zip(ours[1], theirs[1], strict=True)]
         found = max(
@@ -134,14 +156,14 @@ def differences(module=distillation, matching="auxiliary") -> float:
     return found
 
 
-@pytest.mark.parametrize("matching", distillation.MATCHINGS)
-def test_gradients_of_the_losses_are_those_by_hand(matching):
-    assert differences(matching=matching) < 1e-3
+@pytest.mark.parametrize("way", WAYS)
+def test_gradients_of_the_losses_are_those_by_hand(way):
+    assert differences(way=way) < 1e-3
 
 
 MUTANTS = {
     "wrong sign": ("direction = x * ops.stop_gradient(apart)", "direction = x * ops.stop_gradient(-apart)"),
-    "gradient through z_s": ("held = ops.stop_gradient(x)\n        mean", "held = x\n        mean"),
+    "gradient through z_s": ("_ahead(z_t, ops.stop_gradient(x), logsnr_t", "_ahead(z_t, x, logsnr_t"),
     "gradient through the bracket": ("direction = x * ops.stop_gradient(apart)", "direction = x * apart"),
     "the upper variance": ("mean, variance, _ = posterior", "mean, _, variance = posterior"),
     "swapped roles": ("(self.step.value), of_student, of_auxiliary)", "(self.step.value), of_auxiliary, of_student)"),
@@ -167,6 +189,22 @@ OF_PARAMETERS = {  # in distillation.py or parameter_matching.py
 }
 
 
+OF_CHAIN = {
+    "z_t of data": ("if self.objective.own_chain:\n            z_t", "if False:\n            z_t"),
+    "gradient through the chain": (
+        "x = ops.stop_gradient(self._x_hat(self._predict(given, t",
+        "x = (self._x_hat(self._predict(given, t",
+    ),
+    "a step too many": ("expand(i < taken", "expand(i <= taken"),
+    "a step too few": ("backend.loop(0, k - 1", "backend.loop(0, k - 2"),
+    "the same noise twice": ("ops.take(noises, i + 1", "ops.take(noises, i"),
+    "the level of s": ("ops.broadcast_to(levels[i], ops", "ops.broadcast_to(levels[i + 1], ops"),
+    "the teacher's chain": ("self._predict(given, training=False)", "call_network(self.teacher, given)"),
+    "the upper variance": ("mean, variance, _ = posterior", "mean, _, variance = posterior"),
+}
+CHANGES = dict(zip(WAYS, (MUTANTS, OF_PARAMETERS, OF_CHAIN), strict=True))
+
+
 def mutant(before: str, after: str):
     """distillation.py, or what it takes of parameter_matching.py, with another text in one place."""
     found, registered = types.ModuleType("mutant"), dict(keras.saving.get_custom_objects())
@@ -182,12 +220,9 @@ def mutant(before: str, after: str):
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="a mutant is of all backends alike; torch compiles nothing")
-@pytest.mark.parametrize(
-    ("matching", "name"), [*(("auxiliary", n) for n in MUTANTS), *(("parameters", n) for n in OF_PARAMETERS)]
-)
-def test_mutants_are_found(matching, name):
-    changes = MUTANTS if matching == "auxiliary" else OF_PARAMETERS
-    assert differences(mutant(*changes[name]), matching) > 1e-2
+@pytest.mark.parametrize(("way", "name"), [(way, name) for way, changes in CHANGES.items() for name in changes])
+def test_mutants_are_found(way, name):
+    assert differences(mutant(*CHANGES[way][name]), way) > 1e-2
 
 
 # -- the optimizer ---------------------------------------------------------------------------------------------------
@@ -256,9 +291,9 @@ def digits(count: int, seed: int = 0) -> dict:
     return {"image": image, "label": rng.integers(0, 3, count).astype("int32")}
 
 
-def student_model(teacher, **recipe):
+def student_model(teacher, how=(), **recipe):
     recipe = AdamRecipe(1e-3, warmup_steps=0, beta_1=0.0, ema_decay=0.5, **recipe)
-    model = MomentMatchingModel.of_teacher(teacher, 2, Guidance(1.5, (-3, 3)), recipe=recipe, seed=3)
+    model = MomentMatchingModel.of_teacher(teacher, 2, Guidance(1.5, (-3, 3)), recipe=recipe, seed=3, **dict(how))
     model.compile()
     return model
 
@@ -393,6 +428,22 @@ def test_the_auxiliary_network_may_have_more_steps_and_t_be_where_the_student_dr
         assert moved == [i % 3 == 2, i % 3 != 2]
 
 
+def test_on_its_own_chain_only_conditions_are_of_data_parts_are_the_batch_and_a_file_goes_on_to_the_bit(
+    teacher, tmp_path
+):
+    model, in_parts, other = (
+        student_model(teacher, WAYS["own chain"], **o) for o in ({}, {"accumulation_steps": 2}, {})
+    )
+    logs = [fit_step(model, i) for i in range(3)]
+    np.testing.assert_allclose([fit_step(in_parts, i) for i in range(2)], logs[:2], rtol=1e-3)
+    flipped = {**digits(8, 0), "image": -digits(8, 0)["image"]}
+    assert other.fit(flipped, batch_size=8, shuffle=False, verbose=0).history["loss"][0] == logs[0][0]
+    again = goes_on(model, tmp_path / "half.keras", range(3, 5))
+    assert again.objective == model.objective and np.isfinite(
+        model.evaluate(digits(7), verbose=0, return_dict=True)["loss"]
+    )
+
+
 def test_mixed_precision_trains_it(teacher):
     model = MomentMatchingModel.of_teacher(teacher, 2, dtype="mixed_bfloat16")
     model.compile()
@@ -421,6 +472,7 @@ def test_wrong_input(trained, teacher):
             model.network, teacher=model.teacher, objective=model.objective
         ),
         "student of 2 steps itself": lambda: MomentMatchingModel.of_teacher(model, 2),
+        "own_chain needs own_levels": lambda: MomentMatchingModel.of_teacher(teacher, 2, own_chain=True),
         "would move both": lambda: model.compile("adam"),
         "takes no weight_decay": lambda: AlternatingAdam(first=4, weight_decay=0.1),
         "has 4 trainable variables, and AlternatingAdam first=1": lambda: model.compile(AlternatingAdam(first=1)),

@@ -15,6 +15,7 @@ class DistillFlags(TrainTable):
     )
     auxiliary_steps: int = of_run(1, "of the auxiliary network, to each of the student's", at_least(1))
     own_levels: bool = of_run(False, "train at the k noise levels that the student draws at, where the paper has all")
+    own_chain: bool = of_run(False, "train on z_t of the student's own steps, not of data", needs="own_levels")
     guidance_scale: str = of_run("1", "of the teacher; 1 is none; or logsnr:scale pairs, as -3:1,0:2.5,5:1")
     guidance_interval: list | None = of_run(None, "of the teacher: low,high in logsnr; everywhere if not given")
     lr_decay: str | None = of_run("linear", "constant, inverse_sqrt, or linear or cosine to 0 at --steps")
