@@ -13,6 +13,7 @@ from keras_sid2.diffusion import CosineSchedule
 from keras_sid2.evaluation import measure_fields
 from keras_sid2.sampling import SamplingLoop, uniform_t
 
+pytestmark = pytest.mark.backend_free  # on each backend the same samplers are in test_exact_denoisers.py
 PROBLEM, TRUTHS, MEMBERS = GaussianFields(side=4), 24, 40
 BOTH = ("height", "width")
 
@@ -40,7 +41,6 @@ def ensembles(sampler, num_steps, y):
     return found.reshape(len(y), MEMBERS, *y.shape[1:])
 
 
-@pytest.mark.backend_free
 def test_the_closed_form_is_that_of_matrices():
     """Conditioning of the joint Gaussian of (x, y), with covariances that are measured from what draws are made of."""
     side, size = PROBLEM.side, 2 * PROBLEM.side**2
