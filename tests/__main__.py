@@ -28,7 +28,9 @@ def main() -> int:
         for i, backend in enumerate(backends):
             print(f"== KERAS_BACKEND={backend}", flush=True)
             selection = ["-m", "not backend_free"] if i else []
-            command = [sys.executable, "-m", "pytest", "-n", "auto", "--dist", "loadfile", *selection, *sys.argv[1:]]
+            # Each file to one process, in the order of tests/conftest.py.
+            sharing = ["-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"]
+            command = [sys.executable, "-m", "pytest", *sharing, *selection, *sys.argv[1:]]
             # The same programs are compiled again and again, by tests and by the processes that they start.
             kept = {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
             environment = {**os.environ, **kept, "KERAS_BACKEND": backend}

@@ -1,5 +1,6 @@
 """What every test needs before keras is imported."""
 
+import collections
 import os
 import tempfile
 
@@ -23,3 +24,12 @@ import hypothesis
 # The same examples in every run, and no deadline: a shared machine has slow minutes.
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None, max_examples=200)
 hypothesis.settings.load_profile("suite")
+
+
+def pytest_collection_modifyitems(items):
+    """Where files are shared out to processes, those with slow tests come first, then those with many: one that begins
+    last keeps one process busy and the others waiting."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        slow, count = {item.path for item in items if item.get_closest_marker("slow")}, collections.Counter()
+        count.update(item.path for item in items)
+        items.sort(key=lambda item: (item.path not in slow, -count[item.path]))

@@ -58,6 +58,7 @@ def test_the_teacher_is_the_posterior_mean_of_what_it_should_draw(program, name)
     np.testing.assert_allclose(x_hat, by_hand(wanted, z, logsnr), atol=2e-4)
 
 
+@pytest.mark.backend_free  # gradients of guided students are in test_distillation.py, on each backend
 def test_a_student_of_a_guided_teacher_draws_the_tilted_distribution(program):
     """In the plane, in two steps; the guided teacher in as many is more than five times as far from it."""
     covariance = np.array([[0.09, 0.03], [0.03, 0.04]])

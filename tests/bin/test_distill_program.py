@@ -64,6 +64,7 @@ def test_it_trains_a_student_of_the_teachers_averages(trained, teacher):
     assert (trained.workdir / "samples" / "step_4.png").is_file() or [*(trained.workdir / "samples").iterdir()]
 
 
+@pytest.mark.backend_free
 def test_stopped_and_continued_it_is_the_same(trained, teacher, data, tmp_path):
     run_of(teacher, data, tmp_path, steps=3, checkpoint_every=3, sample_every=0).train()
     again = run_of(teacher, data, tmp_path, sample_every=0).train()
@@ -74,6 +75,7 @@ def test_stopped_and_continued_it_is_the_same(trained, teacher, data, tmp_path):
         run_of(teacher, data, tmp_path, steps_of_student=4)
 
 
+@pytest.mark.backend_free
 def test_in_parameter_space_it_trains_without_an_auxiliary_network(teacher, data, tmp_path):
     own = {"own_levels": True, "own_chain": True}
     model = run_of(teacher, data, tmp_path, steps=2, sample_every=0, matching="parameters", **own).train()
@@ -94,6 +96,7 @@ def test_a_run_of_before_these_flags_goes_on(trained, teacher, data):
     path.write_text(before)
 
 
+@pytest.mark.backend_free
 def test_the_student_is_exported_alone(trained, teacher, tmp_path):
     values = flags.FlagValues()
     flag_table.define(export.ExportFlags, values)
@@ -109,6 +112,7 @@ def test_the_student_is_exported_alone(trained, teacher, tmp_path):
         export.export(values)
 
 
+@pytest.mark.backend_free
 def test_a_teacher_without_averages_is_taken_as_it_is(teacher, data, tmp_path):
     source = newest(teacher)
     model = SiD2Model(source.network, objective=source.objective)

@@ -43,6 +43,7 @@ def proposed(pictures, tmp_path_factory):
     return run
 
 
+@pytest.mark.backend_free
 def test_own_pictures_train_and_are_drawn_without_a_preset(proposed):
     told = proposed.console.export_text(clear=False)
     assert "Proposed for images (48, 64, 3) of 102 classes: tiny (--size: tiny, small, base, large)" in told

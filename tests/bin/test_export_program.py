@@ -53,6 +53,7 @@ def portable(tmp_path_factory):
     return folder
 
 
+@pytest.mark.backend_free
 def test_a_portable_checkpoint_is_copied(portable, tmp_path):
     out = tmp_path / "new" / "out.keras"
     assert "step_0000000001" in run(f"--workdir={portable}", f"--out={out}")
@@ -89,6 +90,7 @@ def test_refusals(portable, tmp_path, given, error, sentence):
     assert there.read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.backend_free
 def test_a_format_is_written_of_the_checkpoint_s_averages(portable, tmp_path, monkeypatch):
     taken = []
     monkeypatch.setattr(export, "export_step", lambda model, *given, **others: taken.append((model, given, others)))

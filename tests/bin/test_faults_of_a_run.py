@@ -23,6 +23,7 @@ from keras_sid2.training import find_preset
 pytestmark = pytest.mark.usefixtures("tiny_digits")
 
 
+@pytest.mark.backend_free
 def test_a_second_process_in_a_work_directory_is_refused(data, tmp_path):
     run = run_in(data, tmp_path / "run")
     with locked(tmp_path / "run"):
@@ -32,6 +33,7 @@ def test_a_second_process_in_a_work_directory_is_refused(data, tmp_path):
     run.train()  # free again
 
 
+@pytest.mark.backend_free
 def test_a_lock_ends_with_its_process(tmp_path):
     program = (
         "import sys, time\nfrom keras_sid2.io.atomic import locked\n"
@@ -47,6 +49,7 @@ def test_a_lock_ends_with_its_process(tmp_path):
         pass
 
 
+@pytest.mark.backend_free
 def test_a_damaged_newest_checkpoint_is_named_and_the_run_ends_as_ever(data, tmp_path):
     whole = run_in(data, tmp_path / "whole").train()
     first = run_in(data, tmp_path / "run", steps=8)
@@ -60,6 +63,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_run_ends_as_ever(data, tmp
     assert [path.name for path in corrupt_checkpoints(again.checkpoint_dir)] == ["corrupt_step_0000000008"]
 
 
+@pytest.mark.backend_free
 def test_a_run_without_any_valid_checkpoint_does_not_begin_anew_by_itself(data, tmp_path):
     run_in(data, tmp_path, steps=4).train()
     for path in checkpoints(tmp_path / "checkpoints"):
@@ -131,6 +135,7 @@ def exploding(poisoned, monkeypatch):
     return lambda **changes: poisoned(log_every=5, checkpoint_every=10, steps=30, **changes)
 
 
+@pytest.mark.backend_free
 def test_a_loss_that_explodes_stops_with_step_bin_and_last_checkpoint(exploding):
     run = exploding()
     what = r"loss is .* at training step 27, .* times the .* in loss_logsnr_.*step_0000000020\."
@@ -139,6 +144,7 @@ def test_a_loss_that_explodes_stops_with_step_bin_and_last_checkpoint(exploding)
     assert checkpoint_step(checkpoints(run.checkpoint_dir)[-1]) == 20
 
 
+@pytest.mark.backend_free
 def test_or_goes_back_from_it_too(exploding, tmp_path):
     run = exploding(on_nan="skip")
     run.train()
@@ -176,6 +182,7 @@ def test_nothing_is_saved_after_a_gradient_that_is_infinite(data, tmp_path):
     assert [checkpoint_step(path) for path in checkpoints(run.checkpoint_dir)] == [4]
 
 
+@pytest.mark.backend_free
 def test_a_signal_before_the_first_step_stops_the_run(data, tmp_path):
     run = run_in(data, tmp_path, log_every=4)
     original = run.dataset
@@ -221,6 +228,7 @@ def test_a_signal_in_the_midst_of_a_step_saves_that_step(data, tmp_path):
     assert [checkpoint_step(path) for path in checkpoints(run.checkpoint_dir)] == [2]
 
 
+@pytest.mark.backend_free
 def test_checkpoints_of_an_earlier_version_are_not_passed_over(data, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step_0000000500.keras").write_bytes(b"old")
@@ -228,6 +236,7 @@ def test_checkpoints_of_an_earlier_version_are_not_passed_over(data, tmp_path):
         run_in(data, tmp_path).train()
 
 
+@pytest.mark.backend_free
 def test_a_list_of_what_is_skipped_keeps_the_batches_of_all_other_steps(tmp_path):
     skipped = Skipped(tmp_path / "skipped.json")
     for batch in (10, 6, 11):
@@ -245,6 +254,7 @@ def test_a_list_of_what_is_skipped_keeps_the_batches_of_all_other_steps(tmp_path
         Skipped(tmp_path / "skipped.json")
 
 
+@pytest.mark.backend_free
 def test_the_log_of_time_adds_up(data, tmp_path):
     start = time.perf_counter()
     run_in(data, tmp_path, eval_split="test", eval_every=4, sample_every=4, peak_tflops=0.001).train()
@@ -264,6 +274,7 @@ def test_the_log_of_time_adds_up(data, tmp_path):
     assert nothing_saved < one_saved and sum(line["seconds"] for line in lines) < elapsed
 
 
+@pytest.mark.backend_free
 def test_what_is_timed_keeps_every_hook(tmp_path):
     called, hooks = [], [name for name in dir(keras.callbacks.Callback) if name.startswith("on_")]
     timed = keras.callbacks.Callback()
@@ -276,11 +287,13 @@ def test_what_is_timed_keeps_every_hook(tmp_path):
     assert called == hooks and goodput._spent["saving"] > 0.0
 
 
+@pytest.mark.backend_free
 def test_the_peak_of_a_device_is_that_of_its_kind():
     assert peak_of("TPU v5 lite", 4) == 4 * 197e12 and peak_of("TPU v5p", 1) == 459e12
     assert peak_of("NVIDIA H100 80GB HBM3", 1) == 989e12 and peak_of("cpu", 1) is None
 
 
+@pytest.mark.backend_free
 def test_wrong_settings_are_refused(data, tmp_path):
     for changes, sentence in (
         ({"on_nan": "ignore"}, "--on_nan must be stop or skip, got 'ignore'"),

@@ -11,6 +11,7 @@ from keras_sid2.bin.sample_request import Request, take_in_fields
 from keras_sid2.conditions import Image, Vector
 from keras_sid2.diffusion import CosineSchedule
 
+pytestmark = pytest.mark.backend_free
 xarray = pytest.importorskip("xarray")
 
 CLIP = (2, 4, 4, 1)

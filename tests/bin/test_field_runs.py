@@ -15,6 +15,7 @@ from keras_sid2.checkpoints import load_model
 from keras_sid2.conditions import Image, Vector
 from keras_sid2.training.proposal import config_text
 
+pytestmark = pytest.mark.backend_free  # what channels mean on each backend is in test_channels.py
 xarray = pytest.importorskip("xarray")
 
 DAY = Channels(("day",), (183.0,), (105.0,))

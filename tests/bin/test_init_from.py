@@ -19,7 +19,7 @@ from keras_sid2.training import AdamRecipe
 from keras_sid2.training.preset_folder import REMOTE
 from keras_sid2.training.proposal import config_text
 
-pytestmark = pytest.mark.usefixtures("tiny_digits")
+pytestmark = [pytest.mark.backend_free, pytest.mark.usefixtures("tiny_digits")]
 FEW = {"preset": None, "batch_size": 8, "steps": 2, "checkpoint_every": 2}
 
 
@@ -76,7 +76,6 @@ def test_it_goes_on_from_its_checkpoint_without_the_source(begun, finer):
         run_in(finer, begun.workdir, **FEW, size="tiny", set=("network.embedding_dim=16",))
 
 
-@pytest.mark.backend_free
 def test_weights_are_given_as_they_are_where_all_fits(data, source, tmp_path):
     """Averages or weights, of a run, a checkpoint, a file and a preset's folder."""
     model = newest(source)
@@ -92,7 +91,6 @@ def test_weights_are_given_as_they_are_where_all_fits(data, source, tmp_path):
             assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
-@pytest.mark.backend_free
 def test_what_was_adapted_is_a_file_that_may_begin_with_it(finer, source, tmp_path):
     file = tmp_path / "exp.py"
     text = run_in(finer, tmp_path / "run", init_from=str(source), **FEW).experiment
@@ -101,7 +99,6 @@ def test_what_was_adapted_is_a_file_that_may_begin_with_it(finer, source, tmp_pa
     assert run.experiment == text
 
 
-@pytest.mark.backend_free
 def test_a_rate_that_fell_to_0_at_the_end_of_the_source_is_constant(finer, source, tmp_path):
     model = newest(source)
     model.recipe = dataclasses.replace(model.recipe, warmup_steps=1, decay="cosine", decay_steps=4)
@@ -112,7 +109,6 @@ def test_a_rate_that_fell_to_0_at_the_end_of_the_source_is_constant(finer, sourc
     assert (recipe.decay, recipe.decay_steps, recipe.warmup_steps) == ("constant", None, 1)
 
 
-@pytest.mark.backend_free
 def test_a_schedule_of_keras_is_no_rate_of_a_run(finer, source, tmp_path):
     model = newest(source)
     model.recipe = AdamRecipe(learning_rate=keras.optimizers.schedules.CosineDecay(1e-3, 100))
@@ -123,7 +119,6 @@ def test_a_schedule_of_keras_is_no_rate_of_a_run(finer, source, tmp_path):
         run.asked.resolved(dataclasses.replace(run.experiment, recipe=model.recipe))
 
 
-@pytest.mark.backend_free
 @pytest.mark.parametrize(
     "changes, sentence",
     [
@@ -157,7 +152,6 @@ def test_what_is_wrong_gets_one_sentence_before_anything_is_written(finer, sourc
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.backend_free
 def test_a_model_of_another_channel_count_is_refused_by_its_configuration_alone(finer, source, tmp_path):
     found = InitialWeights(str(source))
     with pytest.raises(ValueError, match="cannot be adapted: A network for 1 channels cannot be adapted to 3: patch"):

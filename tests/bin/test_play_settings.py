@@ -84,6 +84,7 @@ SIDES = {
 }
 
 
+@backend_free
 @pytest.mark.parametrize("name", SIDES)
 def test_the_page_draws_what_its_command_and_its_lines_of_python_draw(name, models, kept):
     side = dict(SIDES[name])

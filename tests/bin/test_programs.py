@@ -77,6 +77,7 @@ def test_a_tilde_behind_an_equals_sign_is_the_home_folder(tmp_path):
     assert result.returncode == 2 and f"--workdir={tmp_path}/run holds no checkpoints" in last_line(result)
 
 
+@pytest.mark.backend_free
 @pytest.mark.slow
 def test_ctrl_c_finishes_the_step_saves_and_the_next_start_goes_on(tmp_path):
     data = pipelines.prepare("digits", data_dir=str(tmp_path / "data"))

@@ -19,6 +19,7 @@ from keras_sid2.evaluation import Features, Measurement, frechet_distance
 from keras_sid2.io.image_reading import read_images
 from keras_sid2.parallel import processes
 
+pytestmark = pytest.mark.backend_free  # clips that go on are in test_frames.py, on each backend
 CLIP = (3, 4, 4, 1)
 
 

@@ -132,6 +132,7 @@ def test_what_the_flags_alone_say_is_refused_before_a_model_is_loaded(no_model, 
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize(
     "given, sentence",
     [
@@ -152,7 +153,8 @@ def test_what_the_flags_alone_say_is_refused_before_a_model_is_loaded(no_model, 
         (("--weights={tmp}/text.weights.h5",), "text.weights.h5 needs --preset or --config, of which they are"),
         (
             ("--preset=sid2_digits",),
-            "--preset=sid2_digits is no folder, no hf://user/name, and has no weights: sid2_digits_trained, sid2_emoji",
+            "--preset=sid2_digits is no folder, no hf://user/name, and has no weights: sid2_digits_trained, "
+            "sid2_emoji_trained has.",
         ),
         (("--workdir={workdir}", "--set=batch_size=3"), "--set goes with --weights=NAME.weights.h5 only"),
         (("--preset=hf://me",), "A preset at Hugging Face is hf://user/name, got 'hf://me'"),

@@ -78,6 +78,7 @@ def test_two_processes_draw_what_one_draws_beside_what_is_there(workdir, tmp_pat
     assert pathlib.Path(f"{two}.npz").stat().st_mtime_ns == before
 
 
+@pytest.mark.backend_free
 @pytest.mark.slow
 def test_two_processes_sweep_to_the_bit_as_one_does(workdir, tmp_path, monkeypatch):
     """Each of three measurements is of images that both draw, float64 features among them."""

@@ -58,6 +58,7 @@ def ill_model(path):
     return path
 
 
+@pytest.mark.backend_free
 def test_images_that_are_not_finite_end_it_with_a_sentence_and_leave_nothing_of_them(tmp_path, capsys):
     how = (f"--out={tmp_path / 'a'}", "--num_steps=2", "--batch_size=2", "--format=grid,npz,pngs", "--labels=0,2,1,0")
     with pytest.raises(FloatingPointError, match=r"image 2 \(label 1\) of seed 0 became .* in step 1 of 2") as error:
@@ -68,6 +69,7 @@ def test_images_that_are_not_finite_end_it_with_a_sentence_and_leave_nothing_of_
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["000000.png", "000001.png", "images.json"]
 
 
+@pytest.mark.backend_free
 def test_where_the_first_images_are_not_finite_the_way_is_free(tmp_path):
     ill, sound = ill_model(tmp_path / "ill.keras"), tmp_path / "sound.keras"
     tiny_model().save(sound)
@@ -77,6 +79,7 @@ def test_where_the_first_images_are_not_finite_the_way_is_free(tmp_path):
     assert draw(f"--weights={sound}", *how)[0] == 0
 
 
+@pytest.mark.backend_free
 def test_the_default_is_a_grid_and_the_adm_layout_of_the_classes_in_turn(workdir, tmp_path):
     draw(f"--workdir={workdir}", f"--out={tmp_path / 'a'}", "--num_steps=2")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "a.npz.json", "a.png"]
@@ -84,12 +87,14 @@ def test_the_default_is_a_grid_and_the_adm_layout_of_the_classes_in_turn(workdir
         assert arrays["arr_1"].tolist() == [i % 3 for i in range(16)]
 
 
+@pytest.mark.backend_free
 def test_without_classes_there_are_no_labels(unlabelled, tmp_path):
     draw(f"--weights={unlabelled}", f"--out={tmp_path / 'a'}", "--num_steps=2", "--num_images=3")
     with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
         assert set(arrays) == {"arr_0"} and len(arrays["arr_0"]) == 3
 
 
+@pytest.mark.backend_free
 def test_a_second_request_continues_the_first(workdir, tmp_path):
     how = (f"--workdir={workdir}", "--num_steps=2", "--format=npz,pngs", "--batch_size=2")
     draw(*how, f"--out={tmp_path / 'all'}", "--labels=0,1,2,2")
@@ -98,6 +103,7 @@ def test_a_second_request_continues_the_first(workdir, tmp_path):
     assert [p.name for p in sorted((tmp_path / "rest").glob("*.png"))] == ["000002.png", "000003.png"]
 
 
+@pytest.mark.backend_free
 def test_images_given_lead_to_the_result(workdir, tmp_path):
     how = (f"--workdir={workdir}", "--num_steps=2", "--format=npz", "--labels=0,1,2", "--batch_size=2")
     mask = np.zeros((4, 4, 1), "uint8")
@@ -117,6 +123,7 @@ def test_images_given_lead_to_the_result(workdir, tmp_path):
     assert images_of(tmp_path / "c.npz") != images_of(tmp_path / "d.npz")
 
 
+@pytest.mark.backend_free
 def test_a_guidance_network_guides(workdir, tmp_path):
     tiny_model(weights_seed=1).save(tmp_path / "other.keras")
     how, drawn = (f"--workdir={workdir}", "--num_steps=2", "--format=npz", "--labels=0,1"), []
@@ -131,6 +138,7 @@ def test_a_guidance_network_guides(workdir, tmp_path):
 # -- continuing ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize("span", [1, 8])
 @pytest.mark.parametrize("there", [0, 4, 12])
 def test_interrupted_after_a_piece_it_goes_on_to_the_same_bytes(workdir, tmp_path, monkeypatch, there, span):
@@ -159,6 +167,7 @@ def test_interrupted_after_a_piece_it_goes_on_to_the_same_bytes(workdir, tmp_pat
     assert np.concatenate(list(iterate_pngs(tmp_path / "a", 50))).tolist() == images_of(tmp_path / "a.npz")
 
 
+@pytest.mark.backend_free
 def test_after_a_signal_the_batch_that_is_drawn_is_kept(looking, workdir, tmp_path, monkeypatch):
     draw(*request(workdir, tmp_path / "whole"))
     add = NpzPieces.add
@@ -178,6 +187,7 @@ def test_after_a_signal_the_batch_that_is_drawn_is_kept(looking, workdir, tmp_pa
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
 
 
+@pytest.mark.backend_free
 def test_another_request_does_not_go_on(workdir, tmp_path):
     write_png(tmp_path / "white.png", WHITE)
     write_png(tmp_path / "black.png", 0 * WHITE)
@@ -206,6 +216,7 @@ def _loaded(given):
     return drawn
 
 
+@pytest.mark.backend_free
 def test_no_batch_is_of_a_size_of_its_own_and_a_grid_needs_no_more_than_it_shows(workdir, monkeypatch):
     monkeypatch.setattr(sample_request, "_SPAN", 8)
     drawn = _loaded(request(workdir, "unused"))

@@ -68,6 +68,7 @@ def test_a_proposed_network_reads_the_data_s_texts_and_grids_have_held_out_capti
     assert sorted(asked["captions"][:8]) == sorted(CAPTIONS)
 
 
+@pytest.mark.backend_free
 def test_a_run_of_before_there_was_whitening_goes_on(captioned, tmp_path):
     how = {"preset": None, "size": "tiny", "batch_size": 8}
     run = run_in(captioned, tmp_path, **how)
@@ -95,6 +96,7 @@ def preset_of(tmp_path, encoder: str, length: int = 3, whitened: bool = False) -
     return str(path)
 
 
+@pytest.mark.backend_free
 def test_an_open_preset_takes_the_encoder_of_the_data_and_another_one_is_refused(captioned, tmp_path):
     open_one = preset_of(tmp_path, "")
     run = run_in(captioned, tmp_path / "run", preset=None, config=open_one, batch_size=8)
@@ -110,6 +112,7 @@ def test_an_open_preset_takes_the_encoder_of_the_data_and_another_one_is_refused
 FEW = ("--num_steps=2", "--batch_size=2")
 
 
+@pytest.mark.backend_free
 def test_texts_are_drawn_in_turn_and_told(reader, tmp_path):
     out = tmp_path / "drawn"
     texts = ("--text=a red cat", "--text=a blue dog")
@@ -137,6 +140,7 @@ def test_texts_are_drawn_in_turn_and_told(reader, tmp_path):
     assert texts_of_samples(told) == ["a red cat", "a blue dog"]
 
 
+@pytest.mark.backend_free
 def test_a_text_is_whitened_by_what_is_read_first_and_never_later(captioned, tmp_path):
     """--init_from goes on as its network learnt to read."""
     how = {"preset": None, "batch_size": 8, "checkpoint_every": 4}
@@ -176,6 +180,7 @@ WRONG = {
 }
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_texts_are_refused_before_anything_is_drawn(case, reader, tmp_path):
     flags, sentence = WRONG[case]
@@ -186,6 +191,7 @@ def test_wrong_texts_are_refused_before_anything_is_drawn(case, reader, tmp_path
     assert not list(tmp_path.glob("out*"))
 
 
+@pytest.mark.backend_free
 def test_files_of_texts_that_are_none_and_models_without_texts(unlabelled, reader, tmp_path):
     file = tmp_path / "texts.txt"
     for data, sentence in ((b"\n \n", "has no line with a text"), ("\xe4".encode("latin-1"), "is not UTF-8")):
@@ -266,6 +272,7 @@ def test_clip_s_features_and_score_are_those_of_transformers(tmp_path):
         clip_features(str(text_models.save_bert(tmp_path / "bert")))
 
 
+@pytest.mark.backend_free
 def test_sid2_evaluate_scores_samples_by_their_prompts_and_models_by_captions(captioned, reader, tmp_path, capsys):
     clip = text_models.save_clip(tmp_path / "clip")
     out = tmp_path / "drawn"

@@ -68,6 +68,7 @@ def logged(workdir) -> dict[int, float]:
     }
 
 
+@pytest.mark.backend_free
 def test_a_tracker_of_one_s_own_is_told_all_that_the_log_says(data, tmp_path):
     run = run_in(data, tmp_path / "run", steps=8, log_to=[OWN], eval_split="test", eval_every=8, **SAMPLED)
     run.train()
@@ -83,6 +84,7 @@ def test_a_tracker_of_one_s_own_is_told_all_that_the_log_says(data, tmp_path):
     assert told("end") == [[False]] and not (tmp_path / "run" / "tensorboard").exists()
 
 
+@pytest.mark.backend_free
 def test_one_that_fails_in_the_midst_is_told_once_and_left_out(data, tmp_path):
     run = run_in(data, tmp_path / "run", steps=8, log_to=[FAILING, "tensorboard"])
     run.train()
@@ -92,6 +94,7 @@ def test_one_that_fails_in_the_midst_is_told_once_and_left_out(data, tmp_path):
     assert {*logged(tmp_path / "run")} == {2, 4, 6, 8} and list((tmp_path / "run" / "tensorboard").iterdir())
 
 
+@pytest.mark.backend_free
 def test_mlflow_goes_on_with_its_run_in_a_store_in_the_work_directory(data, tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="needs mlflow, which the tests' extra does not bring")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -111,6 +114,7 @@ def test_mlflow_goes_on_with_its_run_in_a_store_in_the_work_directory(data, tmp_
     assert not any(name.endswith(".keras") for name in files)
 
 
+@pytest.mark.backend_free
 def test_wandb_goes_on_with_its_run_offline(data, tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="needs wandb, which the tests' extra does not bring")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -185,6 +189,7 @@ class Refused(Recorded):
         super().begin(run)
 
 
+@pytest.mark.backend_free
 def test_one_that_cannot_begin_ends_the_run_before_its_first_step_and_the_others(data, tmp_path, monkeypatch):
     monkeypatch.setitem(trackers.TRACKERS, "mlflow", Refused)
     run = run_in(data, tmp_path / "run", log_to=[OWN, "mlflow"])
@@ -194,6 +199,7 @@ def test_one_that_cannot_begin_ends_the_run_before_its_first_step_and_the_others
     assert train._OWN_TRACKERS == tuple(trackers.TRACKERS)
 
 
+@pytest.mark.backend_free
 def test_behind_a_nan_the_log_has_failed_and_one_that_cannot_begin_anew_is_left_out(data, tmp_path, monkeypatch):
     monkeypatch.setattr(Refused, "always", False)
     run = run_in(data, tmp_path / "run", steps=8, on_nan="skip", log_to=[OWN, f"{__name__}:Refused"])
@@ -244,6 +250,7 @@ def test_keras_s_own_tensorboard_callback(tmp_path):
     assert any("kernel" in tag for tag, _ in values)  # histograms of the weights
 
 
+@pytest.mark.backend_free
 def test_uploading_takes_the_files(tmp_path, monkeypatch):
     pytest.importorskip("mlflow", reason="needs mlflow, which the tests' extra does not bring")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -26,7 +26,7 @@ class Processes:
     """sid2-train in `count` processes that have one work directory."""
 
     def __init__(self, data, workdir, *flags, count=2):
-        every = ("--log_every=1", "--checkpoint_every=4", "--sample_every=4", "--eval_split=test", "--eval_every=4")
+        every = ("--log_every=1", "--checkpoint_every=4")
         where = ("--preset=tiny_digits", "--batch_size=16", f"--data={data}", f"--workdir={workdir}")
         port = free_ports(count)
         self.started, self.logs = [], [workdir.with_name(f"{workdir.name}_{index}.log") for index in range(count)]
@@ -79,6 +79,7 @@ def test_two_processes_train_as_one_which_goes_on_alone(data, tmp_path):
     """They measure at step 4: the first process one batch of 64, the second one two and a rest."""
     images = ("--measure_images=199", "--measure_features=training_helpers:rows_as_features", "--sample_steps=2")
     measuring = ("--measure_every=4", *images, f"--measure_cache={tmp_path / 'cache'}")
+    measuring = (*measuring, "--sample_every=4", "--eval_split=test", "--eval_every=4")
     with Processes(data, tmp_path / "one", "--steps=10", *measuring, count=1) as run:
         assert run.codes() == [0], run.said(0)
     with Processes(data, tmp_path / "moved", "--steps=6", *measuring) as run:
@@ -100,13 +101,14 @@ def test_two_processes_train_as_one_which_goes_on_alone(data, tmp_path):
 
 @pytest.mark.slow
 def test_a_signal_to_one_stops_both_and_a_kill_ends_the_other(data, tmp_path):
-    with Processes(data, tmp_path / "run", "--steps=100000") as run:
+    steps = ("--steps=100000", "--sample_every=0")
+    with Processes(data, tmp_path / "run", *steps) as run:
         wait_for_step(run, tmp_path / "run", 4)
         run.started[1].send_signal(signal.SIGTERM)
         assert run.codes() == [143, 143], run.said(0) + run.said(1)
     stopped = checkpoint_step(checkpoints(tmp_path / "run" / "checkpoints")[-1])
     assert f"Stopped and saved at step {stopped}" in run.said(0)
-    with Processes(data, tmp_path / "run", "--steps=100000") as run:
+    with Processes(data, tmp_path / "run", *steps) as run:
         wait_for_step(run, tmp_path / "run", stopped + 1)
         assert f"steps {stopped} to 100000" in run.said(0)
         run.started[1].kill()
@@ -129,6 +131,7 @@ def test_processes_without_a_mesh_are_refused(data, tmp_path, of_two):
         TrainingRun(TrainSettings(**asked))
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize(
     "flags, sentence",
     [

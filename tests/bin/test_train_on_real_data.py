@@ -70,6 +70,7 @@ def test_skipped_records_are_counted_in_the_log(damaged, tmp_path):
         run(damaged, tmp_path / "other", max_bad_records=2)
 
 
+@pytest.mark.backend_free
 def test_images_of_many_sizes(tmp_path):
     rng = np.random.default_rng(0)
     for name in range(10):
@@ -83,6 +84,7 @@ def test_images_of_many_sizes(tmp_path):
     assert "loss" in run(data, tmp_path / "plain")  # in the middle, where nothing is said
 
 
+@pytest.mark.backend_free
 def test_cropping_must_be_asked_for_where_all_images_are_alike(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 1), np.uint8)
     np.savez(tmp_path / "images.npz", images=images, labels=np.arange(20) % 10)
@@ -94,6 +96,7 @@ def test_cropping_must_be_asked_for_where_all_images_are_alike(tmp_path):
     assert "loss" in run(data, tmp_path / "run", crop="center")
 
 
+@pytest.mark.backend_free
 def test_clips_train_in_little_and_go_on_from_given_frames(tmp_path):
     clips = np.random.default_rng(0).integers(0, 256, (6, 3, 8, 8, 3)).astype("uint8")
     np.savez(tmp_path / "clips.npz", videos=clips)
@@ -124,6 +127,7 @@ def test_clips_train_in_little_and_go_on_from_given_frames(tmp_path):
         train._train(TrainSettings(**asked), 3)
 
 
+@pytest.mark.backend_free
 def test_samples_are_drawn_for_what_the_first_examples_have(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (5, 8, 8, 1)).astype("uint8")

@@ -91,6 +91,7 @@ def test_the_log_says_loss_rate_and_waiting(finished):
     assert len(re.findall(r"^first step after \d+\.\d s$", text, re.MULTILINE)) == 1
 
 
+@pytest.mark.backend_free
 def test_samples_are_measured_on_the_way(data, tmp_path):
     asked = dict(measure_every=4, measure_images=40, measure_features="classifier", measure_share=0.05)
     _, log = train(data, tmp_path / "run", **asked, measure_cache=str(tmp_path / "cache"))
@@ -132,12 +133,14 @@ def test_sigterm_does_not_wait_for_a_measurement(data, tmp_path):
     assert [checkpoint_step(p) for p in checkpoints(tmp_path / "run" / "checkpoints")] == [4]
 
 
+@pytest.mark.backend_free
 def test_a_finished_run_is_left_alone(finished, data):
     model, text = train(data, finished[0], eval_split="test")
     assert "12 steps are done, nothing to train" in text
     assert all(np.array_equal(a, b) for a, b in zip(weights(model), weights(finished[1]), strict=True))
 
 
+@pytest.mark.backend_free
 def test_a_run_goes_on_only_with_the_settings_that_define_it(finished, data):
     with pytest.raises(ValueError, match=r"other settings: --batch_size=16 \(there: 32\), --seed=1 \(there: 0\)"):
         TrainingRun(settings(data, finished[0], batch_size=16, seed=1))
@@ -150,6 +153,7 @@ def test_bfloat16_runs_and_its_checkpoint_keeps_the_policy(data, tmp_path):
     assert model.network.dtype_policy.name == again.network.dtype_policy.name == "mixed_bfloat16"
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize(
     "changes, error, sentence",
     [
@@ -274,6 +278,7 @@ def test_a_damaged_run_json_is_named(data, tmp_path):
         TrainingRun(settings(data, tmp_path))
 
 
+@pytest.mark.backend_free
 def test_a_workdir_that_is_a_file(data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="must be a folder"):
@@ -296,6 +301,7 @@ def test_intervals_end_at_multiples_and_at_the_end(tmp_path, start, stop, length
     assert Skipped(tmp_path / "skipped.json").intervals(start, stop, length) == expected
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize("name", ["sid2_imagenet512_uvit4", "sid2_photo_patches", "sid2_digits"])
 def test_each_kind_of_preset_predicts_nothing_when_new_and_trains_a_step_at_a_shrunken_size(name):
     """The four of the paper differ in nothing else than patch and image size."""

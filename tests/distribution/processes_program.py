@@ -112,6 +112,7 @@ def main():
             loaded=saved_and_loaded(model),
             refused=refused(model),
             agreed=[processes.summed(INDEX + 1), processes.from_first(INDEX + 7)],
+            sent=list(processes.bytes_from(COUNT - 1, bytes([INDEX, 255]))),
             **distilled(model),
         )
 

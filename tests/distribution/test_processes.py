@@ -56,6 +56,7 @@ def test_two_processes_train_as_one(one, tmp_path):
         check_same(found, one)
         assert found["refused"] in ("FileExistsError", "NotADirectoryError", "OSError")
         assert list(found["agreed"]) == [3, 7]  # the sum of 1 and 2, and the first one's 7
+        assert list(found["sent"]) == [1, 255]  # the last one's bytes
     np.testing.assert_array_equal(both[0]["weights"], both[1]["weights"])
 
 

@@ -7,13 +7,16 @@ import sys
 
 import numpy as np
 import pytest
-from evaluate_file import results
+from evaluate_file import results, trained_on
 from helpers import BACKEND, randomize, tiny_network, to_numpy
-from training_helpers import fit_steps, tiny_model
+from training_helpers import tiny_model
 
 from keras_sid2.checkpoints import load_model
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BACKEND == "tensorflow", reason="from torch and from jax, each to both others and back, is all"),
+]
 
 OTHERS = [name for name in ("jax", "tensorflow", "torch") if name != BACKEND]
 ALL_KINDS = (
@@ -85,26 +88,14 @@ def test_the_same_seed_draws_the_same_images(here, elsewhere, other):
 @pytest.mark.parametrize("other", OTHERS)
 def test_a_file_that_another_backend_trained_trains_on_here(elsewhere, other):
     model = load_model(elsewhere[other][1])
-    assert int(model.optimizer.iterations.value) == 2
+    assert int(model.optimizer.iterations.value) == 5
     assert max(np.abs(to_numpy(average.value)).max() for average in model.averages()) > 0
     model.fit(np.zeros((8, 8, 8, 1), "uint8"), np.zeros(8, "int32"), batch_size=8, verbose=0)
-    assert int(model.optimizer.iterations.value) == 3
+    assert int(model.optimizer.iterations.value) == 6
 
 
-def test_the_loss_curve_is_the_same_on_each_backend(tmp_path):
-    """Two steps from the same weights: noise, labels, loss and optimizer agree, so the curves do."""
-    model = tiny_model(network=tiny_network(image_shape=(4, 4, 1)))
-    model.save(tmp_path / "start.keras")
-    program = (
-        "import sys; sys.path[:0] = sys.argv[2:]\n"
-        "from keras_sid2.checkpoints import load_model\n"
-        "from training_helpers import fit_steps\n"
-        "print('LOSS', fit_steps(load_model(sys.argv[1])).history['loss'][0])"
-    )
-    folders = [str(pathlib.Path(__file__).parent), str(pathlib.Path(__file__).parents[1])]
-    mine = fit_steps(load_model(tmp_path / "start.keras")).history["loss"][0]
-    for name in OTHERS:
-        command = [sys.executable, "-c", program, str(tmp_path / "start.keras"), *folders]
-        env = {**os.environ, "KERAS_BACKEND": name}
-        printed = subprocess.run(command, check=True, env=env, capture_output=True, text=True).stdout
-        assert float(printed.split("LOSS")[1]) == pytest.approx(mine, rel=1e-3)
+@pytest.mark.parametrize("other", OTHERS)
+def test_the_loss_curve_is_the_same(saved, elsewhere, other):
+    """Noise, labels, dropout, loss and optimizer agree, so the losses of four steps from one file do."""
+    _, mine = trained_on(str(saved))
+    np.testing.assert_allclose(elsewhere[other][0]["losses_of_steps"], mine, rtol=1e-3)

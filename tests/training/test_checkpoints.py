@@ -120,6 +120,7 @@ def test_one_under_another_name_is_not_taken_for_it(copy):
     assert "of another step" in fault(copy / "step_0000000009")
 
 
+@pytest.mark.backend_free
 def test_the_same_step_may_be_set_aside_twice_and_saved_again(copy):
     model = load_model(checkpoints(copy)[-1])
     for _ in range(2):
@@ -130,6 +131,7 @@ def test_the_same_step_may_be_set_aside_twice_and_saved_again(copy):
     assert same_weights(load_model(checkpoints(copy)[-1]), model)
 
 
+@pytest.mark.backend_free
 def test_the_last_n_and_every_kth_are_kept(tmp_path):
     model = tiny_model()
     for _ in range(5):
@@ -138,6 +140,7 @@ def test_the_last_n_and_every_kth_are_kept(tmp_path):
     assert [checkpoint_step(path) for path in checkpoints(tmp_path)] == [2, 4, 5]
 
 
+@pytest.mark.backend_free
 def test_what_a_kill_left_is_no_checkpoint_and_goes(copy):
     left = copy / ".writing-abc"
     shutil.copytree(copy / "step_0000000002", left)
@@ -187,6 +190,7 @@ def test_the_manifest_says_of_which_kind_it_is_and_no_stray_file(copy):
             load_model(path)
 
 
+@pytest.mark.backend_free
 def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     order = []
     flush, rename = module._flush, module.os.rename
@@ -211,6 +215,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.mark.backend_free
 def test_a_full_disk_leaves_the_last_checkpoint_whole_and_says_so(small_disk):
     model, notes = tiny_model(), []
     save = SaveCheckpoints(small_disk / "run", every=4, keep=3, note=notes.append)

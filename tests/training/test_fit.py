@@ -3,8 +3,18 @@
 import keras
 import numpy as np
 import pytest
-from helpers import only_on_jax, to_numpy
-from training_helpers import Losses, Steps, all_weights, fit_steps, same_weights, stripes, tiny_model
+from helpers import only_on_jax, tiny_network, to_numpy
+from training_helpers import (
+    DROPOUT_LEVELS,
+    Losses,
+    Steps,
+    all_weights,
+    fit_steps,
+    one_level_model,
+    same_weights,
+    stripes,
+    tiny_model,
+)
 
 from keras_sid2 import AdamRecipe
 
@@ -16,6 +26,13 @@ def trained():
     images, labels = stripes(64)
     model.fit(images, labels, batch_size=64, epochs=50, verbose=0, callbacks=[losses])
     return model, losses.values
+
+
+@pytest.fixture(scope="module")
+def passed():
+    """(a model after one pass, what fit said)."""
+    model = one_level_model()
+    return model, fit_steps(model).history
 
 
 def test_the_loss_curve_of_50_steps_falls(trained):
@@ -33,16 +50,16 @@ def test_the_memory_of_weights_averages_and_moments_is_that_of_the_next_step():
     assert len(before) > 200 and not [path for path, value in before if not value.is_deleted()]
 
 
-def test_a_run_repeats_from_its_seed_and_differs_from_another(trained):
-    first, again, other = (tiny_model(seed=seed) for seed in (0, 0, 7))
-    for model in (first, again, other):
+def test_a_run_repeats_from_its_seed_and_differs_from_another(passed):
+    again, other = (one_level_model(seed=seed) for seed in (0, 7))
+    for model in (again, other):
         fit_steps(model)
-    assert same_weights(first, again)
-    assert not same_weights(first, other)
+    assert same_weights(passed[0], again)
+    assert not same_weights(passed[0], other)
 
 
-def test_metrics_are_loss_bins_and_gradient_norm():
-    history = fit_steps(tiny_model()).history
+def test_metrics_are_loss_bins_and_gradient_norm(passed):
+    history = passed[1]
     bins = ["loss_logsnr_min_-5", "loss_logsnr_-5_0", "loss_logsnr_0_5", "loss_logsnr_5_max"]
     assert set(history) == {"loss", "gradient_norm", *bins}
     assert history["gradient_norm"][0] > 0
@@ -68,7 +85,7 @@ def test_evaluation_repeats_and_takes_the_averaged_weights(trained):
 
 
 def test_batches_of_an_evaluation_have_noise_of_their_own():
-    model = tiny_model()
+    model = one_level_model()
     images, labels = (a[:16] for a in stripes(64))
     once = model.evaluate(images, labels, batch_size=16, verbose=0)[0]
     twice = model.evaluate(np.tile(images, (2, 1, 1, 1)), np.tile(labels, 2), batch_size=16, verbose=0)[0]
@@ -76,7 +93,7 @@ def test_batches_of_an_evaluation_have_noise_of_their_own():
 
 
 def test_fit_keeps_the_raw_weights_and_a_second_fit_works():
-    model = tiny_model()
+    model = one_level_model()
     fit_steps(model)
     raw, averages = ([to_numpy(v.value) for v in vs] for vs in (model.trainable_variables, model.averages()))
     assert any(not np.allclose(a, b) for a, b in zip(raw, averages, strict=True))
@@ -86,7 +103,9 @@ def test_fit_keeps_the_raw_weights_and_a_second_fit_works():
 
 def test_validation_data_is_evaluated_within_fit():
     images, labels = stripes(32)
-    history = tiny_model().fit(images, labels, batch_size=16, epochs=2, verbose=0, validation_data=(images, labels))
+    history = one_level_model().fit(
+        images, labels, batch_size=16, epochs=2, verbose=0, validation_data=(images, labels)
+    )
     assert len(history.history["val_loss"]) == 2 and np.isfinite(history.history["val_loss"]).all()
 
 
@@ -117,17 +136,16 @@ def torch_loader():
 
 
 @pytest.mark.parametrize("make", [generator, tf_data, tf_data_of_unknown_batch, torch_loader])
-def test_every_kind_of_data_gives_the_same_run(make):
-    reference, model = tiny_model(), tiny_model()
-    fit_steps(reference)
+def test_every_kind_of_data_gives_the_same_run(passed, make):
+    model = one_level_model()
     model.fit(make(), steps_per_epoch=4, verbose=0)
-    for a, b in zip(all_weights(reference), all_weights(model), strict=True):
+    for a, b in zip(all_weights(passed[0]), all_weights(model), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_arrays_and_a_dict_of_arrays_give_the_same_run():
     images, labels = stripes(64)
-    models = [tiny_model(), tiny_model()]
+    models = [one_level_model(), one_level_model()]
     models[0].fit(images, labels, batch_size=16, shuffle=False, verbose=0)
     models[1].fit({"image": images, "label": labels}, batch_size=16, shuffle=False, verbose=0)
     assert same_weights(*models)
@@ -142,7 +160,7 @@ def test_a_nan_stops_training_at_its_step_and_the_weights_stay_sound():
     images, labels = stripes(96)
     images = (images / 127.5 - 1.0).astype("float32")
     images[40] = np.nan  # in the third batch of 16
-    model = tiny_model()
+    model = one_level_model()
     with pytest.raises(FloatingPointError, match="nan at training step 3"):
         model.fit(batches_of(images, labels), steps_per_epoch=6, verbose=0)
     assert all(np.isfinite(w).all() for w in all_weights(model)[: len(model.trainable_variables)])
@@ -150,7 +168,7 @@ def test_a_nan_stops_training_at_its_step_and_the_weights_stay_sound():
 
 
 def test_an_error_in_the_first_step_leaves_the_weights():
-    model = tiny_model()
+    model = one_level_model()
     before = [to_numpy(v.value) for v in model.trainable_variables]
 
     def broken(*_, **__):
@@ -163,9 +181,6 @@ def test_an_error_in_the_first_step_leaves_the_weights():
 
 
 def test_bfloat16_inside_trains_and_keeps_its_weights_in_float32():
-    from helpers import tiny_network
-    from training_helpers import DROPOUT_LEVELS
-
     model = tiny_model(network=tiny_network(levels=DROPOUT_LEVELS, dtype="mixed_bfloat16"))
     history = fit_steps(model, epochs=8).history["loss"]
     assert history[-1] < history[0]
@@ -173,7 +188,7 @@ def test_bfloat16_inside_trains_and_keeps_its_weights_in_float32():
 
 
 def test_compile_takes_another_optimizer_and_refuses_a_loss():
-    model = tiny_model(compiled=False)
+    model = one_level_model(compiled=False)
     with pytest.raises(ValueError, match="takes no loss"):
         model.compile(loss="mse")
     model.compile(keras.optimizers.SGD(0.01))

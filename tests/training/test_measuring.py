@@ -81,6 +81,7 @@ def test_figures_grids_and_a_line_each_time(model, callback, tmp_path):
     assert Image.open(tmp_path / "grids" / f"step_{steps[-1]:010d}.png").size[0] > 4 * 64
 
 
+@pytest.mark.backend_free
 def test_a_run_that_goes_on_drops_lines_of_steps_that_come_again(model, callback):
     made, step = callback(measure_with(features()), every=10**6), steps_done(model)
     kept = json.dumps({"step": step, "metrics": {}})
@@ -182,6 +183,7 @@ def test_nothing_is_measured_of_a_model_whose_loss_is_not_finite(model, callback
     assert len(lines(made)) == 1
 
 
+@pytest.mark.backend_free
 def test_a_part_of_the_images_is_drawn_for_its_own_conditions(tmp_path, monkeypatch):
     model = tiny_model(network=tiny_network(conditions={"wind": Vector(2)}))
     wind = np.random.default_rng(0).normal(size=(6, 2)).astype("float32")

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from helpers import BACKEND, tiny_network
-from training_helpers import fit_steps, same_weights, tiny_model, with_averages
+from training_helpers import fit_steps, one_level_model, same_weights, tiny_model, with_averages
 
 from keras_sid2 import AdamRecipe, SampleRequest
 from keras_sid2.callbacks.saving import SaveSnapshots
@@ -179,7 +179,7 @@ def flat(values) -> np.ndarray:
 
 def trained(folder, recipe=RECIPE, passes: int = 5):
     """(model, weights behind each of 4 `passes` steps, float64 [steps, N])."""
-    model, watched = tiny_model(recipe=recipe), Weights()
+    model, watched = one_level_model(recipe=recipe), Weights()
     fit_steps(model, epochs=passes, callbacks=[SaveSnapshots(folder, every=4), watched])
     return model, np.stack([flat(step) for step in watched.found]).astype("float64")
 
@@ -206,7 +206,7 @@ def test_training_keeps_them_and_snapshots_make_others(tmp_path):
 
 
 def test_weights_and_single_average_do_not_change():
-    plain, beside = tiny_model(recipe=AdamRecipe(3e-3, 2, ema_decay=0.9)), tiny_model(recipe=RECIPE)
+    plain, beside = one_level_model(recipe=AdamRecipe(3e-3, 2, ema_decay=0.9)), one_level_model(recipe=RECIPE)
     for model in (plain, beside):
         fit_steps(model)
     assert same_weights(plain, beside)
@@ -216,7 +216,7 @@ def test_weights_and_single_average_do_not_change():
 
 
 def test_resumed_to_the_bit(tmp_path):
-    whole, part = tiny_model(recipe=RECIPE), tiny_model(recipe=RECIPE)
+    whole, part = one_level_model(recipe=RECIPE), one_level_model(recipe=RECIPE)
     fit_steps(whole)
     fit_steps(part, count=32)
     part.save(tmp_path / "part.keras")
@@ -228,12 +228,12 @@ def test_resumed_to_the_bit(tmp_path):
 
 
 def test_microbatches_and_another_optimizer(tmp_path):
-    model = tiny_model(recipe=AdamRecipe(3e-3, 2, ema_decay=0.9, ema_widths=WIDTHS, accumulation_steps=2))
+    model = one_level_model(recipe=AdamRecipe(3e-3, 2, ema_decay=0.9, ema_widths=WIDTHS, accumulation_steps=2))
     fit_steps(model, callbacks=[watched := Weights()])
     weights = np.stack([flat(step) for step in watched.found]).astype("float64")
     direct = profile(0.05, 4) @ weights
     np.testing.assert_allclose(flat([a.value for a in model.width_averages[0.05]]), direct, rtol=1e-4, atol=1e-6)
-    other = tiny_model(compiled=False, recipe=RECIPE)
+    other = one_level_model(compiled=False, recipe=RECIPE)
     other.compile(keras.optimizers.SGD(0.1))
     fit_steps(other)
     assert other.averages() is None
@@ -246,9 +246,9 @@ def test_microbatches_and_another_optimizer(tmp_path):
 
 
 def test_files_without_them_load(tmp_path):
-    plain = tiny_model(compiled=False, weights_seed=1)
+    plain = one_level_model(compiled=False, weights_seed=1)
     plain.save_weights(tmp_path / "plain.weights.h5")
-    model = tiny_model(compiled=False, recipe=RECIPE)
+    model = one_level_model(compiled=False, recipe=RECIPE)
     model.load_weights(tmp_path / "plain.weights.h5")
     model._complete()
     weights = flat([v.value for v in model.network.trainable_variables])
@@ -257,7 +257,7 @@ def test_files_without_them_load(tmp_path):
 
 
 def test_a_file_of_other_widths_gives_those_that_both_have(tmp_path):
-    model, other = (tiny_model(recipe=AdamRecipe(3e-3, 2, ema_widths=widths)) for widths in (WIDTHS, (0.1, 0.2)))
+    model, other = (one_level_model(recipe=AdamRecipe(3e-3, 2, ema_widths=widths)) for widths in (WIDTHS, (0.1, 0.2)))
     fit_steps(model)
     model.save_weights(tmp_path / "model.weights.h5")
     other.load_weights(tmp_path / "model.weights.h5")
@@ -271,8 +271,8 @@ def test_a_file_of_other_widths_gives_those_that_both_have(tmp_path):
 
 def test_snapshots_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match="give AdamRecipe\\(ema_widths="):
-        save_snapshot(tiny_model(), tmp_path)
-    model = tiny_model(compiled=False, recipe=RECIPE)
+        save_snapshot(one_level_model(), tmp_path)
+    model = one_level_model(compiled=False, recipe=RECIPE)
     model.step.assign(4)
     save_snapshot(model, tmp_path)
     other = tiny_model(compiled=False, network=tiny_network(embedding_dim=16), recipe=RECIPE)
@@ -284,7 +284,7 @@ def test_snapshots_that_do_not_fit(tmp_path):
 
 
 def test_a_model_that_cannot_take_a_reconstruction_stays_as_it_is(tmp_path):
-    model = tiny_model(compiled=False, recipe=RECIPE)
+    model = one_level_model(compiled=False, recipe=RECIPE)
     with_averages(model)
     path = save_snapshot(model, tmp_path)
     before = flat([a.value for a in model.averages()])
@@ -296,4 +296,4 @@ def test_a_model_that_cannot_take_a_reconstruction_stays_as_it_is(tmp_path):
     np.testing.assert_array_equal(flat([a.value for a in model.averages()]), before)
     path.write_bytes(data)
     with pytest.raises(ValueError, match="has done no step: load a checkpoint of the run"):
-        tiny_model(recipe=RECIPE).reconstruct_average(tmp_path, 0.1)
+        one_level_model(recipe=RECIPE).reconstruct_average(tmp_path, 0.1)

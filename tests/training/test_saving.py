@@ -6,13 +6,13 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from training_helpers import all_weights, fit_steps, same_weights, tiny_model
+from training_helpers import all_weights, fit_steps, one_level_model, same_weights
 
 from keras_sid2.checkpoints import checkpoint_step, checkpoints, fault, load_model, save_checkpoint
 
 
 def test_a_keras_file_brings_back_model_optimizer_and_settings(tmp_path):
-    model = tiny_model(seed=9, label_dropout=0.2)
+    model = one_level_model(seed=9, label_dropout=0.2)
     fit_steps(model)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
@@ -23,7 +23,7 @@ def test_a_keras_file_brings_back_model_optimizer_and_settings(tmp_path):
 
 
 def test_the_file_names_only_registered_classes_and_keeps_no_compile_mode(tmp_path):
-    model = tiny_model()
+    model = one_level_model()
     model.save(tmp_path / "model.keras")
     with zipfile.ZipFile(tmp_path / "model.keras") as archive:
         config = json.loads(archive.read("config.json"))
@@ -34,9 +34,9 @@ def test_the_file_names_only_registered_classes_and_keeps_no_compile_mode(tmp_pa
 
 
 def test_a_run_goes_on_from_a_checkpoint_to_the_bit(tmp_path):
-    undisturbed = tiny_model()
+    undisturbed = one_level_model()
     fit_steps(undisturbed)
-    first = tiny_model()
+    first = one_level_model()
     fit_steps(first, count=32)
     path = save_checkpoint(first, tmp_path, keep=2)
     assert checkpoint_step(path) == 2
@@ -46,7 +46,7 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_bit(tmp_path):
 
 
 def test_the_newest_checkpoints_are_kept(tmp_path):
-    model = tiny_model()
+    model = one_level_model()
     for _ in range(3):
         fit_steps(model, count=16)
         save_checkpoint(model, tmp_path, keep=2)
@@ -55,7 +55,7 @@ def test_the_newest_checkpoints_are_kept(tmp_path):
 
 
 def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
-    model = tiny_model()
+    model = one_level_model()
     fit_steps(model, count=16)
     path = save_checkpoint(model, tmp_path, keep=1)
 
@@ -85,7 +85,7 @@ def test_a_file_of_another_model_is_refused(tmp_path):
 
 
 def test_weights_alone_go_into_a_model_of_the_same_preset(tmp_path):
-    model, other = tiny_model(), tiny_model(weights_seed=1)
+    model, other = one_level_model(), one_level_model(weights_seed=1)
     fit_steps(model)
     model.save_weights(tmp_path / "some.weights.h5")
     other.load_weights(tmp_path / "some.weights.h5")

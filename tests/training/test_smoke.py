@@ -13,8 +13,9 @@ from keras_sid2.models.level import as_levels
 from keras_sid2.training import find_preset
 
 NAMES = keras_sid2.list_presets()
-# One of text is enough where every program is compiled: they differ in sizes.
-IN_LITTLE = [name for name in NAMES if BACKEND == "torch" or not name.startswith("sid2_t2i_") or name.endswith("small")]
+# One of each family is enough where every program is compiled: others differ from it in sizes.
+ONE_OF_EACH = ["sid2_imagenet64_uvit1", "sid2_kinetics600_64", "sid2_t2i_small", "sid2_digits", "sid2_photo_patches"]
+IN_LITTLE = NAMES if BACKEND == "torch" else ONE_OF_EACH
 
 
 def batch_of(preset, count=2):

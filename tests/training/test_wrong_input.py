@@ -114,6 +114,7 @@ OTHER_NETWORKS = {
 }
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize("direction", ["into", "from"])
 @pytest.mark.parametrize("other", OTHER_NETWORKS)
 def test_weights_of_another_network(model, tmp_path, other, direction):
