@@ -50,7 +50,13 @@ def _define_flags():
 
 def _commits() -> dict[str, str]:
     """The folders of --before, by their names."""
-    return {pathlib.Path(folder).name: folder for folder in FLAGS.before}
+    found = {pathlib.Path(folder).resolve().name: folder for folder in FLAGS.before}
+    if len(found) < len(FLAGS.before):
+        raise ValueError(f"--before must be folders of different names, got {', '.join(FLAGS.before)}.")
+    for folder in FLAGS.before:  # else what is installed would be measured in its place
+        if not (pathlib.Path(folder) / "keras_sid2").is_dir():
+            raise ValueError(f"--before must be folders with commits of this repository; {folder} has no keras_sid2.")
+    return found
 
 
 def _batch_size() -> int:

@@ -7,6 +7,7 @@ from keras_sid2.backend.compilation import compiled, recorded, tensors_stay_tens
 from keras_sid2.backend.ops import (
     affine,
     attention,
+    constant,
     convolution,
     dropped,
     fused_group_norm,

@@ -1,8 +1,9 @@
 """Operations that backends do not share, or that Keras does with copies."""
 
+import contextlib
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 from keras import ops
@@ -145,7 +146,8 @@ def layer_norm(inputs, scale, offset, epsilon: float):
 def dropped(x, where, factor: float):
     """x times `factor`, rounded once, to the dtype of x, and 0 `where` that bool tensor is true: a factor in bfloat16
     would be off by up to 0.4 %. On a torch CPU float32 is multiplied by a mask of zeros and factors, forward and
-    backward, which takes 0.55 of the time of filling; it is kept in the size of x, where others keep bools."""
+    backward, which takes 0.55 of the time of filling; it is kept in the size of x, where others keep bools, and makes
+    NaN, not 0, of what is infinite."""
     if name() == "torch":  # which multiplies half precision by numbers in float32, in one pass
         x = ops.convert_to_tensor(x)
         if x.dtype == torch.float32 and x.device.type == "cpu":
@@ -189,6 +191,13 @@ def rotated(x, bits: int):
     if name() == "torch":
         return torch.add(low, x, alpha=1 << bits)  # products wrap; one operation for two
     return ops.bitwise_or(ops.left_shift(x, bits), low)
+
+
+def constant(function: Callable):
+    """function(), a tensor through which no gradient passes; torch keeps nothing for one, and runs blocks as it does to
+    sample."""
+    with torch.no_grad() if name() == "torch" else contextlib.nullcontext():
+        return ops.stop_gradient(function())
 
 
 loop = ops.fori_loop  # carry = body(i, carry) for start <= i < stop: compiled, or a Python loop on torch

@@ -248,15 +248,14 @@ def _with_constants(graph):
         if node.op == "get_attr":
             known[node] = getattr(graph, node.target)
         drawn = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-        if node.op != "call_function" or drawn or not known.keys() >= {*node.all_input_nodes}:
-            continue
-        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), known.__getitem__)
-        known[node] = value = node.target(*args, **kwargs)
-        if isinstance(value, torch.Tensor):
+        if node.op == "call_function" and not drawn and known.keys() >= {*node.all_input_nodes}:
+            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), known.__getitem__)
+            known[node] = node.target(*args, **kwargs)
+    for node, value in known.items():  # not what is on the way to another
+        if isinstance(value, torch.Tensor) and node.op == "call_function" and not known.keys() >= {*node.users}:
             graph.register_buffer(f"constant_{node.name}", value)
             with graph.graph.inserting_before(node):
-                node.replace_all_uses_with(kept := graph.graph.get_attr(f"constant_{node.name}"))
-            known[kept] = value
+                node.replace_all_uses_with(graph.graph.get_attr(f"constant_{node.name}"))
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph

@@ -152,7 +152,7 @@ class CheckedModel(AveragedModel):
         self.reconstructed = None
         if (waits := getattr(self.network, "waits_for_texts", None)) is not None and waits():
             advice = "call model.network.adapt_text(values) first, with some hundred texts of the data"
-            warnings.warn(f"Tokens are not whitened, as no texts have told how: {advice}.", stacklevel=3)
+            warnings.warn(f"Tokens are not whitened, as no texts that differ have told how: {advice}.", stacklevel=3)
 
     def _trains_others(self, optimizer) -> bool:
         """Whether `optimizer` was built for other variables than are trained now."""

@@ -52,7 +52,7 @@ class MomentMatching(DiffusionObjective):
         matching: "auxiliary", Eqs. (1) and (2), or "parameters", Eq. (3).
         auxiliary_steps: of the auxiliary network before each of the student's, >= 1; the paper's is 1.
         own_levels: t only where the student draws; False is the paper's t.
-        own_chain: z_t of the student's own steps from noise, and not of data.
+        own_chain: z_t of the student's own steps from noise, without limits of x~, and not of data.
 
     Raises ValueError for others, for auxiliary_steps without an auxiliary network, and own_chain without own_levels.
     """
@@ -309,7 +309,7 @@ class MomentMatchingModel(SiD2Model):
 
         def step(i, z_t):
             given = {**inputs, "z_t": z_t, "logsnr": ops.broadcast_to(levels[i], ops.shape(t))}
-            x = ops.stop_gradient(self._x_hat(self._predict(given, training=False), given))
+            x = backend.constant(lambda: self._x_hat(self._predict(given, training=False), given))
             z_s = _ahead(z_t, x, levels[i], levels[i + 1], ops.take(noises, i + 1, axis=1))
             return ops.where(expand(i < taken, z_t), z_s, z_t)
 

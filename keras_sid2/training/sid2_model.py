@@ -331,7 +331,7 @@ class SiD2Model(CheckedModel):
 
     def get_metrics_result(self):
         """keras's, the losses' means in one division: on torch each takes seven operations."""
-        means = [self._loss_tracker, *self.bin_losses]
+        means = [*([self._loss_tracker] if self.compiled else []), *self.bin_losses]
         totals, counts = (ops.stack([getattr(m, part).value for m in means]) for part in ("total", "count"))
         found = dict(zip(map(id, means), ops.unstack(ops.divide_no_nan(totals, counts)), strict=True))
         results = {}

@@ -57,6 +57,14 @@ def check_speed(row: dict, multiply_adds: int, flops_an_image: int):
     assert row["first_seconds"] > 0
 
 
+def test_what_is_no_other_commit_is_refused_and_not_measured_as_one(tmp_path):
+    folders = [tmp_path / name / "before" for name in "ab"]
+    for given, sentence in (([tmp_path], f"{tmp_path} has no keras_sid2"), (folders, "of different names, got")):
+        command = [sys.executable, str(ROOT / "benchmarks" / "train_step.py"), "--before=" + ",".join(map(str, given))]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode != 0 and sentence in done.stderr
+
+
 def test_train_step(tmp_path):
     flags = ("--backends=jax", "--steps=2", "--parts=false", "--profile")
     result = run_program("train_step.py", tmp_path / "result.json", *flags, without=ABSENT)

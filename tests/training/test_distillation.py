@@ -9,7 +9,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from helpers import BACKEND, alpha_sigma_of, sigmoid, to_numpy
+from helpers import BACKEND, alpha_sigma_of, only_on_torch, sigmoid, to_numpy
 from keras import ops
 
 from keras_sid2 import AdamRecipe, DDPMSampler, Guidance, Level, ResidualUViT, SampleRequest, SiD2Model, backend
@@ -192,8 +192,8 @@ OF_PARAMETERS = {  # in distillation.py or parameter_matching.py
 OF_CHAIN = {
     "z_t of data": ("if self.objective.own_chain:\n            z_t", "if False:\n            z_t"),
     "gradient through the chain": (
-        "x = ops.stop_gradient(self._x_hat(self._predict(given, t",
-        "x = (self._x_hat(self._predict(given, t",
+        "x = backend.constant(lambda: self._x_hat(self._predict(given, training=False), given))",
+        "x = self._x_hat(self._predict(given, training=False), given)",
     ),
     "a step too many": ("expand(i < taken", "expand(i <= taken"),
     "a step too few": ("backend.loop(0, k - 1", "backend.loop(0, k - 2"),
@@ -223,6 +223,22 @@ def mutant(before: str, after: str):
 @pytest.mark.parametrize(("way", "name"), [(way, name) for way, changes in CHANGES.items() for name in changes])
 def test_mutants_are_found(way, name):
     assert differences(mutant(*CHANGES[way][name]), way) > 1e-2
+
+
+@only_on_torch
+def test_steps_of_the_chain_keep_nothing_for_a_gradient(monkeypatch):
+    import torch
+
+    model, call, found = linear_model(way="own chain"), Linear.call, []
+
+    def watched(self, *given, **others):
+        if self.name == "network":
+            found.append(torch.is_grad_enabled())
+        return call(self, *given, **others)
+
+    monkeypatch.setattr(Linear, "call", watched)
+    gradients(model, 5, batch_of(4))
+    assert found == [False] * (K - 1) + [True]
 
 
 # -- the optimizer ---------------------------------------------------------------------------------------------------

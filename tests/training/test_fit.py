@@ -63,6 +63,7 @@ def test_metrics_are_loss_bins_and_gradient_norm(passed):
     bins = ["loss_logsnr_min_-5", "loss_logsnr_-5_0", "loss_logsnr_0_5", "loss_logsnr_5_max"]
     assert set(history) == {"loss", "gradient_norm", *bins}
     assert history["gradient_norm"][0] > 0
+    assert [*one_level_model(compiled=False).get_metrics_result()] == bins  # before compile(), too
     # t covers [0, 1] evenly, so the loss is the mean of the bins weighted by their share of t: between their extremes.
     values = [history[name][0] for name in bins]
     assert min(values) < history["loss"][0] < max(values)

@@ -131,7 +131,9 @@ def test_a_record_keeps_what_depends_on_no_input_but_draws_anew(graphs, monkeypa
     first, second = (to_numpy(recorded(inputs, training=True, seed=threefry.key(3))) for _ in range(2))
     assert np.abs(first - second).max() > 1e-3
     for graph in graphs.values():  # dropout's counter is none of its operations
-        assert not [n for n in graph._graph.graph.nodes if "arange" in str(n.target)]
+        nodes = graph._graph.graph.nodes
+        assert not [n for n in nodes if "arange" in str(n.target)]
+        assert {*dict(graph._graph.named_buffers())} <= {n.target for n in nodes}  # nor what it was made of is kept
 
 
 @only_on_torch
