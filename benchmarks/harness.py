@@ -155,7 +155,7 @@ def _pin(threads: int) -> Callable[[], None] | None:
 class Worker:
     """One backend's process, in which cases are prepared once and run many times."""
 
-    def __init__(self, program: str, arguments: Sequence[str], backend: str, threads: int, root: pathlib.Path):
+    def __init__(self, program: str, arguments: Sequence[str], backend: str, threads: int, root: pathlib.Path = _ROOT):
         self._log = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             [sys.executable, program, "--worker", *arguments],

@@ -31,13 +31,15 @@ def test_a_rehearsal(tmp_path):
     result, told = run_gpu(tmp_path / "result.json", only)
     cases = {case["name"]: case for case in result["cases"]}
     ours, plain, dit = "train torch, batch 2", "train plain torch eager, batch 2", "train diffusers DiT, batch 2"
-    assert list(cases) == [ours, plain, dit]
+    bare = "train torch bare, batch 2"
+    assert list(cases) == [ours, plain, dit, bare]
     rows = {name: case["row"] for name, case in cases.items() if "row" in case}
     assert all(row["multiply_adds"] == pytest.approx(9_369_600, rel=0.05) for row in rows.values())
     assert {row["dtype"] for row in rows.values()} == {"mixed_bfloat16"}
     assert {name: row["tensorflow_loaded"] for name, row in rows.items()} == dict.fromkeys(rows, [])
-    quotient = rows[ours]["images_per_second"] / rows[plain]["images_per_second"]
-    assert result["ratios"][f"{ours} / plain torch eager"] == pytest.approx(quotient)
+    for name, told_as in ((plain, "plain torch eager"), (bare, "torch bare")):
+        quotient = rows[ours]["images_per_second"] / rows[name]["images_per_second"]
+        assert result["ratios"][f"{ours} / {told_as}"] == pytest.approx(quotient)
     assert all(row["kernels"]["families"] for row in rows.values())
     if importlib.util.find_spec("diffusers") is None:
         assert cases[dit]["why"] == "diffusers is not installed"
