@@ -219,12 +219,11 @@ class ResidualUViT(keras.Model):
         self.whitening.adapt(self.conditions[self._text].check(self._text, values))
 
     def waits_for_texts(self) -> bool:
-        """Whether `adapt_text` is still to be called: it was not, and no training has read a text, for the outputs of
-        cross-attention are the zeros that they begin with."""
+        """Whether `adapt_text` should still be called: cross-attention gives the zeros that it begins with."""
         if self.whitening is None or self.whitening.adapted:
             return False
-        readers = [layer for layer in self._flatten_layers() if isinstance(layer, layers.CrossAttention)]
-        return not any(bool(ops.any(ops.not_equal(reader.out.kernel, 0))) for reader in readers)
+        readers = (layer.out.kernel for layer in self._flatten_layers() if isinstance(layer, layers.CrossAttention))
+        return not any(bool(ops.any(ops.not_equal(kernel, 0))) for kernel in readers)
 
     def _with_images(self, inputs):
         """z_t, given frames in their places, and what there is beside it as more channels."""

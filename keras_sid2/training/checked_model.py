@@ -21,6 +21,8 @@ from keras_sid2.training.optimizer import Schedule, decay_of, usable
 class CheckedModel(AveragedModel):
     """A model with `recipe`, `sample_shape`, `conditions`, `no_label`, `channels` and `data_faults`."""
 
+    _texts_looked_at = False
+
     def __repr__(self):
         return in_a_line(self) if hasattr(self, "step") else f"<{type(self).__name__}, not made yet>"
 
@@ -72,8 +74,8 @@ class CheckedModel(AveragedModel):
     def fit(self, x=None, y=None, batch_size=None, epochs=1, *, callbacks=None, **kwargs):
         """keras's fit, after a look at the first batch; it stops at the first loss or gradient that is not finite.
 
-        Warns where a network that whitens the tokens of texts was given none by `adapt_text`. Raises ValueError for
-        data that does not fit the model, before training starts; for callbacks that cannot do here what they do
+        Warns, once, where a network that whitens the tokens of texts was given none by `adapt_text`. Raises ValueError
+        for data that does not fit the model, before training starts; for callbacks that cannot do here what they do
         elsewhere; and where layers were frozen or freed since compile(). FloatingPointError, with the
         step, when the loss or the gradient is NaN or infinite; that step changed no weight to NaN. CorruptBatch, which
         is both, for a label outside the classes or a float image outside [-1, 1] in a later batch; it was not learnt.
@@ -150,7 +152,8 @@ class CheckedModel(AveragedModel):
             raise ValueError(f"Layers were frozen or freed since compile(): {advice}.")
         self._complete()
         self.reconstructed = None
-        if (waits := getattr(self.network, "waits_for_texts", None)) is not None and waits():
+        looked_at, self._texts_looked_at = self._texts_looked_at, True  # once: it reads weights from the device
+        if not looked_at and (waits := getattr(self.network, "waits_for_texts", None)) is not None and waits():
             advice = "call model.network.adapt_text(values) first, with some hundred texts of the data"
             warnings.warn(f"Tokens are not whitened, as no texts that differ have told how: {advice}.", stacklevel=3)
 

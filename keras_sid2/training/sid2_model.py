@@ -335,9 +335,9 @@ class SiD2Model(CheckedModel):
         totals, counts = (ops.stack([getattr(m, part).value for m in means]) for part in ("total", "count"))
         found = dict(zip(map(id, means), ops.unstack(ops.divide_no_nan(totals, counts)), strict=True))
         results = {}
-        for metric in self.metrics:
-            result = found[id(metric)] if id(metric) in found else metric.result()
-            results |= result if isinstance(result, dict) else {metric.name: result}
+        for m in self.metrics:
+            result = found[id(m)] if id(m) in found else m.result()
+            results |= result if isinstance(result, dict) else {m.name: result}
         return results
 
     @property
